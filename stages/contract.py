@@ -1,0 +1,215 @@
+"""What a stage is, and what it may touch: `Stage`, `Gang`, `Part`, `Input`, `Output`.
+
+How to write a stage
+--------------------
+A stage is a frozen pydantic model. Its fields are its parameters and go into its key; its methods are its work.
+
+    class Counting(Stage):
+        name = "counting"                       # folder of its artifacts
+        version = 1                             # raised by hand when the meaning of the output changes
+        bitwise = True                          # equal inputs give equal bytes
+
+        until: int
+        batch: Annotated[int, Unkeyed("only speed")] = 64
+
+        def split(self, inputs):                # pure, cheap: reads manifests and indexes only
+            return [Part(index=i, fields={"start": i * 10}) for i in range(self.until // 10)]
+
+        def work(self, part, state, inputs, out):     # idempotent, writes whole objects
+            out.put(f"count-{part.index:05d}.json", json.dumps(part.fields).encode())
+            return {"rows": 10}
+
+        def merge(self, summaries, inputs, out):      # indexes and totals
+            return {"rows": sum(s["rows"] for s in summaries)}
+
+`setup` runs once per worker and its result is handed to `work` as `state`. A training stage derives from `Gang` and
+implements `train`, which every rank runs. A stage never sees keys, generations, leases or the executor. Its module
+imports nothing heavy at the top: heavy imports stand inside methods.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store as ZarrStore
+
+Summary: TypeAlias = dict[str, Any]
+"""A small JSON object: what a part or an artifact says about itself."""
+
+
+@dataclass(frozen=True)
+class Unkeyed:
+    """Marks a field that cannot change the answer; it stays out of the key. `why` says why."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Added:
+    """Marks a field added after version 1: left out of the key where it equals `when_absent`, so old keys stand."""
+
+    when_absent: Any
+
+
+@dataclass(frozen=True)
+class External:
+    """Something outside the store that a stage reads, known to the key by a digest.
+
+    `digest` is "listing" (relative paths and sizes), "content" (sha256 of the bytes) or the user's own string.
+    """
+
+    url: str
+    digest: str = "listing"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a step is expected to cost: rows and bytes it writes, seconds of work on one CPU."""
+
+    rows: int
+    size_bytes: int
+    cpu_seconds: float
+
+
+class Part(BaseModel):
+    """One independent piece of a step. `fields` is what the stage needs to know which piece it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: int
+    fields: dict[str, Any] = {}
+
+
+class Input(Protocol):
+    """A committed artifact, read only. Names are relative to the artifact, with `/` between folders."""
+
+    @property
+    def key(self) -> str:
+        """Full key of the artifact: recorded in what is made from it, never used to decide anything."""
+
+    @property
+    def summary(self) -> Summary:
+        """What `merge` (or `train`) returned."""
+
+    def names(self) -> Sequence[str]:
+        """All object names, sorted."""
+
+    def size(self, name: str) -> int:
+        """Bytes of an object."""
+
+    def read(self, name: str) -> bytes:
+        """The whole object."""
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """`length` bytes of an object from `start`."""
+
+    def zarr(self, folder: str) -> "ZarrStore":
+        """The Zarr store that stands under `folder`, read only."""
+
+
+Inputs: TypeAlias = Mapping[str, Input]
+
+
+class Output(Protocol):
+    """Where a part puts whole objects. Creating is the only way to write; what exists is adopted."""
+
+    def put(self, name: str, data: bytes | Path, check: Callable[[bytes], None] | None = None) -> bytes:
+        """Creates the object and returns the bytes that are in the store under that name.
+
+        Where the object exists already, it is adopted: for a bitwise stage its sha256 must be equal, else
+        `ConflictError`; otherwise it is read back, handed to `check` (which raises `FormatError` where shape, dtype or
+        row ids are wrong) and returned. A summary describes the returned bytes, not those that were handed in.
+        """
+
+
+class Checkpoint(Protocol):
+    """One complete training checkpoint."""
+
+    @property
+    def step(self) -> int:
+        """Training step at which it was saved."""
+
+    def read(self, name: str) -> bytes:
+        """One of the files given to `save`."""
+
+
+class Checkpoints(Protocol):
+    """Training checkpoints of one gang step, over all attempts."""
+
+    def latest(self) -> Checkpoint | None:
+        """The highest complete step, or None."""
+
+    def save(self, step: int, files: Mapping[str, bytes]) -> None:
+        """Publishes a checkpoint (rank 0 only); the two newest of this attempt are kept."""
+
+
+class Context(Protocol):
+    """What a rank of a gang knows of the others. With `world` > 1 torch.distributed is initialised."""
+
+    @property
+    def rank(self) -> int:
+        """0 … world - 1."""
+
+    @property
+    def world(self) -> int:
+        """Number of ranks."""
+
+    @property
+    def device(self) -> str:
+        """Where this rank computes, for example `cpu` or `cuda:0`."""
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Training checkpoints."""
+
+    def report(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Progress and scalars, for people."""
+
+
+class Stage(BaseModel):
+    """A kind of work. See the module's docstring."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    bitwise: ClassVar[bool]
+
+    def external(self) -> Mapping[str, External]:
+        """What the stage reads outside the store."""
+        return {}
+
+    def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
+        """Rough cost on a machine like the demo's, from the estimates of the inputs."""
+        raise NotImplementedError
+
+    def split(self, inputs: Inputs) -> list[Part]:
+        """The parts: pure, deterministic, cheap; reads only manifests and indexes."""
+        return [Part(index=0)]
+
+    def setup(self, inputs: Inputs, device: str) -> Any:
+        """Runs once per worker; what it returns is handed to `work`."""
+        return None
+
+    def work(self, part: Part, state: Any, inputs: Inputs, out: Output) -> Summary:
+        """Does one part: idempotent, writes whole objects, returns a small summary."""
+        raise NotImplementedError
+
+    def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
+        """Writes indexes and returns totals; runs once, when all parts are done, in part order."""
+        return {}
+
+
+class Gang(Stage):
+    """A training stage: one `train`, run by every rank together."""
+
+    max_ranks: ClassVar[int | None] = None
+    """None: any number of ranks gives the same training. 1: it must run in one process."""
+
+    def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:
+        """Trains. Rank 0 writes objects; its summary counts."""
+        raise NotImplementedError

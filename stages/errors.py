@@ -1,0 +1,34 @@
+"""The science's errors, as one tree; the command line turns each into a message and an exit code.
+
+    StageError
+    ├── InputError       what the user gave cannot be used: a dataset, an image, an encoder, a setting
+    ├── FormatError      an object in the store is not what its format says
+    └── ConflictError    two executions of one part disagree about bytes that must be equal
+
+Every message says what was expected, what was found and what to do.
+"""
+
+
+class StageError(Exception):
+    """Base of all errors raised by `stages`; `str(error)` is the message for a person."""
+
+    def __init__(self, expected: str, found: str, remedy: str) -> None:
+        super().__init__(expected, found, remedy)
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"expected {self.expected}; found {self.found}. {self.remedy}"
+
+
+class InputError(StageError):
+    """What the user gave cannot be used."""
+
+
+class FormatError(StageError):
+    """An object in the store is not what its format says."""
+
+
+class ConflictError(StageError):
+    """Two executions of one part disagree about bytes that must be equal."""
