@@ -1,0 +1,45 @@
+# Two commands matter: `make demo` and `make test`. Both do all the set-up they need.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+DEV    := $(VENV)/.ready-dev
+SYSTEM := $(VENV)/.ready-system
+
+.PHONY: demo test test-system lint bench clean
+
+demo: $(READY)  ## the scenes study on an embedded local Ray and a local folder store
+	@$(BIN)/repscope run scenes
+
+test: $(DEV) lint  ## everything that needs neither root nor apt
+	$(BIN)/python -m pytest -m "not system" -n 2 --dist loadgroup
+
+test-system: $(SYSTEM)  ## what needs apt packages: the page in a real browser
+	$(BIN)/python -m pytest -m system
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(DEV)  ## prints the measured figures; takes as long as the demo
+	$(BIN)/python -m tests.benchmarks
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): about 7 GB of packages, some minutes, once."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(DEV): $(READY)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(SYSTEM): $(DEV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,system]'
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; } || \
+	  { echo "expected Debian's chromium; found none and could not install it. Install it as root: apt-get install chromium"; exit 1; }
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,114 @@
+"""The one law of the three rooms, and light at the door."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("pipeline", "stages", "cluster")
+ORDER = (
+    "shards",
+    "encoders",
+    "pretrain",
+    "embeddings",
+    "diffusion",
+    "decoder",
+    "readers",
+    "samples",
+    "questions",
+    "report",
+)
+HEAVY = {
+    "torch",
+    "torchvision",
+    "ray",
+    "zarr",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "lightly",
+    "sklearn",
+    "scipy",
+    "PIL",
+    "jinja2",
+    "fsspec",
+    "s3fs",
+    "webdataset",
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, at any depth of it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def sources(room: str) -> list[Path]:
+    files = sorted((ROOT / room).rglob("*.py"))
+    assert files
+    return files
+
+
+def test_stages_and_cluster_import_neither_each_other_nor_the_pipeline() -> None:
+    for room in ("stages", "cluster"):
+        forbidden = {other for other in ROOMS if other != room} | ({"ray"} if room == "stages" else set())
+        for path in sources(room):
+            crossing = {name for name in imports(path) if name.split(".")[0] in forbidden}
+            assert not crossing, f"{path.relative_to(ROOT)} imports {sorted(crossing)}"
+
+
+def test_a_room_inside_stages_imports_earlier_rooms_only_and_never_their_stage() -> None:
+    for path in sources("stages"):
+        parts = path.relative_to(ROOT / "stages").parts
+        room = parts[0] if len(parts) > 1 else None
+        for name in imports(path):
+            pieces = name.split(".")
+            if pieces[0] != "stages" or len(pieces) < 2 or pieces[1] not in ORDER or pieces[1] == room:
+                continue
+            where = f"{path.relative_to(ROOT)} imports {name}"
+            assert room is not None, f"{where}: a file beside the rooms knows no room"
+            assert room != "diffusion", f"{where}: diffusion is maths only"
+            assert ORDER.index(pieces[1]) < ORDER.index(room), f"{where}: against the order of the data"
+            assert "stage" not in pieces[2:3], f"{where}: a room's stage.py is its own"
+
+
+def test_every_room_has_its_place_in_the_order() -> None:
+    rooms = {path.parent.name for path in (ROOT / "stages").glob("*/__init__.py")}
+    assert rooms == set(ORDER)
+
+
+@pytest.mark.parametrize("module", ["pipeline.cli", "pipeline.study", "pipeline.graph"])
+def test_the_door_is_light(module: str) -> None:
+    """Every stage is imported by the graph; none of the heavy packages may come with it."""
+    code = f"import {module}, sys, json; print(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+    assert not HEAVY & set(loaded)
+
+
+def test_every_stage_file_is_light() -> None:
+    files = [*sources("stages")]
+    names = [
+        ".".join(p.relative_to(ROOT).with_suffix("").parts)
+        for p in files
+        if p.name in {"stage.py", "contract.py", "__init__.py", "spec.py"}
+    ]
+    code = f"import importlib, sys, json\nfor n in {names!r}: importlib.import_module(n)\nprint(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+    assert not HEAVY & set(loaded)
+
+
+def test_there_is_no_utils() -> None:
+    names = [path.stem for room in ROOMS for path in sources(room)]
+    assert not {"utils", "util", "helpers", "misc", "common"} & set(names)
