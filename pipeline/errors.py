@@ -1,0 +1,132 @@
+"""The errors of the pipeline as one tree, and the exit code of every error of all three rooms.
+
+    PipelineError            1  base; alone, a mistake of ours
+    ├── UsageError           2  a study, a graph, a field or a name that cannot be used
+    │   └── RootError        2  a store root that cannot be used: unwritable, no hard links, a newer format
+    ├── StoreError           3  the store does not answer as it must
+    │   ├── FullError        3  no space is left
+    │   ├── ExistsError      3  an object is there already (create-only)
+    │   ├── MissingError     3  an object is not there
+    │   └── UnansweredError  3  the outcome is unknown, for example a lost answer; worth another try
+    ├── StepFailedError      3  a step could not be finished
+    │   └── StaleCodeError   3  this worker's code is not the driver's
+    ├── OutdatedError        4  `--check`: something is broken, stale or drifted
+    ├── BusyError            5  another run holds the lease
+    └── VerificationError    6  an artifact is not what its manifest says
+
+Errors of `stages` mean exit code 2 where the user's input is wrong, else 3; those of `cluster` 3. Every message says what
+was expected, what was found and what to do.
+"""
+
+from typing import ClassVar
+
+from stages.errors import InputError, StageError
+
+
+class PipelineError(Exception):
+    """Base of all errors raised by `pipeline`; `str(error)` is the message for a person."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, expected: str, found: str, remedy: str) -> None:
+        super().__init__(expected, found, remedy)
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"expected {self.expected}; found {self.found}. {self.remedy}"
+
+
+class UsageError(PipelineError):
+    """A study, a graph, a field or a name that cannot be used."""
+
+    exit_code = 2
+
+
+class RootError(UsageError):
+    """A store root that cannot be used."""
+
+
+class StoreError(PipelineError):
+    """The store does not answer as it must."""
+
+    exit_code = 3
+
+
+class FullError(StoreError):
+    """No space is left where the store stands."""
+
+
+class ExistsError(StoreError):
+    """An object is there already; nothing was written."""
+
+
+class MissingError(StoreError):
+    """An object is not there."""
+
+
+class UnansweredError(StoreError):
+    """The store gave no usable answer, so what became of the request is unknown; worth another try."""
+
+    transient = True
+
+
+class StepFailedError(PipelineError):
+    """A step could not be finished. `step` is its name, `part` the failed part where there is one."""
+
+    exit_code = 3
+
+    def __init__(
+        self,
+        expected: str,
+        found: str,
+        remedy: str,
+        *,
+        step: str = "",
+        part: int | None = None,
+        type_name: str = "",
+        traceback: str = "",
+    ) -> None:
+        super().__init__(expected, found, remedy)
+        self.step = step
+        self.part = part
+        self.type_name = type_name
+        self.traceback = traceback
+
+
+class StaleCodeError(StepFailedError):
+    """The code of this worker is not that of the driver."""
+
+
+class OutdatedError(PipelineError):
+    """Something is broken, stale or drifted (`status --check`)."""
+
+    exit_code = 4
+
+
+class BusyError(PipelineError):
+    """Another run is at work on the same artifact."""
+
+    exit_code = 5
+
+
+class VerificationError(PipelineError):
+    """An artifact is not what its manifest says."""
+
+    exit_code = 6
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of the command line for an error of any room."""
+    from cluster.errors import ClusterError, ConnectError, ResourceError
+
+    if isinstance(error, PipelineError):
+        return error.exit_code
+    if isinstance(error, InputError | ConnectError | ResourceError):
+        return 2
+    if isinstance(error, StageError | ClusterError):
+        return 3
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 1
