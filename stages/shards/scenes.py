@@ -107,7 +107,9 @@ def _background(pattern: Floats, size: int) -> Plane:
         "stripes": 0.45 + 0.17 * stripe + 0.0 * down,
         "checker": 0.45 + 0.17 * band * cell,
     }
-    return np.stack([planes[name] for name in PATTERNS]).astype(np.float32)[pattern.astype(np.int64)]
+    stack: Plane = np.stack([planes[name] for name in PATTERNS]).astype(np.float32)
+    chosen: Plane = stack[pattern.astype(np.int64)]
+    return chosen
 
 
 def _coverage(values: Mapping[str, Floats], size: int) -> Plane:

@@ -1,0 +1,199 @@
+"""Pixels: the only place where they change range, size, layout or encoding.
+
+Stored images are uint8 [B, H, W, 3] in [0, 255], RGB; networks see float32 [B, 3, H, W] in [-1, 1] (decoders and
+encoders of the paper), in [0, 1] (attacks), or normalised by an encoder's own mean and standard deviation.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stages.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from PIL import Image
+
+PIXEL_LIMIT = 64_000_000
+"""Width x height above which an image is refused before a pixel is decoded: 64 megapixels are 192 MB as RGB."""
+
+FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "GIF": "gif"}
+"""Encodings that are read, by Pillow's name, and the ending under which each is kept."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """Ending of the format that an encoded image has, and its width and height in pixels, upright."""
+
+    ending: str
+    width: int
+    height: int
+
+
+def inspect(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> Header:
+    """Decodes an image only to judge it; raises what `decode` raises."""
+    image, ending = _decode(data, pixel_limit)
+    return Header(ending, image.width, image.height)
+
+
+def decode(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> "NDArray[np.uint8]":
+    """Decodes an image to uint8 [H, W, 3], RGB, upright.
+
+    EXIF orientation is applied; grey, palette, CMYK and 16-bit images are converted; transparency is laid on white.
+    Raises InputError where the bytes are not a whole image of a known format, or it has more than `pixel_limit` pixels
+    or several frames.
+    """
+    import numpy as np
+
+    return np.array(_decode(data, pixel_limit)[0], dtype=np.uint8)
+
+
+def encode_png(image: "NDArray[np.uint8]") -> bytes:
+    """Encodes uint8 [H, W, 3] without loss as PNG; equal pixels give equal bytes."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def fit(image: "NDArray[np.uint8]", size: int) -> "NDArray[np.uint8]":
+    """The centre square, resized: uint8 [H, W, 3] to [size, size, 3], by Pillow's antialiased bicubic."""
+    import numpy as np
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
+        return image
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    resized = Image.fromarray(image).resize(
+        (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
+    )
+    return np.array(resized, dtype=np.uint8)
+
+
+def to_network(images: "NDArray[np.uint8] | torch.Tensor") -> "torch.Tensor":
+    """uint8 [B, H, W, 3] in [0, 255] to float32 [B, 3, H, W] in [-1, 1], on the device of `images`."""
+    return to_unit(images) * 2.0 - 1.0
+
+
+def to_unit(images: "NDArray[np.uint8] | torch.Tensor") -> "torch.Tensor":
+    """uint8 [B, H, W, 3] in [0, 255] to float32 [B, 3, H, W] in [0, 1], on the device of `images`."""
+    import torch
+
+    tensor = images if isinstance(images, torch.Tensor) else torch.from_numpy(images)
+    return tensor.permute(0, 3, 1, 2).to(torch.float32).contiguous() / 255.0
+
+
+def from_network(images: "torch.Tensor") -> "NDArray[np.uint8]":
+    """float [B, 3, H, W] in [-1, 1] (values beyond are clipped) to uint8 [B, H, W, 3], rounded to nearest."""
+    return from_unit((images.float() + 1.0) / 2.0)
+
+
+def from_unit(images: "torch.Tensor") -> "NDArray[np.uint8]":
+    """float [B, 3, H, W] in [0, 1] (values beyond are clipped) to uint8 [B, H, W, 3], rounded to nearest."""
+    import torch
+
+    levels = (images.detach().float().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+    array: NDArray[np.uint8] = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return array
+
+
+def resize(images: "torch.Tensor", size: int) -> "torch.Tensor":
+    """float [B, C, H, W] to [B, C, size, size], bilinear with antialiasing; the range stays."""
+    import torch
+
+    if images.shape[-2:] == (size, size):
+        return images
+    return torch.nn.functional.interpolate(
+        images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+    )
+
+
+def normalise(images: "torch.Tensor", mean: Sequence[float], std: Sequence[float]) -> "torch.Tensor":
+    """float [B, 3, H, W] in [0, 1] to (images - mean) / std, per channel."""
+    shape = (1, len(mean), 1, 1)
+    return (images - images.new_tensor(mean).reshape(shape)) / images.new_tensor(std).reshape(shape)
+
+
+def _decode(data: bytes, pixel_limit: int) -> "tuple[Image.Image, str]":
+    """The image as RGB, and the ending of its format."""
+    import warnings
+
+    from PIL import Image, ImageOps
+
+    # Pillow warns of large images and of odd metadata in images that it decodes all the same.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
+        except Image.DecompressionBombError as error:
+            raise _bomb("far more", pixel_limit) from error
+        except Exception as error:
+            what = "an empty file" if not data else f"no such image ({_short(error)})"
+            raise _unreadable(what) from error
+        with image:
+            width, height = image.size
+            if width * height > pixel_limit:
+                raise _bomb(f"{width} x {height}", pixel_limit)
+            try:
+                # Cameras append thumbnails to a JPEG, which Pillow then calls MPO; its first frame is the photograph.
+                frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+                image.load()
+                upright = _as_rgb(ImageOps.exif_transpose(image))
+            except Exception as error:
+                raise _unreadable(f"a damaged {image.format} ({_short(error)})") from error
+    if frames > 1:
+        raise InputError("an image of one frame", f"{frames} frames", "Give the frame that you mean as its own image.")
+    return upright, FORMATS.get(str(image.format), "jpg")
+
+
+def _as_rgb(image: "Image.Image") -> "Image.Image":
+    from PIL import Image
+
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return _sixteen_bit(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _sixteen_bit(image: "Image.Image") -> "Image.Image":
+    """Grey of 16 bits to 8 by its high byte: Pillow's own conversion clips instead of scaling."""
+    import numpy as np
+    from PIL import Image
+
+    levels = np.asarray(image)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    grey = np.clip(levels.astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _unreadable(found: str) -> InputError:
+    names = ", ".join(sorted(FORMATS))
+    return InputError(f"an image ({names})", found, "Replace or remove the file.")
+
+
+def _bomb(found: str, pixel_limit: int) -> InputError:
+    return InputError(
+        f"an image of at most {pixel_limit} pixels",
+        f"{found} pixels",
+        "Make it smaller, or raise `pixel_limit` if you trust where it comes from.",
+    )
+
+
+def _short(error: Exception) -> str:
+    """The kind of error and its first words: messages of libraries may hold addresses that differ from run to run."""
+    import re
+
+    text = re.sub(r"<[^>]*>|0x[0-9a-f]+", "", str(error)).strip().splitlines()
+    return " ".join([type(error).__name__, *text[:1]])[:100].strip()
