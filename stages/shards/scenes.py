@@ -145,7 +145,7 @@ def _coverage(values: Mapping[str, Floats], size: int) -> Plane:
 def _colour(hue: Floats, saturation: float) -> Plane:
     """RGB of a hue (turns) at full value: float32 [N, 3] in [0, 1]."""
     sector = np.mod(hue[:, None] * 6.0 + np.array([0.0, 4.0, 2.0]), 6.0)
-    pure = np.clip(np.abs(sector - 3.0) - 1.0, 0.0, 1.0)
+    pure: Floats = np.clip(np.abs(sector - 3.0) - 1.0, 0.0, 1.0)
     return (1.0 - saturation * (1.0 - pure)).astype(np.float32)
 
 
