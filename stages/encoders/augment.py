@@ -1,0 +1,182 @@
+"""The random transforms of contrastive pretraining, on whole batches; the invariance question draws from the same code.
+
+`draw` turns (seed, image number) into the parameters of one transform per image, whatever the batch; `apply` carries them out.
+The recipe is SimCLR's for small images (Chen et al. 2020, arXiv 2002.05709, appendix B.9): resized crop, left-right flip,
+colour jitter, greyscale, no blur. Within the jitter the order is fixed: brightness, contrast, saturation, hue.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Strength = Annotated[float, Field(ge=0, le=1)]
+
+TRANSFORMS = ("crop", "flip", "brightness", "contrast", "saturation", "hue", "greyscale")
+"""What `Draws` can hold, in the order in which `apply` does it."""
+
+
+class Augmentations(BaseModel):
+    """Which transforms with which strength; the defaults are SimCLR's for CIFAR-10."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Bounds of the crop's area, as a share of the image's."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Bounds of the crop's width over its height."""
+    flip: Probability = 0.5
+    jitter: Probability = 0.8
+    """Probability that brightness, contrast, saturation and hue are changed at all."""
+    brightness: Strength = 0.4
+    """The factor lies in 1 ± this; the same for contrast and saturation."""
+    contrast: Strength = 0.4
+    saturation: Strength = 0.4
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Largest change of hue, turns."""
+    greyscale: Probability = 0.2
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One transform per image, as arrays over the batch; None: that transform is left out."""
+
+    crop: "np.ndarray | None" = None
+    """float64 [B, 4]: left, top, width, height in fractions of the image."""
+    flip: "np.ndarray | None" = None
+    """bool [B]."""
+    brightness: "np.ndarray | None" = None
+    """Factor, float64 [B]; the same for contrast and saturation."""
+    contrast: "np.ndarray | None" = None
+    saturation: "np.ndarray | None" = None
+    hue: "np.ndarray | None" = None
+    """Turns, float64 [B]."""
+    greyscale: "np.ndarray | None" = None
+    """bool [B]."""
+
+    def only(self, *transforms: str) -> "Draws":
+        """The same draws with every other transform left out; names are those of `TRANSFORMS`."""
+        return replace(self, **{field.name: None for field in fields(self) if field.name not in transforms})
+
+
+def uniform(seed: int, numbers: "np.ndarray", stream: int) -> "np.ndarray":
+    """Uniform numbers in [0, 1), float64 [B], a function of (seed, number, stream) each: SplitMix64 (Steele et al. 2014).
+
+    A counter-based hash rather than a generator, because one generator per image costs more than the transform.
+    """
+    import numpy as np
+
+    def mix(z: "np.ndarray") -> "np.ndarray":
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+    step = np.uint64(0x9E3779B97F4A7C15)
+    # Arrays throughout: the products are meant to wrap, and NumPy warns of that for scalars only.
+    state = mix(np.array([seed % 2**64], dtype=np.uint64) + step)
+    state = mix(state + step * np.array([stream + 1], dtype=np.uint64))
+    return (mix(state + step * (numbers.astype(np.uint64) + np.uint64(1))) >> np.uint64(11)) * 2.0**-53
+
+
+def draw(settings: Augmentations, seed: int, numbers: "np.ndarray") -> Draws:
+    """Parameters for the images numbered `numbers` (int64 [B], non-negative)."""
+    import numpy as np
+
+    def between(stream: int, low: float, high: float) -> "np.ndarray":
+        return low + (high - low) * uniform(seed, numbers, stream)
+
+    area = between(0, *settings.crop_scale)
+    ratio = np.exp(between(1, *np.log(settings.crop_ratio)))
+    width, height = np.minimum(np.sqrt(area * ratio), 1.0), np.minimum(np.sqrt(area / ratio), 1.0)
+    left, top = between(2, 0, 1) * (1 - width), between(3, 0, 1) * (1 - height)
+    jittered = uniform(seed, numbers, 5) < settings.jitter
+    return Draws(
+        crop=np.stack([left, top, width, height], axis=1),
+        flip=uniform(seed, numbers, 4) < settings.flip,
+        brightness=np.where(jittered, between(6, 1 - settings.brightness, 1 + settings.brightness), 1.0),
+        contrast=np.where(jittered, between(7, 1 - settings.contrast, 1 + settings.contrast), 1.0),
+        saturation=np.where(jittered, between(8, 1 - settings.saturation, 1 + settings.saturation), 1.0),
+        hue=np.where(jittered, between(9, -settings.hue, settings.hue), 0.0),
+        greyscale=uniform(seed, numbers, 10) < settings.greyscale,
+    )
+
+
+def apply(images: "Tensor", draws: Draws) -> "Tensor":
+    """Transforms float32 [B, 3, H, W] in [0, 1]; shape, range and memory layout stay."""
+    if draws.crop is not None or draws.flip is not None:
+        images = cropped(images, draws.crop, draws.flip)
+    # Each step is clamped, as it would be on stored pixels.
+    if draws.brightness is not None:
+        images = (images * _column(draws.brightness, images)).clamp_(0, 1)
+    if draws.contrast is not None:
+        mean = luma(images).mean((2, 3), keepdim=True)
+        images = mean.lerp(images, _column(draws.contrast, images)).clamp_(0, 1)
+    if draws.saturation is not None:
+        images = luma(images).lerp(images, _column(draws.saturation, images)).clamp_(0, 1)
+    if draws.hue is not None:
+        images = hue_turned(images, draws.hue)
+    if draws.greyscale is not None:
+        images = luma(images).lerp(images, _column(~draws.greyscale, images))
+    return images
+
+
+def cropped(images: "Tensor", boxes: "np.ndarray | None", flips: "np.ndarray | None") -> "Tensor":
+    """Cuts a box (left, top, width, height in fractions, [B, 4]) out of each image and enlarges it bilinearly to H x W.
+
+    `flips` (bool [B]) mirrors the result left to right. Boxes lie inside the image, so nothing is made up at its edge.
+    """
+    import numpy as np
+    import torch
+
+    count = len(images)
+    boxes = np.tile([0.0, 0.0, 1.0, 1.0], (count, 1)) if boxes is None else boxes
+    sign = 1.0 if flips is None else np.where(flips, -1.0, 1.0)
+    # Output coordinates in [-1, 1] to input coordinates in [-1, 1].
+    theta = np.zeros((count, 2, 3))
+    theta[:, 0, 0] = boxes[:, 2] * sign
+    theta[:, 1, 1] = boxes[:, 3]
+    theta[:, 0, 2] = 2 * boxes[:, 0] + boxes[:, 2] - 1
+    theta[:, 1, 2] = 2 * boxes[:, 1] + boxes[:, 3] - 1
+    grid = torch.nn.functional.affine_grid(
+        torch.as_tensor(theta, dtype=images.dtype, device=images.device), list(images.shape), align_corners=False
+    )
+    return torch.nn.functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def luma(images: "Tensor") -> "Tensor":
+    """Grey value of each pixel, [B, 3, H, W] -> [B, 1, H, W] (ITU-R BT.601)."""
+    red, green, blue = images.unbind(1)
+    return (0.299 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)
+
+
+def hue_turned(images: "Tensor", turns: "np.ndarray") -> "Tensor":
+    """Adds `turns` [B] to the hue of every pixel of [B, 3, H, W] in [0, 1], value and saturation staying (HSV)."""
+    import torch
+
+    red, green, blue = images.unbind(1)
+    value, brightest = images.max(1)
+    chroma = value - images.amin(1)
+    scale = torch.where(chroma > 0, 1 / chroma.clamp_min(1e-12), torch.zeros_like(chroma))
+    # Hue in sixths of a turn, counted from the brightest channel.
+    sixths = torch.where(
+        brightest == 0,
+        (green - blue) * scale,
+        torch.where(brightest == 1, (blue - red) * scale + 2, (red - green) * scale + 4),
+    )
+    sixths = sixths + 6 * _column(turns, images).squeeze(1)
+    channels = []
+    for offset in (5, 3, 1):
+        place = torch.remainder(sixths + offset, 6)
+        channels.append(value - chroma * torch.minimum(place, 4 - place).clamp_(0, 1))
+    return torch.stack(channels, 1)
+
+
+def _column(values: "np.ndarray", images: "Tensor") -> "Tensor":
+    import torch
+
+    return torch.as_tensor(values, dtype=images.dtype, device=images.device).view(-1, 1, 1, 1)

@@ -1,0 +1,117 @@
+"""The files of a trained encoder: `encoder.safetensors` (weights, probe embeddings) and `encoder.json` (all the rest)."""
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict, ValidationError
+
+from stages.contract import Input
+from stages.encoders.augment import Augmentations
+from stages.encoders.spec import Architecture, Preprocessing, Settings
+from stages.errors import FormatError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stages.encoders.network import Network
+
+FORMAT = 1
+WEIGHTS, CARD = "encoder.safetensors", "encoder.json"
+PROBE = "probe."
+"""Prefix of the tensors in `encoder.safetensors` that hold the embeddings of the probe batch, one per tap."""
+
+
+class Quality(Settings):
+    """Accuracy on held-out images of one class attribute, read from one tap."""
+
+    attribute: str
+    tap: str
+    knn: float
+    """Majority of the 20 nearest train images, by cosine."""
+    linear: float
+    """Softmax regression fitted on train images."""
+    chance: float
+    """Share of the most frequent class."""
+    n: int
+    """Held-out images."""
+
+
+class Card(Settings):
+    """`encoder.json`: what the encoder is, how it sees an image, how it was trained and how good it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    method: str
+    architecture: Architecture
+    preprocessing: Preprocessing
+    taps: dict[str, int]
+    """Name -> width, in the order of the forward pass."""
+    augmentations: Augmentations
+    training: dict[str, int | float | str]
+    """The settings of the training run, and the loss at its end."""
+    quality: tuple[Quality, ...]
+    weights_sha256: str
+
+
+def digest(state: "dict[str, Tensor]") -> str:
+    """sha256 over the names, shapes and bytes of a state dict, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(state):
+        array = state[name].detach().cpu().contiguous().numpy()
+        total.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def dump(network: "Network", card: Card, probes: "dict[str, Tensor]") -> dict[str, bytes]:
+    """The two files by name; `probes` are the embeddings of the probe batch, per tap."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors |= {PROBE + tap: values.detach().cpu().contiguous() for tap, values in probes.items()}
+    return {WEIGHTS: save(tensors), CARD: card.model_dump_json(indent=1).encode()}
+
+
+def read_card(inp: Input) -> Card:
+    """`encoder.json` of a `pretrain` artifact; raises FormatError where its format is unknown."""
+    document: dict[str, Any] = json.loads(inp.read(CARD))
+    if document.get("format") != FORMAT:
+        raise FormatError(
+            expected=f"{CARD} of format {FORMAT}",
+            found=f"format {document.get('format')!r}",
+            remedy="Read it with the version of Repscope that wrote it, or pretrain again.",
+        )
+    try:
+        return Card.model_validate(document)
+    except ValidationError as error:
+        raise FormatError(
+            expected=f"{CARD} of format {FORMAT}", found=str(error), remedy="Invalidate the pretrain step and run again."
+        ) from error
+
+
+def read_network(inp: Input) -> "tuple[Network, Card, dict[str, Tensor]]":
+    """The network (evaluation mode, CPU), its card and the stored embeddings of the probe batch.
+
+    Raises FormatError where the weights do not fit the architecture or are not those the card was written for.
+    """
+    import torch
+    from safetensors.torch import load
+
+    from stages.encoders.network import Network
+
+    card = read_card(inp)
+    tensors = load(inp.read(WEIGHTS))
+    probes = {name.removeprefix(PROBE): tensor for name, tensor in tensors.items() if name.startswith(PROBE)}
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(PROBE)}
+    found = digest(weights)
+    if found != card.weights_sha256:
+        raise FormatError(
+            expected=f"weights with sha256 {card.weights_sha256}",
+            found=f"{found} in {WEIGHTS}",
+            remedy="Invalidate the pretrain step and run again.",
+        )
+    network = Network(card.architecture)
+    network.load_state_dict(weights)
+    return network.eval().to(memory_format=torch.channels_last), card, probes  # type: ignore[call-overload]

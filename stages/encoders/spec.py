@@ -1,0 +1,71 @@
+"""What a study says about an encoder: where it comes from, how it is built, how it sees an image. Settings only."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+Positives = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+
+
+class Settings(BaseModel):
+    """Base of the settings in this room: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Preprocessing(Settings):
+    """How an encoder sees an image: centre crop and resize to a square, then (pixel - mean) / std on pixels in [0, 1]."""
+
+    size: PositiveInt = 32
+    """Side of the square, pixels."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+
+
+class Architecture(Settings):
+    """A residual network for small images, and the projector on top of it."""
+
+    stem: Literal[1, 2] = 2
+    """Stride of the first convolution."""
+    widths: Positives = (32, 64, 128, 256)
+    """Channels of each stage; every stage but the first halves the resolution. The last is the width of `backbone`."""
+    blocks: Positives = (1, 1, 1, 1)
+    """Residual blocks of each stage."""
+    projector: Positives = (256, 128)
+    """Width of each layer of the projector; the last is the width of `projector`."""
+
+    def model_post_init(self, context: object) -> None:
+        """Refuses a different number of widths and blocks."""
+        if len(self.widths) != len(self.blocks):
+            raise ValueError(f"expected one number of blocks per width; found {len(self.blocks)} for {len(self.widths)}")
+
+
+class Pretrained(Settings):
+    """An encoder trained by the `pretrain` stage."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    input: str = "encoder"
+    """Name of the input that holds it."""
+
+
+class Untrained(Settings):
+    """The same network at random initialisation, the reference for what architecture alone keeps.
+
+    Its BatchNorm statistics stay as initialised (mean 0, variance 1), so that it is a function of `architecture` and
+    `seed` alone and needs no images; the scale of its embeddings is taken out by the standardisation of every user.
+    """
+
+    kind: Literal["untrained"] = "untrained"
+    architecture: Architecture = Architecture()
+    preprocessing: Preprocessing = Preprocessing()
+    seed: int = 0
+
+
+class Oracle(Settings):
+    """No network: the true attributes (`attributes`) and the image downsized to 8 x 8 (`pixels`), as reference rows."""
+
+    kind: Literal["oracle"] = "oracle"
+
+
+EncoderSpec = Annotated[Pretrained | Untrained | Oracle, Field(discriminator="kind")]
+"""Where an encoder comes from, told apart by `kind`."""
