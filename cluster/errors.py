@@ -7,7 +7,9 @@
     ├── ResourceError        more CPUs, GPUs or ranks were asked for than there are
     ├── FunctionError        a call names a function that is not there
     ├── PayloadError         a payload or result is not small JSON
-    └── CallFailedError      a call has no value: it raised, was lost or is quarantined
+    └── CallFailedError      a call has no value, for its function raised an error
+        ├── QuarantinedError    it killed its workers too often
+        └── WorkerLostError     its machines went away too often
 
 Every message says what was expected, what was found and what to do.
 """
@@ -51,15 +53,22 @@ class PayloadError(ClusterError):
 
 
 class CallFailedError(ClusterError):
-    """A call has no value. `kind` and `type` are those of the `Failure`, `traceback` is the worker's."""
+    """A call has no value. `type` is the name of the error raised in the worker, `traceback` the worker's."""
 
-    def __init__(self, call_id: str, kind: str, type_name: str, message: str, traceback: str) -> None:
+    def __init__(self, call_id: str, type_name: str, message: str, traceback: str) -> None:
         super().__init__(
             f"call {call_id} to finish",
-            f"{kind}: {type_name}: {message}" if type_name else f"{kind}: {message}",
+            f"{type_name}: {message}",
             "The worker's traceback is in the error's `traceback`.",
         )
         self.call_id = call_id
-        self.kind = kind
         self.type = type_name
         self.traceback = traceback
+
+
+class QuarantinedError(CallFailedError):
+    """A call killed its workers too often and is left alone."""
+
+
+class WorkerLostError(CallFailedError):
+    """The machines under a call went away too often."""

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
-from cluster.errors import CallFailedError, FunctionError, PayloadError
+from cluster.errors import CallFailedError, FunctionError, PayloadError, QuarantinedError, WorkerLostError
 
 Json: TypeAlias = dict[str, Any]
 """A JSON object: string keys, no NaN, no infinity."""
@@ -96,12 +96,11 @@ class Outcome:
         return self.call.id
 
     def result(self) -> Json:
-        """The value. Raises `CallFailedError` with the worker's traceback where there is none."""
-        if self.error is not None or self.value is None:
-            failure = self.error
-            kind, message = (failure.kind, failure.message) if failure else ("error", "no value")
-            type_, text = (failure.type, failure.traceback) if failure else ("", "")
-            raise CallFailedError(self.id, kind, type_, message, text)
+        """The value. Raises `CallFailedError`, `QuarantinedError` or `WorkerLostError` where there is none."""
+        if self.error is not None:
+            kinds = {"error": CallFailedError, "quarantined": QuarantinedError, "lost": WorkerLostError}
+            raise kinds[self.error.kind](self.id, self.error.type, self.error.message, self.error.traceback)
+        assert self.value is not None
         return self.value
 
 

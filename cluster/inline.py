@@ -1,0 +1,97 @@
+"""The reference executor: calls run one after another in this very process, with all its cores.
+
+What every other executor does must be what this one does. A gang of one rank runs here too; more ranks are child
+processes on this machine, because torch.distributed knows one rank per process. A call that kills its process kills
+the run: the store holds what was finished, and the same command goes on.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Iterable
+from typing import Self
+
+from cluster.children import run_children
+from cluster.errors import PayloadError
+from cluster.executor import Answer, Call, OnDone, OnProgress, Outcome, Progress, Retries, encode, failure_of, perform
+from cluster.ranks import Rank, run_rank
+from cluster.resources import device, layout_for_gang, this_machine
+from cluster.retry import Tally
+
+
+class Inline:
+    """Runs everything in this process; see the module's docstring."""
+
+    def __init__(self, retries: Retries | None = None) -> None:
+        self._retries = retries or Retries()
+
+    @property
+    def name(self) -> str:
+        """`inline`."""
+        return "inline"
+
+    @property
+    def slots(self) -> int:
+        """One call at a time."""
+        return 1
+
+    def __enter__(self) -> Self:
+        """Nothing to start."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Nothing to stop."""
+
+    def run(self, calls: Iterable[Call], on_done: OnDone) -> None:
+        """Runs calls in their order; see `Executor.run`."""
+        for call in calls:
+            tally = Tally(call, self.name, self._retries)
+            outcome = None
+            while outcome is None:
+                time.sleep(tally.pause_seconds)
+                tally.begin()
+                outcome = tally.answered(_attempt(call))
+            on_done(outcome)
+
+    def gang(self, call: Call, ranks: int, on_progress: OnProgress | None = None) -> Outcome:
+        """Runs a gang; see `Executor.gang`. Raises `ResourceError` for more ranks than CPUs or GPUs."""
+        layout = layout_for_gang([this_machine()], ranks)
+        tally = Tally(call, self.name, self._retries)
+        try:
+            payload = encode(call.payload, f"the payload of call {call.id}")
+        except PayloadError as error:
+            tally.begin()
+            outcome = tally.answered(_refused(error))
+            assert outcome is not None
+            return outcome
+
+        def send(progress: Progress) -> None:
+            if on_progress is not None:
+                on_progress(progress)
+
+        while True:
+            time.sleep(tally.pause_seconds)
+            attempt = tally.begin()
+            if ranks == 1:
+                answer = run_rank(call.function, payload, Rank(0, 1, device(), attempt), send)
+                outcome = tally.answered(answer)
+            else:
+                ended = run_children(call.function, payload, layout, attempt, send)
+                if isinstance(ended, Answer):
+                    outcome = tally.answered(ended)
+                else:
+                    outcome = tally.lost(ended.reason, ended.host, ended.pid)
+            if outcome is not None:
+                return outcome
+
+
+def _attempt(call: Call) -> Answer:
+    try:
+        payload = encode(call.payload, f"the payload of call {call.id}")
+    except PayloadError as error:
+        return _refused(error)
+    return perform(call.function, payload)
+
+
+def _refused(error: PayloadError) -> Answer:
+    return Answer(None, failure_of(error), socket.gethostname(), os.getpid(), 0.0)

@@ -1,0 +1,106 @@
+"""One rank of a gang, in whatever process it runs: torch.distributed around one attempt of a call."""
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from cluster.executor import Answer, Failure, GangContext, Loss, Progress, failure_of, perform
+
+PEER_LOST = ("DistNetworkError", "DistBackendError", "DistStoreError", "ConnectionError")
+"""Types that torch.distributed raises in the ranks that live on when another has died."""
+
+PEER_LOST_WORDS = ("closed by peer", "reset by peer", "connection refused", "eaddrinuse", "broken pipe", "nccl")
+"""What gloo and nccl say on that occasion in a plain RuntimeError."""
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+"""A collective waits this long for the slowest rank, which may be writing a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Which rank this is, and where the ranks meet: `address` and `port` of rank 0."""
+
+    rank: int
+    world: int
+    device: str
+    attempt: int
+    address: str = "127.0.0.1"
+    port: int = 0
+
+
+def run_rank(function: str, payload: str, rank: Rank, send: Callable[[Progress], None]) -> Answer:
+    """Runs `function(payload, context)` as one rank. With more than one, torch.distributed is set up around it."""
+    context = GangContext(rank.rank, rank.world, rank.device, rank.attempt, send)
+    if rank.world == 1:
+        return perform(function, payload, context)
+    try:
+        join(rank)
+    except Exception as error:
+        failure = replace(failure_of(error), transient=True)
+        return Answer(None, failure, socket.gethostname(), os.getpid(), 0.0)
+    try:
+        return perform(function, payload, context)
+    finally:
+        leave()
+
+
+def join(rank: Rank) -> None:
+    """Initialises torch.distributed: nccl where ranks have GPUs, gloo elsewhere."""
+    import torch
+    import torch.distributed as dist
+
+    on_gpu = rank.device.startswith("cuda")
+    if on_gpu:
+        torch.cuda.set_device(rank.device)
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        init_method=f"tcp://{rank.address}:{rank.port}",
+        rank=rank.rank,
+        world_size=rank.world,
+        timeout=COLLECTIVE_TIMEOUT,
+    )
+
+
+def leave() -> None:
+    """Takes torch.distributed down, as far as the other ranks still answer."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def settle(attempt: int, answers: Mapping[int, Answer], dead: Mapping[int, Loss]) -> Answer | Loss:
+    """What an attempt came to: the loss of a rank, else the first error that is no echo, else rank 0's answer.
+
+    A rank that died comes first, because what the others say then is only that they miss it.
+    """
+    for rank, loss in sorted(dead.items()):
+        return Loss(attempt, f"rank {rank}: {loss.reason}", loss.host, loss.pid)
+    failed = [answer for _, answer in sorted(answers.items()) if answer.error is not None]
+    for answer in failed:
+        assert answer.error is not None
+        if not says_peer_lost(answer.error):
+            return answer
+    for answer in failed:
+        assert answer.error is not None
+        return Loss(attempt, f"{answer.error.type}: {answer.error.message}", answer.host, answer.pid)
+    if 0 not in answers:
+        return Loss(attempt, "rank 0 gave no answer", socket.gethostname(), 0)
+    return answers[0]
+
+
+def says_peer_lost(failure: Failure) -> bool:
+    """Whether an error is only the echo of another rank's death."""
+    message = failure.message.lower()
+    return failure.type.endswith(PEER_LOST) or (
+        failure.type == "RuntimeError" and any(word in message for word in PEER_LOST_WORDS)
+    )
+
+
+def free_port() -> int:
+    """A port that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])

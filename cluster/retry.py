@@ -1,0 +1,74 @@
+"""What becomes of a call after each attempt: a pure record that counts, without clocks or processes."""
+
+from dataclasses import dataclass, field
+
+from cluster.executor import Answer, Call, Failure, Loss, Outcome, Retries, decode
+
+
+@dataclass
+class Tally:
+    """One call's history. `answered` and `lost` return the outcome, or None where the call is to be tried again."""
+
+    call: Call
+    executor: str
+    retries: Retries
+    attempts: int = 0
+    kills: int = 0
+    gone: int = 0
+    transients: int = 0
+    losses: list[Loss] = field(default_factory=list)
+
+    def begin(self) -> int:
+        """Counts a new attempt and returns its number, 1 first."""
+        self.attempts += 1
+        return self.attempts
+
+    @property
+    def pause_seconds(self) -> float:
+        """How long the next attempt waits: longer after each transient error, not at all after a lost worker."""
+        return 0.25 * 2**self.transients if self.transients else 0.0
+
+    def answered(self, answer: Answer) -> Outcome | None:
+        """An attempt came back."""
+        error = answer.error
+        if error is not None and error.transient and self.transients < self.retries.transients:
+            self.transients += 1
+            self.losses.append(Loss(self.attempts, f"{error.type}: {error.message}", answer.host, answer.pid))
+            return None
+        return Outcome(
+            call=self.call,
+            value=None if answer.text is None else decode(answer.text),
+            error=error,
+            host=answer.host,
+            pid=answer.pid,
+            executor=self.executor,
+            seconds=answer.seconds,
+            attempts=self.attempts,
+            losses=tuple(self.losses),
+        )
+
+    def lost(self, reason: str, host: str, pid: int, machine_lost: bool = False) -> Outcome | None:
+        """An attempt ended without an answer: its worker died, alone or with its machine."""
+        self.losses.append(Loss(self.attempts, " ".join(reason.split())[:600], host, pid))
+        self.gone += machine_lost
+        self.kills += not machine_lost
+        history = "; ".join(f"attempt {loss.attempt} on {loss.host}: {loss.reason}" for loss in self.losses)
+        if self.kills >= self.retries.kills:
+            failure = Failure(
+                "quarantined",
+                "cluster.errors.QuarantinedError",
+                f"expected call {self.call.id} to leave its worker alive; found {self.kills} workers dead under it "
+                f"({history}). Look for memory use or crashing native code in this call.",
+            )
+        elif self.gone >= self.retries.losses:
+            failure = Failure(
+                "lost",
+                "cluster.errors.WorkerLostError",
+                f"expected call {self.call.id} to keep its machine; found {self.gone} machines lost under it "
+                f"({history}). Run again on machines that stay.",
+            )
+        else:
+            return None
+        return Outcome(
+            self.call, None, failure, host, pid, self.executor, 0.0, self.attempts, losses=tuple(self.losses)
+        )

@@ -1,0 +1,320 @@
+"""What every executor must do. A backend subclasses `ExecutorContract` and says how it is made."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.errors import CallFailedError, QuarantinedError, ResourceError
+from cluster.executor import Call, Executor, Outcome, Progress, Retries
+
+TASKS = "tests.contracts.tasks"
+
+
+def call(name: str, function: str = "act", **payload: Any) -> Call:
+    """A call of one of the contract's own functions."""
+    return Call(name, f"{TASKS}:{function}", {"id": name, **payload})
+
+
+def outcomes(executor: Executor, calls: list[Call]) -> dict[str, Outcome]:
+    """Runs calls; every one must end exactly once."""
+    done: list[Outcome] = []
+    executor.run(calls, done.append)
+    assert sorted(outcome.id for outcome in done) == sorted(one.id for one in calls)
+    return {outcome.id: outcome for outcome in done}
+
+
+class ExecutorContract:
+    """The suite that every executor passes."""
+
+    name: str
+    """What outcomes call the executor, and what `tests.contracts.driver` takes."""
+
+    def make(self, retries: Retries | None = None) -> Executor:
+        """A new executor, not yet entered."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def executor(self) -> Iterator[Executor]:
+        with self.make() as executor:
+            yield executor
+
+    def test_every_call_has_its_own_value(self, executor: Executor) -> None:
+        done = outcomes(executor, [call(f"c{i}", number=i) for i in range(20)])
+        assert {name: outcome.result()["number"] for name, outcome in done.items()} == {
+            f"c{i}": 2 * i for i in range(20)
+        }
+
+    def test_the_order_of_calls_changes_nothing(self, executor: Executor) -> None:
+        calls = [call(f"c{i}", number=i) for i in range(12)]
+        shuffled = random.Random(3).sample(calls, len(calls))
+        first, second = outcomes(executor, calls), outcomes(executor, shuffled)
+        assert {name: done.value for name, done in first.items()} == {name: done.value for name, done in second.items()}
+
+    def test_no_calls_end_at_once(self, executor: Executor) -> None:
+        assert outcomes(executor, []) == {}
+
+    def test_an_outcome_says_where_and_how_long(self, executor: Executor) -> None:
+        done = outcomes(executor, [call("c", plan=["sleep"], seconds=0.2)])["c"]
+        assert done.executor == executor.name == self.name
+        assert done.host == socket.gethostname()
+        assert done.pid > 0
+        assert 0.2 <= done.seconds < 30
+        assert done.attempts == 1
+        assert done.losses == ()
+        assert done.error is None
+
+    def test_an_error_travels_with_type_message_and_traceback_and_is_not_tried_again(
+        self, executor: Executor, tmp_path: Path
+    ) -> None:
+        done = outcomes(
+            executor, [call("bad", plan=["raise"], folder=str(tmp_path)), *(call(f"good{i}") for i in range(4))]
+        )
+        error = done["bad"].error
+        assert error is not None
+        assert (error.kind, error.type, error.message) == ("error", "ValueError", "a bad value")
+        assert "in happen" in error.traceback
+        assert done["bad"].attempts == 1
+        assert len(list(tmp_path.iterdir())) == 1
+        with pytest.raises(CallFailedError, match="ValueError: a bad value"):
+            done["bad"].result()
+        assert all(done[f"good{i}"].error is None for i in range(4))
+
+    def test_a_transient_error_is_tried_again_and_its_attempts_are_kept(
+        self, executor: Executor, tmp_path: Path
+    ) -> None:
+        done = outcomes(executor, [call("c", plan=["transient", "ok"], folder=str(tmp_path))])["c"]
+        assert done.result()["attempt"] == 2
+        assert done.attempts == 2
+        assert ["not now" in loss.reason for loss in done.losses] == [True]
+
+    def test_an_error_that_stays_transient_ends_the_call(self, tmp_path: Path) -> None:
+        with self.make(Retries(transients=1)) as executor:
+            done = outcomes(executor, [call("c", plan=["transient"], folder=str(tmp_path))])["c"]
+        assert done.error is not None
+        assert done.error.type == f"{TASKS}.TransientError"
+        assert done.attempts == 2
+
+    @pytest.mark.parametrize(
+        ("what", "found"),
+        [
+            ("not json", "UnnamedResult"),
+            ("nan", "Out of range float"),
+            ("no dict", "list"),
+            ("large", "at most 1000000 bytes"),
+        ],
+    )
+    def test_a_result_that_is_not_small_json_is_refused(self, executor: Executor, what: str, found: str) -> None:
+        error = outcomes(executor, [call("c", plan=[what])])["c"].error
+        assert error is not None
+        assert error.type == "cluster.errors.PayloadError"
+        assert found in error.message
+
+    def test_a_payload_that_is_not_small_json_is_refused_and_the_others_finish(self, executor: Executor) -> None:
+        large = Call("large", f"{TASKS}:act", {"thing": "x" * 1_000_001})
+        strange = Call("strange", f"{TASKS}:act", {"thing": {1, 2}})
+        done = outcomes(executor, [large, strange, call("good")])
+        for name in ("large", "strange"):
+            error = done[name].error
+            assert error is not None
+            assert error.type == "cluster.errors.PayloadError"
+        assert done["good"].error is None
+
+    @pytest.mark.parametrize(
+        ("function", "found"),
+        [("no.such.module:f", "no such module"), (f"{TASKS}:nothing", "no such function"), ("act", "module:name")],
+    )
+    def test_a_function_that_is_not_there_is_an_error_of_its_call(
+        self, executor: Executor, function: str, found: str
+    ) -> None:
+        error = outcomes(executor, [Call("c", function, {})])["c"].error
+        assert error is not None
+        assert error.type == "cluster.errors.FunctionError"
+        assert found in error.message
+
+    def test_a_function_cannot_change_the_callers_payload(self, executor: Executor) -> None:
+        payload: dict[str, Any] = {"list": []}
+        done = outcomes(executor, [Call("c", f"{TASKS}:change_payload", payload)])["c"]
+        assert done.result() == {"length": 1}
+        assert payload == {"list": []}
+
+    def test_calls_are_drawn_only_as_slots_get_free(self, executor: Executor) -> None:
+        drawn, ended, most = 0, 0, 0
+
+        def calls() -> Iterator[Call]:
+            nonlocal drawn, most
+            for i in range(12):
+                drawn += 1
+                most = max(most, drawn - ended)
+                yield call(f"c{i}", plan=["sleep"], seconds=0.02)
+
+        def on_done(outcome: Outcome) -> None:
+            nonlocal ended
+            ended += 1
+
+        executor.run(calls(), on_done)
+        assert ended == 12
+        assert most <= executor.slots
+
+    def test_what_a_function_memoises_in_its_process_is_set_up_once_for_each_worker(self, executor: Executor) -> None:
+        values = [
+            done.result() for done in outcomes(executor, [call(f"c{i}", "set_up_once") for i in range(12)]).values()
+        ]
+        again = [
+            done.result() for done in outcomes(executor, [call(f"d{i}", "set_up_once") for i in range(4)]).values()
+        ]
+        assert len({value["pid"] for value in values}) <= executor.slots
+        assert sum(value["set_up"] for value in values + again) <= len({value["pid"] for value in values + again})
+
+    def test_what_on_done_raises_stops_the_run_and_the_executor_lives_on(self, executor: Executor) -> None:
+        ended = 0
+
+        def on_done(outcome: Outcome) -> None:
+            nonlocal ended
+            ended += 1
+            raise KeyError("enough")
+
+        with pytest.raises(KeyError, match="enough"):
+            executor.run([call(f"c{i}") for i in range(20)], on_done)
+        assert ended == 1
+        assert outcomes(executor, [call("after")])["after"].error is None
+
+    def test_a_gang_of_one_knows_itself_and_reports(self, executor: Executor) -> None:
+        seen: list[Progress] = []
+        done = executor.gang(call("g", "report_steps", steps=30, seconds=0.01), 1, seen.append)
+        assert done.result() == {"steps": 30}
+        assert done.executor == self.name
+        assert done.attempts == 1
+        assert (seen[-1].done, seen[-1].total, seen[-1].attempt) == (30, 30, 1)
+        assert seen[-1].metrics == {"loss": 1.0 / 30}
+        assert len(seen) <= 4
+        told = executor.gang(call("g", "describe"), 1).result()
+        assert (told["rank"], told["world"], told["attempt"]) == (0, 1, 1)
+        assert told["device"] in {"cpu", "cuda:0"}
+
+    def test_two_ranks_add_up(self, executor: Executor) -> None:
+        seen: list[Progress] = []
+        done = executor.gang(call("g", "sum_of_ranks"), 2, seen.append)
+        assert done.result() == {"sum": 3.0, "attempt": 1, "world": 2}
+        assert [progress.metrics for progress in seen] == [{"sum": 3.0}]
+
+    @pytest.mark.parametrize("ranks", [1, 2])
+    def test_an_error_of_a_rank_travels_and_is_not_tried_again(self, executor: Executor, ranks: int) -> None:
+        done = executor.gang(call("g", "sum_of_ranks", plan=["raise", "ok"]), ranks)
+        assert done.error is not None
+        assert (done.error.kind, done.error.type, done.error.message) == ("error", "ValueError", "a bad value")
+        assert "in happen" in done.error.traceback
+        assert done.attempts == 1
+
+    def test_a_rank_that_dies_is_followed_by_a_new_attempt_of_all(self, executor: Executor) -> None:
+        done = executor.gang(call("g", "sum_of_ranks", plan=["kill", "ok"]), 2)
+        assert done.result() == {"sum": 3.0, "attempt": 2, "world": 2}
+        assert done.attempts == 2
+        assert len(done.losses) == 1
+        assert done.losses[0].attempt == 1
+
+    def test_a_gang_that_always_dies_is_quarantined_with_its_history(self) -> None:
+        with self.make(Retries(kills=2)) as executor:
+            done = executor.gang(call("g", "sum_of_ranks", plan=["kill"]), 2)
+        assert done.error is not None
+        assert done.error.kind == "quarantined"
+        assert done.attempts == 2
+        assert len(done.losses) == 2
+
+    def test_a_payload_too_large_for_a_gang_is_refused(self, executor: Executor) -> None:
+        error = executor.gang(Call("g", f"{TASKS}:describe", {"thing": "x" * 1_000_001}), 1).error
+        assert error is not None
+        assert error.type == "cluster.errors.PayloadError"
+
+    def test_more_ranks_than_there_are_are_refused(self, executor: Executor) -> None:
+        with pytest.raises(ResourceError, match=r"10000 .*one for each rank"):
+            executor.gang(call("g", "describe"), 10_000)
+
+    @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
+    @pytest.mark.parametrize("work", ["run", "gang"])
+    def test_a_driver_that_is_ended_leaves_no_process_behind(self, tmp_path: Path, work: str, how: str) -> None:
+        mark = f"REPSCOPE_TEST={uuid.uuid4().hex}"
+        name, _, value = mark.partition("=")
+        program = [sys.executable, "-m", "tests.contracts.driver", self.name, work, str(tmp_path)]
+        with subprocess.Popen(program, env={**os.environ, name: value}, start_new_session=True) as driver:
+            wait_until(lambda: (tmp_path / "started").exists() or driver.poll() is not None, 90)
+            assert driver.poll() is None
+            # A person's Ctrl-C reaches every process of the terminal's group.
+            if how == "SIGINT":
+                os.killpg(driver.pid, signal.SIGINT)
+            else:
+                driver.send_signal(signal.Signals[how])
+            assert driver.wait(60) != 0
+        wait_until(lambda: not processes_with(mark), 30)
+        assert processes_with(mark) == []
+
+
+class IsolationContract:
+    """What executors do that have workers of their own: a worker's death is not the driver's."""
+
+    def make(self, retries: Retries | None = None) -> Executor:
+        """A new executor, not yet entered."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def isolating(self) -> Iterator[Executor]:
+        with self.make() as executor:
+            yield executor
+
+    def test_a_call_whose_worker_is_killed_is_tried_again(self, isolating: Executor, tmp_path: Path) -> None:
+        table = {"a": ["ok"], "b": ["kill", "ok"], "c": ["kill", "kill", "ok"], "d": ["ok"]}
+        done = outcomes(isolating, [call(name, plan=plan, folder=str(tmp_path)) for name, plan in table.items()])
+        assert {name: outcome.result()["attempt"] for name, outcome in done.items()} == {"a": 1, "b": 2, "c": 3, "d": 1}
+        assert {name: outcome.attempts for name, outcome in done.items()} == {"a": 1, "b": 2, "c": 3, "d": 1}
+        assert [loss.attempt for loss in done["c"].losses] == [1, 2]
+        assert all(loss.pid != done["c"].pid for loss in done["c"].losses)
+
+    def test_a_call_that_kills_its_workers_is_quarantined_and_the_others_finish(
+        self, isolating: Executor, tmp_path: Path
+    ) -> None:
+        calls = [call(f"good{i}", plan=["ok"], folder=str(tmp_path)) for i in range(6)]
+        poison = call("poison", plan=["kill"], folder=str(tmp_path))
+        done = outcomes(isolating, [*calls[:2], poison, *calls[2:]])
+        assert all(done[one.id].error is None for one in calls)
+        error = done["poison"].error
+        assert error is not None
+        assert error.kind == "quarantined"
+        assert done["poison"].attempts == 3
+        assert [loss.attempt for loss in done["poison"].losses] == [1, 2, 3]
+        assert error.message.count("attempt ") >= 3
+        with pytest.raises(QuarantinedError, match="poison"):
+            done["poison"].result()
+
+    def test_a_gang_of_one_that_dies_is_tried_again(self, isolating: Executor) -> None:
+        done = isolating.gang(call("g", "sum_of_ranks", plan=["kill", "ok"]), 1)
+        assert done.result() == {"sum": 1.0, "attempt": 2, "world": 1}
+        assert done.attempts == 2
+
+
+def wait_until(condition: Any, seconds: float) -> None:
+    """Waits for something to be true, and lets the caller look at what it became."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def processes_with(mark: str) -> list[str]:
+    """Living processes with `mark` in their environment: a driver's descendants, whatever became of it."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+    return found
