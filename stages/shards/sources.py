@@ -1,0 +1,277 @@
+"""Where images come from: the settings of each source, and how its images are named, counted, labelled and fetched.
+
+A source is asked three things: its `catalogue` (what is there, without opening an image), the `values` of the
+attributes of some rows, and the bytes of some rows (`fetch`).
+"""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+
+from stages.attributes import Attribute
+from stages.contract import External, Unkeyed
+from stages.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Endings of the files that are taken for images, in any case."""
+
+SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval"})
+"""Folders of these names divide a dataset; they are no classes of it."""
+
+FILE_LIMIT_BYTES = 2**28
+"""Size above which a file is not read."""
+
+READERS = 16
+"""Files of a remote folder that are read at the same time."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands in for the bytes of an image that cannot be had, and says why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What a source holds, in the order of its rows."""
+
+    names: Sequence[str]
+    attributes: tuple[Attribute, ...]
+    sizes: Sequence[int] = ()
+    """Bytes of each file; empty where images are made and not read."""
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    """Number of other files by ending."""
+
+    def digest(self, start: int, stop: int) -> str:
+        """Short digest of names and sizes of rows start … stop - 1."""
+        entries = [self.names[start:stop], self.sizes[start:stop]]
+        return hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
+
+
+class ScenesSource(BaseModel):
+    """Drawings made by `stages.shards.scenes`, of which every attribute is known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["scenes"] = "scenes"
+    count: PositiveInt = 12_000
+    seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    size: Annotated[int, Field(ge=16, le=256)] = 32
+    """Width and height in pixels."""
+
+    def external(self) -> Mapping[str, External]:
+        """Nothing outside the store."""
+        return {}
+
+    def catalogue(self) -> Catalogue:
+        """All scenes, named by their number."""
+        from stages.shards.scenes import ATTRIBUTES
+
+        return Catalogue(_SceneNames(range(self.count)), ATTRIBUTES)
+
+    def values(
+        self, rows: Sequence[int], names: Sequence[str], attributes: Sequence[Attribute]
+    ) -> "dict[str, NDArray[np.float64]]":
+        """True values of the attributes: by name, float64 [N]."""
+        from stages.shards.scenes import sample
+
+        return sample(self.seed, rows)
+
+    def fetch(self, rows: Sequence[int], names: Sequence[str]) -> Iterator[bytes | Unreadable]:
+        """The scenes as PNG."""
+        from stages.pixels import encode_png
+        from stages.shards.scenes import render
+
+        images, _ = render(self.seed, rows, self.size)
+        for image in images:
+            yield encode_png(image)
+
+
+def _absolute(url: str) -> str:
+    """A local path made absolute, because workers may stand in another folder."""
+    return url if "://" in url or "::" in url else os.path.abspath(os.path.expanduser(url))
+
+
+class FolderSource(BaseModel):
+    """Image files under a folder; the folder in which an image stands is its class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["folder"] = "folder"
+    url: Annotated[str, Field(min_length=1), Unkeyed("what stands there is known by its digest")]
+    """A local folder or any URL that fsspec opens, for example `s3://bucket/photos`."""
+    labels: Literal["folders", "none"] = "folders"
+    """`folders`: the first folder below `url` is the attribute `class`. `none`: the images have no class."""
+    fingerprint: Annotated[str, Unkeyed("it says how the digest is made; the digest is in the key")] = "listing"
+    """What tells one state of the folder from another: `listing` (paths and sizes), `content`, or your own string."""
+
+    _made_absolute = field_validator("url")(_absolute)
+
+    def external(self) -> Mapping[str, External]:
+        """The folder."""
+        return {"folder": External(self.url, self.fingerprint)}
+
+    def catalogue(self) -> Catalogue:
+        """All images below the folder, sorted by relative path.
+
+        Hidden files and folders are passed over, files with other endings are counted. Raises InputError where there is
+        no such folder or no image, and where classes are asked for and the folders do not give them.
+        """
+        found = sorted(self._files())
+        images = [entry for entry in found if entry[0].lower().endswith(ENDINGS)]
+        ignored = Counter(
+            os.path.splitext(name)[1].lower() or "no ending" for name, _ in found if not name.lower().endswith(ENDINGS)
+        )
+        if not images:
+            kinds = ", ".join(f"{count} x {ending}" for ending, count in ignored.most_common(5))
+            raise InputError(
+                f"images ({', '.join(ENDINGS)}) in {self.url}",
+                f"none, and {sum(ignored.values())} other files{f' ({kinds})' if kinds else ''}",
+                "Name the folder that holds the images.",
+            )
+        names = [name for name, _ in images]
+        attributes = (self._classes(names),) if self.labels == "folders" else ()
+        return Catalogue(names, attributes, [size for _, size in images], dict(sorted(ignored.items())))
+
+    def values(
+        self, rows: Sequence[int], names: Sequence[str], attributes: Sequence[Attribute]
+    ) -> "dict[str, NDArray[np.float64]]":
+        """Index of each image's class: by name of the attribute, float64 [N]."""
+        import numpy as np
+
+        numbers = {attribute.name: {c: i for i, c in enumerate(attribute.classes)} for attribute in attributes}
+        return {
+            attribute: np.array([number[_readable(name.split("/")[0])] for name in names], dtype=np.float64)
+            for attribute, number in numbers.items()
+        }
+
+    def fetch(self, rows: Sequence[int], names: Sequence[str]) -> Iterator[bytes | Unreadable]:
+        """The files' bytes, in order. What may pass (a network's error) is raised; what stays is Unreadable."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        files, root = self._opened()
+
+        def read(name: str) -> bytes | Unreadable:
+            try:
+                data = files.cat_file(f"{root}/{name}")
+            except FileNotFoundError:
+                return Unreadable("a link to nothing, or a file that is gone")
+            except PermissionError:
+                return Unreadable("a file that may not be read")
+            assert isinstance(data, bytes)
+            return data
+
+        if "file" in _protocols(files):
+            yield from map(read, names)
+            return
+        with ThreadPoolExecutor(READERS) as pool:
+            # Windows bound what is held in memory when the reader is slower than the network.
+            for start in range(0, len(names), 4 * READERS):
+                yield from pool.map(read, names[start : start + 4 * READERS])
+
+    def _opened(self) -> tuple[Any, str]:
+        """The file system and the folder's path in it."""
+        from fsspec.core import url_to_fs
+
+        try:
+            files, root = url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise InputError(
+                "a folder or a URL that fsspec opens",
+                f"{self.url} ({error})",
+                "Correct `url`, or install the package named.",
+            ) from error
+        return files, str(root).rstrip("/")
+
+    def _files(self) -> Iterator[tuple[str, int]]:
+        """Relative path and bytes of every file that is not hidden."""
+        files, root = self._opened()
+        try:
+            if not files.isdir(root or "/"):
+                found = "a file" if files.exists(root) else "nothing"
+                raise InputError(f"a folder of images at {self.url}", found, "Correct `url` in the study's dataset.")
+            if "file" in _protocols(files):
+                yield from _walk(root or "/", "", frozenset())
+                return
+            for path, info in files.find(root, detail=True).items():
+                name = str(path)[len(root) :].lstrip("/")
+                if not any(piece.startswith(".") for piece in name.split("/")):
+                    yield name, int(info.get("size") or 0)
+        except PermissionError as error:
+            raise InputError(
+                f"a folder of images at {self.url}",
+                f"no permission to list it ({error})",
+                "Grant it, or copy the folder.",
+            ) from error
+
+    def _classes(self, names: Sequence[str]) -> Attribute:
+        loose = [name for name in names if "/" not in name]
+        if loose:
+            raise InputError(
+                f"every image in a folder named after its class, below {self.url}",
+                f"{len(loose)} of {len(names)} images directly in it, such as {_readable(loose[0])}",
+                "Move them into class folders, or set `labels: none` to work without classes.",
+            )
+        classes = tuple(sorted({_readable(name.split("/")[0]) for name in names}))
+        if {name.lower() for name in classes} <= SPLITS and all(name.count("/") > 1 for name in names):
+            raise InputError(
+                f"a folder per class directly below {self.url}",
+                f"the folders {', '.join(classes)}, which divide a dataset",
+                "Name one of them as `url` (images are held out by Repscope itself), or set `labels: none`.",
+            )
+        return Attribute(name="class", kind="class", classes=classes)
+
+
+Source: TypeAlias = Annotated[ScenesSource | FolderSource, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class _SceneNames(Sequence[str]):
+    """Names of scenes, made when asked for."""
+
+    numbers: range
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [f"scene-{number}" for number in self.numbers[index]]
+        return f"scene-{self.numbers[index]}"
+
+
+def _readable(name: str) -> str:
+    """A name as text that any format can hold: bytes that are no UTF-8 are written as escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _protocols(files: Any) -> tuple[str, ...]:
+    return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)
+
+
+def _walk(folder: str, inside: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int]]:
+    """Files below a local folder; links are followed, but never into a folder that they stand in."""
+    status = os.stat(folder)
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{inside}{entry.name}/", above | {here})
+            elif entry.is_file():
+                yield f"{inside}{entry.name}", entry.stat().st_size
+            elif entry.is_symlink():
+                yield f"{inside}{entry.name}", 0
