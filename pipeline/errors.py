@@ -14,8 +14,8 @@
     ├── BusyError            5  another run holds the lease
     └── VerificationError    6  an artifact is not what its manifest says
 
-Errors of `stages` mean exit code 2 where the user's input is wrong, else 3; those of `cluster` 3. Every message says what
-was expected, what was found and what to do.
+Errors of `stages` and `cluster` mean exit code 2 where the user's input is wrong, else 3. Every message says what was
+expected, what was found and what to do.
 """
 
 from typing import ClassVar

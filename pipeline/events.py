@@ -1,14 +1,108 @@
-"""What happens in a run, as small records: shown to a person while it runs and kept in `runs/<run id>/events/`."""
+"""What happens in a run, as small records: shown to a person while it runs and kept in `runs/<run id>/events/`.
 
-from dataclasses import dataclass, field
+| kind | fields |
+|---|---|
+| `run_started` | `study`, `host`, `pid` |
+| `step_hit` | `key`, `generation`, `drift` |
+| `step_waiting` | `owner`: another run is at work on it |
+| `step_started` | `key`, `generation`, `reason`, `parts`, `todo` |
+| `part_done` | `part`, `seconds`, `host`, `pid`, `executor`, `adopted`, `size_bytes`, `done`, `parts` |
+| `part_lost` | `part`, `attempt`, `reason`, `host`, `pid` |
+| `progress` | `done`, `total`, `metrics`, `attempt`: of a training |
+| `step_done` | `key`, `generation`, `seconds`, `size_bytes`, `summary` |
+| `step_failed` | `message`, `part`, `type`, `traceback` |
+| `run_done` | `seconds` |
+| `run_failed` | `message` |
+"""
+
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from pipeline.store import Store
+
+FLUSH_SECONDS = 10.0
+
+_QUIET = ("progress",)
+"""Shown but not kept: they come every few seconds and only the last one matters."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened. `kind` is one of `KINDS`; `time` in seconds since 1970; `fields` depend on the kind."""
+    """One thing that happened; `time` in seconds since 1970, `step` empty where it concerns the whole run."""
 
     kind: str
     step: str
     time: float
     fields: dict[str, Any] = field(default_factory=dict)
+
+
+Listener = Callable[[Event], None]
+
+
+def new_run_id() -> str:
+    """A name for a run that sorts by time."""
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
+
+
+class EventLog:
+    """Tells a listener of every event at once, and keeps them in the store in a few objects.
+
+    Nothing is kept before `keep` is called: a run that has nothing to do leaves no trace.
+    """
+
+    def __init__(self, store: Store, run_id: str, listener: Listener | None) -> None:
+        self._store = store
+        self._run_id = run_id
+        self._listener = listener
+        self._waiting: list[Event] = []
+        self._kept = False
+        self._sequence = 0
+        self._flushed = time.monotonic()
+        self._lock = threading.Lock()
+
+    def keep(self) -> None:
+        """From now on events are written to the store, those before included."""
+        self._kept = True
+
+    def tell(self, kind: str, step: str = "", **fields: Any) -> None:
+        """One thing happened."""
+        event = Event(kind, step, time.time(), fields)
+        if self._listener is not None:
+            self._listener(event)
+        if kind not in _QUIET:
+            with self._lock:
+                self._waiting.append(event)
+            if self._kept and time.monotonic() - self._flushed > FLUSH_SECONDS:
+                self.flush()
+
+    def flush(self) -> None:
+        """Writes what waits."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        if not self._kept or not waiting:
+            return
+        lines = "".join(json.dumps(asdict(event)) + "\n" for event in waiting)
+        name = f"runs/{self._run_id}/events/{self._sequence:06d}-{os.getpid()}.jsonl"
+        self._store.create_or_read(name, lines.encode())
+        self._sequence += 1
+        self._flushed = time.monotonic()
+
+
+def run_ids(store: Store) -> list[str]:
+    """All runs that did something, oldest first."""
+    return store.folders("runs")
+
+
+def read_events(store: Store, run_id: str) -> list[Event]:
+    """The events of a run, in order."""
+    entries = [entry for entry in store.entries(f"runs/{run_id}/events") if entry.name.endswith(".jsonl")]
+    events = [
+        Event(**json.loads(line)) for entry in entries for line in store.read(entry.name).decode().splitlines() if line
+    ]
+    return sorted(events, key=lambda event: event.time)

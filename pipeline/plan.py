@@ -1,21 +1,30 @@
 """What a run would do: the state of every step of a study, its reason, and what it is expected to cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+from pipeline.drift import Code
+from pipeline.errors import MissingError, UsageError
+from pipeline.fingerprint import Fingerprints
+from pipeline.key import Key, key_of
+from pipeline.manifest import Head, Manifest, Source, Survey, folder_of, read_receipt, read_record, survey
 from pipeline.step import Step
 from pipeline.store import Store
+from stages.contract import Estimate
 
 State: TypeAlias = Literal["done", "missing", "partial", "BROKEN", "STALE", "DRIFT"]
+
+SAMPLED_RECEIPTS = 16
+"""How many receipts of an unfinished step are read to tell how long the rest will take."""
 
 
 @dataclass(frozen=True)
 class StepState:
     """One step as it stands in the store.
 
-    `parts_done` of `parts` (None: not known before its inputs exist). `seconds` and `size_bytes` are what is still to be
-    spent and written, estimated; for a finished step what it took. `measured` says that they come from receipts.
+    `parts_done` of `parts` (None: not known before its inputs exist). `seconds` and `size_bytes` are what is still to
+    be spent and written, estimated; for a finished step what it took. `measured` says that they come from receipts.
     """
 
     name: str
@@ -39,18 +48,170 @@ class StepState:
 
 @dataclass(frozen=True)
 class Difference:
-    """A field in which two key documents differ; None stands for absent."""
+    """A field in which two key documents differ; None stands for absent. `artifact` is the other one's folder."""
 
     field: str
     now: object
     before: object
+    artifact: str
+
+
+def keys_of(graph: Sequence[Step], fingerprints: Fingerprints) -> dict[str, Key]:
+    """The key of every step, by name: it depends on no artifact. Raises `UsageError` for a graph that is none."""
+    keys: dict[str, Key] = {}
+    for step in graph:
+        if step.name in keys:
+            raise UsageError("a name of its own for every step", f"two steps {step.name!r}", "Rename one.")
+        for name, source in step.inputs.items():
+            if source not in keys:
+                raise UsageError(
+                    f"a step before {step.name!r} as its input {name!r}", repr(source), "Correct the study."
+                )
+        inputs = {name: keys[source].digest for name, source in step.inputs.items()}
+        keys[step.name] = key_of(step.stage, inputs, fingerprints.digests(step.stage.external()))
+    return keys
+
+
+def fits(record: Head | Manifest, sources: Mapping[str, Source]) -> str:
+    """Why a record does not belong to these inputs; empty where it does."""
+    for name, source in sources.items():
+        recorded = record.inputs.get(name)
+        if recorded is None or recorded.digest != source.digest:
+            return f"its input {name} is not the one it was made from"
+    return ""
+
+
+def judge(found: Survey, sources: Mapping[str, Source], code: str) -> tuple[State, str]:
+    """State and reason of a step whose inputs are all there."""
+    if found.standing == "none":
+        return "missing", "never made"
+    if found.standing == "closed":
+        return "missing", "its last generation was closed"
+    if found.standing == "broken":
+        more = f" and {len(found.problems) - 1} more" if len(found.problems) > 1 else ""
+        return "BROKEN", f"{found.problems[0]}{more}"
+    if found.manifest is not None:
+        if outdated := fits(found.manifest, sources):
+            return "STALE", outdated
+        if found.manifest.code != code:
+            return "DRIFT", "the code has changed since it was made"
+        return "done", ""
+    assert found.head is not None
+    done = f"{len(found.received)} of {found.head.parts} parts"
+    if outdated := fits(found.head, sources):
+        return "missing", f"{outdated}; {done} are given up"
+    if found.head.code != code:
+        return "missing", f"the code has changed since it was begun; {done} are given up"
+    return "partial", done
 
 
 def plan(graph: Sequence[Step], store: Store, *, refresh: bool = False) -> list[StepState]:
-    """The state of every step, in the order of the graph. Lists outside sources only with `refresh`."""
-    raise NotImplementedError
+    """The state of every step, in the order of the graph. Lists outside sources only with `refresh`.
+
+    Raises `UsageError` for a graph that is none, `InputError` for a source that is missing, `StoreError`.
+    """
+    fingerprints, code = Fingerprints(refresh), Code()
+    keys = keys_of(graph, fingerprints)
+    states: dict[str, StepState] = {}
+    sources: dict[str, Source] = {}
+    estimates: dict[str, Estimate] = {}
+    for step in graph:
+        found = survey(store, step.stage.name, keys[step.name].digest)
+        ready = {name: sources[source] for name, source in step.inputs.items() if source in sources}
+        state, reason = judge(found, ready, code.digest(type(step.stage)))
+        waits = [source for source in step.inputs.values() if not states[source].finished]
+        if waits and state in ("done", "DRIFT"):
+            state, reason = "STALE", f"{waits[0]} is {states[waits[0]].state} and will be made before it"
+        elif waits and state == "missing":
+            reason = f"{reason}; needs {', '.join(dict.fromkeys(waits))}"
+        guess = step.stage.estimate({name: estimates[source] for name, source in step.inputs.items()})
+        states[step.name] = _state(step, found, state, reason, guess, store)
+        estimates[step.name] = guess
+        if states[step.name].finished:
+            sources[step.name] = found.source()
+    code.save()
+    fingerprints.save()
+    return list(states.values())
 
 
-def explain(step: Step, graph: Sequence[Step], store: Store) -> list[Difference]:
-    """What differs between the step's key document and that of the newest artifact of the same stage."""
-    raise NotImplementedError
+def _state(step: Step, found: Survey, state: State, reason: str, guess: Estimate, store: Store) -> StepState:
+    parts: int | None = None
+    done = 0
+    seconds, size_bytes, measured = guess.cpu_seconds, guess.size_bytes, False
+    if found.manifest is not None:
+        parts = found.manifest.parts
+        seconds, size_bytes, measured = found.manifest.seconds, found.manifest.size_bytes, True
+        done = parts if state in ("done", "DRIFT") else 0
+    elif state == "partial" and found.head is not None:
+        parts, done = found.head.parts, len(found.received)
+        receipts = [
+            receipt
+            for part in sorted(found.received)[:SAMPLED_RECEIPTS]
+            if (receipt := read_receipt(store, found.folder, part)) is not None
+        ]
+        left = parts - done
+        if receipts:
+            seconds = left * sum(receipt.seconds for receipt in receipts) / len(receipts)
+            sizes = [entry.size for receipt in receipts for entry in receipt.objects.values()]
+            size_bytes, measured = int(left * sum(sizes) / len(receipts)), True
+    return StepState(
+        name=step.name,
+        stage=step.stage.name,
+        key=found.key,
+        url=store.address(found.folder),
+        state=state,
+        reason=reason,
+        generation=found.number if found.number >= 0 else None,
+        parts_done=done,
+        parts=parts,
+        seconds=seconds,
+        size_bytes=size_bytes,
+        measured=measured,
+    )
+
+
+def explain(name: str, graph: Sequence[Step], store: Store) -> list[Difference]:
+    """What differs between a step's key document and that of the newest other artifact of the same stage.
+
+    Empty where there is no other. Inputs differ by their keys: explain the step that an input comes from. Raises
+    `UsageError` where the graph has no such step.
+    """
+    step = next((step for step in graph if step.name == name), None)
+    if step is None:
+        raise UsageError(f"one of the steps {', '.join(step.name for step in graph)}", name, "Name one of them.")
+    key = keys_of(graph, Fingerprints(refresh=False))[name]
+    others = _documents(store, step.stage.name, besides=key.short)
+    if not others:
+        return []
+    _, folder, document = max(others, key=lambda entry: entry[0])
+    now, before = _flat(key.document), _flat(document)
+    return [
+        Difference(field, now.get(field), before.get(field), folder)
+        for field in sorted(now.keys() | before.keys())
+        if now.get(field) != before.get(field)
+    ]
+
+
+def _documents(store: Store, stage: str, besides: str) -> list[tuple[float, str, dict[str, Any]]]:
+    """When begun, folder and key document of the first generations of a stage's artifacts."""
+    found = []
+    for short in store.folders(f"artifacts/{stage}"):
+        if short != besides:
+            folder = folder_of(stage, short, 0)
+            try:
+                head = read_record(store, f"{folder}/artifact.json", Head)
+            except MissingError:
+                continue
+            found.append((head.created, folder, head.document))
+    return found
+
+
+def _flat(document: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """A document with nested names joined by dots; lists are values."""
+    flat: dict[str, Any] = {}
+    for name, value in document.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{above}{name}.")
+        else:
+            flat[f"{above}{name}"] = value
+    return flat

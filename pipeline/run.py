@@ -1,13 +1,39 @@
-"""The engine: brings the steps of a graph to done, in order, doing only what the store does not hold."""
+"""The engine: brings the steps of a graph to done, in order, doing only what the store does not hold.
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Literal
+For each step: its key; how its artifact stands (`manifest.survey`); what that means today (`plan.judge`). A hit is left
+alone. Otherwise the newest generation is continued where it is open and was begun by this code from these inputs, and
+closed and followed by the next where not. Parts without a receipt are run, then `merge` commits. Whatever stops a run,
+the same command goes on from what the store holds.
+"""
 
-from cluster.executor import Executor
-from pipeline.events import Event
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from cluster.executor import Call, Executor, Outcome, Progress
+from pipeline.artifact import StoredInput
+from pipeline.drift import Code
+from pipeline.errors import PipelineError, StepFailedError, StoreError, UsageError
+from pipeline.events import EventLog, Listener, new_run_id
+from pipeline.fingerprint import Fingerprints
+from pipeline.key import Key
+from pipeline.lease import Lease
+from pipeline.manifest import Head, Ref, Source, Survey, close_generation, open_generation, survey
+from pipeline.plan import State, fits, judge, keys_of
 from pipeline.step import Step
 from pipeline.store import Store
+from pipeline.studies import point
+from pipeline.worker import Task, import_path
+from stages.contract import Gang, Part, Stage
+from stages.errors import StageError
+
+GENERATIONS_TRIED = 5
+"""How many generations one run opens for a step before it gives up: more means that runs close each other's."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +45,7 @@ class StepResult:
     key: str
     url: str
     outcome: Literal["hit", "made"]
+    drift: bool
     parts_run: int
     seconds: float
 
@@ -45,11 +72,348 @@ def run(
     accept_drift: bool = False,
     on_busy: Literal["wait", "fail"] = "wait",
     ranks: int = 1,
-    listener: Callable[[Event], None] | None = None,
+    listener: Listener | None = None,
 ) -> RunResult:
     """Brings every step to done and returns where the artifacts are.
 
-    `executor` is called and entered when the first step has work. `force` names steps that are made anew. Raises
-    `StepFailedError`, `BusyError`, `StoreError`, `UsageError`.
+    `executor` is called and entered when the first step has work. `force` names steps that are made anew whatever the
+    store holds; `accept_drift` continues what other code has begun. `study` is the name under which the artifacts are
+    remembered. Gangs run on `ranks` ranks at most. Raises `StepFailedError`, `BusyError`, `StoreError`, `UsageError`,
+    `InputError`.
     """
-    raise NotImplementedError
+    names = {step.name for step in graph}
+    if unknown := sorted(set(force) - names):
+        raise UsageError(f"--force to name steps ({', '.join(sorted(names))})", unknown[0], "Correct the name.")
+    with ExitStack() as stack:
+        engine = _Engine(store, executor, stack, listener, accept_drift, on_busy, ranks)
+        try:
+            return engine.run(graph, study, frozenset(force))
+        except BaseException as error:
+            engine.failed(error)
+            raise
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A step that is done in this run: where, and what became of it."""
+
+    ref: Ref
+    result: StepResult
+
+    @property
+    def source(self) -> Source:
+        """How it is recorded in what is made from it."""
+        return Source(key=self.ref.key, generation=self.ref.generation, digest=self.ref.digest)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A step with all that says what it is today: its key, its inputs, its code."""
+
+    step: Step
+    key: Key
+    inputs: Mapping[str, _Made]
+    code: str
+
+    @property
+    def stage(self) -> Stage:
+        return self.step.stage
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        return {name: entry.source for name, entry in self.inputs.items()}
+
+    def fit(self, head: Head, parts: int, accept_drift: bool) -> bool:
+        """Whether a generation was begun from the same inputs by the same code."""
+        return not fits(head, self.sources) and head.parts == parts and (accept_drift or head.code == self.code)
+
+
+class _Engine:
+    """One run. Its state is what must not be asked twice; all that must survive is in the store."""
+
+    def __init__(
+        self,
+        store: Store,
+        executor: Callable[[], Executor],
+        stack: ExitStack,
+        listener: Listener | None,
+        accept_drift: bool,
+        on_busy: Literal["wait", "fail"],
+        ranks: int,
+    ) -> None:
+        self._store = store
+        self._make_executor = executor
+        self._stack = stack
+        self._accept_drift = accept_drift
+        self._on_busy = on_busy
+        self._ranks = ranks
+        self._executor: Executor | None = None
+        self._working = False
+        self._run_id = new_run_id()
+        self._events = EventLog(store, self._run_id, listener)
+        self._code = Code()
+        self._plan: dict[str, Any] = {}
+
+    def run(self, graph: Sequence[Step], study: str | None, force: frozenset[str]) -> RunResult:
+        """See the function of this name."""
+        started = time.time()
+        self._events.tell("run_started", study=study, host=socket.gethostname(), pid=os.getpid())
+        fingerprints = Fingerprints(refresh=True)
+        keys = keys_of(graph, fingerprints)
+        fingerprints.save()
+        self._plan = _plan(self._run_id, study, graph, keys)
+        forced = {keys[name].digest for name in force}
+        made: dict[str, _Made] = {}
+        by_key: dict[str, _Made] = {}
+        for step in graph:
+            key = keys[step.name]
+            if key.digest not in by_key:
+                inputs = {name: made[source] for name, source in step.inputs.items()}
+                job = _Job(step, key, inputs, self._code.digest(type(step.stage)))
+                by_key[key.digest] = self._step(job, key.digest in forced)
+            made[step.name] = by_key[key.digest]
+        self._code.save()
+        if study is not None:
+            point(self._store, study, self._run_id, {name: entry.ref for name, entry in made.items()})
+        self._events.tell("run_done", seconds=time.time() - started)
+        self._events.flush()
+        results = tuple(replace(made[step.name].result, name=step.name) for step in graph)
+        return RunResult(self._run_id if self._working else None, results)
+
+    def failed(self, error: BaseException) -> None:
+        """Tells of the end of a run that did not come to its end."""
+        self._events.tell("run_failed", message=str(error) or type(error).__name__)
+        with suppress(StoreError):
+            self._events.flush()
+
+    def _step(self, job: _Job, forced: bool) -> _Made:
+        """A hit where the store holds the step; otherwise its work, under the lease."""
+        found, state, reason = self._look(job)
+        if not forced and state in ("done", "DRIFT"):
+            return self._hit(job, found, state)
+        self._ready_store()
+        lease = Lease(self._store, f"{job.stage.name}/{job.key.short}", self._run_id)
+        lease.acquire(self._on_busy, lambda owner: self._events.tell("step_waiting", job.step.name, owner=owner))
+        with lease:
+            found, state, reason = self._look(job)
+            if not forced and state in ("done", "DRIFT"):
+                return self._hit(job, found, state)
+            return self._make(job, found, "forced" if forced else reason, forced, lease)
+
+    def _look(self, job: _Job) -> tuple[Survey, State, str]:
+        found = survey(self._store, job.stage.name, job.key.digest)
+        return (found, *judge(found, job.sources, job.code))
+
+    def _hit(self, job: _Job, found: Survey, state: State) -> _Made:
+        drift = state == "DRIFT"
+        self._events.tell("step_hit", job.step.name, key=found.key, generation=found.number, drift=drift)
+        return self._made(job, found.ref(self._store), "hit", drift, 0, 0.0)
+
+    def _made(
+        self, job: _Job, ref: Ref, outcome: Literal["hit", "made"], drift: bool, parts_run: int, seconds: float
+    ) -> _Made:
+        url = self._store.address(ref.folder)
+        return _Made(ref, StepResult(job.step.name, ref.stage, ref.key, url, outcome, drift, parts_run, seconds))
+
+    def _ready_store(self) -> None:
+        """Once, before the first work: the store is readied for writing and the run recorded."""
+        if not self._working:
+            self._store.prepare()
+            self._store.create_or_read(f"runs/{self._run_id}/plan.json", json.dumps(self._plan, indent=1).encode())
+            self._events.keep()
+            self._working = True
+
+    def _ready_executor(self) -> Executor:
+        """Once, before the first part: the executor is made and entered."""
+        if self._executor is None:
+            executor = self._make_executor()
+            if self._store.url.startswith("memory://") and executor.name != "inline":
+                raise UsageError(
+                    "a store that other processes reach",
+                    f"{self._store.url} with the executor {executor.name}",
+                    "Use a folder or a bucket, or --executor inline.",
+                )
+            self._executor = self._stack.enter_context(executor)
+        return self._executor
+
+    def _make(self, job: _Job, found: Survey, reason: str, forced: bool, lease: Lease) -> _Made:
+        """Runs what a generation lacks and commits it; begins another where that one turns out closed or damaged."""
+        started = time.perf_counter()
+        parts = self._split(job)
+        parts_run = 0
+        for _ in range(GENERATIONS_TRIED):
+            number = self._generation(job, found, reason, forced, len(parts))
+            forced = False
+            head = open_generation(
+                self._store, job.stage.name, job.key, number, job.code, job.sources, len(parts), self._run_id
+            )
+            found, state, why = self._look(job)
+            if state in ("done", "DRIFT"):
+                return self._hit(job, found, state)
+            if found.number != number or not job.fit(head, len(parts), self._accept_drift):
+                reason = why
+                continue
+            todo = [part for part in parts if part.index not in found.received]
+            self._events.tell(
+                "step_started",
+                job.step.name,
+                key=job.key.digest,
+                generation=number,
+                reason=reason,
+                parts=len(parts),
+                todo=len(todo),
+            )
+            executor = self._ready_executor()
+            task = self._task(job, number, executor)
+            self._run_parts(job, task, todo, len(parts), executor, lease)
+            parts_run += len(todo)
+            lease.check()
+            merged = self._merge(job, task, executor)
+            if "problems" not in merged:
+                seconds = time.perf_counter() - started
+                self._events.tell(
+                    "step_done",
+                    job.step.name,
+                    key=job.key.digest,
+                    generation=number,
+                    seconds=seconds,
+                    size_bytes=merged["size_bytes"],
+                    summary=merged["summary"],
+                )
+                self._events.flush()
+                ref = Ref(
+                    store=task.store,
+                    stage=job.stage.name,
+                    key=task.key,
+                    generation=number,
+                    digest=merged["digest"],
+                )
+                return self._made(job, ref, "made", False, parts_run, seconds)
+            reason = f"generation {number} was damaged: {merged['problems'][0]}"
+            close_generation(self._store, job.stage.name, job.key.digest, number, reason, self._run_id)
+            found, _, _ = self._look(job)
+        raise StepFailedError(
+            f"to commit a generation of {job.step.name}",
+            f"{GENERATIONS_TRIED} generations that were closed or damaged meanwhile",
+            "Make sure that only one run forces this step, and that nothing deletes from the store.",
+            step=job.step.name,
+        )
+
+    def _split(self, job: _Job) -> list[Part]:
+        if isinstance(job.stage, Gang):
+            return [Part(index=0)]
+        try:
+            parts = job.stage.split({name: StoredInput(entry.ref, self._store) for name, entry in job.inputs.items()})
+        except (StageError, PipelineError):
+            raise
+        except Exception as error:
+            raise StepFailedError(
+                f"{job.step.name} to be split into parts",
+                f"{type(error).__name__}: {error}",
+                "This is a mistake in the stage.",
+                step=job.step.name,
+            ) from error
+        assert [part.index for part in parts] == list(range(len(parts))), f"{job.step.name}'s parts must count from 0"
+        return parts
+
+    def _generation(self, job: _Job, found: Survey, reason: str, forced: bool, parts: int) -> int:
+        """The generation to work in; closes the newest one where it cannot be gone on with."""
+        if found.standing in ("none", "closed"):
+            return found.number + 1
+        if not forced and found.standing == "open":
+            assert found.head is not None
+            if job.fit(found.head, parts, self._accept_drift):
+                return found.number
+        close_generation(self._store, job.stage.name, job.key.digest, found.number, reason, self._run_id)
+        return found.number + 1
+
+    def _task(self, job: _Job, number: int, executor: Executor) -> Task:
+        return Task(
+            store=self._store.url,
+            stage=import_path(type(job.stage)),
+            fields=job.stage.model_dump(mode="json"),
+            inputs={name: entry.ref for name, entry in job.inputs.items()},
+            external=job.key.document["external"],
+            key=job.key.digest,
+            code=job.code,
+            generation=number,
+            executor=executor.name,
+            run=self._run_id,
+        )
+
+    def _run_parts(
+        self, job: _Job, task: Task, todo: Sequence[Part], parts: int, executor: Executor, lease: Lease
+    ) -> None:
+        """Runs parts. An error stops the step; what was lost with its worker is told when the others are done."""
+        failures: list[StepFailedError] = []
+        done = parts - len(todo)
+
+        def on_done(outcome: Outcome) -> None:
+            nonlocal done
+            lease.check()
+            part = int(outcome.id.rpartition("/")[2])
+            for loss in outcome.losses:
+                self._events.tell("part_lost", job.step.name, part=part, **asdict(loss))
+            if outcome.error is None:
+                done += 1
+                where = {"host": outcome.host, "pid": outcome.pid, "executor": outcome.executor}
+                self._events.tell("part_done", job.step.name, **outcome.result(), **where, done=done, parts=parts)
+                return
+            failure = self._failure(job, outcome, part)
+            if outcome.error.kind == "error":
+                raise failure
+            failures.append(failure)
+
+        if not todo:
+            return
+        if isinstance(job.stage, Gang):
+            ranks = min(self._ranks, job.stage.max_ranks or self._ranks)
+            call = Call(f"{job.step.name}/0", "pipeline.worker:train", task.model_dump(mode="json"))
+            on_done(executor.gang(call, ranks, lambda progress: self._progress(job, progress)))
+        else:
+            executor.run(_calls(job, task, todo), on_done)
+        if failures:
+            raise failures[0]
+
+    def _progress(self, job: _Job, progress: Progress) -> None:
+        self._events.tell("progress", job.step.name, **asdict(progress))
+
+    def _merge(self, job: _Job, task: Task, executor: Executor) -> dict[str, Any]:
+        outcomes: list[Outcome] = []
+        call = Call(f"{job.step.name}/merge", "pipeline.worker:merge", task.model_dump(mode="json"))
+        executor.run([call], outcomes.append)
+        if outcomes[0].error is not None:
+            raise self._failure(job, outcomes[0], None)
+        return outcomes[0].result()
+
+    def _failure(self, job: _Job, outcome: Outcome, part: int | None) -> StepFailedError:
+        error = outcome.error
+        assert error is not None
+        self._events.tell(
+            "step_failed", job.step.name, message=error.message, part=part, type=error.type, traceback=error.traceback
+        )
+        where = f"part {part} of {job.step.name}" if part is not None else f"the end of {job.step.name}"
+        return StepFailedError(
+            f"{where} to finish",
+            f"{error.type or error.kind} on {outcome.host}: {error.message}",
+            "What is complete is kept: run the same command again once the cause is gone.",
+            step=job.step.name,
+            part=part,
+            type_name=error.type,
+            traceback=error.traceback,
+        )
+
+
+def _calls(job: _Job, task: Task, todo: Sequence[Part]) -> Iterator[Call]:
+    for part in todo:
+        payload = task.model_copy(update={"part": part}).model_dump(mode="json")
+        yield Call(f"{job.step.name}/{part.index}", "pipeline.worker:work", payload)
+
+
+def _plan(run_id: str, study: str | None, graph: Sequence[Step], keys: Mapping[str, Key]) -> dict[str, Any]:
+    """`plan.json`: what a run is about to bring to done; a root for whoever collects garbage."""
+    steps = {
+        step.name: {"stage": step.stage.name, "key": keys[step.name].digest, "inputs": dict(step.inputs)}
+        for step in graph
+    }
+    return {"format": 1, "run": run_id, "study": study, "created": time.time(), "steps": steps}

@@ -1,0 +1,201 @@
+"""What a stage touches of the store: `StoredInput`, `StoredOutput`, `StoredCheckpoints` (see `stages.contract`)."""
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import MissingError, StepFailedError, StoreError
+from pipeline.manifest import RECORDS, Manifest, Object, Owner, Ref, missing, read_record
+from pipeline.store import Store, open_store
+from stages.errors import ConflictError, FormatError
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store as ZarrStore
+
+KEPT = 2
+"""Checkpoints that an attempt keeps of its own."""
+
+
+class StoredInput:
+    """A committed artifact, read only. Implements `stages.contract.Input`."""
+
+    def __init__(self, ref: Ref, store: Store | None = None) -> None:
+        self._ref = ref
+        self._store = store or open_store(ref.store)
+
+    def __repr__(self) -> str:
+        return f"StoredInput({self._ref.folder!r})"
+
+    @property
+    def key(self) -> str:
+        return self._ref.key
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self.manifest.summary
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The table of contents. Raises `StepFailedError` where it is not the one that the run saw."""
+        manifest = read_record(self._store, f"{self._ref.folder}/manifest.json", Manifest)
+        if manifest.digest != self._ref.digest:
+            raise StepFailedError(
+                f"the manifest {self._ref.digest[:16]} in {self._ref.folder}",
+                f"manifest {manifest.digest[:16]}",
+                "The store was changed during the run: run the same command again.",
+            )
+        return manifest
+
+    def names(self) -> Sequence[str]:
+        return sorted(self.manifest.objects)
+
+    def size(self, name: str) -> int:
+        return self._object(name).size
+
+    def read(self, name: str) -> bytes:
+        expected = self._object(name)
+        data = self._store.read(f"{self._ref.folder}/{name}")
+        if len(data) != expected.size:
+            raise FormatError(
+                f"{expected.size} bytes in {self._ref.folder}/{name}",
+                f"{len(data)} bytes",
+                "The artifact is damaged: run the same command again to make it anew.",
+            )
+        return data
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        size = self._object(name).size
+        if not 0 <= start <= start + length <= size:
+            raise FormatError(
+                f"a range within the {size} bytes of {self._ref.folder}/{name}",
+                f"{start} to {start + length}",
+                "The index does not fit the object: make the artifact anew with --force.",
+            )
+        return self._store.read_range(f"{self._ref.folder}/{name}", start, length)
+
+    def zarr(self, folder: str) -> "ZarrStore":
+        from pipeline.zarr_input import InputStore
+
+        return InputStore(self, folder.rstrip("/"))
+
+    def _object(self, name: str) -> Object:
+        try:
+            return self.manifest.objects[name]
+        except KeyError:
+            raise MissingError(
+                f"object {name} in {self._ref.folder}",
+                f"{len(self.manifest.objects)} objects of other names",
+                "The stage that made it and the one that reads it disagree; see `repscope explain`.",
+            ) from None
+
+
+class StoredOutput:
+    """Where a part puts whole objects. Implements `stages.contract.Output`.
+
+    `objects` are those that stand in the store after `put`, `adopted` the names that were taken already.
+    """
+
+    def __init__(self, store: Store, folder: str, bitwise: bool, opened_by: Owner) -> None:
+        self._store = store
+        self._folder = folder
+        self._bitwise = bitwise
+        self._opened_by = opened_by
+        self.objects: dict[str, Object] = {}
+        self.adopted: list[str] = []
+
+    def put(self, name: str, data: bytes | Path, check: Callable[[bytes], None] | None = None) -> bytes:
+        assert name not in RECORDS, f"{name} is a record of the pipeline's own"
+        assert name.partition("/")[0] not in ("parts", "train"), f"{name} is in a folder of the pipeline's own"
+        ours = data.read_bytes() if isinstance(data, Path) else bytes(data)
+        stored, created = self._store.create_or_read(f"{self._folder}/{name}", ours)
+        found = Object.of(stored)
+        if not created:
+            self._adopt(name, ours, stored, check)
+            self.adopted.append(name)
+        self.objects[name] = found
+        return stored
+
+    def _adopt(self, name: str, ours: bytes, stored: bytes, check: Callable[[bytes], None] | None) -> None:
+        if self._bitwise:
+            mine, theirs = hashlib.sha256(ours).hexdigest(), hashlib.sha256(stored).hexdigest()
+            if mine != theirs:
+                raise ConflictError(
+                    f"equal bytes of {self._folder}/{name} from every host",
+                    f"sha256 {mine[:16]} ({len(ours)} bytes) made by {Owner.here()} and sha256 {theirs[:16]} "
+                    f"({len(stored)} bytes) in the store, in a generation opened by {self._opened_by}",
+                    "The hosts compute differently (library versions?) or the object is damaged: compare them, then "
+                    "run again with --force for this step.",
+                )
+        elif check is not None:
+            check(stored)
+
+
+class StoredCheckpoint:
+    """One complete checkpoint. Implements `stages.contract.Checkpoint`."""
+
+    def __init__(self, store: Store, folder: str, step: int) -> None:
+        self._store = store
+        self._folder = folder
+        self._step = step
+
+    @property
+    def step(self) -> int:
+        return self._step
+
+    def read(self, name: str) -> bytes:
+        return self._store.read(f"{self._folder}/{name}")
+
+
+class StoredCheckpoints:
+    """Checkpoints of one gang step over all attempts. Implements `stages.contract.Checkpoints`.
+
+    A checkpoint is the folder `train/<attempt>/step-<step>/`; its `state.json` is written last and lists the sizes, so
+    what is incomplete is never resumed from. An attempt's name is its own, and it deletes only what is its own.
+    """
+
+    def __init__(self, store: Store, folder: str) -> None:
+        self._store = store
+        self._train = f"{folder}/train"
+        self.attempt = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+        self._saved: list[tuple[int, list[str]]] = []
+
+    def latest(self) -> StoredCheckpoint | None:
+        """The highest complete step, or None."""
+        found: dict[str, dict[str, int]] = {}
+        for entry in self._store.entries(self._train):
+            folder, _, name = entry.name.rpartition("/")
+            found.setdefault(folder, {})[name] = entry.size
+        for folder in sorted(found, key=lambda folder: (folder.rpartition("/")[2], folder), reverse=True):
+            if "state.json" in found[folder]:
+                state = json.loads(self._store.read(f"{folder}/state.json"))
+                if all(found[folder].get(name) == size for name, size in state["files"].items()):
+                    return StoredCheckpoint(self._store, folder, int(state["step"]))
+        return None
+
+    def save(self, step: int, files: Mapping[str, bytes]) -> None:
+        """Publishes a checkpoint and deletes this attempt's older ones but one. Raises `StoreError`."""
+        assert "state.json" not in files, "state.json is written by the pipeline, last"
+        folder = f"{self._train}/{self.attempt}/step-{step:09d}"
+        state = {"step": step, "files": {name: len(data) for name, data in files.items()}}
+        for name, data in {**files, "state.json": json.dumps(state).encode()}.items():
+            stored, _ = self._store.create_or_read(f"{folder}/{name}", data)
+            if stored != data:
+                raise StoreError(
+                    f"checkpoint {folder}/{name} to be this attempt's own",
+                    "other bytes of that name",
+                    "Save each step once in an attempt.",
+                )
+        self._saved.append((step, [f"{folder}/{name}" for name in ("state.json", *files)]))
+        while len(self._saved) > KEPT:
+            for name in self._saved.pop(0)[1]:
+                self._store.delete(name)
+
+
+def unlisted(store: Store, folder: str, objects: Mapping[str, Object]) -> tuple[str, ...]:
+    """What the store lacks of these objects of a generation, as sentences."""
+    return missing(objects, {entry.name[len(folder) + 1 :]: entry for entry in store.entries(folder)})

@@ -1,0 +1,158 @@
+"""The digest of what a stage reads outside the store: `External` -> digest.
+
+"listing" digests the relative paths and sizes below a URL, "content" the bytes too, and any other word is the user's
+own digest. A source is listed by `run` always and by `plan` and `status` only where nothing is known of it or they are
+told to: what was found is kept in a cache of this user, the sha256 of each file by its size and mtime or etag.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pipeline import cache
+from pipeline.key import digest_of
+from stages.contract import External
+from stages.errors import InputError
+
+CACHE = "fingerprints-1.json"
+BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of a source: path relative to the source's URL, bytes, and what changes when it is written anew."""
+
+    path: str
+    size: int
+    stamp: str
+
+
+class Fingerprints:
+    """Digests of outside sources. With `refresh` each is listed once; without, a known digest is taken as it is."""
+
+    def __init__(self, refresh: bool) -> None:
+        self._refresh = refresh
+        self._known: dict[str, Any] = cache.load(CACHE)
+        self._fresh: dict[str, str] = {}
+        self._changed = False
+
+    def digests(self, external: Mapping[str, External]) -> dict[str, str]:
+        """The digests by name. Raises `InputError` where a source is missing or empty."""
+        return {name: self._digest(source) for name, source in external.items()}
+
+    def save(self) -> None:
+        """Keeps what was found for the next process."""
+        if self._changed:
+            cache.save(CACHE, self._known)
+            self._changed = False
+
+    def _digest(self, source: External) -> str:
+        if source.digest not in ("listing", "content"):
+            return f"given:{source.digest}"
+        place = f"{source.digest} {_absolute(source.url)}"
+        known = self._known.get(place, {})
+        if place not in self._fresh:
+            if known and not self._refresh:
+                return str(known["digest"])
+            files = sorted(list_files(source.url), key=lambda file: file.path)
+            if not files:
+                raise InputError(f"files in {source.url}", "none", "Check the source's URL.")
+            if source.digest == "content":
+                hashes = self._hashes(source.url, files, known.get("files", {}))
+                entries = [[file.path, file.size, hashes[file.path][2]] for file in files]
+                self._known[place] = {"files": hashes}
+            else:
+                entries = [[file.path, file.size] for file in files]
+                self._known[place] = {}
+            self._fresh[place] = digest_of({"kind": source.digest, "files": entries})
+            self._known[place]["digest"] = self._fresh[place]
+            self._changed = self._changed or self._known[place] != known
+        return self._fresh[place]
+
+    def _hashes(self, url: str, files: list[SourceFile], known: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """path -> [size, stamp, sha256], reading only files whose size or stamp is new."""
+        found = {}
+        for file in files:
+            before = known.get(file.path)
+            if before is not None and before[:2] == [file.size, file.stamp]:
+                found[file.path] = before
+            else:
+                found[file.path] = [file.size, file.stamp, _sha256(url, file.path)]
+        return found
+
+
+def list_files(url: str) -> Iterator[SourceFile]:
+    """The files below a URL, or the one file it names, in any order. Raises `InputError` where there is nothing."""
+    local = _local(url)
+    if local is not None:
+        yield from _list_local(local, url)
+        return
+    import fsspec
+
+    try:
+        files, root = fsspec.core.url_to_fs(url)
+        details = files.find(root, detail=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"to list {url}", str(error), "Check the source's URL and the credentials.") from error
+    for path, detail in details.items():
+        stamp = next((str(detail[name]) for name in ("ETag", "etag", "mtime", "LastModified") if name in detail), "")
+        yield SourceFile(path[len(root) :].lstrip("/") or path.rpartition("/")[2], int(detail["size"] or 0), stamp)
+
+
+def _list_local(root: Path, url: str) -> Iterator[SourceFile]:
+    if root.is_file():
+        status = root.stat()
+        yield SourceFile(root.name, status.st_size, str(status.st_mtime_ns))
+        return
+    if not root.is_dir():
+        raise InputError(f"a file or folder at {url}", "nothing of that name", "Check the source's URL.")
+    folders = [str(root)]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        folders.append(entry.path)
+                    elif entry.is_file():
+                        status = entry.stat()
+                        yield SourceFile(
+                            os.path.relpath(entry.path, root).replace(os.sep, "/"),
+                            status.st_size,
+                            str(status.st_mtime_ns),
+                        )
+        except OSError as error:
+            raise InputError(f"to list {url}", str(error), "Change the rights of that folder.") from error
+
+
+def _sha256(url: str, path: str) -> str:
+    total = hashlib.sha256()
+    local = _local(url)
+    if local is not None:
+        with open(local if local.is_file() else local / path, "rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                total.update(block)
+        return total.hexdigest()
+    import fsspec
+
+    files, root = fsspec.core.url_to_fs(url)
+    name = root if files.isfile(root) else f"{root.rstrip('/')}/{path}"
+    with files.open(name, "rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            total.update(block)
+    return total.hexdigest()
+
+
+def _local(url: str) -> Path | None:
+    """The path of a local URL; None for another."""
+    if url.startswith("file://"):
+        return Path(unquote(urlsplit(url).path))
+    return None if "://" in url or "::" in url else Path(url).expanduser()
+
+
+def _absolute(url: str) -> str:
+    local = _local(url)
+    return url if local is None else str(local.resolve())

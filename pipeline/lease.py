@@ -1,0 +1,159 @@
+"""The lease: saves two runs from doing the same work. Nothing rests on it: without it they would do it twice, no worse.
+
+    leases/<name>/e0001.json            an epoch: its owner, nonce and time to live; created, never changed
+    leases/<name>/e0001.beat-000007     the owner is alive; the one before is deleted
+    leases/<name>/e0001.released        the owner is done
+
+The newest epoch counts. It is over when it was released, or when its last sign of life is older than its time to live,
+judged by the server's clock alone: the time of a probe object just written. Then whoever creates the next epoch holds
+the lease, and an owner that sees a higher epoch than its own stops.
+"""
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Literal
+
+from pipeline.errors import BusyError, ExistsError, MissingError, StoreError
+from pipeline.store import Entry, Store
+
+TTL_SECONDS = 60.0
+POLL_SECONDS = 2.0
+
+
+class Lease:
+    """The lease on one artifact. `with lease:` keeps it alive and releases it; `check` raises once it is lost."""
+
+    def __init__(self, store: Store, name: str, run_id: str, ttl_seconds: float = TTL_SECONDS) -> None:
+        self._store = store
+        self._folder = f"leases/{name}"
+        self._run_id = run_id
+        self._ttl = ttl_seconds
+        self._nonce = secrets.token_hex(8)
+        self._epoch = 0
+        self._beats = 0
+        self._stop = threading.Event()
+        self._lost = False
+        self._thread: threading.Thread | None = None
+
+    def acquire(self, on_busy: Literal["wait", "fail"], tell: Callable[[str], None]) -> None:
+        """Takes the lease; `tell` hears once whom it waits for. Raises `BusyError` with `on_busy="fail"`."""
+        told = False
+        while True:
+            epoch, owner = self._holder()
+            if owner is None and self._take(epoch + 1):
+                return
+            if owner is not None:
+                who = f"run {owner['run']} on {owner['host']} (process {owner['pid']})"
+                if on_busy == "fail":
+                    raise BusyError(
+                        f"nobody else at work on {self._folder[7:]}",
+                        f"{who}",
+                        "Wait for it, or run again with --on-busy wait.",
+                    )
+                if not told:
+                    tell(who)
+                    told = True
+                time.sleep(POLL_SECONDS)
+
+    def _take(self, epoch: int) -> bool:
+        document = {
+            "nonce": self._nonce,
+            "run": self._run_id,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "ttl_seconds": self._ttl,
+        }
+        stored, _ = self._store.create_or_read(f"{self._folder}/e{epoch:04d}.json", json.dumps(document).encode())
+        if json.loads(stored)["nonce"] != self._nonce:
+            return False
+        self._epoch = epoch
+        return True
+
+    def _holder(self) -> tuple[int, dict[str, Any] | None]:
+        """The newest epoch, and its owner unless it is over."""
+        entries = self._store.entries(self._folder)
+        epoch = _newest(entries)
+        label = f"{self._folder}/e{epoch:04d}."
+        signs = [entry for entry in entries if entry.name.startswith(label)]
+        if epoch == 0 or any(entry.name.endswith(".released") for entry in signs):
+            return epoch, None
+        owner: dict[str, Any] = json.loads(self._store.read(f"{label}json"))
+        if _is_dead_neighbour(owner):
+            return epoch, None
+        age = self._server_time() - max(entry.modified for entry in signs)
+        return epoch, owner if age <= owner["ttl_seconds"] else None
+
+    def _server_time(self) -> float:
+        name = f"leases/clock/{secrets.token_hex(8)}"
+        self._store.create_or_read(name, b"")
+        try:
+            return self._store.head(name).modified
+        finally:
+            self._store.delete(name)
+
+    def __enter__(self) -> "Lease":
+        self._thread = threading.Thread(target=self._live, name="lease", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        with suppress(StoreError):
+            self._store.create_or_read(f"{self._folder}/e{self._epoch:04d}.released", b"")
+            if self._beats:
+                self._store.delete(self._beat(self._beats))
+
+    def check(self) -> None:
+        """Raises `BusyError` once another run has taken the next epoch."""
+        if self._lost:
+            raise BusyError(
+                f"to hold the lease on {self._folder[7:]}",
+                "that another run took it, because no sign of life of this one was seen for too long",
+                "Run the same command again: what is complete is kept.",
+            )
+
+    def beat(self) -> None:
+        """Gives a sign of life, and sees whether the lease is still ours."""
+        self._beats += 1
+        with suppress(ExistsError):
+            self._store.create(self._beat(self._beats), b"")
+        with suppress(MissingError):
+            if self._beats > 1:
+                self._store.delete(self._beat(self._beats - 1))
+        if _newest(self._store.entries(self._folder)) > self._epoch:
+            self._lost = True
+
+    def _beat(self, number: int) -> str:
+        return f"{self._folder}/e{self._epoch:04d}.beat-{number:06d}"
+
+    def _live(self) -> None:
+        while not self._stop.wait(self._ttl / 3):
+            # A beat that fails is one beat less; if they all fail, the lease runs out, which is what it is for.
+            with suppress(StoreError):
+                self.beat()
+
+
+def _newest(entries: list[Entry]) -> int:
+    names = (entry.name.rpartition("/")[2] for entry in entries)
+    return max((int(name[1:5]) for name in names if name.endswith(".json")), default=0)
+
+
+def _is_dead_neighbour(owner: dict[str, Any]) -> bool:
+    """Whether the owner was a process of this host that is gone: then there is no need to wait."""
+    if owner["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
