@@ -1,0 +1,211 @@
+"""Pixels: every sensible encoding is read alike, everything else is refused with a reason."""
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from stages import pixels
+from stages.errors import InputError
+
+GRADIENT = np.stack(np.broadcast_arrays(*np.ogrid[0:240:24j, 0:240:16j], 77), axis=-1).astype(np.uint8)
+"""uint8 [24, 16, 3]: red grows downwards, green to the right."""
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header claims width x height pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def test_png_gives_back_the_same_pixels() -> None:
+    assert np.array_equal(pixels.decode(pixels.encode_png(GRADIENT)), GRADIENT)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF", "WEBP", "JPEG"])
+def test_every_known_format_is_read(kind: str) -> None:
+    data = encoded(Image.fromarray(GRADIENT), kind, **({"lossless": True} if kind == "WEBP" else {}))
+    assert pixels.inspect(data) == pixels.Header(pixels.FORMATS[kind], width=16, height=24)
+    tolerance = {"JPEG": 40, "GIF": 12}.get(kind, 0)
+    assert np.abs(pixels.decode(data).astype(int) - GRADIENT).max() <= tolerance
+
+
+def test_exif_orientation_turns_the_image_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(GRADIENT), "PNG", exif=exif)
+    assert np.array_equal(pixels.decode(data), np.rot90(GRADIENT, -1))
+    assert pixels.inspect(data) == pixels.Header("png", width=24, height=16)
+
+
+def test_grey_of_16_bits_is_scaled_and_not_clipped() -> None:
+    levels = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
+    data = encoded(Image.fromarray(levels), "PNG")
+    assert pixels.decode(data)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_transparency_is_laid_on_white() -> None:
+    layer = Image.new("RGBA", (3, 1))
+    layer.putdata([(255, 0, 0, 255), (255, 0, 0, 0), (0, 0, 0, 128)])
+    red, clear, half = pixels.decode(encoded(layer, "PNG"))[0].tolist()
+    assert (red, clear) == ([255, 0, 0], [255, 255, 255])
+    assert all(126 <= level <= 128 for level in half)
+
+
+def test_a_transparent_palette_colour_is_laid_on_white() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putdata([0, 1])
+    assert pixels.decode(encoded(image, "PNG", transparency=0))[0].tolist() == [[255, 255, 255], [0, 0, 255]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK"])
+def test_other_colour_modes_become_rgb(mode: str) -> None:
+    image = Image.fromarray(GRADIENT).convert(mode)
+    decoded = pixels.decode(encoded(image, "JPEG" if mode == "CMYK" else "PNG"))
+    assert decoded.shape == (24, 16, 3)
+    assert decoded.dtype == np.uint8
+
+
+def test_an_image_bomb_is_refused_before_it_is_decoded() -> None:
+    for width, height in [(60_000, 60_000), (12_000, 12_000)]:
+        with pytest.raises(InputError, match="at most 64000000 pixels"):
+            pixels.decode(png_of_size(width, height))
+
+
+def test_the_pixel_limit_is_inclusive() -> None:
+    data = pixels.encode_png(GRADIENT)
+    assert pixels.decode(data, pixel_limit=24 * 16).shape == (24, 16, 3)
+    with pytest.raises(InputError, match="16 x 24 pixels"):
+        pixels.decode(data, pixel_limit=24 * 16 - 1)
+
+
+def test_several_frames_are_refused() -> None:
+    frames = [Image.fromarray(np.full((4, 4), level, dtype=np.uint8)) for level in (0, 100, 200)]
+    for kind in ("GIF", "PNG", "TIFF", "WEBP"):
+        with pytest.raises(InputError, match="3 frames"):
+            pixels.decode(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
+
+
+def test_the_photograph_of_a_camera_with_thumbnails_is_read() -> None:
+    photo = Image.fromarray(GRADIENT)
+    data = encoded(photo, "MPO", save_all=True, append_images=[photo.resize((4, 4))])
+    assert pixels.inspect(data) == pixels.Header("jpg", width=16, height=24)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP", "TIFF"])
+def test_a_cut_image_is_refused_with_a_reason(kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), kind)
+    for share in (0.5, 0.9):
+        with pytest.raises(InputError, match="found"):
+            pixels.decode(data[: int(len(data) * share)])
+
+
+def test_an_empty_file_is_called_an_empty_file() -> None:
+    with pytest.raises(InputError, match="an empty file"):
+        pixels.decode(b"")
+
+
+@given(
+    st.binary(max_size=300),
+    st.sampled_from([b"", *(b[:20] for b in [pixels.encode_png(GRADIENT)]), b"\xff\xd8\xff\xe0"]),
+)
+def test_random_bytes_never_crash(tail: bytes, head: bytes) -> None:
+    with pytest.raises(InputError) as caught:
+        pixels.decode(head + tail)
+    assert caught.value.found
+
+
+@given(st.integers(0, 10_000), st.integers(0, 255))
+def test_a_changed_byte_gives_an_image_or_a_reason(place: int, value: int) -> None:
+    data = bytearray(encoded(Image.fromarray(GRADIENT), "JPEG"))
+    data[place % len(data)] = value
+    try:
+        assert pixels.decode(bytes(data)).shape[2] == 3
+    except InputError as error:
+        assert error.found
+
+
+def test_reasons_are_equal_from_run_to_run() -> None:
+    reasons = set()
+    for _ in range(3):
+        with pytest.raises(InputError) as caught:
+            pixels.decode(b"no image at all")
+        reasons.add(str(caught.value))
+    assert len(reasons) == 1
+    assert "0x" not in reasons.pop()
+
+
+def test_fit_takes_the_centre_square() -> None:
+    wide = np.zeros((10, 30, 3), dtype=np.uint8)
+    wide[:, 10:20] = 200
+    assert np.array_equal(pixels.fit(wide, 10), np.full((10, 10, 3), 200))
+    assert np.array_equal(pixels.fit(wide.transpose(1, 0, 2), 10), np.full((10, 10, 3), 200))
+
+
+def test_fit_leaves_an_image_of_that_size_alone() -> None:
+    square = GRADIENT[:16]
+    assert pixels.fit(square, 16) is square
+
+
+def test_fit_makes_small_and_extreme_images_square() -> None:
+    for shape in [(1, 1, 3), (1, 500, 3), (3, 2, 3)]:
+        assert pixels.fit(np.full(shape, 9, dtype=np.uint8), 8).tolist() == np.full((8, 8, 3), 9).tolist()
+
+
+def levels() -> NDArray[np.uint8]:
+    return np.arange(256, dtype=np.uint8).repeat(3).reshape(4, 8, 8, 3)
+
+
+def test_every_level_survives_the_way_to_the_network_and_back() -> None:
+    assert np.array_equal(pixels.from_network(pixels.to_network(levels())), levels())
+    assert np.array_equal(pixels.from_unit(pixels.to_unit(levels())), levels())
+
+
+def test_networks_see_minus_one_to_one_and_attacks_zero_to_one() -> None:
+    seen, unit = pixels.to_network(levels()), pixels.to_unit(levels())
+    assert seen.shape == (4, 3, 8, 8)
+    assert seen.dtype == unit.dtype == torch.float32
+    assert (float(seen.min()), float(seen.max())) == (-1.0, 1.0)
+    assert (float(unit.min()), float(unit.max())) == (0.0, 1.0)
+
+
+def test_values_beyond_the_range_are_clipped() -> None:
+    image = torch.tensor([-3.0, 0.0, 7.0]).reshape(1, 3, 1, 1)
+    assert pixels.from_network(image).tolist() == [[[[0, 128, 255]]]]
+
+
+def test_half_precision_comes_back_as_levels() -> None:
+    image = torch.tensor([-1.0, -0.5, 1.0], dtype=torch.bfloat16).reshape(1, 3, 1, 1)
+    assert pixels.from_network(image).tolist() == [[[[0, 64, 255]]]]
+
+
+def test_resize_keeps_a_constant_image_constant() -> None:
+    image = torch.full((2, 3, 9, 7), 0.25)
+    for size in (4, 9, 20):
+        assert torch.allclose(pixels.resize(image, size), torch.full((2, 3, size, size), 0.25))
+
+
+def test_normalise_is_per_channel() -> None:
+    image = torch.tensor([0.5, 0.6, 0.7]).reshape(1, 3, 1, 1)
+    found = pixels.normalise(image, mean=(0.5, 0.5, 0.5), std=(1.0, 0.1, 0.2))
+    assert torch.allclose(found.flatten(), torch.tensor([0.0, 1.0, 1.0]))
