@@ -1,8 +1,8 @@
 """The random transforms of contrastive pretraining, on whole batches; the invariance question draws from the same code.
 
-`draw` turns (seed, image number) into the parameters of one transform per image, whatever the batch; `apply` carries them out.
-The recipe is SimCLR's for small images (Chen et al. 2020, arXiv 2002.05709, appendix B.9): resized crop, left-right flip,
-colour jitter, greyscale, no blur. Within the jitter the order is fixed: brightness, contrast, saturation, hue.
+`draw` turns (seed, image number) into the parameters of one transform per image, whatever the batch; `apply` does them.
+The recipe is SimCLR's for small images (Chen et al. 2020, arXiv 2002.05709, appendix B.9): resized crop, left-right
+flip, colour jitter, greyscale, no blur. Within the jitter the order is fixed: brightness, contrast, saturation, hue.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -64,14 +65,14 @@ class Draws:
         return replace(self, **{field.name: None for field in fields(self) if field.name not in transforms})
 
 
-def uniform(seed: int, numbers: "np.ndarray", stream: int) -> "np.ndarray":
-    """Uniform numbers in [0, 1), float64 [B], a function of (seed, number, stream) each: SplitMix64 (Steele et al. 2014).
+def uniform(seed: int, numbers: "np.ndarray", stream: int) -> "NDArray[np.float64]":
+    """Uniform in [0, 1), float64 [B], each a function of (seed, number, stream): SplitMix64 (Steele et al. 2014).
 
     A counter-based hash rather than a generator, because one generator per image costs more than the transform.
     """
     import numpy as np
 
-    def mix(z: "np.ndarray") -> "np.ndarray":
+    def mix(z: "NDArray[np.uint64]") -> "NDArray[np.uint64]":
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return z ^ (z >> np.uint64(31))
@@ -80,7 +81,8 @@ def uniform(seed: int, numbers: "np.ndarray", stream: int) -> "np.ndarray":
     # Arrays throughout: the products are meant to wrap, and NumPy warns of that for scalars only.
     state = mix(np.array([seed % 2**64], dtype=np.uint64) + step)
     state = mix(state + step * np.array([stream + 1], dtype=np.uint64))
-    return (mix(state + step * (numbers.astype(np.uint64) + np.uint64(1))) >> np.uint64(11)) * 2.0**-53
+    bits = mix(state + step * (numbers.astype(np.uint64) + np.uint64(1))) >> np.uint64(11)
+    return bits.astype(np.float64) * 2.0**-53
 
 
 def draw(settings: Augmentations, seed: int, numbers: "np.ndarray") -> Draws:

@@ -1,4 +1,4 @@
-"""The files of a trained encoder: `encoder.safetensors` (weights, probe embeddings) and `encoder.json` (all the rest)."""
+"""The files of a trained encoder: `encoder.safetensors` (weights, probe embeddings) and `encoder.json` (the rest)."""
 
 import hashlib
 import json
@@ -76,7 +76,12 @@ def dump(network: "Network", card: Card, probes: "dict[str, Tensor]") -> dict[st
 
 def read_card(inp: Input) -> Card:
     """`encoder.json` of a `pretrain` artifact; raises FormatError where its format is unknown."""
-    document: dict[str, Any] = json.loads(inp.read(CARD))
+    return parse_card(inp.read(CARD))
+
+
+def parse_card(data: bytes) -> Card:
+    """`encoder.json` from its bytes; raises FormatError where its format is unknown or a field is wrong."""
+    document: dict[str, Any] = json.loads(data)
     if document.get("format") != FORMAT:
         raise FormatError(
             expected=f"{CARD} of format {FORMAT}",
@@ -87,7 +92,9 @@ def read_card(inp: Input) -> Card:
         return Card.model_validate(document)
     except ValidationError as error:
         raise FormatError(
-            expected=f"{CARD} of format {FORMAT}", found=str(error), remedy="Invalidate the pretrain step and run again."
+            expected=f"{CARD} of format {FORMAT}",
+            found=str(error),
+            remedy="Invalidate the pretrain step and run again.",
         ) from error
 
 
@@ -114,4 +121,4 @@ def read_network(inp: Input) -> "tuple[Network, Card, dict[str, Tensor]]":
         )
     network = Network(card.architecture)
     network.load_state_dict(weights)
-    return network.eval().to(memory_format=torch.channels_last), card, probes  # type: ignore[call-overload]
+    return network.eval().to(memory_format=torch.channels_last), card, probes

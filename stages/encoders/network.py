@@ -1,6 +1,7 @@
 """A small residual network with a projector: the architecture that `pretrain` trains and `untrained` leaves random.
 
-He et al. 2016 (arXiv 1512.03385), basic blocks, with a stem for small images; the projector is SimCLR's (Chen et al. 2020).
+He et al. 2016 (arXiv 1512.03385), basic blocks, with a stem for small images; the projector is SimCLR's (Chen et al.
+2020, arXiv 2002.05709).
 """
 
 from collections.abc import Sequence
@@ -95,4 +96,4 @@ def initialise(architecture: Architecture, seed: int) -> Network:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(memory_format=torch.channels_last)

@@ -1,8 +1,12 @@
 """What a study says about an encoder: where it comes from, how it is built, how it sees an image. Settings only."""
 
+import difflib
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from stages.errors import InputError
 
 Positives = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
@@ -14,7 +18,7 @@ class Settings(BaseModel):
 
 
 class Preprocessing(Settings):
-    """How an encoder sees an image: centre crop and resize to a square, then (pixel - mean) / std on pixels in [0, 1]."""
+    """How an encoder sees an image: centre square, resized; then (pixel - mean) / std on pixels in [0, 1]."""
 
     size: PositiveInt = 32
     """Side of the square, pixels."""
@@ -37,7 +41,9 @@ class Architecture(Settings):
     def model_post_init(self, context: object) -> None:
         """Refuses a different number of widths and blocks."""
         if len(self.widths) != len(self.blocks):
-            raise ValueError(f"expected one number of blocks per width; found {len(self.blocks)} for {len(self.widths)}")
+            raise ValueError(
+                f"expected one number of blocks per width; found {len(self.blocks)} for {len(self.widths)}"
+            )
 
 
 class Pretrained(Settings):
@@ -69,3 +75,16 @@ class Oracle(Settings):
 
 EncoderSpec = Annotated[Pretrained | Untrained | Oracle, Field(discriminator="kind")]
 """Where an encoder comes from, told apart by `kind`."""
+
+
+def require(what: str, name: str, known: Iterable[str]) -> None:
+    """Raises InputError where `name` is not among `known`; the message lists those that exist and the likeliest meant.
+
+    `what` says what kind of name it is, for example "tap of simclr" or "encoder".
+    """
+    names = list(known)
+    if name in names:
+        return
+    near = difflib.get_close_matches(name, names, n=1)
+    remedy = f"Did you mean {near[0]!r}?" if near else "Choose one of them."
+    raise InputError(expected=f"a {what}: {', '.join(names) or 'none exists'}", found=repr(name), remedy=remedy)

@@ -58,7 +58,7 @@ def knn(table: Tensor, labels: Tensor, queries: Tensor, classes: int) -> Tensor:
     """Majority class of the nearest rows of `table` by cosine, int64 [Q]; ties go to the lower class."""
     reference = torch.nn.functional.normalize(table, dim=1)
     votes = []
-    for chunk in torch.nn.functional.normalize(queries, dim=1).split(1024):
+    for chunk in torch.split(torch.nn.functional.normalize(queries, dim=1), 1024):
         nearest = (chunk @ reference.T).topk(min(NEIGHBOURS, len(table)), dim=1).indices
         votes.append(torch.nn.functional.one_hot(labels[nearest], classes).sum(1).argmax(1))
     return torch.cat(votes)

@@ -1,7 +1,7 @@
 """SimCLR: two augmented views of each image, pulled together and away from the other images of the batch.
 
-Chen et al. 2020 (arXiv 2002.05709), with lightly's NT-Xent loss and projection head. The images of step k are a function of
-(seed, k), the transform of a view of (seed, number of the view); so a training that was interrupted goes on as it would have.
+Chen et al. 2020 (arXiv 2002.05709), with lightly's NT-Xent loss and projection head. The images of step k are a
+function of (seed, k), a view's transform of (seed, number of the view): an interrupted training goes on unchanged.
 """
 
 import math
@@ -15,11 +15,15 @@ from lightly.models.modules.heads import SimCLRProjectionHead
 from safetensors.torch import load, save
 from torch import Tensor
 
-from stages.contract import Checkpoint, Context, Inputs, Output, Summary
+from stages import attributes
+from stages.contract import Checkpoint, Context, Input, Inputs, Output, Summary
 from stages.encoders import augment, format
+from stages.encoders.encoder import NetworkEncoder, probe_batch
 from stages.encoders.network import Network, initialise
 from stages.errors import InputError
+from stages.images import open_images
 from stages.pixels import normalise
+from stages.pretrain.quality import score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,10 +31,11 @@ if TYPE_CHECKING:
     from stages.pretrain.stage import Pretrain
 
 WARM_UP = 0.05
+RECORDED = {"seed", "num_images", "batch", "learning_rate", "weight_decay", "temperature", "precision"}
 
 
 def rows(seed: int, count: int, start: int, length: int) -> "NDArray[np.int64]":
-    """Rows shown at positions start … start + length - 1 of an endless series of shuffled epochs of `count` rows each."""
+    """Rows shown at positions start … start + length - 1 of an endless series of shuffled epochs of `count` rows."""
     found = []
     while length > 0:
         epoch, offset = divmod(start, count)
@@ -93,9 +98,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.stage.learning_rate, step, self.steps)
         views = self.views(step)
-        with torch.autocast(
-            torch.device(self.device).type, torch.bfloat16, enabled=self.stage.precision == "bfloat16"
-        ):
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.stage.precision == "bfloat16"):
             projected = self.network(views)["projector"]
         first, second = projected.float().chunk(2)
         loss = self.loss(first, second)
@@ -164,3 +167,60 @@ def fit(stage: "Pretrain", images: "NDArray[np.uint8]", context: Context) -> tup
         if done % every == 0 and done < trainer.steps:
             context.checkpoints.save(done, trainer.state())
     return trainer.network.eval(), float(np.mean(losses[-max(1, trainer.steps // 20) :]))
+
+
+def train_rows(shards: Input, size: int) -> tuple["NDArray[np.uint8]", "NDArray[np.int64]", "NDArray[np.int64]"]:
+    """All readable images as uint8 [N, size, size, 3], their rows int64 [N], and positions of the train images."""
+    images = open_images(shards)
+    parts = [images.decode_part(part, size) for part in range(images.parts)]
+    found = np.concatenate([rows for rows, _ in parts])
+    split = np.array(images.table().column("split").to_pylist())[found]
+    return np.concatenate([pixels for _, pixels in parts]), found, np.flatnonzero(split == "train")
+
+
+def run(stage: "Pretrain", context: Context, inputs: Inputs, out: Output) -> Summary:
+    """Trains on the train images of input `shards`, scores on the others, writes the encoder's files."""
+    shards = inputs["shards"]
+    images, found, train = train_rows(shards, stage.preprocessing.size)
+    network, loss = fit(stage, images[train], context)
+    encoder = NetworkEncoder(network, stage.preprocessing, context.device)
+    quality = _quality(encoder, shards, images, found, train)
+    card = format.Card(
+        method=stage.method,
+        architecture=stage.architecture,
+        preprocessing=stage.preprocessing,
+        taps=encoder.taps,
+        augmentations=stage.augmentations,
+        training={
+            **stage.model_dump(include=RECORDED),
+            "train_images": len(train),
+            "final_loss": loss,
+        },
+        quality=quality,
+        weights_sha256=encoder.weights_sha256,
+    )
+    probes = encoder.embed(probe_batch(stage.preprocessing.size))
+    files = format.dump(network, card, {tap: torch.from_numpy(values) for tap, values in probes.items()})
+    stored = {name: out.put(name, data) for name, data in files.items()}
+    card = format.parse_card(stored[format.CARD])
+    return {
+        "taps": card.taps,
+        "weights_sha256": card.weights_sha256,
+        "loss": card.training["final_loss"],
+        "quality": [entry.model_dump() for entry in card.quality],
+    }
+
+
+def _quality(
+    encoder: NetworkEncoder,
+    shards: Input,
+    images: "NDArray[np.uint8]",
+    found: "NDArray[np.int64]",
+    train: "NDArray[np.int64]",
+) -> tuple[format.Quality, ...]:
+    known = attributes.load(shards.read("attributes.json"))
+    table = open_images(shards).table()
+    values = {a.name: table.column(attributes.PREFIX + a.name).to_numpy()[found] for a in known if a.kind == "class"}
+    batches = [encoder.embed(images[start : start + 512]) for start in range(0, len(images), 512)]
+    embeddings = {tap: torch.from_numpy(np.concatenate([batch[tap] for batch in batches])) for tap in encoder.taps}
+    return score(embeddings, known, values, np.isin(np.arange(len(images)), train))

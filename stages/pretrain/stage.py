@@ -13,8 +13,8 @@ from stages.encoders.spec import Architecture, Preprocessing
 class Pretrain(Gang):
     """SimCLR (Chen et al. 2020, arXiv 2002.05709) on a small ResNet; input `shards`.
 
-    Writes `encoder.safetensors` and `encoder.json` (see `stages.encoders.format`). One rank, because the loss and BatchNorm
-    are over the whole batch.
+    Writes `encoder.safetensors` and `encoder.json` (see `stages.encoders.format`). One rank, because the loss and
+    BatchNorm are over the whole batch.
     """
 
     name: ClassVar[str] = "pretrain"

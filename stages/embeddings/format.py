@@ -1,0 +1,265 @@
+"""The layout of a table of embeddings, and reading one.
+
+    embeddings.zarr/<tap>/<view>     Zarr v3, float16 or float32 [rows, features]; a row without an image is NaN
+    rows.parquet                     row, key, split, status: one record per row, in order
+    statistics.safetensors           <tap>/mean, <tap>/std [features] and <tap>/rms, from train rows of all views
+
+One part of the images is one shard of every array (two writers in one shard lose data silently). Inner chunks of 64
+rows carry crc32c: a flipped byte is an error and never data. A shard is encoded by Zarr itself, in memory.
+"""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.contract import Input
+from stages.encoders.spec import require
+from stages.errors import FormatError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import zarr
+    from zarr.abc.store import Store
+    from zarr.core.buffer import Buffer
+
+FORMAT = 1
+STORE, ROWS, STATISTICS = "embeddings.zarr", "rows.parquet", "statistics.safetensors"
+CHUNK_ROWS = 64
+FLOOR = 0.05
+"""A feature is divided by no less than this share of its tap's RMS standard deviation."""
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and standard deviation of each feature of a tap over the train rows."""
+
+    mean: Vectors
+    std: Vectors
+    rms: float
+    """Root of the mean variance over features."""
+
+    @property
+    def scale(self) -> Vectors:
+        """What features are divided by, float32 [D]: dead directions of a collapsed projector are not blown up."""
+        return np.maximum(self.std, np.float32(max(FLOOR * self.rms, 1e-12)))
+
+    def standardise(self, x: Vectors) -> Vectors:
+        """Embeddings [N, D] to (x - mean) / scale."""
+        return (x - self.mean) / self.scale
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and sum of squared deviations of each feature, float64 [D], over some rows."""
+
+    n: int
+    mean: NDArray[np.float64]
+    m2: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, x: NDArray[Any]) -> "Moments":
+        """Of the rows of [N, D]."""
+        x = x.astype(np.float64)
+        mean = x.mean(axis=0) if len(x) else np.zeros(x.shape[1])
+        return cls(len(x), mean, np.square(x - mean).sum(axis=0))
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Of the rows of both (Chan, Golub & LeVeque 1979)."""
+        n = self.n + other.n
+        if n == 0:
+            return self
+        gap, share = other.mean - self.mean, other.n / n
+        return Moments(n, self.mean + gap * share, self.m2 + other.m2 + gap**2 * self.n * share)
+
+
+class Table:
+    """A stored table of embeddings."""
+
+    def __init__(self, inp: Input) -> None:
+        import zarr
+
+        self._input = inp
+        self._group: Any = zarr.open_group(inp.zarr(STORE), mode="r", zarr_format=3)
+        found = self._group.attrs.get("format")
+        if found != FORMAT:
+            raise FormatError(
+                expected=f"{STORE} of format {FORMAT}",
+                found=f"format {found!r}",
+                remedy="Read it with the version of Repscope that wrote it, or embed again.",
+            )
+        self.attributes: dict[str, Any] = dict(self._group.attrs)
+        """What the store says of itself: encoder, fingerprint, views, keys of what it was made from."""
+        self.taps: dict[str, int] = self.attributes["fingerprint"]["taps"]
+        """Name -> width."""
+        self.views: tuple[str, ...] = tuple(self.attributes["views"])
+        self.count = int(self._array(next(iter(self.taps)), self.views[0]).shape[0])
+
+    def read(self, tap: str, view: str = "plain", rows: Sequence[int] | NDArray[np.int64] | None = None) -> Vectors:
+        """Embeddings of all rows or of `rows`, in their order, as float32 [N, D]; NaN where a row has no image.
+
+        Raises InputError for an unknown tap or view, FormatError where the stored bytes are damaged.
+        """
+        array = self._array(tap, view)
+        try:
+            if rows is None:
+                found = array[:]
+            else:
+                # Zarr is asked for each row once and in order: the cheapest, whatever order they are wanted in.
+                unique, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
+                found = array.oindex[unique][back] if len(unique) else np.empty((0, array.shape[1]))
+        except ValueError as error:
+            raise _damaged(f"{tap}/{view}", error) from error
+        return np.asarray(found, dtype=np.float32)
+
+    def rows(self) -> "pa.Table":
+        """`rows.parquet`: row int64, key, split, status."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(io.BytesIO(self._input.read(ROWS)))
+
+    def statistics(self, tap: str) -> Statistics:
+        """Statistics of a tap over the train rows; FormatError where there are none, as for samples."""
+        from safetensors.numpy import load
+
+        require("tap", tap, self.taps)
+        if STATISTICS not in self._input.names():
+            raise FormatError(
+                expected=f"{STATISTICS}, which a table of images has",
+                found="a table without train rows",
+                remedy="Take the statistics from the table of the images the decoder was trained on.",
+            )
+        tensors = load(self._input.read(STATISTICS))
+        return Statistics(tensors[f"{tap}/mean"], tensors[f"{tap}/std"], float(tensors[f"{tap}/rms"]))
+
+    def _array(self, tap: str, view: str) -> Any:
+        require("tap", tap, self.taps)
+        require("view", view, self.views)
+        return self._group[f"{tap}/{view}"]
+
+
+def open_table(inp: Input) -> Table:
+    """The table of an `embeddings` artifact; FormatError where its format is newer."""
+    return Table(inp)
+
+
+def shard_name(tap: str, view: str, part: int) -> str:
+    """Object name of the shard of a part."""
+    return f"{STORE}/{tap}/{view}/c/{part}/0"
+
+
+def encode_shard(vectors: NDArray[Any], part_rows: int) -> bytes:
+    """[N, D] with N <= `part_rows` as the bytes of one shard; equal vectors give equal bytes."""
+    padded = np.full((part_rows, vectors.shape[1]), np.nan, dtype=vectors.dtype)
+    padded[: len(vectors)] = vectors
+    objects: dict[str, Buffer] = {}
+    array = _create(_memory(objects), None, part_rows, vectors.shape[1], part_rows, str(vectors.dtype))
+    array[:] = padded
+    return objects["c/0/0"].to_bytes()
+
+
+def decode_shard(data: bytes, part_rows: int, width: int, dtype: str) -> NDArray[Any]:
+    """The bytes of one shard as [part_rows, width]; FormatError where they are damaged or of another shape."""
+    from zarr.core.buffer import cpu
+
+    objects: dict[str, Buffer] = {}
+    array = _create(_memory(objects), None, part_rows, width, part_rows, dtype)
+    objects["c/0/0"] = cpu.Buffer.from_bytes(data)
+    try:
+        return np.asarray(array[:])
+    except ValueError as error:
+        raise _damaged(f"a shard of {part_rows} x {width} {dtype}", error) from error
+
+
+def metadata(
+    taps: Mapping[str, int],
+    views: Sequence[str],
+    count: int,
+    part_rows: int,
+    dtype: str,
+    attributes: Mapping[str, Any],
+) -> dict[str, bytes]:
+    """Every `zarr.json` by object name, the root last; the root repeats the others, so that one read opens all."""
+    import zarr
+
+    objects: dict[str, Buffer] = {}
+    store = _memory(objects)
+    root = zarr.create_group(store, zarr_format=3, attributes=dict(attributes))
+    for tap, width in taps.items():
+        root.create_group(tap, attributes={"tap": tap})
+        for view in views:
+            own = {name: attributes[name] for name in ("encoder", "fingerprint", "images_key", "encoder_key")}
+            _create(store, f"{tap}/{view}", count, width, part_rows, dtype, {"tap": tap, "view": view, **own})
+    documents = {name: json.loads(value.to_bytes()) for name, value in objects.items()}
+    members = {name.removesuffix("/zarr.json"): value for name, value in documents.items() if name != "zarr.json"}
+    documents["zarr.json"]["consolidated_metadata"] = {
+        "kind": "inline",
+        "must_understand": False,
+        "metadata": dict(sorted(members.items())),
+    }
+    ordered = [*sorted(set(documents) - {"zarr.json"}), "zarr.json"]
+    return {f"{STORE}/{name}": json.dumps(documents[name], indent=1).encode() for name in ordered}
+
+
+def dump_statistics(moments: Mapping[str, Moments]) -> bytes:
+    """`statistics.safetensors` from the moments of each tap."""
+    from safetensors.numpy import save
+
+    tensors: dict[str, NDArray[np.float32]] = {}
+    for tap, sums in moments.items():
+        variance = sums.m2 / sums.n
+        tensors[f"{tap}/mean"] = sums.mean.astype(np.float32)
+        tensors[f"{tap}/std"] = np.sqrt(variance).astype(np.float32)
+        tensors[f"{tap}/rms"] = np.array(np.sqrt(variance.mean()), dtype=np.float32)
+    return save(tensors)
+
+
+def _create(
+    store: "Store",
+    path: str | None,
+    rows: int,
+    width: int,
+    part_rows: int,
+    dtype: str,
+    attributes: Mapping[str, Any] | None = None,
+) -> "zarr.Array[Any]":
+    import zarr
+    from zarr.codecs import Crc32cCodec
+
+    return zarr.create_array(
+        store,
+        name=path,
+        shape=(rows, width),
+        # The inner chunks must divide the shard.
+        chunks=(np.gcd(part_rows, CHUNK_ROWS).item(), width),
+        shards=(part_rows, width),
+        dtype=dtype,
+        compressors=Crc32cCodec(),
+        filters=None,
+        fill_value=float("nan"),
+        dimension_names=("row", "feature"),
+        attributes=dict(attributes or {}),
+        # A shard of missing rows only is stored too: then an object that is absent is always damage.
+        config={"write_empty_chunks": True},
+        zarr_format=3,
+    )
+
+
+def _memory(objects: "dict[str, Buffer]") -> "Store":
+    from zarr.storage import MemoryStore
+
+    return MemoryStore(objects)
+
+
+def _damaged(what: str, error: Exception) -> FormatError:
+    return FormatError(
+        expected=f"{what} with the checksums it was written with",
+        found=str(error),
+        remedy="Its bytes have changed since: invalidate the embeddings step and run again.",
+    )

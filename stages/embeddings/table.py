@@ -1,0 +1,207 @@
+"""How a table of embeddings is made: each part embedded in one pass, then rows, statistics and metadata."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.contract import Inputs, Output, Summary
+from stages.embeddings.format import (
+    FORMAT,
+    ROWS,
+    STATISTICS,
+    Moments,
+    decode_shard,
+    dump_statistics,
+    encode_shard,
+    metadata,
+    shard_name,
+)
+from stages.encoders.encoder import TOLERANCE, Encoder, Fingerprint
+from stages.encoders.load import load
+from stages.encoders.spec import EncoderSpec, Pretrained
+from stages.errors import FormatError, InputError
+from stages.images import Images, open_images
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from stages.embeddings.stage import Embeddings
+
+
+@dataclass(frozen=True)
+class State:
+    """What a worker keeps between parts."""
+
+    encoder: Encoder
+    fingerprint: Fingerprint
+    images: Images
+    train: NDArray[np.bool_] | None
+    """Which rows are train rows; None where the images have no split."""
+
+    @classmethod
+    def load(cls, spec: EncoderSpec, inputs: Inputs, device: str) -> "State":
+        """Opens the images and loads the encoder."""
+        images = open_images(inputs["images"])
+        encoder = load(spec, inputs, device)
+        table = images.table()
+        train = None
+        if "split" in table.column_names:
+            train = np.array([split == "train" for split in table.column("split").to_pylist()], dtype=np.bool_)
+        return cls(encoder, encoder.fingerprint(), images, train)
+
+
+def embed_part(stage: "Embeddings", part: int, state: State, out: Output) -> Summary:
+    """Embeds a part in all views, each in one pass for all taps, and writes one shard per tap and view."""
+    images, encoder = state.images, state.encoder
+    rows, pixels = images.decode_part(part, encoder.preprocessing.size)
+    start = part * images.part_rows
+    length = min(images.part_rows, images.count - start)
+    held = np.zeros(images.part_rows, dtype=np.bool_)
+    held[rows - start] = True
+    moments: dict[str, Moments] = {}
+    for view in stage.views:
+        shown = pixels if view == "plain" else np.ascontiguousarray(pixels[:, :, ::-1])
+        tables = {tap: np.full((length, width), np.nan, dtype=stage.dtype) for tap, width in encoder.taps.items()}
+        for first in range(0, len(rows), stage.batch):
+            batch = slice(first, first + stage.batch)
+            found = encoder.embed(shown[batch]) | encoder.embed_rows(rows[batch], view)
+            for tap, vectors in found.items():
+                tables[tap][rows[batch] - start] = _stored(vectors, stage.dtype, tap)
+        for tap in encoder.taps:
+            stored = _put(out, shard_name(tap, view, part), tables[tap], images.part_rows, held)
+            if state.train is not None:
+                fit = np.flatnonzero(held[:length] & state.train[start : start + length])
+                own = Moments.of(stored[fit])
+                moments[tap] = moments[tap] + own if tap in moments else own
+    return {
+        "rows": length,
+        "embedded": len(rows),
+        "fingerprint": state.fingerprint.model_dump(mode="json"),
+        "moments": {tap: _pack(sums) for tap, sums in moments.items()},
+    }
+
+
+def merge(stage: "Embeddings", summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
+    """Writes `rows.parquet`, `statistics.safetensors` and the metadata of the Zarr store, its root last."""
+    if not summaries:
+        raise InputError(
+            expected="at least one image", found="none", remedy="Look at the dataset of the study: it lists no image."
+        )
+    fingerprint = _agreed([Fingerprint.model_validate(summary["fingerprint"]) for summary in summaries])
+    images = open_images(inputs["images"])
+    out.put(ROWS, _rows(images.table(), images.count))
+    total: dict[str, Moments] = {}
+    for summary in summaries:
+        for tap, packed in summary["moments"].items():
+            sums = _unpack(packed)
+            total[tap] = total[tap] + sums if tap in total else sums
+    train_vectors = min((sums.n for sums in total.values()), default=0)
+    if train_vectors > 0:
+        out.put(STATISTICS, dump_statistics(total))
+    attributes = {
+        "format": FORMAT,
+        "encoder": stage.encoder.model_dump(mode="json"),
+        "fingerprint": fingerprint.model_dump(mode="json"),
+        "views": list(stage.views),
+        "images_key": inputs["images"].key,
+        "encoder_key": inputs[stage.encoder.input].key if isinstance(stage.encoder, Pretrained) else None,
+    }
+    documents = metadata(fingerprint.taps, stage.views, images.count, images.part_rows, stage.dtype, attributes)
+    for name, data in documents.items():
+        out.put(name, data)
+    return {
+        "rows": images.count,
+        "embedded": sum(summary["embedded"] for summary in summaries),
+        "train_vectors": train_vectors,
+        "taps": fingerprint.taps,
+        "views": list(stage.views),
+        "dtype": stage.dtype,
+        "weights_sha256": fingerprint.weights_sha256,
+    }
+
+
+def _put(out: Output, name: str, vectors: NDArray[Any], part_rows: int, held: NDArray[np.bool_]) -> NDArray[Any]:
+    """Writes or adopts a shard; returns what is in the store."""
+    width, dtype = vectors.shape[1], str(vectors.dtype)
+    data = encode_shard(vectors, part_rows)
+
+    def check(stored: bytes) -> None:
+        present = ~np.isnan(decode_shard(stored, part_rows, width, dtype)).any(axis=1)
+        if not np.array_equal(present, held):
+            raise FormatError(
+                expected=f"{name} with vectors in {int(held.sum())} rows",
+                found=f"{int(present.sum())} rows with vectors, {int((present != held).sum())} of them others",
+                remedy="Invalidate the embeddings step and run again.",
+            )
+
+    stored = out.put(name, data, check)
+    return vectors if stored == data else decode_shard(stored, part_rows, width, dtype)
+
+
+def _stored(vectors: NDArray[np.float32], dtype: str, tap: str) -> NDArray[Any]:
+    """Vectors in the dtype of the table; InputError where one is not finite in it."""
+    with np.errstate(over="ignore"):
+        cast = vectors.astype(dtype)
+    if not np.isfinite(cast).all():
+        finite = bool(np.isfinite(vectors).all())
+        raise InputError(
+            expected=f"finite embeddings at tap {tap}",
+            found=f"values up to {np.abs(vectors).max():.3g}, too large for {dtype}" if finite else "NaN or infinity",
+            remedy="Set dtype: float32." if finite else "The encoder is broken: look at its weights and preprocessing.",
+        )
+    return cast
+
+
+def _agreed(fingerprints: Sequence[Fingerprint]) -> Fingerprint:
+    """The one encoder that made all parts; InputError where workers had different ones."""
+    first = fingerprints[0]
+    for other in fingerprints[1:]:
+        same = other.model_copy(update={"probe": first.probe}) == first
+        close = other.probe.keys() == first.probe.keys() and all(
+            np.allclose(other.probe[tap], first.probe[tap], rtol=TOLERANCE, atol=0) for tap in first.probe
+        )
+        if not (same and close):
+            raise InputError(
+                expected="one encoder on all workers",
+                found=f"fingerprints {first.model_dump_json()} and {other.model_dump_json()}",
+                remedy="Install the same library versions on every node, then invalidate the embeddings step.",
+            )
+    return first
+
+
+def _rows(table: "pa.Table", count: int) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def column(name: str, otherwise: "pa.Array") -> "pa.Array":
+        return table.column(name).combine_chunks().cast(pa.string()) if name in table.column_names else otherwise
+
+    buffer = io.BytesIO()
+    records = pa.table(
+        {
+            "row": pa.array(np.arange(count, dtype=np.int64)),
+            "key": column("key", pa.array([f"{row:09d}" for row in range(count)])),
+            "split": column("split", pa.nulls(count, pa.string())),
+            "status": column("status", pa.array(["ok"] * count)),
+        }
+    )
+    pq.write_table(records, buffer)
+    return buffer.getvalue()
+
+
+def _pack(sums: Moments) -> dict[str, int | str]:
+    return {
+        "n": sums.n,
+        "mean": base64.b64encode(sums.mean.tobytes()).decode(),
+        "m2": base64.b64encode(sums.m2.tobytes()).decode(),
+    }
+
+
+def _unpack(packed: dict[str, Any]) -> Moments:
+    mean, m2 = (np.frombuffer(base64.b64decode(packed[name]), dtype=np.float64) for name in ("mean", "m2"))
+    return Moments(packed["n"], mean, m2)

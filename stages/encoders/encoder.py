@@ -1,0 +1,128 @@
+"""A frozen encoder: uint8 images in, one float32 vector per tap out, all taps in one pass."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from stages.encoders.format import digest
+from stages.encoders.spec import Preprocessing
+from stages.errors import InputError
+from stages.pixels import fit, normalise, to_unit
+
+if TYPE_CHECKING:
+    from stages.encoders.network import Network
+
+View = Literal["plain", "flip"]
+Vectors = dict[str, NDArray[np.float32]]
+"""Tap -> float32 [B, D]."""
+
+PROBES = 4
+TOLERANCE = 1e-3
+"""Largest relative L2 distance between two embeddings of the probe batch by one encoder in float32."""
+
+
+class Fingerprint(BaseModel):
+    """What tells one encoder from another: equal weights, preprocessing and taps, and embeddings within `TOLERANCE`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights_sha256: str
+    preprocessing: Preprocessing
+    taps: dict[str, int]
+    probe: dict[str, tuple[float, ...]]
+    """L2 norm of the embedding of each image of the probe batch, per tap that reads pixels."""
+
+
+class Encoder(ABC):
+    """A network under study, or a reference in its place. It never learns and never changes."""
+
+    preprocessing: Preprocessing
+    taps: dict[str, int]
+    """Name -> width of every tap, in the order of the forward pass."""
+    weights_sha256: str
+
+    @abstractmethod
+    def embed(self, images: NDArray[np.uint8]) -> Vectors:
+        """Embeds uint8 [B, H, W, 3] at every tap that reads pixels; resizing and normalising are done here."""
+
+    def embed_rows(self, rows: NDArray[np.int64], view: View) -> Vectors:
+        """Vectors of the taps that do not read pixels but know the image by its row; none for a network."""
+        return {}
+
+    def fingerprint(self) -> Fingerprint:
+        """The fingerprint, with the probe batch embedded anew."""
+        return Fingerprint(
+            weights_sha256=self.weights_sha256,
+            preprocessing=self.preprocessing,
+            taps=self.taps,
+            probe={
+                tap: tuple(float(f"{norm:.4g}") for norm in np.linalg.norm(vectors.astype(np.float64), axis=1))
+                for tap, vectors in self.embed(probe_batch(self.preprocessing.size)).items()
+            },
+        )
+
+
+class NetworkEncoder(Encoder):
+    """An encoder that is a network: evaluation mode, float32, no gradient of its weights."""
+
+    def __init__(self, network: "Network", preprocessing: Preprocessing, device: str) -> None:
+        self.preprocessing = preprocessing
+        self.device = device
+        self.weights_sha256 = digest(network.state_dict())
+        self._network = network.eval().requires_grad_(False).to(device)
+        blank = torch.zeros(1, 3, preprocessing.size, preprocessing.size, device=device)
+        self.taps = {tap: vectors.shape[1] for tap, vectors in self.forward(blank).items()}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Pixels float32 [B, 3, H, W] in [0, 1], at the encoder's size, to tap -> [B, D]; passes gradients on."""
+        normalised = normalise(images, self.preprocessing.mean, self.preprocessing.std)
+        taps: dict[str, Tensor] = self._network(normalised.contiguous(memory_format=torch.channels_last))
+        return taps
+
+    @torch.no_grad()
+    def embed(self, images: NDArray[np.uint8]) -> Vectors:
+        """Embeds uint8 [B, H, W, 3] at every tap, in one forward pass."""
+        taps = self.forward(to_unit(sized(images, self.preprocessing.size)).to(self.device))
+        return {tap: vectors.float().cpu().numpy() for tap, vectors in taps.items()}
+
+
+def sized(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """uint8 [B, H, W, 3] as [B, size, size, 3]: centre squares, resized where they must be."""
+    if images.shape[1:3] == (size, size):
+        return np.ascontiguousarray(images)
+    return np.stack([fit(image, size) for image in images])
+
+
+def probe_batch(size: int) -> NDArray[np.uint8]:
+    """The fixed images that fingerprints are made with: uint8 [4, size, size, 3], coloured patches and fine noise."""
+    generator = np.random.Generator(np.random.Philox(key=[0, size]))
+    patches = generator.integers(32, 224, (PROBES, 4, 4, 3))
+    side = -(-size // 4)
+    coarse = patches.repeat(side, 1).repeat(side, 2)[:, :size, :size]
+    return (coarse + generator.integers(-32, 32, coarse.shape)).astype(np.uint8)
+
+
+def require_same(expected: Vectors, found: Vectors) -> None:
+    """Raises InputError where two embeddings of the probe batch differ by more than `TOLERANCE`, naming the taps."""
+    far = []
+    for tap, reference in expected.items():
+        distance = np.linalg.norm(found[tap] - reference) / max(float(np.linalg.norm(reference)), 1e-12)
+        if not distance <= TOLERANCE:
+            far.append(f"{tap} by {distance:.2g}")
+    if far:
+        raise InputError(
+            expected=f"the same embeddings of the probe batch as when the encoder was stored, within {TOLERANCE:g}",
+            found=f"a relative difference at {', '.join(far)}",
+            remedy="Use the library versions of the stored encoder (its manifest has them), or train it again.",
+        )
+
+
+def bytes_digest(*pieces: bytes) -> str:
+    """sha256 of some bytes, for encoders that have no weights."""
+    return hashlib.sha256(b"\0".join(pieces)).hexdigest()
