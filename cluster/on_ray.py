@@ -1,0 +1,377 @@
+"""The executor on Ray: parts on actors, gangs of one rank on one wide actor, larger gangs by Ray Train.
+
+An actor holds one call at a time. So what runs is bounded, a call whose actor dies is known to be the one that was
+running, and set-up that a function memoises in its process is done once per actor. Nothing large travels through Ray.
+
+Ray is imported when the executor is entered.
+"""
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+from cluster.connect import Connection, check_ours, connect
+from cluster.errors import ClusterError, ConnectError, ForeignCodeError, PayloadError
+from cluster.executor import (
+    Answer,
+    Call,
+    Loss,
+    OnDone,
+    OnProgress,
+    Outcome,
+    Progress,
+    Retries,
+    encode,
+    failure_of,
+    perform,
+)
+from cluster.ranks import Rank, run_rank
+from cluster.resources import Layout, device, layout_for_gang, layout_for_parts, set_threads
+from cluster.retry import Tally
+
+START_FAILURES = 3
+"""So many workers in a row that die before their first call mean that none will start."""
+
+POLL_SECONDS = 0.5
+"""How often the driver looks for a gang's progress."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a worker is; `problem` is expected, found, remedy of what is wrong there."""
+
+    host: str
+    pid: int
+    node: str
+    problem: tuple[str, str, str] | None
+
+
+class Worker:
+    """A process of ours on Ray, `cpus` threads wide. Becomes an actor class in `OnRay`."""
+
+    def __init__(self, cpus: int) -> None:
+        set_threads(cpus)
+
+    def hello(self) -> Where:
+        """Tells where the worker is, and whether the code there is ours."""
+        import ray
+
+        problem = None
+        try:
+            check_ours()
+        except ForeignCodeError as error:
+            problem = (error.expected, error.found, error.remedy)
+        return Where(socket.gethostname(), os.getpid(), ray.get_runtime_context().get_node_id(), problem)
+
+    def run(self, function: str, payload: str, pause_seconds: float) -> Answer:
+        """One attempt of a call."""
+        time.sleep(pause_seconds)
+        return perform(function, payload)
+
+    def train(self, function: str, payload: str, attempt: int, mailbox: Any) -> Answer:
+        """One attempt of a gang of one."""
+        rank = Rank(0, 1, device(), attempt)
+        return run_rank(function, payload, rank, lambda progress: mailbox.post.remote(progress))
+
+
+class Mailbox:
+    """Carries progress from rank 0 to the driver, and answers of ranks. Ranks die with it: see `cluster.training`."""
+
+    def __init__(self) -> None:
+        self._posts: list[Progress] = []
+        self._answers: dict[int, Answer] = {}
+
+    async def post(self, progress: Progress) -> None:
+        """Takes a report; only the newest is kept."""
+        self._posts = [progress]
+
+    async def take(self) -> list[Progress]:
+        """Hands over what came since the last time."""
+        posts, self._posts = self._posts, []
+        return posts
+
+    async def answer(self, rank: int, answer: Answer) -> None:
+        """Takes what a rank came to."""
+        self._answers[rank] = answer
+
+    async def answers(self) -> dict[int, Answer]:
+        """What the ranks came to."""
+        return self._answers
+
+    async def closed(self) -> None:
+        """Never returns: who waits for it learns of our end."""
+        import asyncio
+
+        await asyncio.Event().wait()
+
+
+@dataclass
+class _Hand:
+    """A worker as the driver knows it."""
+
+    handle: Any
+    where: Where
+
+
+class OnRay:
+    """Runs calls on Ray; see the module's docstring.
+
+    `address` of a cluster, or None for the Ray of this process or an embedded one with `cpus` and `gpus` of this
+    machine. `workers` bounds how many calls run at once.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        cpus: int | None = None,
+        gpus: int | None = None,
+        workers: int | None = None,
+        retries: Retries | None = None,
+        dashboard_port: int | None = None,
+    ) -> None:
+        self._address = address
+        self._cpus = cpus
+        self._gpus = gpus
+        self._workers = workers
+        self._retries = retries or Retries()
+        self._dashboard_port = dashboard_port
+        self._connection: Connection | None = None
+        self._layout = Layout(1, 1, 0)
+        self._idle: list[_Hand] = []
+        self._starting: dict[Any, Any] = {}
+        self._failed_starts = 0
+
+    @property
+    def name(self) -> str:
+        """`ray`."""
+        return "ray"
+
+    @property
+    def slots(self) -> int:
+        """How many calls run at once."""
+        return self._layout.workers
+
+    def __enter__(self) -> Self:
+        """Connects. Raises `ConnectError`."""
+        self._connection = connect(self._address, self._cpus, self._gpus, self._dashboard_port)
+        try:
+            self._layout = layout_for_parts(self._connection.machines(), self._workers)
+        except ClusterError:
+            self._connection.close()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Ends the workers, and the embedded Ray where we started it."""
+        self._dismiss()
+        assert self._connection is not None
+        self._connection.close()
+        self._connection = None
+
+    def run(self, calls: Iterable[Call], on_done: OnDone) -> None:
+        """Runs calls on actors; see `Executor.run`. Raises `ConnectError` where no worker starts."""
+        import ray
+
+        source = iter(calls)
+        waiting: deque[tuple[Tally, str]] = deque()
+        running: dict[Any, tuple[_Hand, Tally, str]] = {}
+        try:
+            while True:
+                self._draw(source, waiting, len(running), on_done)
+                while self._idle and waiting:
+                    hand = self._idle.pop()
+                    tally, payload = waiting.popleft()
+                    tally.begin()
+                    running[hand.handle.run.remote(tally.call.function, payload, tally.pause_seconds)] = (
+                        hand,
+                        tally,
+                        payload,
+                    )
+                if not running and not waiting:
+                    return
+                while len(self._starting) < min(len(waiting), self.slots - len(running)):
+                    self._hire(self._layout)
+                ready, _ = ray.wait([*running, *self._starting], num_returns=1)
+                if ready[0] in self._starting:
+                    self._greet(ready[0])
+                    continue
+                hand, tally, payload = running.pop(ready[0])
+                outcome = self._finish(ready[0], hand, tally)
+                if outcome is None:
+                    waiting.appendleft((tally, payload))
+                else:
+                    on_done(outcome)
+        except BaseException:
+            for hand, _, _ in running.values():
+                ray.kill(hand.handle)
+            self._dismiss()
+            raise
+
+    def gang(self, call: Call, ranks: int, on_progress: OnProgress | None = None) -> Outcome:
+        """Runs a gang; see `Executor.gang`. Raises `ResourceError` for more ranks than CPUs or GPUs."""
+        assert self._connection is not None
+        # Idle workers hold the CPUs that the ranks need.
+        self._dismiss()
+        layout = layout_for_gang(self._connection.machines(), ranks)
+        tally = Tally(call, self.name, self._retries)
+        try:
+            payload = encode(call.payload, f"the payload of call {call.id}")
+        except PayloadError as error:
+            tally.begin()
+            return _refused(tally, error)
+        while True:
+            time.sleep(tally.pause_seconds)
+            attempt = tally.begin()
+            if ranks == 1:
+                outcome = self._alone(tally, payload, layout, on_progress)
+            else:
+                from cluster.training import run_train
+
+                with _mailbox() as mailbox:
+                    ended = run_train(
+                        call, payload, layout, attempt, self._connection.folder, mailbox, _reader(mailbox, on_progress)
+                    )
+                if isinstance(ended, Loss):
+                    outcome = tally.lost(ended.reason, ended.host, ended.pid)
+                else:
+                    outcome = tally.answered(ended)
+            if outcome is not None:
+                return outcome
+
+    def _draw(self, source: Iterator[Call], waiting: deque[tuple[Tally, str]], running: int, on_done: OnDone) -> None:
+        """Takes calls until every slot has one; what is no small JSON ends here."""
+        while len(waiting) + running < self.slots and (call := next(source, None)) is not None:
+            tally = Tally(call, self.name, self._retries)
+            try:
+                waiting.append((tally, encode(call.payload, f"the payload of call {call.id}")))
+            except PayloadError as error:
+                tally.begin()
+                on_done(_refused(tally, error))
+
+    def _hire(self, layout: Layout) -> None:
+        """Starts a worker; it counts once it has said hello."""
+        handle = _actor(layout).remote(layout.cpus)
+        self._starting[handle.hello.remote()] = handle
+
+    def _greet(self, ref: Any) -> None:
+        """A worker has started, or has failed to."""
+        import ray
+
+        handle = self._starting.pop(ref)
+        try:
+            where: Where = ray.get(ref)
+        except ray.exceptions.RayError as error:
+            self._failed_starts += 1
+            if self._failed_starts < START_FAILURES:
+                return
+            raise ConnectError(
+                "a worker to start",
+                f"{START_FAILURES} in a row that did not: {' '.join(str(error).split())[:600]}",
+                "Install the same version of the project on every machine of the cluster, and look at its memory.",
+            ) from error
+        if where.problem is not None:
+            raise ForeignCodeError(*where.problem)
+        self._failed_starts = 0
+        self._idle.append(_Hand(handle, where))
+
+    def _finish(self, ref: Any, hand: _Hand, tally: Tally) -> Outcome | None:
+        """What an attempt came to; its worker is idle again, or gone."""
+        import ray
+
+        try:
+            answer: Answer = ray.get(ref)
+        except ray.exceptions.RayError as error:
+            # Where Ray only lost sight of the worker, it may come back; two of one call help nobody.
+            ray.kill(hand.handle)
+            return tally.lost(str(error), hand.where.host, hand.where.pid, not _node_lives(hand.where.node))
+        self._idle.append(hand)
+        return tally.answered(answer)
+
+    def _alone(self, tally: Tally, payload: str, layout: Layout, on_progress: OnProgress | None) -> Outcome | None:
+        """One attempt of a gang of one, on an actor of its own."""
+        import ray
+
+        with _mailbox() as mailbox:
+            read = _reader(mailbox, on_progress)
+            self._hire(layout)
+            try:
+                while not self._idle:
+                    self._greet(ray.wait([*self._starting], num_returns=1)[0][0])
+                    if not self._idle and not self._starting:
+                        self._hire(layout)
+                hand = self._idle.pop()
+                try:
+                    ref = hand.handle.train.remote(tally.call.function, payload, tally.attempts, mailbox)
+                    while not ray.wait([ref], timeout=POLL_SECONDS)[0]:
+                        read()
+                    outcome = self._finish(ref, hand, tally)
+                    read()
+                    return outcome
+                finally:
+                    ray.kill(hand.handle)
+            finally:
+                self._dismiss()
+
+    def _dismiss(self) -> None:
+        """Ends all workers that hold no call."""
+        import ray
+
+        for handle in [*(hand.handle for hand in self._idle), *self._starting.values()]:
+            ray.kill(handle)
+        self._idle.clear()
+        self._starting.clear()
+
+
+def _actor(layout: Layout) -> Any:
+    import ray
+
+    return ray.remote(num_cpus=layout.cpus, num_gpus=layout.gpus, max_restarts=0, max_task_retries=0)(Worker)
+
+
+class _mailbox:  # noqa: N801
+    """A mailbox actor for as long as a gang's attempt lasts."""
+
+    def __enter__(self) -> Any:
+        import ray
+
+        self._handle = ray.remote(num_cpus=0, max_restarts=0)(Mailbox).remote()
+        return self._handle
+
+    def __exit__(self, *exc_info: object) -> None:
+        import ray
+
+        ray.kill(self._handle)
+
+
+def _reader(mailbox: Any, on_progress: OnProgress | None) -> Any:
+    """A function that fetches progress; without anybody who wants it, one that does nothing."""
+    import ray
+
+    def read() -> None:
+        if on_progress is None:
+            return
+        try:
+            posts: list[Progress] = ray.get(mailbox.take.remote(), timeout=30)
+        except ray.exceptions.RayError:
+            # Progress is for people: its loss must not end a training.
+            return
+        for progress in posts:
+            on_progress(progress)
+
+    return read
+
+
+def _refused(tally: Tally, error: PayloadError) -> Outcome:
+    outcome = tally.answered(Answer(None, failure_of(error), socket.gethostname(), os.getpid(), 0.0))
+    assert outcome is not None
+    return outcome
+
+
+def _node_lives(node: str) -> bool:
+    import ray
+
+    return any(found["NodeID"] == node and found["Alive"] for found in ray.nodes())

@@ -1,0 +1,182 @@
+"""Gangs of several ranks on Ray Train V2: one attempt of a call on a group of workers.
+
+Ray Train places the ranks, starts them together and ends all when one is lost. What it would do beyond that is ours:
+its checkpoints and its folder are scratch (the store's checkpoints are the truth, so every attempt has a new run name),
+and it never retries, because the executor counts attempts.
+
+`DataParallelTrainer`, the base of `TorchTrainer`, is used with a back end of four lines, because `TorchTrainer` imports
+torch into the driver and into Train's controller: 0.4 GB and some seconds in each.
+"""
+
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.executor import Answer, Call, Loss
+from cluster.ranks import Rank, free_port, run_rank, settle
+from cluster.resources import Layout, device, set_threads
+
+POLL_SECONDS = 0.5
+
+SETTINGS = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    # How often the controller looks after its workers: by default 2 s, which is how late it sees start and end.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    # Each of these costs a process or an import, for what we do not use.
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+"""Environment that Ray Train hands from here to its controller and workers."""
+
+
+class RankError(Exception):
+    """Ends the group: a rank's function raised. What it raised is in the mailbox."""
+
+
+def run_train(
+    call: Call,
+    payload: str,
+    layout: Layout,
+    attempt: int,
+    folder: Path | None,
+    mailbox: Any,
+    read: Callable[[], None],
+) -> Answer | Loss:
+    """One attempt on `layout.workers` ranks. `read` fetches progress and is called in this thread meanwhile."""
+    os.environ.update(SETTINGS)
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    scratch = tempfile.mkdtemp(prefix="train-", dir=folder)
+    resources = {"CPU": layout.cpus} | ({"GPU": layout.gpus} if layout.gpus else {})
+    trainer = DataParallelTrainer(
+        train_rank,
+        train_loop_config={
+            "function": call.function,
+            "payload": payload,
+            "attempt": attempt,
+            "cpus": layout.cpus,
+            "mailbox": mailbox,
+        },
+        backend_config=_meeting(),
+        scaling_config=ScalingConfig(
+            num_workers=layout.workers, use_gpu=bool(layout.gpus), resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=f"gang-{attempt}-{uuid.uuid4().hex}",
+            storage_path=scratch,
+            failure_config=FailureConfig(max_failures=0),
+        ),
+    )
+    ended = _Fit(trainer)
+    try:
+        # In the main thread, `fit` would take SIGINT for itself and not give it back.
+        ended.start()
+        while ended.is_alive():
+            ended.join(POLL_SECONDS)
+            read()
+        answers: dict[int, Answer] = ray.get(mailbox.answers.remote())
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return settle(attempt, answers, _dead(attempt, ended.error, answers))
+
+
+class _Fit(threading.Thread):
+    """`trainer.fit` in a thread of its own."""
+
+    def __init__(self, trainer: Any) -> None:
+        super().__init__(daemon=True)
+        self.error: BaseException | None = None
+        self._trainer = trainer
+
+    def run(self) -> None:
+        try:
+            self._trainer.fit()
+        except BaseException as error:
+            self.error = error
+
+
+def _dead(attempt: int, error: BaseException | None, answers: dict[int, Answer]) -> dict[int, Loss]:
+    """Ranks that failed without an answer, as Ray Train tells."""
+    if error is None:
+        return {}
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    silent = {rank: failure for rank, failure in failures.items() if rank not in answers}
+    if not silent and not any(answer.error for answer in answers.values()):
+        silent = {0: error}  # type: ignore[dict-item]
+    host = socket.gethostname()
+    return {rank: Loss(attempt, f"{type(failure).__name__}: {failure}", host, 0) for rank, failure in silent.items()}
+
+
+def train_rank(config: dict[str, Any]) -> None:
+    """What a Ray Train worker runs."""
+    import ray
+    import ray.train
+
+    set_threads(config["cpus"])
+    mailbox = config["mailbox"]
+    threading.Thread(target=_die_with, args=(mailbox,), daemon=True).start()
+    context = ray.train.get_context()
+    rank = Rank(
+        context.get_world_rank(),
+        context.get_world_size(),
+        device(),
+        config["attempt"],
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+    )
+    answer = run_rank(config["function"], config["payload"], rank, lambda progress: mailbox.post.remote(progress))
+    ray.get(mailbox.answer.remote(rank.rank, answer))
+    if answer.error is not None:
+        raise RankError(answer.error.message)
+
+
+def _die_with(mailbox: Any) -> None:
+    """The driver ends the mailbox when it gives a gang up, whatever has become of Ray Train's controller."""
+    import ray
+
+    try:
+        ray.get(mailbox.closed.remote())
+    except ray.exceptions.RayActorError:
+        os._exit(1)
+
+
+def _meeting() -> Any:
+    """Ray Train's back end: rank 0 names the place where torch.distributed meets."""
+    from ray.train.backend import Backend, BackendConfig
+
+    class Meeting(Backend):  # type: ignore[misc]
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            address, port = worker_group.execute_single(0, _offer)
+            worker_group.execute(_agree, address, port)
+
+    @dataclass
+    class MeetingConfig(BackendConfig):  # type: ignore[misc]
+        @property
+        def backend_cls(self) -> type[Meeting]:
+            return Meeting
+
+    return MeetingConfig()
+
+
+def _offer() -> tuple[str, int]:
+    import ray
+
+    return ray.util.get_node_ip_address(), free_port()
+
+
+def _agree(address: str, port: int) -> None:
+    os.environ["MASTER_ADDR"] = address
+    os.environ["MASTER_PORT"] = str(port)
