@@ -269,9 +269,22 @@ def _walk(folder: str, inside: str, above: frozenset[tuple[int, int]]) -> Iterat
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            kind = _kind(entry)
+            if kind == "folder":
                 yield from _walk(entry.path, f"{inside}{entry.name}/", above | {here})
-            elif entry.is_file():
+            elif kind == "file":
                 yield f"{inside}{entry.name}", entry.stat().st_size
-            elif entry.is_symlink():
+            elif kind == "broken link":
                 yield f"{inside}{entry.name}", 0
+
+
+def _kind(entry: "os.DirEntry[str]") -> Literal["folder", "file", "broken link", "other"]:
+    """What stands there, or what a link leads to. Pipes and devices are `other`: reading one may never end."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+    except OSError:
+        return "broken link"
+    return "broken link" if entry.is_symlink() else "other"

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, TypeAdapter
 from stages import attributes
 from stages.contract import Estimate, External, Inputs, Output, Part, Stage, Summary, Unkeyed
 from stages.errors import InputError
+from stages.pixels import PIXEL_LIMIT
 from stages.shards.sources import FILE_LIMIT_BYTES, Catalogue, Source, Unreadable
 
 LISTING_ROWS = 1024
@@ -38,7 +39,7 @@ class Listing(Stage):
     holdout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.17
     """Share of images that no training sees. An image's own sha256 decides, so that adding images moves none and equal
     images stay together; the share is met in the mean."""
-    pixel_limit: PositiveInt = 64_000_000
+    pixel_limit: PositiveInt = PIXEL_LIMIT
     """Width x height above which an image is refused before it is decoded."""
     max_bad: Annotated[float, Field(ge=0.0, le=1.0), Unkeyed("it decides only whether the listing is accepted")] = 0.001
     """Share of images that may be bad."""

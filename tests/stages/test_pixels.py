@@ -126,20 +126,12 @@ def test_an_empty_file_is_called_an_empty_file() -> None:
 
 
 HEADS = [b"", pixels.encode_png(GRADIENT)[:20], b"\xff\xd8\xff\xe0", b"GIF89a", b"II*\0", b"BM", b"RIFF0000WEBPVP8L"]
-    b"",
-    pixels.encode_png(GRADIENT)[:20],
-    b"\xff\xd8\xff\xe0",
-    b"GIF89a",
-    b"II*\x00",
-    b"BM",
-    b"RIFF\0\0\0\0WEBPVP8L",
-]
 
 
 def judged(data: bytes) -> bool:
     """Whether `data` decodes to RGB pixels or is refused with a reason; any other error is a crash."""
     try:
-        return pixels.decode(data).shape[2] == 3
+        return pixels.decode(data).shape[2:] == (3,)
     except InputError as error:
         return bool(error.found)
 
