@@ -156,7 +156,7 @@ class FolderSource(BaseModel):
         }
 
     def fetch(self, rows: Sequence[int], names: Sequence[str]) -> Iterator[bytes | Unreadable]:
-        """The files' bytes, in order. What may pass (a network's error) is raised; what stays is Unreadable."""
+        """The files' bytes, in order. What may pass (a network's error, a missing permission) is raised."""
         from concurrent.futures import ThreadPoolExecutor
 
         files, root = self._opened()
@@ -166,8 +166,13 @@ class FolderSource(BaseModel):
                 data = files.cat_file(f"{root}/{name}")
             except FileNotFoundError:
                 return Unreadable("a link to nothing, or a file that is gone")
-            except PermissionError:
-                return Unreadable("a file that may not be read")
+            except PermissionError as error:
+                # Raised and not recorded: the listing would remember it when the permission has long been granted.
+                raise InputError(
+                    f"files that may be read in {self.url}",
+                    f"no permission to read {_readable(name)}",
+                    "Grant it (or renew your credentials), or take the file away.",
+                ) from error
             assert isinstance(data, bytes)
             return data
 

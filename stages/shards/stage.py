@@ -49,9 +49,11 @@ class Listing(Stage):
         return self.source.external()
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
-        """Counts the source; measured on small images."""
-        rows = len(self.source.catalogue().names)
-        return Estimate(rows=rows, size_bytes=rows * 110, cpu_seconds=0.5 + rows * 5e-4)
+        """Counts the source; measured on small PNGs and on photographs as JPEG."""
+        catalogue = self.source.catalogue()
+        rows = len(catalogue.names)
+        seconds = 0.5 + rows * 5e-4 + sum(catalogue.sizes) * 3e-8
+        return Estimate(rows=rows, size_bytes=rows * 110, cpu_seconds=seconds)
 
     def split(self, inputs: Inputs) -> list[Part]:
         """Runs of rows; each carries a digest of its names, for the source may change before it is worked."""

@@ -112,7 +112,8 @@ def test_pandas_and_duckdb_read_index_and_listing(tmp_path: Path) -> None:
     counted = (
         duckdb.connect()
         .execute(
-            f"select i.split, count(*) from '{tmp_path}/index.parquet' i join '{tmp_path}/members-*.parquet' m using (row) "
+            f"select i.split, count(*) from '{tmp_path}/index.parquet' i "
+            f"join '{tmp_path}/members-*.parquet' m using (row) "
             "where i.sha256 = m.sha256 group by i.split order by i.split"
         )
         .fetchall()

@@ -71,6 +71,15 @@ def test_pipes_and_devices_are_never_opened(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a/1.png"]
 
 
+def test_a_missing_permission_stops_the_listing_and_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> bytes:
+        raise PermissionError("403")
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.cat_file", refuse)
+    with pytest.raises(InputError, match=r"no permission to read cat/1\.png"):
+        list(FolderSource(url="memory://photos").fetch([0], ["cat/1.png"]))
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     assert f"a folder of images at {tmp_path}/none; found nothing" in refusal(tmp_path / "none")
 
