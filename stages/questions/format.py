@@ -1,0 +1,167 @@
+"""What questions store: conditions (an ask's artifact), rows and figures (an answer's artifact).
+
+`conditions.parquet` says what each condition is; `conditions.safetensors` holds the vectors: per `encoder:tap` float32
+[n, D] under that name, and int64 [n] under `condition.<encoder:tap>`, the numbers of the conditions.
+"""
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages import pixels
+from stages.contract import Input, Output
+from stages.errors import FormatError
+from stages.readers.score import Interval
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CONDITIONS, VECTORS = "conditions.parquet", "conditions.safetensors"
+RESULTS = "results.parquet"
+NUMBER = "condition."
+"""Prefix of the tensors that hold condition numbers."""
+
+Vectors: TypeAlias = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What one condition is: the tap, the source image's row, and how the embedding was come by."""
+
+    encoder: str
+    tap: str
+    source_row: int
+    variant: str
+    strength: float
+
+    @property
+    def place(self) -> str:
+        """The tap as a study writes it."""
+        return f"{self.encoder}:{self.tap}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of an answer; its fields are the columns of `results.parquet`."""
+
+    question: str
+    metric: str
+    encoder: str
+    tap: str
+    subject: str
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str
+    verdict: str = ""
+    why: str = ""
+
+
+def split_tap(place: str) -> tuple[str, str]:
+    """`encoder:tap` as (encoder, tap)."""
+    encoder, _, tap = place.partition(":")
+    return encoder, tap
+
+
+def row(question: str, metric: str, place: str, subject: str, found: Interval, unit: str) -> Row:
+    """A row from an interval at the tap `encoder:tap`."""
+    encoder, tap = split_tap(place)
+    return Row(question, metric, encoder, tap, subject, found.value, found.low, found.high, found.n, unit)
+
+
+def put_conditions(out: Output, conditions: Sequence[Condition], vectors: Vectors) -> None:
+    """Writes an ask's conditions; `vectors`: per `encoder:tap` float32 [n, D], in the order of its conditions."""
+    import pyarrow as pa
+    from safetensors.numpy import save
+
+    columns = {field.name: [getattr(c, field.name) for c in conditions] for field in fields(Condition)}
+    table = pa.table({"condition": pa.array(range(len(conditions)), pa.int64()), **columns})
+    tensors: dict[str, NDArray[np.float32] | NDArray[np.int64]] = {}
+    for place, values in sorted(vectors.items()):
+        numbers = [i for i, c in enumerate(conditions) if c.place == place]
+        assert len(numbers) == len(values), f"{place}: {len(numbers)} conditions for {len(values)} vectors"
+        tensors[place] = np.ascontiguousarray(values, dtype=np.float32)
+        tensors[NUMBER + place] = np.array(numbers, dtype=np.int64)
+    out.put(CONDITIONS, _parquet(table))
+    out.put(VECTORS, save(tensors), check=lambda found: _same_shapes(found, tensors))
+
+
+def read_conditions(artifact: Input) -> list[Condition]:
+    """The conditions of an ask's artifact; the position in the list is the number of the condition."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(artifact.read(CONDITIONS)))
+    names = [field.name for field in fields(Condition)]
+    if table.column("condition").to_pylist() != list(range(table.num_rows)):
+        raise FormatError(f"{CONDITIONS} in the order of `condition`", "another order", "Ask again.")
+    return [Condition(**record) for record in table.select(names).to_pylist()]
+
+
+def dump_rows(rows: Iterable[Row]) -> bytes:
+    """Rows as the bytes of `results.parquet`."""
+    import pyarrow as pa
+
+    kinds = {str: pa.string(), float: pa.float64(), int: pa.int64()}
+    schema = pa.schema([(field.name, kinds[field.type]) for field in fields(Row)])  # type: ignore[index]
+    return _parquet(pa.Table.from_pylist([asdict(r) for r in rows], schema=schema))
+
+
+def load_rows(data: bytes) -> list[Row]:
+    """Rows from the bytes of `results.parquet`."""
+    import pyarrow.parquet as pq
+
+    return [Row(**record) for record in pq.read_table(io.BytesIO(data)).to_pylist()]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of square tiles without gaps, at native pixels, and what can be said of it.
+
+    `order`: figures of one answer are shown in ascending order. `seeds`: what to paint it again from.
+    """
+
+    name: str
+    kind: str
+    title: str
+    caption: str
+    tiles: NDArray[np.uint8]
+    """uint8 [rows, columns, size, size, 3]."""
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    order: int
+    seeds: Mapping[str, int]
+    encoder: str = ""
+    tap: str = ""
+
+    def put(self, out: Output) -> None:
+        """Writes `figures/<name>.png`, lossless, and `figures/<name>.json`."""
+        r, c, size = self.tiles.shape[:3]
+        assert (r, c) == (len(self.rows), len(self.columns)), f"{self.name}: {(r, c)} tiles have other labels"
+        about = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "tiles"}
+        about |= {"tile_px": size, "seeds": dict(self.seeds)}
+        picture = self.tiles.transpose(0, 2, 1, 3, 4).reshape(r * size, c * size, 3)
+        out.put(f"figures/{self.name}.png", pixels.encode_png(np.ascontiguousarray(picture)))
+        out.put(f"figures/{self.name}.json", json.dumps(about, indent=1, sort_keys=True).encode())
+
+
+def _parquet(table: "pa.Table") -> bytes:
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def _same_shapes(found: bytes, tensors: Mapping[str, NDArray[np.float32] | NDArray[np.int64]]) -> None:
+    from safetensors.numpy import load
+
+    there = {name: (array.shape, str(array.dtype)) for name, array in load(found).items()}
+    here = {name: (array.shape, str(array.dtype)) for name, array in tensors.items()}
+    if there != here:
+        raise FormatError(f"{VECTORS} of {here}", str(there), "Invalidate the ask and run again.")

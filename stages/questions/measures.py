@@ -1,0 +1,127 @@
+"""Measures on embeddings and on the pixels of samples, as plain functions on arrays.
+
+Scores of attributes (kept, fixed) and what an `Estimate` is stand in `stages.readers.score`.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.readers.score import Estimate, Floats, Numbers, divide
+
+# Embeddings: distances, ranks, invariance
+
+
+def squared_distances(a: Floats, b: Floats) -> Floats:
+    """Squared L2 distances float64 [A, B] between rows of a [A, D] and b [B, D]."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return np.maximum((a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * a @ b.T, 0.0)
+
+
+def l2(a: Floats, b: Floats) -> Floats:
+    """L2 distance along the last axis (the others broadcast)."""
+    return np.sqrt(((a.astype(np.float64) - b) ** 2).sum(axis=-1))
+
+
+def cosine(a: Floats, b: Floats) -> Floats:
+    """1 - cosine along the last axis (the others broadcast); a zero vector is at distance 1 of everything."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    norms = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
+    return 1.0 - np.where(norms > 0, (a * b).sum(axis=-1) / np.where(norms > 0, norms, 1.0), 0.0)
+
+
+def random_pair(gallery: Floats) -> float:
+    """The unit of distance: mean L2 distance of two different rows of gallery [G, D]."""
+    total = sum(float(np.sqrt(squared_distances(block, gallery)).sum()) for block in _blocks(gallery))
+    return total / (len(gallery) * (len(gallery) - 1))
+
+
+def nearest_other(gallery: Floats, rows: Numbers) -> tuple[Numbers, Floats]:
+    """For gallery[rows] the nearest other row: its position int64 [Q] and L2 distance float64 [Q]."""
+    positions, distances = [], []
+    for block in _blocks(rows):
+        squared = squared_distances(gallery[block], gallery)
+        squared[np.arange(len(block)), block] = np.inf
+        positions.append(squared.argmin(axis=1))
+        distances.append(np.sqrt(squared.min(axis=1)))
+    return np.concatenate(positions), np.concatenate(distances)
+
+
+def ranks(queries: Floats, gallery: Floats, source: Numbers, removed: Numbers | None = None) -> Floats:
+    """Rank of each query's source among the gallery by L2 distance to the query: float64 [Q], 1 is best.
+
+    `queries` [Q, D], `gallery` [G, D], `source` [Q]: the position of the source in the gallery; `removed` [Q]: a
+    position taken out of the gallery for that query. Equal distances share their mean rank, so an embedding that is
+    constant has rank (G + 1) / 2 and not 1.
+    """
+    found = []
+    for block in _blocks(np.arange(len(queries))):
+        squared = squared_distances(queries[block], gallery)
+        line = np.arange(len(block))
+        own = squared[line, source[block]][:, None]
+        tolerance = 1e-12 * (own + (queries[block].astype(np.float64) ** 2).sum(axis=1)[:, None])
+        if removed is not None:
+            squared[line, removed[block]] = np.inf
+        nearer = (squared < own - tolerance).sum(axis=1)
+        equal = (np.abs(squared - own) <= tolerance).sum(axis=1)
+        found.append(nearer + 0.5 * (equal + 1.0))
+    return np.concatenate(found)
+
+
+def invariance(moved: Floats, pairs: Floats) -> Estimate:
+    """r = E d(h(x), h(Tx)) / E d(h(x), h(x')): 0 where T does not move the embedding, 1 where Tx is like another image.
+
+    `moved`: float64 [N], distance that T moves each source; `pairs`: float64 [N, N], distances between sources.
+    """
+
+    def estimate(weights: Floats) -> Floats:
+        size = weights.sum(axis=1)
+        total = ((weights @ pairs) * weights).sum(axis=1)  # the diagonal of pairs is 0
+        return divide(divide(weights @ moved, size), divide(total, size**2 - (weights**2).sum(axis=1)))
+
+    return estimate
+
+
+def pair_distances(embeddings: Floats) -> Floats:
+    """L2 distances float64 [N, N] between rows [N, D], exactly 0 on the diagonal."""
+    distances = np.sqrt(squared_distances(embeddings, embeddings))
+    np.fill_diagonal(distances, 0.0)
+    return distances
+
+
+def _blocks(rows: NDArray[np.generic], size: int = 1024) -> list[NDArray[np.generic]]:
+    """Rows in blocks, so that a distance table stays small."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+# Pixels: twins and maps
+
+
+def twins(images: NDArray[np.uint8], distances: Floats) -> Numbers:
+    """The two samples of each source that are both near it and differ most in pixels: int64 [N, 2], nearer one first.
+
+    `images`: uint8 [N, K, H, W, 3]; `distances`: float64 [N, K], of each sample's embedding to its source's. Candidates
+    are the nearer half of the K samples (at least two).
+    """
+    chosen = np.empty((len(images), 2), dtype=np.int64)
+    for i, samples in enumerate(images):
+        order = np.argsort(distances[i], kind="stable")
+        near = order[: max(2, len(samples) // 2)]
+        pixels = samples[near].reshape(len(near), -1)
+        gap = squared_distances(pixels, pixels)
+        a, b = np.unravel_index(np.argmax(gap), gap.shape)
+        chosen[i] = near[min(a, b)], near[max(a, b)]
+    return chosen
+
+
+def deviation(images: NDArray[np.uint8]) -> Floats:
+    """Standard deviation of the samples of a source at each pixel, RMS over colours: float64 [N, H, W].
+
+    `images`: uint8 [N, K, H, W, 3]; the unit is intensity in [0, 1].
+    """
+    return np.sqrt((images.astype(np.float64) / 255.0).var(axis=1).mean(axis=-1))
+
+
+def painted(values: Floats, scale: float) -> NDArray[np.uint8]:
+    """Values [..., H, W] as grey uint8 [..., H, W, 3] on a scale that is handed in, one for a whole figure."""
+    grey = np.rint(np.clip(values / scale if scale > 0 else values, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)

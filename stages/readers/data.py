@@ -1,0 +1,83 @@
+"""Images with the values of their attributes: the table's columns, and the functions of their pixels."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages import attributes
+from stages.attributes import Attribute
+from stages.contract import Input
+from stages.errors import InputError
+from stages.images import open_images
+from stages.readers import pixel
+from stages.readers.score import Floats, Numbers
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images of one split, by ascending row, and the values of their attributes."""
+
+    rows: Numbers
+    """int64 [N]."""
+    images: NDArray[np.uint8]
+    """[N, size, size, 3]."""
+    values: dict[str, Floats]
+    """By attribute, float64 [N]; NaN where undefined."""
+    attributes: tuple[Attribute, ...]
+    """The dataset's own attributes and those of the pixels."""
+
+
+def table_attributes(shards: Input) -> list[Attribute]:
+    """The dataset's own attributes."""
+    return attributes.load(shards.read("attributes.json"))
+
+
+def pixel_attributes(shards: Input) -> list[Attribute]:
+    """The functions of pixels, without those whose name the dataset uses for something else."""
+    taken = {a.name for a in table_attributes(shards)}
+    return [a for a in pixel.ATTRIBUTES if a.name not in taken]
+
+
+def rows_of(shards: Input, split: Literal["train", "heldout"]) -> Numbers:
+    """Rows of a split that hold an image, ascending: int64 [N]. Raises InputError where there is none."""
+    table = open_images(shards).table()
+    sound = np.array(table.column("status").to_pylist()) == "ok"
+    rows = np.flatnonzero(sound & (np.array(table.column("split").to_pylist()) == split)).astype(np.int64)
+    if not len(rows):
+        raise InputError(f"images of the split {split!r}", "none", "Change `holdout` of the listing or add images.")
+    return rows
+
+
+def truth(shards: Input, rows: Numbers, images: NDArray[np.uint8]) -> dict[str, Floats]:
+    """Values of all attributes of images uint8 [N, H, W, 3] at `rows` [N]: by name, float64 [N]."""
+    table = open_images(shards).table()
+    values = {
+        a.name: table.column(attributes.PREFIX + a.name).to_numpy().astype(np.float64)[rows]
+        for a in table_attributes(shards)
+    }
+    return pixel.read(images) | values
+
+
+def labelled(shards: Input, split: Literal["train", "heldout"], size: int, limit: int, seed: int = 0) -> Labelled:
+    """At most `limit` images of a split, from parts chosen at random where there are more."""
+    images = open_images(shards)
+    wanted = rows_of(shards, split)
+    order = np.random.Generator(np.random.Philox(key=[seed, images.parts])).permutation(images.parts)
+    rows: list[Numbers] = []
+    decoded: list[NDArray[np.uint8]] = []
+    for part in order:
+        if sum(map(len, rows)) >= limit:
+            break
+        if not ((wanted >= part * images.part_rows) & (wanted < (part + 1) * images.part_rows)).any():
+            continue
+        found, batch = images.decode_part(int(part), size)
+        chosen = np.isin(found, wanted)
+        rows.append(found[chosen])
+        decoded.append(batch[chosen])
+    gathered = np.concatenate(rows)
+    ascending = np.argsort(gathered)[:limit]
+    gathered, pixels = gathered[ascending], np.concatenate(decoded)[ascending]
+    known = (*table_attributes(shards), *pixel_attributes(shards))
+    return Labelled(gathered, pixels, truth(shards, gathered, pixels), known)

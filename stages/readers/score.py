@@ -1,0 +1,226 @@
+"""The scale on which everything that reads an attribute is judged: 1 - d / d of another image; and its intervals.
+
+Everything that gets an interval is an `Estimate`: a function from weights of the sources `[B, N]` to values `[B]`. The
+value itself is the estimate at weights of one; the interval comes from resampled sources (Efron & Tibshirani 1993,
+chapter 13). Two estimates over the same sources meet the same resamples, so their difference is a paired one.
+
+Pairs of different sources never enter as an `[N, N]` table of attribute differences: all three differences of
+`stages.attributes` are, up to a factor that cancels in every ratio here, squared distances of features phi (the number
+itself; cos and sin; one-hot), and sum |phi_i - phi_j|^2 = n_j q_i + n_i q_j - 2 s_i . s_j with counts n, sums s of phi
+and q of |phi|^2.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.attributes import Attribute
+
+Floats: TypeAlias = NDArray[np.float64]
+Numbers: TypeAlias = NDArray[np.int64]
+Estimate: TypeAlias = Callable[[Floats], Floats]
+
+DRAWS = 1000
+"""Resamples behind an interval."""
+
+LEVEL = 0.95
+"""Coverage of every interval."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its interval [low, high], from `n` sources."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@lru_cache(maxsize=4)
+def resamples(num_sources: int, seed: int, draws: int = DRAWS) -> Floats:
+    """How often each source stands in each resample: float64 [draws, num_sources], rows sum to num_sources."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, num_sources]))
+    drawn = rng.multinomial(num_sources, np.full(num_sources, 1.0 / num_sources), size=draws).astype(np.float64)
+    drawn.setflags(write=False)
+    return drawn
+
+
+def interval(estimate: Estimate, num_sources: int, seed: int, n: int | None = None, draws: int = DRAWS) -> Interval:
+    """The estimate with its percentile interval; `n` sources are reported where fewer than all are defined."""
+    value = float(estimate(np.ones((1, num_sources)))[0])
+    drawn = estimate(resamples(num_sources, seed, draws))
+    drawn = drawn[np.isfinite(drawn)]
+    tail = 50.0 * (1.0 - LEVEL)
+    low, high = np.percentile(drawn, [tail, 100.0 - tail]) if drawn.size else (np.nan, np.nan)
+    return Interval(value, float(low), float(high), num_sources if n is None else n)
+
+
+def divide(a: Floats, b: Floats) -> Floats:
+    """a / b elementwise; NaN where b is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(b != 0, a / np.where(b != 0, b, 1.0), np.nan)
+
+
+def difference(a: Estimate, b: Estimate) -> Estimate:
+    """a - b over the same resampled sources: the paired difference."""
+    return lambda weights: a(weights) - b(weights)
+
+
+def ratio(a: Estimate, b: Estimate) -> Estimate:
+    """a / b over the same resampled sources; NaN where b vanishes."""
+    return lambda weights: divide(a(weights), b(weights))
+
+
+def over_seeds(estimates: Sequence[Estimate], seed: int) -> Estimate:
+    """Mean over encoders that differ in their seed only, both seeds and sources resampled.
+
+    `estimates`: one per encoder seed, over the same sources. A single row of weights (the value) meets every seed once.
+    """
+
+    def estimate(weights: Floats) -> Floats:
+        values = np.stack([e(weights) for e in estimates], axis=1)  # [B, S]
+        if len(weights) == 1:
+            return values.mean(axis=1)
+        counts = resamples(len(estimates), seed, len(weights))
+        return (values * counts).sum(axis=1) / counts.sum(axis=1)
+
+    return estimate
+
+
+def mean(values: Floats) -> Estimate:
+    """Mean of one number per source [N]; NaN is left out."""
+    defined = np.isfinite(values)
+    filled, counted = np.where(defined, values, 0.0), defined.astype(np.float64)
+    return lambda weights: divide(weights @ filled, weights @ counted)
+
+
+def median(values: Floats) -> Estimate:
+    """Median of one number per source [N]; NaN is left out. Weighted: the mean of the lower and the upper median."""
+    order = np.argsort(values)[: int(np.isfinite(values).sum())]
+    ordered = values[order]
+
+    def estimate(weights: Floats) -> Floats:
+        if not ordered.size:
+            return np.full(len(weights), np.nan)
+        cumulated = np.cumsum(weights[:, order], axis=1)
+        half = 0.5 * cumulated[:, -1:]
+        last = ordered.size - 1
+        lower = np.minimum((cumulated < half - 1e-9).sum(axis=1), last)
+        upper = np.minimum((cumulated <= half + 1e-9).sum(axis=1), last)
+        return 0.5 * (ordered[lower] + ordered[upper])
+
+    return estimate
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Per source, over its defined values: count n [N], sum of |phi|^2 q [N], sum of phi s [N, F]."""
+
+    n: Floats
+    q: Floats
+    s: Floats
+
+    def taken(self, order: Numbers) -> "_Sums":
+        return _Sums(self.n[order], self.q[order], self.s[order])
+
+
+def _sums(attribute: Attribute, values: Floats) -> _Sums:
+    """Sums of the features of values [N, K]; NaN is left out."""
+    defined = np.isfinite(values)
+    known = np.where(defined, values, 0.0)
+    if attribute.kind == "scalar":
+        phi = known[..., None]
+    elif attribute.kind == "circle":
+        phi = np.stack([np.cos(2 * np.pi * known), np.sin(2 * np.pi * known)], axis=-1)
+    else:
+        phi = (known[..., None] == np.arange(len(attribute.classes))).astype(np.float64)
+    phi = phi * defined[..., None]
+    return _Sums(defined.sum(axis=1).astype(np.float64), (phi**2).sum(axis=(1, 2)), phi.sum(axis=1))
+
+
+def _own(a: _Sums, b: _Sums) -> tuple[Floats, Floats]:
+    """Per source: sum of differences between its values in a and its values in b [N], and their number [N]."""
+    return np.maximum(a.n * b.q + b.n * a.q - 2.0 * (a.s * b.s).sum(axis=1), 0.0), a.n * b.n
+
+
+def _between(a: _Sums, b: _Sums, weights: Floats) -> Floats:
+    """Mean difference between values of a and values of b of different sources [B]."""
+    own, count = _own(a, b)
+    total = (weights @ a.n) * (weights @ b.q) + (weights @ b.n) * (weights @ a.q)
+    total = total - 2.0 * ((weights @ a.s) * (weights @ b.s)).sum(axis=1) - weights**2 @ own
+    return divide(np.maximum(total, 0.0), (weights @ a.n) * (weights @ b.n) - weights**2 @ count)
+
+
+def kept(attribute: Attribute, readings: Floats, truth: Floats, shown: Numbers | None = None) -> Estimate:
+    """kept = 1 - mean d(reader(s_ik), a_i) / mean d(reader(s_jk), a_i), j != i.
+
+    `readings`: float64 [N, K], the attribute read from the K samples of each source; `truth`: float64 [N]. NaN
+    (undefined) values leave the sums. `shown` [N] hands source i the samples of source shown[i] (the shuffled
+    control). 0: samples tell no more of their source than another source's; 1: they match it.
+    """
+    centre = _centre(attribute, truth)
+    painted, real = _sums(attribute, readings - centre), _sums(attribute, truth[:, None] - centre)
+    own, count = _own(painted if shown is None else painted.taken(shown), real)
+    return lambda weights: 1.0 - divide(divide(weights @ own, weights @ count), _between(painted, real, weights))
+
+
+def fixed(attribute: Attribute, readings: Floats) -> Estimate:
+    """fixed = 1 - mean d(reader(s_ik), reader(s_il)) / mean d(reader(s_ik), reader(s_jl)), k != l, j != i.
+
+    How alike the samples of one source are; `readings` as for `kept`.
+    """
+    painted = _sums(attribute, readings - _centre(attribute, readings))
+    own, _ = _own(painted, painted)
+    count = painted.n * (painted.n - 1.0)
+    return lambda weights: 1.0 - divide(divide(weights @ own, weights @ count), _between(painted, painted, weights))
+
+
+def clipped(value: float) -> float:
+    """A score in [0, 1], for display only: what is stored and compared stays as it was measured."""
+    return float(np.clip(value, 0.0, 1.0))
+
+
+def num_defined(truth: Floats, readings: Floats) -> int:
+    """Sources with a defined truth [N] and at least one defined reading [N, K]."""
+    return int((np.isfinite(truth) & np.isfinite(readings).any(axis=1)).sum())
+
+
+def derangement(num_sources: int, seed: int) -> Numbers:
+    """For each source another one, each once: int64 [N], a random cycle through all."""
+    order = np.random.Generator(np.random.Philox(key=[seed, num_sources])).permutation(num_sources)
+    partner = np.empty(num_sources, dtype=np.int64)
+    partner[order] = np.roll(order, 1)
+    return partner
+
+
+def _centre(attribute: Attribute, values: Floats) -> float:
+    """A shift that keeps squares of scalars small; differences do not feel it."""
+    if attribute.kind != "scalar":
+        return 0.0
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else 0.0
+
+
+def quality(attribute: Attribute, predicted: Floats, truth: Floats) -> tuple[float, int]:
+    """How well predictions [N] meet the truth [N], and on how many images: accuracy for a class, else R2.
+
+    R2 = 1 - sum d(predicted, truth) / sum d(mean, truth); for a circle d is 1 - cos and the mean the circular one.
+    """
+    defined = np.isfinite(truth)
+    n = int(defined.sum())
+    if n == 0:
+        return float("nan"), 0
+    known = truth[defined]
+    missed = float(attribute.difference(predicted[defined], known).mean())
+    if attribute.kind == "class":
+        return 1.0 - missed, n
+    if attribute.kind == "circle":
+        spread = 1.0 - float(np.abs(np.exp(2j * np.pi * known).mean()))
+    else:
+        spread = float(known.var())
+    return (1.0 - missed / spread if spread > 0 else float("nan")), n

@@ -1,0 +1,148 @@
+"""The stages `readers` (attributes from pixels) and `probes` (from embeddings), trained on train images only."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from stages.contract import Context, Estimate, Gang, Inputs, Output, Part, Stage, Summary
+
+if TYPE_CHECKING:
+    from stages.readers.data import Labelled
+
+EMBEDDINGS = "embeddings."
+"""Inputs that hold tables of embeddings are named `embeddings.<encoder>`."""
+
+
+class Readers(Gang):
+    """Trains a small network that reads the dataset's attributes from pixels; pixel attributes need none.
+
+    Input: `shards`. Writes `readers.safetensors` and `readers.json` (see `stages.readers.format`).
+    """
+
+    name: ClassVar[str] = "readers"
+    version: ClassVar[int] = 1
+    bitwise: ClassVar[bool] = False
+    max_ranks: ClassVar[int | None] = 1
+
+    size: PositiveInt = 32
+    """Side of the images that are read, pixels: the decoder's."""
+    widths: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] = (24, 48, 96, 128)
+    """Channels of each resolution."""
+    num_images: PositiveInt = 64_000
+    """Length of the training, in images."""
+    batch: Annotated[int, Field(ge=2)] = 64
+    learning_rate: PositiveFloat = 4e-3
+    limit: PositiveInt = 50_000
+    """Train images, and held-out images, that are looked at at most."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
+        """Measured at 32 px."""
+        seconds = self.num_images * 1e-3 * (max(self.size, 32) / 32) ** 0.5
+        return Estimate(rows=1, size_bytes=4_000_000, cpu_seconds=4 + seconds + upstream["shards"].rows * 3e-4)
+
+    def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:
+        """Trains, scores on held-out images and writes; the summary holds the scores."""
+        from stages.readers import network
+        from stages.readers.data import labelled, pixel_attributes, table_attributes
+        from stages.readers.format import Card, Score, dump
+        from stages.readers.score import quality
+        from stages.readers.targets import Targets
+
+        shards = inputs["shards"]
+        train = labelled(shards, "train", self.size, self.limit, self.seed)
+        heldout = labelled(shards, "heldout", self.size, self.limit, self.seed)
+        targets = Targets.of(table_attributes(shards), train.values)
+        pixel_only = pixel_attributes(shards)
+        net = None
+        scores = {a.name: Score(value=1.0, measure="by definition", n=len(heldout.rows)) for a in pixel_only}
+        if targets.attributes:
+            net = network.build(self.size, self.widths, targets.width, self.seed)
+            network.fit(
+                net,
+                targets,
+                train.images,
+                train.values,
+                num_images=self.num_images,
+                batch=self.batch,
+                learning_rate=self.learning_rate,
+                seed=self.seed,
+                device=context.device,
+                report=lambda done, loss: context.report(done, self.num_images, {"loss": loss}),
+            )
+            found = network.read(net, targets, heldout.images, self.size)
+            for a in targets.attributes:
+                value, n = quality(a, found[a.name], heldout.values[a.name])
+                scores[a.name] = Score(value=value, measure="accuracy" if a.kind == "class" else "R2", n=n)
+        card = Card(
+            size=self.size,
+            widths=self.widths,
+            network=targets.attributes,
+            scaling=dict(targets.scaling),
+            pixel=tuple(pixel_only),
+            scores=scores,
+        )
+        for name, data in dump(card, net).items():
+            out.put(name, data)
+        return {"scores": {a: round(s.value, 4) for a, s in scores.items() if s.measure != "by definition"}}
+
+
+class Probes(Stage):
+    """Reads every attribute from every tap by a small network, one part per encoder.
+
+    Inputs: `shards`, and `embeddings.<encoder>` for each encoder. Writes `probes.parquet`: encoder, tap, attribute,
+    score, low, high (the scale of `kept`, on held-out images), n, and floor, floor_low, floor_high: the same with the
+    embeddings of the train images shuffled.
+    """
+
+    name: ClassVar[str] = "probes"
+    version: ClassVar[int] = 1
+    bitwise: ClassVar[bool] = False
+
+    size: PositiveInt = 32
+    """Side of the images whose pixel attributes are read, pixels: the decoder's."""
+    epochs: PositiveInt = 16
+    """At most; training stops earlier where nothing gets better."""
+    limit: PositiveInt = 20_000
+    """Train images, and held-out images, that are looked at at most."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
+        """Measured on taps of 128 to 256 features."""
+        tables = [name for name in upstream if name.startswith(EMBEDDINGS)]
+        rows = min(self.limit, upstream["shards"].rows)
+        seconds = sum(3 + 3 * rows * self.epochs * 6e-5 for _ in tables)
+        return Estimate(rows=len(tables) * 50, size_bytes=20_000 * len(tables), cpu_seconds=4 + seconds)
+
+    def split(self, inputs: Inputs) -> list[Part]:
+        """One part per encoder."""
+        names = sorted(name.removeprefix(EMBEDDINGS) for name in inputs if name.startswith(EMBEDDINGS))
+        return [Part(index=i, fields={"encoder": name}) for i, name in enumerate(names)]
+
+    def setup(self, inputs: Inputs, device: str) -> "tuple[Labelled, Labelled]":
+        """Train and held-out images with their attributes."""
+        from stages.readers.data import labelled
+
+        shards = inputs["shards"]
+        return (
+            labelled(shards, "train", self.size, self.limit, self.seed),
+            labelled(shards, "heldout", self.size, self.limit, self.seed),
+        )
+
+    def work(self, part: Part, state: "tuple[Labelled, Labelled]", inputs: Inputs, out: Output) -> Summary:
+        """Trains and scores the probes of one encoder's taps."""
+        from stages.readers.probe import dump, load, probe_encoder
+
+        encoder = part.fields["encoder"]
+        rows = probe_encoder(self, encoder, *state, inputs[EMBEDDINGS + encoder])
+        stored = load(out.put(f"probes-{part.index:05d}.parquet", dump(rows), check=load))
+        return {"rows": [row.model_dump(mode="json") for row in stored]}
+
+    def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
+        """One table of all encoders."""
+        from stages.readers.probe import PROBES, Probe, dump
+
+        rows = [Probe.model_validate(row) for summary in summaries for row in summary["rows"]]
+        out.put(PROBES, dump(rows))
+        return {"rows": len(rows)}

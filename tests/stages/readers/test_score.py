@@ -1,0 +1,208 @@
+"""Scores and intervals against their definitions, closed forms and synthetic data of known truth."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.attributes import Attribute
+from stages.readers import score
+
+SCALAR = Attribute(name="x", kind="scalar")
+CIRCLE = Attribute(name="hue", kind="circle")
+CLASS = Attribute(name="shape", kind="class", classes=("disc", "ring", "square", "bar"))
+ATTRIBUTES = (SCALAR, CIRCLE, CLASS)
+each_kind = pytest.mark.parametrize("attribute", ATTRIBUTES, ids=lambda a: a.kind)
+
+
+def generator(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(seed))
+
+
+def draw(attribute: Attribute, rng: np.random.Generator, *shape: int) -> score.Floats:
+    if attribute.kind == "class":
+        return rng.integers(0, len(attribute.classes), shape).astype(np.float64)
+    return rng.random(shape)
+
+
+def value(estimate: score.Estimate, n: int) -> float:
+    return float(estimate(np.ones((1, n)))[0])
+
+
+def one_minus_ratio(near: list[score.Floats], far: list[score.Floats]) -> float:
+    """1 - mean / mean over all defined entries, NaN where there are none or nothing differs."""
+    a, b = (np.concatenate([np.ravel(x) for x in parts]) for parts in (near, far))
+    a, b = a[np.isfinite(a)], b[np.isfinite(b)]
+    return 1.0 - float(a.mean() / b.mean()) if a.size and b.size and b.mean() > 0 else float("nan")
+
+
+@each_kind
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 8), k=st.integers(1, 5), holes=st.sampled_from([0.0, 0.3]))
+@settings(max_examples=30, deadline=None)
+def test_kept_equals_its_definition_summed_pair_by_pair(
+    attribute: Attribute, seed: int, n: int, k: int, holes: float
+) -> None:
+    rng = generator(seed)
+    truth, readings = draw(attribute, rng, n), draw(attribute, rng, n, k)
+    readings[rng.random((n, k)) < holes] = np.nan
+    truth[rng.random(n) < holes] = np.nan
+    near = [attribute.difference(readings[i], truth[i]) for i in range(n)]
+    far = [attribute.difference(readings[j], truth[i]) for i in range(n) for j in range(n) if i != j]
+    np.testing.assert_allclose(value(score.kept(attribute, readings, truth), n), one_minus_ratio(near, far), atol=1e-9)
+
+
+@each_kind
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 7), k=st.integers(2, 5), holes=st.sampled_from([0.0, 0.3]))
+@settings(max_examples=30, deadline=None)
+def test_fixed_equals_its_definition_summed_pair_by_pair(
+    attribute: Attribute, seed: int, n: int, k: int, holes: float
+) -> None:
+    rng = generator(seed)
+    readings = draw(attribute, rng, n, k)
+    readings[rng.random((n, k)) < holes] = np.nan
+    other = ~np.eye(k, dtype=bool)
+    gap = [[attribute.difference(readings[i][:, None], readings[j][None, :]) for j in range(n)] for i in range(n)]
+    near = [gap[i][i][other] for i in range(n)]
+    far = [gap[i][j] for i in range(n) for j in range(n) if i != j]
+    np.testing.assert_allclose(value(score.fixed(attribute, readings), n), one_minus_ratio(near, far), atol=1e-9)
+
+
+@each_kind
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=10, deadline=None)
+def test_weights_count_a_source_as_often_as_it_was_drawn_and_never_pair_it_with_itself(
+    attribute: Attribute, seed: int
+) -> None:
+    rng = generator(seed)
+    n, k = 6, 3
+    truth, readings = draw(attribute, rng, n), draw(attribute, rng, n, k)
+    weights = rng.multinomial(n, np.full(n, 1 / n)).astype(np.float64)
+    chosen = np.repeat(np.arange(n), weights.astype(int))
+    near = [attribute.difference(readings[i], truth[i]) for i in chosen]
+    far = [attribute.difference(readings[j], truth[i]) for i in chosen for j in chosen if i != j]
+    actual = score.kept(attribute, readings, truth)(weights[None])[0]
+    np.testing.assert_allclose(actual, one_minus_ratio(near, far or [np.array([np.nan])]), atol=1e-9)
+
+
+@each_kind
+def test_a_painter_that_knows_the_attribute_has_kept_and_fixed_one(attribute: Attribute) -> None:
+    truth = draw(attribute, generator(1), 40)
+    readings = np.repeat(truth[:, None], 4, axis=1)
+    assert value(score.kept(attribute, readings, truth), 40) == pytest.approx(1.0)
+    assert value(score.fixed(attribute, readings), 40) == pytest.approx(1.0)
+
+
+@each_kind
+def test_a_painter_of_always_one_picture_has_kept_zero(attribute: Attribute) -> None:
+    truth = draw(attribute, generator(2), 60)
+    found = score.interval(score.kept(attribute, np.full((60, 4), truth[0]), truth), 60, seed=0)
+    assert found.value == pytest.approx(0.0, abs=1e-12)
+    assert found.low == pytest.approx(0.0, abs=0.05)
+    assert found.high == pytest.approx(0.0, abs=0.05)
+
+
+@each_kind
+def test_a_painter_that_ignores_its_condition_has_kept_and_fixed_zero_within_the_interval(attribute: Attribute) -> None:
+    rng = generator(3)
+    truth, readings = draw(attribute, rng, 100), draw(attribute, rng, 100, 8)
+    for estimate in (score.kept(attribute, readings, truth), score.fixed(attribute, readings)):
+        found = score.interval(estimate, 100, seed=0)
+        assert found.low < 0.0 < found.high
+        assert found.high - found.low < 0.3
+
+
+@each_kind
+def test_samples_of_a_shuffled_source_keep_nothing(attribute: Attribute) -> None:
+    truth = draw(attribute, generator(12), 100)
+    readings = np.repeat(truth[:, None], 4, axis=1)
+    shuffled = score.kept(attribute, readings, truth, shown=score.derangement(100, seed=0))
+    found = score.interval(shuffled, 100, seed=0)
+    assert found.low < 0.0 < found.high
+
+
+def test_half_the_variance_shown_is_kept_of_one_half() -> None:
+    """x = a + b with a shown and b lost, equal variances: kept = 1 - 2 var(b) / (2 var(a) + 2 var(b)) = 1/2."""
+    rng = generator(5)
+    shown, lost, guessed = rng.normal(size=4000), rng.normal(size=4000), rng.normal(size=(4000, 8))
+    readings = shown[:, None] + guessed
+    assert value(score.kept(SCALAR, readings, shown + lost), 4000) == pytest.approx(0.5, abs=0.03)
+    assert value(score.fixed(SCALAR, readings), 4000) == pytest.approx(0.5, abs=0.03)
+
+
+def test_an_attribute_that_is_nowhere_defined_is_not_a_number_and_no_warning() -> None:
+    nowhere = np.full((5, 2), np.nan)
+    found = score.interval(score.kept(CIRCLE, nowhere, nowhere[:, 0]), 5, seed=0)
+    assert np.isnan([found.value, found.low, found.high]).all()
+    assert score.num_defined(nowhere[:, 0], nowhere) == 0
+
+
+def test_an_attribute_with_one_value_is_not_a_number() -> None:
+    same = np.full((5, 2), 0.25)
+    assert np.isnan(value(score.kept(SCALAR, same, same[:, 0]), 5))
+
+
+def test_a_score_is_clipped_for_display_only() -> None:
+    assert [score.clipped(v) for v in (-0.3, 0.4, 1.2)] == [0.0, 0.4, 1.0]
+
+
+@given(n=st.integers(2, 50), seed=st.integers(0, 1000))
+def test_a_derangement_moves_every_source_and_loses_none(n: int, seed: int) -> None:
+    partner = score.derangement(n, seed)
+    assert sorted(partner) == list(range(n))
+    assert (partner != np.arange(n)).all()
+
+
+def test_resamples_are_seeded_and_keep_the_number_of_sources() -> None:
+    drawn = score.resamples(20, seed=3)
+    assert (drawn.sum(axis=1) == 20).all()
+    assert (drawn == score.resamples(20, seed=3)).all()
+    assert (drawn != score.resamples(20, seed=4)).any()
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_law() -> None:
+    found = score.interval(score.mean(generator(6).normal(size=400)), 400, seed=0, draws=4000)
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 / np.sqrt(400), rel=0.1)
+
+
+def test_a_paired_difference_is_tighter_than_its_two_sides() -> None:
+    rng = generator(7)
+    common = rng.normal(size=100) * 5
+    a, b = score.mean(common + 1.0 + 0.1 * rng.normal(size=100)), score.mean(common)
+    paired, alone = score.interval(score.difference(a, b), 100, seed=0), score.interval(a, 100, seed=0)
+    assert paired.low > 0.9
+    assert paired.high < 1.1
+    assert alone.high - alone.low > 1.0
+
+
+def test_intervals_of_kept_cover_the_truth() -> None:
+    """Scalar of the test above: the truth is 1/2; 95 % intervals of 64 sources must hold it about that often."""
+    hits = 0
+    for trial in range(200):
+        rng = generator(1000 + trial)
+        shown, lost, guessed = rng.normal(size=64), rng.normal(size=64), rng.normal(size=(64, 8))
+        estimate = score.kept(SCALAR, shown[:, None] + guessed, shown + lost)
+        found = score.interval(estimate, 64, seed=trial, draws=300)
+        hits += found.low <= 0.5 <= found.high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_resampling_seeds_as_well_widens_the_interval_by_the_spread_of_the_seeds() -> None:
+    rng = generator(8)
+    estimates = [score.mean(rng.normal(size=200) * 0.01 + level) for level in (0.0, 1.0, 2.0, 3.0)]
+    found = score.interval(score.over_seeds(estimates, seed=0), 200, seed=0)
+    assert found.value == pytest.approx(1.5, abs=0.01)
+    assert found.low == pytest.approx(1.5 - 1.96 * np.sqrt(1.25 / 4), abs=0.3)
+    alone = score.interval(score.over_seeds(estimates[:1], seed=0), 200, seed=0)
+    assert alone.high - alone.low < 0.01
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=30))
+def test_the_median_is_numpys_and_skips_what_is_undefined(values: list[float]) -> None:
+    array = np.array([*values, np.nan])
+    assert value(score.median(array), len(array)) == pytest.approx(float(np.median(values)))
+
+
+def test_a_weighted_median_is_the_median_of_the_drawn_sources() -> None:
+    values = np.array([3.0, 1.0, 2.0, 10.0])
+    weights = np.array([[0.0, 3.0, 1.0, 0.0], [0.0, 2.0, 2.0, 0.0], [1.0, 0.0, 0.0, 3.0]])
+    assert score.median(values)(weights).tolist() == [1.0, 1.5, 10.0]
