@@ -1,0 +1,29 @@
+"""Noise that depends on what it is for and never on batch, device or rank.
+
+Each image has a stream of its own, seeded by a hash of a few integers; it is always drawn on the CPU.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+_MASK = (1 << 64) - 1
+
+
+def mix(*numbers: int) -> int:
+    """A 63-bit seed from integers: SplitMix64's finaliser (Steele, Lea & Flood 2014) chained over them."""
+    state = 0x9E3779B97F4A7C15
+    for number in numbers:
+        state = (state ^ (number & _MASK)) + 0x9E3779B97F4A7C15 & _MASK
+        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB & _MASK
+        state ^= state >> 31
+    return state >> 1
+
+
+def normal(streams: Iterable[Sequence[int]], shape: Sequence[int]) -> Tensor:
+    """Standard normal noise, one row per stream: float32 [len(streams), *shape] on the CPU."""
+    generator = torch.Generator()
+    rows = [torch.randn(tuple(shape), generator=generator.manual_seed(mix(*stream))) for stream in streams]
+    return torch.stack(rows) if rows else torch.empty((0, *shape))

@@ -1,0 +1,115 @@
+"""The mathematics of diffusion against closed forms: samplers' order, preconditioning, loss, noise."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from stages.diffusion import edm, noise, samplers
+
+CENTRE, SPREAD = 0.3, 0.5
+
+
+def gaussian(x: Tensor, sigma: Tensor, h: Tensor) -> Tensor:
+    """The exact denoiser of data N(CENTRE, SPREAD^2): a mean of data and noisy value, weighted by their precision."""
+    share = SPREAD**2 / (SPREAD**2 + sigma.to(x) ** 2)
+    return CENTRE + share[:, None, None, None] * (x - CENTRE)
+
+
+def exact(noise: Tensor, sigma_max: float) -> Tensor:
+    """Where the probability-flow ODE takes `sigma_max * noise`: deviations shrink by the ratio of the spreads."""
+    start = sigma_max * noise
+    return CENTRE + (start - CENTRE) * SPREAD / (SPREAD**2 + sigma_max**2) ** 0.5
+
+
+def levels(steps: int) -> Tensor:
+    """Noise levels in double precision, the last step onto 0 so short that it cannot be seen."""
+    ramp = torch.linspace(5.0 ** (1 / 7), 1e-5 ** (1 / 7), steps, dtype=torch.float64) ** 7
+    return torch.cat([ramp, torch.zeros(1, dtype=torch.float64)])
+
+
+@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("dpm++2m", 2)])
+def test_a_sampler_converges_at_its_order(name: str, order: int) -> None:
+    unit = torch.randn(64, 1, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    errors = [
+        float((samplers.SAMPLERS[name](gaussian, unit, levels(steps), unit) - exact(unit, 5.0)).abs().mean())
+        for steps in (40, 80, 160)
+    ]
+    measured = [torch.tensor(a / b).log2().item() for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    assert measured == pytest.approx([order, order], abs=0.3)
+
+
+@pytest.mark.parametrize("name", sorted(samplers.SAMPLERS))
+def test_a_sampler_evaluates_as_often_as_it_says_and_hands_the_condition_on(name: str) -> None:
+    h = torch.ones(3, 5)
+    seen = []
+
+    def denoiser(x: Tensor, sigma: Tensor, given: Tensor) -> Tensor:
+        seen.append(given)
+        assert sigma.shape == (3,)
+        return gaussian(x, sigma, given)
+
+    samplers.SAMPLERS[name](denoiser, torch.zeros(3, 1, 2, 2), samplers.karras_sigmas(7, 0.01, 10.0), h)
+    assert len(seen) == samplers.evaluations(name, 7)
+    assert all(given is h for given in seen)
+
+
+def test_noise_levels_fall_from_the_largest_to_zero() -> None:
+    sigmas = samplers.karras_sigmas(9, 0.02, 20.0)
+    assert sigmas.shape == (10,)
+    assert sigmas[0].item() == pytest.approx(20.0)
+    assert sigmas[-2].item() == pytest.approx(0.02)
+    assert sigmas[-1].item() == 0.0
+    assert (sigmas[1:] < sigmas[:-1]).all()
+
+
+def test_preconditioning_gives_unit_variance_into_the_network_and_unit_targets() -> None:
+    sigma = torch.tensor([0.01, 0.3, 1.0, 50.0], dtype=torch.float64)
+    c = edm.coefficients(sigma, 0.5)
+    assert torch.allclose(c.scale_in**2 * (0.25 + sigma**2), torch.ones_like(sigma))
+    # Variance of the effective target (x - c_skip (x + n)) / c_out, equation 6 of the appendix.
+    target = ((1 - c.skip) ** 2 * 0.25 + c.skip**2 * sigma**2) / c.out**2
+    assert torch.allclose(target, torch.ones_like(sigma))
+    assert torch.allclose(c.noise, sigma.log() / 4)
+
+
+def test_a_silent_network_is_the_best_linear_denoiser() -> None:
+    y, sigma = torch.randn(4, 3, 2, 2), torch.tensor([0.1, 0.5, 2.0, 1e4])
+    denoised = edm.denoise(lambda x, c: torch.zeros_like(x), y, sigma, 0.5)
+    share = 0.25 / (0.25 + sigma**2)
+    assert torch.allclose(denoised, share[:, None, None, None] * y)
+
+
+def test_the_loss_of_a_silent_network_is_one_at_every_noise_level() -> None:
+    generator = torch.Generator().manual_seed(2)
+    clean = 0.5 * torch.randn(4, 3, 64, 64, generator=generator)
+    sigma = torch.tensor([0.05, 0.3, 1.0, 8.0])
+    noisy = clean + sigma[:, None, None, None] * torch.randn(clean.shape, generator=generator)
+    denoised = edm.denoise(lambda x, c: torch.zeros_like(x), noisy, sigma, 0.5)
+    assert edm.losses(denoised, clean, sigma, 0.5).tolist() == pytest.approx([1.0] * 4, rel=0.05)
+
+
+def test_noise_levels_are_log_normal() -> None:
+    assert edm.log_normal(torch.tensor([-1.0, 0.0, 1.0]), -0.4, 1.2).log().tolist() == pytest.approx([-1.6, -0.4, 0.8])
+
+
+def test_noise_depends_on_its_stream_and_not_on_its_batch() -> None:
+    together = noise.normal([(0, 5, 0), (0, 5, 1), (1, 5, 0)], (3, 4, 4))
+    alone = noise.normal([(0, 5, 1)], (3, 4, 4))
+    assert torch.equal(together[1], alone[0])
+    assert not torch.equal(together[0], together[2])
+    assert noise.normal([], (3, 4, 4)).shape == (0, 3, 4, 4)
+
+
+def test_noise_streams_keep_their_values() -> None:
+    # Pinned: samples already in a store are matched against samples still to be painted.
+    assert noise.mix(0, 5, 1) == MIXED
+    assert noise.mix(5, 0, 1) != noise.mix(0, 5, 1)
+
+
+def test_noise_is_standard_normal() -> None:
+    drawn = noise.normal(((3, row) for row in range(400)), (3, 8, 8))
+    assert drawn.mean().item() == pytest.approx(0.0, abs=0.02)
+    assert drawn.std().item() == pytest.approx(1.0, abs=0.02)
+
+
+MIXED = 6086224461081295000
