@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 STORE, ROWS, STATISTICS = "embeddings.zarr", "rows.parquet", "statistics.safetensors"
 CHUNK_ROWS = 64
+OK = "ok"
+"""Status of a row whose image could be read."""
 FLOOR = 0.05
 """A feature is divided by no less than this share of its tap's RMS standard deviation."""
 
@@ -116,7 +119,19 @@ class Table:
                 found = array.oindex[unique][back] if len(unique) else np.empty((0, array.shape[1]))
         except ValueError as error:
             raise _damaged(f"{tap}/{view}", error) from error
-        return np.asarray(found, dtype=np.float32)
+        vectors = np.asarray(found, dtype=np.float32)
+        # Zarr takes an object that is gone for missing values.
+        missing = np.flatnonzero(np.isnan(vectors).any(axis=1))
+        if len(missing):
+            lost = int(self._embedded[missing if rows is None else np.asarray(rows)[missing]].sum())
+            if lost:
+                raise _damaged(f"{tap}/{view}", f"no vectors in {lost} rows that have an image")
+        return vectors
+
+    @cached_property
+    def _embedded(self) -> NDArray[np.bool_]:
+        """bool [rows]: the image could be read, so there must be a vector."""
+        return np.array([status == OK for status in self.rows().column("status").to_pylist()], dtype=np.bool_)
 
     def rows(self) -> "pa.Table":
         """`rows.parquet`: row int64, key, split, status."""
@@ -257,9 +272,9 @@ def _memory(objects: "dict[str, Buffer]") -> "Store":
     return MemoryStore(objects)
 
 
-def _damaged(what: str, error: Exception) -> FormatError:
+def _damaged(what: str, found: object) -> FormatError:
     return FormatError(
         expected=f"{what} with the checksums it was written with",
-        found=str(error),
+        found=str(found),
         remedy="Its bytes have changed since: invalidate the embeddings step and run again.",
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stages.contract import Inputs, Output, Summary
 from stages.embeddings.format import (
     FORMAT,
+    OK,
     ROWS,
     STATISTICS,
     Moments,
@@ -187,7 +188,7 @@ def _rows(table: "pa.Table", count: int) -> bytes:
             "row": pa.array(np.arange(count, dtype=np.int64)),
             "key": column("key", pa.array([f"{row:09d}" for row in range(count)])),
             "split": column("split", pa.nulls(count, pa.string())),
-            "status": column("status", pa.array(["ok"] * count)),
+            "status": column("status", pa.array([OK] * count)),
         }
     )
     pq.write_table(records, buffer)
