@@ -1,0 +1,239 @@
+"""Numbers of the page: rows of answers arranged as the matrix, the charts and the tables of each section."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from stages.questions import verdicts
+from stages.questions.format import Row
+from stages.report import charts
+from stages.report.charts import Axis, Line, Mark, nice_axis, unit_axis
+from stages.report.results import Answer, first, place
+from stages.report.taps import Tap
+
+
+@dataclass(frozen=True)
+class Word:
+    """A verdict as it stands on the page: its class and symbol, its word, and what it means in plain words."""
+
+    style: str
+    word: str
+    meaning: str
+
+
+VERDICTS: Mapping[str, Word] = {
+    "KEPT": Word("v-kept", "kept", "the samples show it"),
+    "PARTLY": Word("v-partly", "partly", "between kept and lost"),
+    "LOST": Word("v-lost", "lost", "neither the samples nor a probe show it"),
+    "DECODER LIMIT": Word("v-limit", "decoder limit", "a probe reads it, the samples do not show it"),
+    "CANNOT TELL": Word("v-cannot", "cannot tell", "the instrument is not good enough here"),
+}
+UNJUDGED = Word("v-none", "not judged", "no rule was asked")
+
+SCORES = unit_axis()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One tap and one attribute: what was measured, the verdict and why, drawn small."""
+
+    tap: Tap
+    subject: str
+    word: Word
+    why: str
+    facts: tuple[tuple[str, str], ...]
+    value: str
+    foot: str
+    chart: Markup
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One attribute of the matrix: its name, what the instrument reaches on it, one cell per tap."""
+
+    subject: str
+    about: tuple[str, ...]
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Attributes of one kind."""
+
+    title: str
+    lines: tuple[Attribute, ...]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A labelled chart."""
+
+    label: str
+    note: str
+    chart: Markup
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """What is said of a tap, and how many attributes got each verdict."""
+
+    tap: Tap
+    text: str
+    tally: tuple[tuple[Word, int], ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of a table, of a tap or under a label."""
+
+    tap: Tap | None
+    label: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first column is the tap or the label."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[Entry, ...]
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A score for people: a real minus sign, no negative zero, a dash where there is none."""
+    if not math.isfinite(value):
+        return "–"
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", "−")
+
+
+def count(value: float) -> str:
+    """A rank or a number of things: no decimals from 10 on, thin spaces between thousands."""
+    if not math.isfinite(value):
+        return "–"
+    whole = abs(value) >= 10 or value == round(value)
+    return f"{value:,.0f}".replace(",", "\u2009") if whole else f"{value:.1f}"
+
+
+def interval(row: Row, digits: int = 2) -> str:
+    """Value and interval."""
+    if not (math.isfinite(row.low) and math.isfinite(row.high)):
+        return number(row.value, digits)
+    return f"{number(row.value, digits)} [{number(row.low, digits)}, {number(row.high, digits)}]"
+
+
+def plain(subject: str) -> str:
+    """The name of an attribute or transform as it is read: `background_hue` is background hue."""
+    return subject.replace("_", " ")
+
+
+def matrix(kept: Answer, taps: Sequence[Tap], readers: Mapping[str, float], pixel: Collection[str]) -> list[Group]:
+    """Taps x attributes, in the order of the answer; `pixel` names the functions of the pixels."""
+    scores = kept.where("kept")
+    beside = {metric: kept.where(metric) for metric in ("fixed", "probe", "floor", "kept / ceiling")}
+    ceilings = {row.subject: row.value for row in kept.where("ceiling")}
+    own: list[Attribute] = []
+    closed: list[Attribute] = []
+    for subject in dict.fromkeys(row.subject for row in scores):
+        limits = {"reader": readers.get(subject), "ceiling": ceilings.get(subject)}
+        known = {name: value for name, value in limits.items() if value is not None}
+        cells = []
+        for tap in taps:
+            score = first(scores, tap.place, subject)
+            here = {metric: first(rows, tap.place, subject) for metric, rows in beside.items()}
+            cells.append(None if score is None else cell(tap, score, here, known))
+        about = tuple(f"{name} {number(value)}" for name, value in known.items())
+        (closed if subject in pixel else own).append(Attribute(plain(subject), about, tuple(cells)))
+    if not closed:
+        return [Group("", tuple(own))]
+    groups = (("Known of each image", own), ("Computed from the pixels", closed))
+    return [Group(title, tuple(lines)) for title, lines in groups if lines]
+
+
+def cell(tap: Tap, score: Row, beside: Mapping[str, Row | None], limits: Mapping[str, float]) -> Cell:
+    """One cell of the matrix: the number, its drawing, and all that the verdict rests on."""
+    word = VERDICTS.get(score.verdict, UNJUDGED)
+    facts = [("kept", interval(score))]
+    facts += [(metric, interval(row)) for metric, row in beside.items() if row is not None]
+    facts += [(name, number(value)) for name, value in limits.items()]
+    facts.append(("sources", str(score.n)))
+    probe, floor = beside.get("probe"), beside.get("floor")
+    found = (
+        ("floor", None if floor is None else floor.value),
+        ("ceiling", limits.get("ceiling")),
+        ("probe", None if probe is None else probe.value),
+    )
+    mark = Mark(score.value, score.low, score.high, f"v {word.style}", "circle", f"kept {interval(score)}")
+    ticks = [(value, name, f"{name} {number(value)}") for name, value in found if value is not None]
+    return Cell(
+        tap=tap,
+        subject=plain(score.subject),
+        word=word,
+        why=score.why,
+        facts=tuple(facts),
+        value=number(score.value),
+        foot="" if probe is None else f"probe {number(probe.value)}",
+        chart=charts.dots([mark], SCORES, height=16, ticks=ticks),
+    )
+
+
+def sentences(kept: Answer, taps: Sequence[Tap]) -> list[Sentence]:
+    """What the rules say of each tap."""
+    rows = [row for row in kept.where("kept") if row.verdict]
+    found = []
+    for tap in taps:
+        own = [row for row in rows if place(row) == tap.place]
+        if own:
+            text = verdicts.sentence(tap.place, [(plain(row.subject), row.verdict) for row in own])
+            tally = ((word, sum(row.verdict == verdict for row in own)) for verdict, word in VERDICTS.items())
+            found.append(Sentence(tap, text, tuple(entry for entry in tally if entry[1])))
+    return found
+
+
+def overlay(rows: Sequence[Row], taps: Sequence[Tap], axis: Axis = SCORES) -> list[Plot]:
+    """The same number of every tap on one line per subject."""
+    plots = []
+    for subject in dict.fromkeys(row.subject for row in rows):
+        found = [(tap, first(rows, tap.place, subject)) for tap in taps]
+        marks = [
+            Mark(row.value, row.low, row.high, tap.style, tap.shape, f"{tap.place}: {interval(row)}")
+            for tap, row in found
+            if row is not None
+        ]
+        plots.append(Plot(plain(subject), "", charts.dots(marks, axis, height=11 * len(marks) + 4)))
+    return plots
+
+
+def strengths(rows: Sequence[Row], taps: Sequence[Tap]) -> list[Plot]:
+    """r over the strength of each transform, one small chart a transform."""
+    split = [(row, *transform(row.subject)) for row in rows]
+    top = nice_axis([row.high if math.isfinite(row.high) else row.value for row in rows] + [1.0])
+    plots = []
+    for name in dict.fromkeys(name for _, name, _ in split):
+        found = [(row, strength) for row, other, strength in split if other == name]
+        levels = sorted({strength for _, strength in found})
+        # Strengths of a transform are steps of its own scale, so they stand at equal distances.
+        across = Axis(-0.35, len(levels) - 0.65, tuple((float(i), f"{level:g}") for i, level in enumerate(levels)))
+        curves = []
+        for tap in taps:
+            own = sorted(((s, row) for row, s in found if place(row) == tap.place), key=lambda entry: entry[0])
+            if own:
+                points = tuple((float(levels.index(strength)), row.value) for strength, row in own)
+                bounds = tuple((row.low, row.high) for _, row in own)
+                curves.append(Line(tap.place, points, tap.style, tap.shape, bounds))
+        plots.append(Plot(plain(name), "", charts.lines(curves, across, top, 150, f"r of {plain(name)} by strength")))
+    return plots
+
+
+def transform(subject: str) -> tuple[str, float]:
+    """Name and strength of a transform from the subject of its row, `<name> <strength>`."""
+    name, _, strength = subject.rpartition(" ")
+    try:
+        return name, float(strength)
+    except ValueError:
+        return subject, 1.0

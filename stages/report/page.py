@@ -1,0 +1,309 @@
+"""The page: gathers what the stage was given into sections, and writes one HTML file.
+
+Everything that comes from a user's study or dataset reaches the page through the template's escaping; the style sheet and
+the script are constants, and the page's content security policy allows this script and no other.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from stages.contract import Inputs
+from stages.questions import verdicts
+from stages.questions.format import Figure, Row
+from stages.report import charts, numbers, pictures, results, taps, trained, words
+from stages.report.faithfulness import Faithfulness, faithfulness
+from stages.report.numbers import VERDICTS, Group, Plot, Sentence, Table
+from stages.report.pictures import Card, Picture, Sheet, Twin
+from stages.report.results import Answer
+from stages.report.taps import Tap
+from stages.report.trained import Block
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+    from stages.report.stage import Report
+
+HERE = Path(__file__).parent
+RESULTS = "results."
+ENCODER = "encoder."
+KNOWN = ("kept", "faithfulness", "invariance")
+"""Questions with sections of their own; any other gets its figures and a table of its rows."""
+
+
+@dataclass(frozen=True)
+class How:
+    """The example beside "how to read this": an image, its vector drawn as a bar code, and four samples."""
+
+    tap: Tap
+    source: Picture
+    barcode: tuple[str, ...]
+    samples: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Twins:
+    """The twins of one tap."""
+
+    tap: Tap
+    twins: tuple[Twin, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One of the paper's findings; `style` is its outcome as a class."""
+
+    number: str
+    encoder: str
+    claim: str
+    outcome: str
+    style: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Paired differences between the two ends of an encoder."""
+
+    title: str
+    plots: tuple[Plot, ...]
+    axis: Markup
+
+
+@dataclass(frozen=True)
+class Other:
+    """A question that has no section of its own."""
+
+    title: str
+    figures: tuple[Sheet, ...]
+    table: Table
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the template shows, in its order. An empty part is left out with its heading."""
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    taps: tuple[Tap, ...]
+    how: How | None
+    twins: tuple[Twins, ...]
+    twins_caption: str
+    sentences: tuple[Sentence, ...]
+    findings: tuple[Finding, ...]
+    unasked: str
+    matrix: tuple[Group, ...]
+    overlay: tuple[Plot, ...]
+    score_axis: Markup
+    differences: tuple[Differences, ...]
+    cards: tuple[Card, ...]
+    maps: tuple[Sheet, ...]
+    faithfulness: Faithfulness | None
+    strengths: tuple[Plot, ...]
+    invariance_tables: tuple[Table, ...]
+    transformed: tuple[Sheet, ...]
+    others: tuple[Other, ...]
+    measures: tuple[tuple[str, str], ...]
+    training: tuple[Block, ...]
+    command: str
+    artifacts: tuple[tuple[str, str], ...]
+    contents: tuple[tuple[str, str], ...] = ()
+
+
+def render(stage: "Report", inputs: Inputs) -> bytes:
+    """The page as UTF-8 bytes; equal inputs give equal bytes."""
+    page = gather(stage, inputs)
+    script = _file("page.js")
+    html = _template().render(
+        page=page,
+        verdicts=list(VERDICTS.values()),
+        style=Markup(_file("page.css")) + taps.style_sheet(page.taps),  # noqa: S704
+        script=Markup(script),  # noqa: S704
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+    )
+    return html.encode()
+
+
+def gather(stage: "Report", inputs: Inputs) -> Page:
+    """The sections of the page from the stage's inputs."""
+    answers = _answers(stage.question_order, inputs)
+    kept, invariance = (answers.get(name) or Answer(name, "", (), ()) for name in ("kept", "invariance"))
+    rows = [row for answer in answers.values() for row in answer.rows]
+    trained_encoders = {n.removeprefix(ENCODER): dict(inputs[n].summary) for n in inputs if n.startswith(ENCODER)}
+    scores: dict[str, float] = dict(inputs["readers"].summary.get("scores", {})) if "readers" in inputs else {}
+    places = [place for place in results.places(answers.values()) if not place.endswith(verdicts.BOTH)]
+    dressed = tuple(taps.dress(places, trained_encoders, _widths(inputs, trained_encoders)))
+    own = [tap for tap in dressed if tap.studied] or list(dressed)
+    subjects = {row.subject for row in kept.where("kept")}
+    closed = subjects - set(scores) if scores else set()
+    twins = [
+        Twins(tap, tuple(pictures.twins(figure)))
+        for tap in own
+        for figure in kept.kind("twins")
+        if results.place(figure) == tap.place
+    ]
+    grids = kept.kind("grid")
+    curves = [row for row in invariance.where("r") if row.subject != "own"]
+    page = Page(
+        title=stage.title or f"What {_names(list(trained_encoders)) or 'an encoder'} knows",
+        facts=tuple(_facts(stage, inputs, dressed, grids)),
+        taps=dressed,
+        how=_how(grids, own),
+        twins=tuple(twins),
+        twins_caption=next((figure.caption for figure in kept.kind("twins")), ""),
+        sentences=tuple(numbers.sentences(kept, dressed)),
+        findings=tuple(_finding(found) for found in verdicts.findings(rows)),
+        unasked="Findings iii (small attacks) and iv (edits) are not asked by this study.",
+        matrix=tuple(numbers.matrix(kept, dressed, scores | dict.fromkeys(closed, 1.0), closed)) if subjects else (),
+        overlay=tuple(numbers.overlay(kept.where("kept"), dressed)),
+        score_axis=charts.scale(numbers.SCORES),
+        differences=tuple(_differences(kept, invariance, dressed)),
+        cards=tuple(pictures.cards(grids, dressed)),
+        maps=tuple(pictures.whole_sheet(figure) for figure in kept.kind("maps")),
+        faithfulness=faithfulness(answers["faithfulness"], dressed) if "faithfulness" in answers else None,
+        strengths=tuple(numbers.strengths(curves, dressed)),
+        invariance_tables=(),
+        transformed=tuple(pictures.whole_sheet(figure) for figure in invariance.figures),
+        others=tuple(_other(answer) for name, answer in answers.items() if name not in KNOWN),
+        measures=tuple(words.measures(answers)),
+        training=(
+            *trained.decoder(inputs, dressed),
+            *trained.encoders(trained_encoders, dressed),
+            *trained.readers(scores),
+        ),
+        command=f"repscope run {stage.study}",
+        artifacts=tuple((name, inputs[name].key) for name in sorted(inputs)),
+    )
+    return replace(page, contents=tuple(_contents(page)))
+
+
+def _contents(page: Page) -> list[tuple[str, str]]:
+    shown = (
+        ("twins", "Twins", page.twins),
+        ("verdicts", "In one sentence", page.sentences),
+        ("findings", "Findings", page.findings),
+        ("kept", "What is kept", page.matrix),
+        ("differences", "Backbone to projector", page.differences),
+        ("samples", "Samples", page.cards),
+        ("maps", "Where samples differ", page.maps),
+        ("faithfulness", "Faithfulness", page.faithfulness),
+        ("invariance", "Invariance", page.strengths),
+        *((f"question-{i}", other.title, True) for i, other in enumerate(page.others, 1)),
+        ("measures", "How it was measured", page.measures),
+        ("training", "What was trained", page.training),
+        ("artifacts", "Made from", page.artifacts),
+    )
+    return [(anchor, label) for anchor, label, content in shown if content]
+
+
+def _answers(order: Sequence[str], inputs: Inputs) -> dict[str, Answer]:
+    given = [name.removeprefix(RESULTS) for name in inputs if name.startswith(RESULTS)]
+    ordered = [name for name in order if name in given] + sorted(set(given) - set(order))
+    return {name: results.read(name, inputs[RESULTS + name]) for name in ordered}
+
+
+def _widths(inputs: Inputs, encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    found = {f"{name}:{tap}": int(w) for name, about in encoders.items() for tap, w in about.get("taps", {}).items()}
+    if "decoder" in inputs:
+        found |= {place: int(width) for place, width in inputs["decoder"].summary.get("taps", {}).items()}
+    return found
+
+
+def _facts(
+    stage: "Report", inputs: Inputs, dressed: Sequence[Tap], grids: Sequence[Figure]
+) -> list[tuple[str, str]]:
+    facts = [("study", stage.study)]
+    if "shards" in inputs:
+        about = inputs["shards"].summary
+        if {"ok", "train", "heldout"} <= set(about):
+            counted = {name: numbers.count(about[name]) for name in ("ok", "train", "heldout")}
+            facts.append(("images", f"{counted['ok']}: {counted['train']} to train, {counted['heldout']} held out"))
+    studied = list(dict.fromkeys(tap.encoder for tap in dressed if tap.studied))
+    references = list(dict.fromkeys(tap.encoder for tap in dressed if not tap.studied))
+    if studied:
+        facts.append(("encoders", _names(studied)))
+        facts.append(("taps", ", ".join(tap.tap for tap in dressed if tap.studied)))
+    if references:
+        facts.append(("for reference", _names(references)))
+    if "decoder" in inputs:
+        shown = inputs["decoder"].summary.get("num_images")
+        facts.append(("decoder", f"one for {len(dressed)} taps" + (f", {numbers.count(shown)} images shown" if shown else "")))
+    if grids:
+        facts.append(("samples", f"{grids[0].tiles.shape[1] - 1} of each source and tap"))
+    return facts
+
+
+def _how(grids: Sequence[Figure], own: Sequence[Tap]) -> How | None:
+    tap = own[0] if own else None
+    figure = next((figure for figure in grids if tap and results.place(figure) == tap.place), None)
+    if tap is None or figure is None or figure.tiles.shape[1] < 5:
+        return None
+    named = zip(figure.columns, figure.tiles[0], strict=True)
+    tiles = [pictures.picture(tile, f"{name} of {figure.rows[0]}") for name, tile in named]
+    # The bar code stands for a vector; its levels say nothing, so they come from the tap's name.
+    levels = tuple(f"{0.15 + 0.85 * byte / 255:.2f}" for byte in hashlib.sha256(tap.place.encode()).digest()[:21])
+    return How(tap, tiles[0], levels, tuple(tiles[1:5]))
+
+
+def _finding(found: verdicts.Finding) -> Finding:
+    style = found.outcome.replace(" ", "-")
+    return Finding(found.number, found.encoder, found.claim, found.outcome, style, found.why)
+
+
+def _differences(kept: Answer, invariance: Answer, dressed: Sequence[Tap]) -> list[Differences]:
+    """Kept and r, backbone minus projector, one row an attribute or transform."""
+    found = []
+    hue = {tap.encoder: tap.style for tap in reversed(dressed)}
+    for answer, metric, what in ((kept, "kept difference", "kept"), (invariance, "r difference", "r")):
+        rows = [row for row in answer.where(metric) if row.tap == verdicts.BOTH]
+        for encoder in dict.fromkeys(row.encoder for row in rows):
+            own = [row for row in rows if row.encoder == encoder]
+            ends = [v for row in own for v in (row.low, row.high, row.value)]
+            axis = charts.around(charts.nice_axis([*ends, -0.1, 0.1]))
+            plots = tuple(_difference(row, axis, hue.get(encoder, "")) for row in own)
+            found.append(Differences(f"{encoder}: {what}, {verdicts.BOTH}", plots, charts.scale(axis)))
+    return found
+
+
+def _difference(row: Row, axis: charts.Axis, style: str) -> Plot:
+    sure = row.low > 0 or row.high < 0
+    mark = charts.Mark(row.value, row.low, row.high, style, "circle" if sure else "circle-open", numbers.interval(row))
+    note = "augmented" if row.verdict == verdicts.AUGMENTED else ""
+    return Plot(numbers.plain(row.subject), note, charts.dots([mark], axis, height=16, ticks=[(0.0, "zero", "0")]))
+
+
+def _other(answer: Answer) -> Other:
+    head = ("metric", "tap", "subject", "value", "unit", "verdict")
+    rows = tuple(
+        numbers.Entry(
+            None, row.metric, (results.place(row), row.subject, numbers.interval(row, 3), row.unit, row.verdict)
+        )
+        for row in answer.rows
+    )
+    sheets = tuple(pictures.whole_sheet(figure) for figure in answer.figures)
+    return Other(numbers.plain(answer.question).capitalize(), sheets, Table("", head, rows))
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)
+
+
+@lru_cache
+def _file(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+@lru_cache
+def _template() -> "Template":
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("page.html")

@@ -1,0 +1,96 @@
+"""What the report reads: the answers of questions, as rows and figures in memory."""
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stages import pixels
+from stages.contract import Input
+from stages.errors import FormatError
+from stages.questions.format import RESULTS, Figure, Row, load_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FIGURES = "figures/"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The rows and figures of one question, and the key of the artifact they come from."""
+
+    question: str
+    key: str
+    rows: tuple[Row, ...]
+    figures: tuple[Figure, ...]
+
+    def where(self, metric: str) -> list[Row]:
+        """Rows of one metric, in their order."""
+        return [row for row in self.rows if row.metric == metric]
+
+    def kind(self, kind: str) -> list[Figure]:
+        """Figures of one kind, in their order."""
+        return [figure for figure in self.figures if figure.kind == kind]
+
+
+def read(question: str, artifact: Input) -> Answer:
+    """Reads an answer artifact; FormatError where its table is not there or a figure is not what its JSON says."""
+    names = artifact.names()
+    if RESULTS not in names:
+        raise FormatError(f"{RESULTS} in the answer to `{question}`", ", ".join(names[:5]) or "nothing", "Answer again.")
+    figures = [
+        figure(json.loads(artifact.read(name)), artifact.read(name.removesuffix(".json") + ".png"))
+        for name in names
+        if name.startswith(FIGURES) and name.endswith(".json")
+    ]
+    figures.sort(key=lambda found: (found.order, found.name))
+    return Answer(question, artifact.key, tuple(load_rows(artifact.read(RESULTS))), tuple(figures))
+
+
+def figure(about: dict[str, Any], png: bytes) -> Figure:
+    """A figure from what stands in its JSON and PNG; FormatError where the picture is of another size."""
+    image = pixels.decode(png, pixel_limit=2**62)
+    r, c, size = len(about["rows"]), len(about["columns"]), int(about["tile_px"])
+    if image.shape[:2] != (r * size, c * size):
+        raise FormatError(
+            f"figure {about['name']} of {c} x {r} tiles, {c * size} x {r * size} pixels",
+            f"{image.shape[1]} x {image.shape[0]} pixels",
+            "Answer again.",
+        )
+    return Figure(
+        name=about["name"],
+        kind=about["kind"],
+        title=about["title"],
+        caption=about["caption"],
+        tiles=image.reshape(r, size, c, size, 3).transpose(0, 2, 1, 3, 4),
+        rows=tuple(about["rows"]),
+        columns=tuple(about["columns"]),
+        order=about["order"],
+        seeds=about["seeds"],
+        encoder=about["encoder"],
+        tap=about["tap"],
+    )
+
+
+def sheet(tiles: "NDArray[np.uint8]") -> "NDArray[np.uint8]":
+    """Tiles [rows, columns, size, size, 3] as one picture [rows x size, columns x size, 3]."""
+    r, c, size = tiles.shape[:3]
+    return tiles.transpose(0, 2, 1, 3, 4).reshape(r * size, c * size, 3)
+
+
+def place(found: Row | Figure) -> str:
+    """`encoder:tap`, as a study writes it; empty where a row or figure is about no single tap."""
+    return f"{found.encoder}:{found.tap}" if found.encoder and found.tap else found.encoder
+
+
+def places(answers: Iterable[Answer]) -> list[str]:
+    """Every `encoder:tap` that has a row, in the order of its first row."""
+    return list(dict.fromkeys(place(row) for answer in answers for row in answer.rows if row.encoder and row.tap))
+
+
+def first(rows: Sequence[Row], at: str, subject: str) -> Row | None:
+    """The row of a tap and a subject, or None."""
+    return next((row for row in rows if place(row) == at and row.subject == subject), None)

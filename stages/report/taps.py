@@ -1,0 +1,67 @@
+"""How a tap looks on the page: one mark and colour, the same in every chart.
+
+Encoders under study get a hue each and a mark that is filled at the backbone and hollow along the projector; references
+(oracle and untrained encoders) are grey. Mark and colour are never the only sign: a name stands beside them.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from stages.report.charts import symbol
+
+HUES = 4
+SHAPES = ("circle", "square", "triangle", "diamond")
+REFERENCE_SHAPES = ("diamond", "square", "triangle", "circle")
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One tap of one encoder: `place` is `encoder:tap`, `style` its class on the page, `shape` its mark."""
+
+    place: str
+    encoder: str
+    tap: str
+    style: str
+    shape: str
+    colour: str
+    studied: bool
+    width: int | None = None
+
+    @property
+    def key(self) -> Markup:
+        """The mark, for legends."""
+        return symbol(self.style, self.shape)
+
+    @property
+    def numbers(self) -> str:
+        """What the decoder was given."""
+        return "a vector" if self.width is None else f"{self.width} numbers"
+
+
+def dress(places: Sequence[str], studied: Collection[str], widths: Mapping[str, int]) -> list[Tap]:
+    """Marks and colours for `encoder:tap` places: encoders in `studied` first, order within kept otherwise."""
+    split = [(place, *place.split(":", 1)) for place in places]
+    own = list(dict.fromkeys(encoder for _, encoder, _ in split if encoder in studied))
+    dressed: list[Tap] = []
+    references = 0
+    for place, encoder, tap in sorted(split, key=lambda entry: entry[1] not in studied):
+        number = len(dressed)
+        if encoder in studied:
+            rank = own.index(encoder)
+            shape, colour = SHAPES[rank % len(SHAPES)], f"var(--c{rank % HUES + 1})"
+            shape += "-open" if tap.startswith("projector") else ""
+        else:
+            shape, colour = REFERENCE_SHAPES[references % len(REFERENCE_SHAPES)], "var(--reference)"
+            shape += "-open" if (references // len(REFERENCE_SHAPES)) % 2 else ""
+            references += 1
+        dressed.append(Tap(place, encoder, tap, f"tap-{number}", shape, colour, encoder in studied, widths.get(place)))
+    return dressed
+
+
+def style_sheet(taps: Sequence[Tap]) -> Markup:
+    """The rules that colour a tap and that hide it when it is switched off."""
+    rules = [f".{tap.style} {{ --tap: {tap.colour}; }}" for tap in taps]
+    rules += [f".without-{tap.style} main .{tap.style} {{ display: none; }}" for tap in taps]
+    return Markup("\n".join(rules))  # noqa: S704 - made of numbers and the names above only

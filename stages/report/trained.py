@@ -1,0 +1,91 @@
+"""What was trained on the way: the decoder's losses, each encoder's accuracy, the reader's scores."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from stages.contract import Inputs
+from stages.report import charts
+from stages.report.charts import Axis, Line, nice_axis
+from stages.report.numbers import Entry, Table, count, number, plain
+from stages.report.taps import Tap
+
+
+@dataclass(frozen=True)
+class Block:
+    """One thing that was trained: in words, as a chart, as a table."""
+
+    title: str
+    text: str = ""
+    chart: Markup | None = None
+    note: str = ""
+    table: Table | None = None
+
+
+def decoder(inputs: Inputs, taps: Sequence[Tap]) -> list[Block]:
+    """Loss on held-out images over training, per tap."""
+    if "decoder" not in inputs:
+        return []
+    from stages.decoder.format import read_card
+
+    card = read_card(inputs["decoder"])
+    by_place = {tap.place: tap for tap in taps}
+    curves = [
+        Line(place, tuple((point.images / 1000, point.heldout[place]) for point in card.curve), by_place[place].style)
+        for place in card.taps
+        if place in by_place and len(card.curve) > 1
+    ]
+    text = (
+        f"One decoder for {len(card.taps)} taps, {card.size} px, {count(card.num_images)} training images shown "
+        f"({count(card.train_images)} different ones), batches of {card.training.batch}, seed {card.seed}."
+    )
+    values = [y for curve in curves for _, y in curve.points]
+    chart = None
+    if curves:
+        across = nice_axis([x for curve in curves for x, _ in curve.points])
+        across = Axis(across.start, max(x for curve in curves for x, _ in curve.points), across.ticks[:-1] or across.ticks)
+        chart = charts.lines(curves, across, nice_axis(values, zero=False), 200, "loss of the decoder over training")
+    rows = tuple(
+        Entry(by_place[place], place, (count(width), number(card.curve[-1].heldout[place], 4)))
+        for place, width in card.taps.items()
+        if place in by_place
+    )
+    table = Table("", ("tap", "numbers", "loss at the end"), rows)
+    return [Block("Decoder", text, chart, "Loss on held-out images by thousands of images shown; every line is a tap.", table)]
+
+
+def encoders(summaries: Mapping[str, Mapping[str, Any]], taps: Sequence[Tap]) -> list[Block]:
+    """k-NN and linear accuracy of every encoder that was trained here."""
+    blocks = []
+    by_place = {tap.place: tap for tap in taps}
+    for name, summary in summaries.items():
+        quality = summary.get("quality", [])
+        if not quality:
+            continue
+        attributes = list(dict.fromkeys(entry["attribute"] for entry in quality))
+        found = {(entry["tap"], entry["attribute"]): entry for entry in quality}
+        rows = []
+        for tap in dict.fromkeys(entry["tap"] for entry in quality):
+            cells = []
+            for attribute in attributes:
+                entry = found.get((tap, attribute))
+                cells += ["", ""] if entry is None else [number(entry["knn"]), number(entry["linear"])]
+            rows.append(Entry(by_place.get(f"{name}:{tap}"), f"{name}:{tap}", tuple(cells)))
+        chance = [next(e["chance"] for e in quality if e["attribute"] == attribute) for attribute in attributes]
+        rows.append(Entry(None, "chance", tuple(text for value in chance for text in (number(value), number(value)))))
+        head = ("tap", *(text for a in attributes for text in (f"{plain(a)}, k-NN", "linear")))
+        loss = f" Loss at the end {number(summary['loss'], 3)}." if "loss" in summary else ""
+        text = f"Accuracy on held-out images, read from each tap.{loss}"
+        blocks.append(Block(f"Encoder {name}", text, table=Table("", head, tuple(rows))))
+    return blocks
+
+
+def readers(scores: Mapping[str, float]) -> list[Block]:
+    """Score of the reader on held-out real images."""
+    if not scores:
+        return []
+    rows = tuple(Entry(None, plain(attribute), (number(score, 3),)) for attribute, score in scores.items())
+    text = "Score on held-out real images (R² or accuracy); functions of the pixels are exact and not listed."
+    return [Block("Reader", text, table=Table("", ("attribute", "score"), rows))]
