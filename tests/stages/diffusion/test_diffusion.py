@@ -1,5 +1,7 @@
 """The mathematics of diffusion against closed forms: samplers' order, preconditioning, loss, noise."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -34,7 +36,7 @@ def test_a_sampler_converges_at_its_order(name: str, order: int) -> None:
         float((samplers.SAMPLERS[name](gaussian, unit, levels(steps), unit) - exact(unit, 5.0)).abs().mean())
         for steps in (40, 80, 160)
     ]
-    measured = [torch.tensor(a / b).log2().item() for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    measured = [torch.tensor(a / b).log2().item() for a, b in pairwise(errors)]
     assert measured == pytest.approx([order, order], abs=0.3)
 
 

@@ -1,0 +1,72 @@
+"""How a condition enters the network: standardised, projected, and drawn as a sketch.
+
+A batch may mix taps of different widths, so conditions travel as one float32 matrix `h` [B, widest], rows padded with
+zeros, beside `tap` int64 [B], the number of each row's tap; `NULL` marks a row without a condition.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+NULL = -1
+
+
+class Projection(nn.Module):
+    """One linear layer per tap into a common space of `width`, a vector per tap, and a learned null.
+
+    `h` [B, widest] standardised, `tap` int64 [B] -> [B, width].
+    """
+
+    def __init__(self, widths: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.widths = tuple(widths)
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.randn(width, tap_width) / tap_width**0.5) for tap_width in widths
+        )
+        # Row -1, the last, is the null.
+        self.vectors = nn.Parameter(torch.zeros(len(widths) + 1, width))
+
+    def forward(self, h: Tensor, tap: Tensor) -> Tensor:
+        """[B, widest], int64 [B] -> [B, width]."""
+        out = self.vectors[tap]
+        for number, (weight, wide) in enumerate(zip(self.weights, self.widths, strict=True)):
+            here = (tap == number).nonzero().squeeze(1)
+            if len(here):
+                projected = functional.linear(h[here, :wide], weight)
+                out = out.index_add(0, here, projected.to(out.dtype))
+        return out
+
+
+class Sketch(nn.Module):
+    """E[x | h] by a small network without convolutions: nearly free on any machine, and right within seconds.
+
+    `h` [B, widest] standardised, `tap` int64 [B] -> image [B, 3, size, size] in [-1, 1] (not clipped). The diffusion
+    model works on what is left of the image when the sketch is taken away.
+    """
+
+    def __init__(self, widths: Sequence[int], hidden: Sequence[int], size: int, dropout: float) -> None:
+        super().__init__()
+        self.size = size
+        self.projection = Projection(widths, hidden[0])
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(hidden))
+        self.dropout = dropout
+        self.out = nn.Linear(hidden[-1], 3 * size * size)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, h: Tensor, tap: Tensor, dropped: torch.Generator | None = None) -> Tensor:
+        """[B, widest], int64 [B] -> float32 [B, 3, size, size]. `dropped` chooses the units that are left out, if any.
+
+        The same units are left out for the whole batch, so that the choice is the same on every rank.
+        """
+        x = functional.silu(self.projection(h, tap))
+        for layer in self.layers:
+            x = functional.silu(layer(x))
+        if dropped is not None and self.dropout:
+            kept = torch.rand(x.shape[1], generator=dropped) >= self.dropout
+            x = x * (kept.to(x) / (1.0 - self.dropout))
+        flat: Tensor = self.out(x)
+        return flat.float().view(-1, 3, self.size, self.size)

@@ -1,0 +1,164 @@
+"""The decoder's files, and a trained decoder ready to paint.
+
+decoder.safetensors   averaged weights of sketch and painter, and `<tap>/mean` and `<tap>/scale` of every tap
+halfway.safetensors   the same painter as it was after half of its training, painter only
+decoder.json          taps, size, network, training, and the curve of its losses
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save
+from torch import Tensor
+
+from stages.contract import Input
+from stages.decoder.network import Network
+from stages.decoder.spec import NetworkSettings, TrainingSettings
+from stages.diffusion.samplers import Denoiser
+from stages.errors import FormatError, InputError
+
+if TYPE_CHECKING:
+    from stages.embeddings.format import Statistics
+
+FORMAT = 1
+WEIGHTS, HALFWAY, CARD = "decoder.safetensors", "halfway.safetensors", "decoder.json"
+STANDARD = "standard/"
+"""Prefix of the tensors that standardise a tap's embeddings."""
+
+Snapshot = Literal["final", "halfway"]
+
+
+class Point(BaseModel):
+    """One point of the training curve: images seen, training loss, held-out loss by tap."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int
+    loss: float
+    heldout: dict[str, float]
+
+
+class Card(BaseModel):
+    """`decoder.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    taps: dict[str, int]
+    """`encoder:tap` to width, in the order of the network's projections."""
+    size: int
+    """Side of the images, pixels."""
+    network: NetworkSettings
+    training: TrainingSettings
+    seed: int
+    num_images: int
+    train_images: int
+    rest: float
+    """Standard deviation of what the sketch leaves, over train images, taps and nulls; pixels lie in [-1, 1]."""
+    curve: tuple[Point, ...]
+    """Loss over training; the held-out loss is that of the averaged weights."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A trained decoder on a device."""
+
+    card: Card
+    network: Network
+    means: Mapping[str, Tensor]
+    scales: Mapping[str, Tensor]
+    device: str
+
+    @property
+    def taps(self) -> Mapping[str, int]:
+        """`encoder:tap` to width."""
+        return self.card.taps
+
+    def standardise(self, place: str, h: Tensor) -> Tensor:
+        """Raw embeddings [N, D] of the tap `encoder:tap` in units of the train rows' spread, float32 on the device."""
+        return (h.to(self.device, torch.float32) - self.means[place]) / self.scales[place]
+
+    def denoiser(self, place: str) -> Denoiser:
+        """D(x, sigma, h) of the tap `encoder:tap`; h [B, D] are raw embeddings. InputError for an unknown tap."""
+        if place not in self.taps:
+            raise InputError(
+                expected=f"one of the decoder's taps, {', '.join(self.taps)}",
+                found=place,
+                remedy="Name the tap among `taps` of the decoder and train it again.",
+            )
+        number = list(self.taps).index(place)
+        bfloat16 = self.card.training.precision == "bfloat16"
+
+        @torch.no_grad()
+        def denoised(x: Tensor, sigma: Tensor, h: Tensor) -> Tensor:
+            tap = torch.full((len(x),), number, device=self.device)
+            with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=bfloat16):
+                out: Tensor = self.network(x, sigma, self.standardise(place, h), tap)
+            return out
+
+        return denoised
+
+
+def dump(
+    network: Network,
+    final: Mapping[str, Tensor],
+    halfway: Mapping[str, Tensor],
+    statistics: "Sequence[Statistics]",
+    card: Card,
+) -> dict[str, bytes]:
+    """The decoder's files by name. `final` and `halfway`: the painter's weights by name."""
+    tensors = {f"sketch.{name}": value for name, value in network.sketch.state_dict().items()}
+    tensors |= {f"painter.{name}": value for name, value in final.items()}
+    for place, found in zip(card.taps, statistics, strict=True):
+        tensors[f"{STANDARD}{place}/mean"] = torch.from_numpy(found.mean)
+        tensors[f"{STANDARD}{place}/scale"] = torch.from_numpy(found.scale)
+    return {
+        WEIGHTS: save({name: value.contiguous() for name, value in tensors.items()}),
+        HALFWAY: save({f"painter.{name}": value.contiguous() for name, value in halfway.items()}),
+        CARD: json.dumps(card.model_dump(mode="json"), indent=1).encode(),
+    }
+
+
+def read_card(inp: Input) -> Card:
+    """`decoder.json`; FormatError where it is of another format."""
+    return parse_card(inp.read(CARD))
+
+
+def parse_card(data: bytes) -> Card:
+    """The card from its bytes; FormatError where they are of another format."""
+    document: Any = json.loads(data)
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        found = document.get("format") if isinstance(document, dict) else document
+        raise FormatError(
+            expected=f"{CARD} of format {FORMAT}",
+            found=f"format {found!r}",
+            remedy="Read it with the version of Repscope that wrote it, or train the decoder again.",
+        )
+    try:
+        return Card.model_validate(document)
+    except ValidationError as error:
+        raise FormatError(f"{CARD} of format {FORMAT}", str(error), "Train the decoder again.") from error
+
+
+def load(inp: Input, device: str, snapshot: Snapshot = "final") -> Decoder:
+    """The decoder of an artifact of `decoder`; FormatError where its tensors do not fit its card."""
+    card = read_card(inp)
+    tensors = load_tensors(inp.read(WEIGHTS))
+    standard = {name: tensors.pop(name) for name in list(tensors) if name.startswith(STANDARD)}
+    if snapshot == "halfway":
+        tensors |= load_tensors(inp.read(HALFWAY))
+    network = Network(card.network, list(card.taps.values()), card.size)
+    network.rest = card.rest
+    try:
+        network.load_state_dict(tensors)
+        means = {place: standard[f"{STANDARD}{place}/mean"].to(device) for place in card.taps}
+        scales = {place: standard[f"{STANDARD}{place}/scale"].to(device) for place in card.taps}
+    except (RuntimeError, KeyError) as error:
+        raise FormatError(f"tensors that {CARD} describes", str(error), "Train the decoder again.") from error
+    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return Decoder(card, network, means, scales, device)

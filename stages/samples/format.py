@@ -1,0 +1,141 @@
+"""The layout of samples, and reading the conditions that they are painted from.
+
+    images.zarr        Zarr v3, uint8 [conditions x per_source, H, W, 3]; sample = condition * per_source + k
+    samples.parquet    one record per sample, in order: what it was painted from and how
+
+Conditions are an ask's artifact: `conditions.parquet` (condition, encoder, tap, source_row, variant, …) and
+`conditions.safetensors`, per `encoder:tap` float32 [n, D], and int64 [n] under `condition.<encoder:tap>`.
+"""
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.contract import Input
+from stages.errors import FormatError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import zarr
+    from zarr.core.buffer import Buffer
+
+ARRAY, SAMPLES = "images.zarr", "samples.parquet"
+CONDITIONS, VECTORS = "conditions.parquet", "conditions.safetensors"
+NUMBER = "condition."
+COLUMNS = ("condition", "encoder", "tap", "source_row", "variant")
+
+Pixels = NDArray[np.uint8]
+
+
+def read_conditions(inp: Input) -> "pa.Table":
+    """`conditions.parquet`, in the order of `condition`; FormatError where it is in another."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(inp.read(CONDITIONS)))
+    if not np.array_equal(table.column("condition").to_numpy(), np.arange(table.num_rows)):
+        raise FormatError(f"{CONDITIONS} in the order of `condition`", "another order", "Ask again.")
+    return table
+
+
+def read_vectors(inp: Input, table: "pa.Table") -> list[NDArray[np.float32]]:
+    """The vector of each condition, float32 [D] each; FormatError where one is missing."""
+    from safetensors.numpy import load
+
+    tensors = load(inp.read(VECTORS))
+    found: dict[int, NDArray[np.float32]] = {}
+    for name, vectors in tensors.items():
+        if not name.startswith(NUMBER):
+            found |= dict(zip(tensors[NUMBER + name].tolist(), vectors, strict=True))
+    if found.keys() != set(range(table.num_rows)):
+        raise FormatError(
+            expected=f"{VECTORS} with a vector for each of {table.num_rows} conditions",
+            found=f"{len(found)} vectors",
+            remedy="Ask again.",
+        )
+    return [found[number] for number in range(table.num_rows)]
+
+
+def shard_name(part: int) -> str:
+    """Object name of the shard of a part."""
+    return f"{ARRAY}/c/{part}/0/0/0"
+
+
+def encode_shard(images: Pixels, part_rows: int, inner: int) -> bytes:
+    """uint8 [N, H, W, 3] with N <= `part_rows` as the bytes of one shard; equal pixels give equal bytes."""
+    objects: dict[str, Buffer] = {}
+    array = _create(objects, part_rows, images.shape[1], part_rows, inner)
+    padded = np.zeros((part_rows, *images.shape[1:]), dtype=np.uint8)
+    padded[: len(images)] = images
+    array[:] = padded
+    return objects["c/0/0/0/0"].to_bytes()
+
+
+def decode_shard(data: bytes, size: int, part_rows: int, inner: int) -> Pixels:
+    """The bytes of a shard as uint8 [part_rows, size, size, 3]; FormatError where they are damaged."""
+    from zarr.core.buffer import cpu
+
+    objects: dict[str, Buffer] = {}
+    array = _create(objects, part_rows, size, part_rows, inner)
+    objects["c/0/0/0/0"] = cpu.Buffer.from_bytes(data)
+    try:
+        return np.asarray(array[:], dtype=np.uint8)
+    except ValueError as error:
+        raise FormatError(
+            expected=f"a shard of {part_rows} samples of {size} px with its checksums",
+            found=str(error),
+            remedy="Its bytes have changed since: invalidate the samples step and run again.",
+        ) from error
+
+
+def metadata(count: int, size: int, part_rows: int, inner: int, attributes: dict[str, Any]) -> bytes:
+    """`images.zarr/zarr.json` of `count` samples."""
+    objects: dict[str, Buffer] = {}
+    _create(objects, count, size, part_rows, inner, attributes)
+    return objects["zarr.json"].to_bytes()
+
+
+def dump_samples(conditions: "pa.Table", per_source: int, painted: dict[str, Any]) -> bytes:
+    """`samples.parquet`: the conditions' columns, k, and the columns of `painted`, equal for all samples."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    count = conditions.num_rows * per_source
+    repeated = conditions.select(COLUMNS).take(np.arange(conditions.num_rows).repeat(per_source))
+    columns: dict[str, Any] = {"sample": np.arange(count, dtype=np.int64)}
+    columns |= {name: repeated.column(name) for name in COLUMNS}
+    columns["k"] = np.tile(np.arange(per_source, dtype=np.int64), conditions.num_rows)
+    columns |= {name: pa.array([value] * count) for name, value in painted.items()}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
+def _create(
+    objects: "dict[str, Buffer]",
+    count: int,
+    size: int,
+    part_rows: int,
+    inner: int,
+    attributes: dict[str, Any] | None = None,
+) -> "zarr.Array[Any]":
+    import zarr
+    from zarr.codecs import Crc32cCodec
+    from zarr.storage import MemoryStore
+
+    return zarr.create_array(
+        MemoryStore(objects),
+        shape=(count, size, size, 3),
+        chunks=(inner, size, size, 3),
+        shards=(part_rows, size, size, 3),
+        dtype="uint8",
+        compressors=Crc32cCodec(),
+        filters=None,
+        fill_value=0,
+        dimension_names=("sample", "y", "x", "channel"),
+        attributes=attributes,
+        # Black samples are stored too: then an object that is absent is always damage.
+        config={"write_empty_chunks": True},
+        zarr_format=3,
+    )

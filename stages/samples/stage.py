@@ -1,0 +1,68 @@
+"""The `samples` step: paints each condition `per_source` times."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
+
+if TYPE_CHECKING:
+    from stages.samples.paint import State
+
+
+class Samples(Stage):
+    """Inputs: `conditions` (of a question's ask) and `decoder`. A part is `part_conditions` conditions: one Zarr shard.
+
+    The noise of a sample is a function of (seed, row of the source, its number among the source's samples) and of
+    nothing else, so samples of one source are matched across taps, edits and decoders.
+    """
+
+    name: ClassVar[str] = "samples"
+    version: ClassVar[int] = 1
+    bitwise: ClassVar[bool] = False
+
+    per_source: PositiveInt = 8
+    """Samples of each condition."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    sampler: Literal["dpm++2m", "euler", "heun"] = "dpm++2m"
+    steps: Annotated[int, Field(ge=2)] = 18
+    """Noise levels from `sigma_max` to `sigma_min`; Heun evaluates the decoder nearly twice for each."""
+    sigma_min: PositiveFloat = 0.02
+    sigma_max: PositiveFloat = 20.0
+    """Pixels lie in [-1, 1]."""
+    snapshot: Literal["final", "halfway"] = "final"
+    """Which weights paint: those at the end of training, or those at half of it."""
+    part_conditions: PositiveInt = 64
+    """Conditions of a part; their samples are one Zarr shard."""
+
+    def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
+        """Rough cost for the default network at 32 px."""
+        rows = upstream["conditions"].rows * self.per_source
+        evaluations = self.steps * 2 - 1 if self.sampler == "heun" else self.steps
+        return Estimate(rows=rows, size_bytes=rows * 3072, cpu_seconds=3 + rows * evaluations * 1e-3)
+
+    def split(self, inputs: Inputs) -> list[Part]:
+        """One part per `part_conditions` conditions."""
+        from stages.samples.format import read_conditions
+
+        count = read_conditions(inputs["conditions"]).num_rows
+        return [Part(index=part) for part in range(-(-count // self.part_conditions))]
+
+    def setup(self, inputs: Inputs, device: str) -> "State":
+        """Loads the decoder and the conditions."""
+        from stages.samples.paint import State
+
+        return State.load(self, inputs, device)
+
+    def work(self, part: Part, state: "State", inputs: Inputs, out: Output) -> Summary:
+        """Paints one part and writes its shard."""
+        from stages.samples.paint import paint_part
+
+        return paint_part(self, part.index, state, out)
+
+    def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
+        """Writes `samples.parquet`, and last the array's metadata."""
+        from stages.samples.paint import merge
+
+        return merge(self, summaries, inputs, out)

@@ -1,0 +1,37 @@
+"""A decoder small enough to train in a test, and what it trains on."""
+
+import torch
+
+from stages.decoder.data import PairedSet
+from stages.decoder.loop import Training
+from stages.decoder.spec import NetworkSettings, TrainingSettings
+from stages.embeddings.stage import Embeddings
+from stages.encoders.spec import Oracle
+from stages.shards.sources import ScenesSource
+from stages.shards.stage import Listing, Shards
+from tests.artifacts import MemoryArtifact, run_stage
+
+NETWORK = NetworkSettings(channels=(8, 12), blocks=(1, 1), width=16, sketch=(16, 24))
+TRAINING = TrainingSettings(batch=8, sketch_images=96, sketch_batch=32, precision="float32")
+
+
+def paired(count: int, seed: int = 0) -> PairedSet:
+    """Images of one colour each, which a tap of 4 and a tap of 3 features know; float32 and uint8 as in training."""
+    generator = torch.Generator().manual_seed(seed)
+    colour = torch.randint(0, 256, (count, 3), generator=generator)
+    images = colour[:, None, None, :].expand(-1, 8, 8, -1).to(torch.uint8)
+    known = torch.cat([colour / 128.0 - 1.0, torch.zeros(count, 1)], dim=1)
+    return PairedSet(images.contiguous(), (known.expand(2, -1, -1).clone(), known[:, :3].expand(2, -1, -1).clone()))
+
+
+def training(num_images: int = 64, settings: TrainingSettings = TRAINING, seed: int = 0) -> Training:
+    """A training of the small network on `paired`."""
+    return Training(NETWORK, settings, paired(100), paired(20, seed=1), num_images, seed, "cpu")
+
+
+def scenes(count: int = 96) -> tuple[MemoryArtifact, MemoryArtifact]:
+    """Shards of scenes and the oracle's embeddings of them."""
+    source = ScenesSource(count=count, seed=3, size=16)
+    listing = run_stage(Listing(source=source))
+    shards = run_stage(Shards(shard_rows=32), {"listing": listing})
+    return shards, run_stage(Embeddings(encoder=Oracle()), {"images": shards})

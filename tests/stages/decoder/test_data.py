@@ -1,0 +1,66 @@
+"""What training image number n is does not depend on how the training is cut."""
+
+import numpy as np
+import pytest
+import torch
+
+from stages.decoder.conditioning import NULL
+from stages.decoder.data import Series, fixed_levels, order, share
+from tests.stages.decoder.small import paired
+
+SERIES = Series(paired(100), seed=5, null=0.1, log_sigma_mean=-0.4, log_sigma_std=1.2)
+
+
+def test_every_epoch_shows_every_row_once_in_another_order() -> None:
+    rows = order(3, 10, np.arange(30))
+    epochs = rows.reshape(3, 10)
+    assert (np.sort(epochs, axis=1) == np.arange(10)).all()
+    assert not (epochs[0] == epochs[1]).all()
+    assert (order(3, 10, np.arange(8, 13)) == rows[8:13]).all()
+
+
+def test_a_training_image_is_the_same_in_any_batch() -> None:
+    whole, part = SERIES.batch(np.arange(90, 130)), SERIES.batch(np.arange(97, 104))
+    for name in ("clean", "h", "tap", "sigma", "noise"):
+        assert torch.equal(getattr(whole, name)[7:14], getattr(part, name))
+
+
+def test_taps_views_and_nulls_come_in_their_shares_and_noise_levels_as_asked() -> None:
+    numbers = np.arange(20_000)
+    _, flipped, taps = SERIES.drawn(numbers, SERIES.seed)
+    assert flipped.mean() == pytest.approx(0.5, abs=0.02)
+    assert taps.mean() == pytest.approx(0.5, abs=0.02)
+    batch = SERIES.batch(np.arange(4_000))
+    assert (batch.tap == NULL).float().mean().item() == pytest.approx(0.1, abs=0.02)
+    assert batch.sigma.log().mean().item() == pytest.approx(-0.4, abs=0.08)
+    assert batch.sigma.log().std().item() == pytest.approx(1.2, abs=0.08)
+
+
+def test_image_and_embedding_of_a_row_are_of_one_view() -> None:
+    data = paired(6)
+    data.embeddings[0][1] += 10.0
+    data.images[:, :, :4] = 0
+    rows, flipped = np.array([2, 2]), np.array([False, True])
+    h, _ = data.conditions(rows, flipped, np.zeros(2, dtype=np.int64))
+    pixels = data.pixels(rows, flipped)
+    assert torch.equal(pixels[1], pixels[0].flip(2))
+    assert torch.equal(h[0], data.embeddings[0][0, 2])
+    assert torch.equal(h[1], data.embeddings[0][1, 2])
+
+
+def test_a_row_without_a_condition_carries_none() -> None:
+    h, tap = paired(6).conditions(np.arange(3), np.zeros(3, dtype=np.bool_), np.array([NULL, 1, 0]))
+    assert tap.tolist() == [NULL, 1, 0]
+    assert not h[0].any()
+    assert h[1, 3] == 0.0
+
+
+def test_ranks_share_a_step_without_gap_or_overlap() -> None:
+    numbers = np.arange(64, 128)
+    assert (np.concatenate([share(numbers, rank, 3) for rank in range(3)]) == numbers).all()
+
+
+def test_the_fixed_noise_levels_stand_at_equal_steps_of_the_distribution() -> None:
+    assert fixed_levels(3, -0.4, 1.2).log().tolist() == pytest.approx(
+        [-0.4 - 1.2 * 0.96742, -0.4, -0.4 + 1.2 * 0.96742], abs=1e-5
+    )

@@ -1,0 +1,118 @@
+"""The step: from shards and embeddings to a decoder that paints from raw embeddings."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from stages.decoder import format
+from stages.decoder.conditioning import NULL
+from stages.decoder.network import Network
+from stages.decoder.stage import Decoder
+from stages.embeddings.format import open_table
+from stages.errors import FormatError, InputError
+from tests.artifacts import MemoryArtifact, run_stage
+from tests.stages.decoder.small import NETWORK, TRAINING, scenes
+
+STAGE = Decoder(taps=("oracle:attributes", "oracle:pixels"), size=16, num_images=64, network=NETWORK, training=TRAINING)
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, MemoryArtifact]:
+    shards, embeddings = scenes()
+    return {"shards": shards, "embeddings.oracle": embeddings}
+
+
+@pytest.fixture(scope="module")
+def artifact(inputs: dict[str, MemoryArtifact]) -> MemoryArtifact:
+    return run_stage(STAGE, inputs)
+
+
+def test_the_decoder_is_written_and_read_back(artifact: MemoryArtifact, inputs: dict[str, MemoryArtifact]) -> None:
+    assert artifact.names() == [format.CARD, format.WEIGHTS, format.HALFWAY]
+    decoder = format.load(artifact, "cpu")
+    table = open_table(inputs["embeddings.oracle"])
+    assert dict(decoder.taps) == {place: table.taps[place.split(":")[1]] for place in STAGE.taps}
+    assert [point.images for point in decoder.card.curve] == [8, 16, 24, 32, 40, 48, 56, 64]
+    assert artifact.summary["heldout"] == decoder.card.curve[-1].heldout
+
+
+def test_conditions_are_raw_embeddings(artifact: MemoryArtifact, inputs: dict[str, MemoryArtifact]) -> None:
+    decoder = format.load(artifact, "cpu")
+    table = open_table(inputs["embeddings.oracle"])
+    raw = table.read("pixels", rows=[0, 1, 2])
+    expected = table.statistics("pixels").standardise(raw)
+    assert torch.allclose(decoder.standardise("oracle:pixels", torch.from_numpy(raw)), torch.from_numpy(expected))
+    x, sigma = torch.randn(3, 3, 16, 16), torch.full((3,), 0.5)
+    denoised = decoder.denoiser("oracle:pixels")(x, sigma, torch.from_numpy(raw))
+    direct = decoder.network(x, sigma, torch.from_numpy(expected), torch.ones(3, dtype=torch.int64))
+    assert torch.allclose(denoised, direct, atol=1e-5)
+    assert denoised.dtype == torch.float32
+
+
+def test_the_halfway_snapshot_is_another_painter_with_the_same_sketch(artifact: MemoryArtifact) -> None:
+    final, halfway = (format.load(artifact, "cpu", snapshot) for snapshot in ("final", "halfway"))
+    assert torch.equal(final.network.sketch.out.weight, halfway.network.sketch.out.weight)
+    assert not torch.equal(final.network.painter.unet.out.weight, halfway.network.painter.unet.out.weight)
+
+
+def test_a_row_is_denoised_alone_as_in_a_mixed_batch() -> None:
+    network = Network(NETWORK, [4, 3], 8).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    h = torch.randn(3, 4)
+    h[1, 3] = 0.0
+    tap = torch.tensor([0, 1, NULL])
+    x, sigma = torch.randn(3, 3, 8, 8), torch.tensor([0.1, 1.0, 10.0])
+    together = network(x, sigma, h, tap)
+    for row in range(3):
+        here = slice(row, row + 1)
+        assert torch.allclose(network(x[here], sigma[here], h[here], tap[here]), together[here], atol=1e-5)
+    other = h.clone()
+    other[2] = 5.0
+    assert torch.equal(network(x, sigma, other, tap)[2], together[2])
+
+
+def test_where_noise_hides_everything_the_denoiser_answers_with_its_sketch() -> None:
+    network = Network(NETWORK, [4], 8).eval()
+    torch.nn.init.normal_(network.sketch.out.weight, std=0.1)
+    h, tap = torch.randn(2, 4), torch.zeros(2, dtype=torch.int64)
+    denoised = network(torch.zeros(2, 3, 8, 8), torch.full((2,), 1e4), h, tap)
+    assert torch.allclose(denoised, network.sketch(h, tap), atol=1e-3)
+
+
+def test_an_unknown_tap_is_refused_with_those_that_exist(
+    artifact: MemoryArtifact, inputs: dict[str, MemoryArtifact]
+) -> None:
+    with pytest.raises(InputError, match="oracle:attributes"):
+        format.load(artifact, "cpu").denoiser("oracle:none")
+    with pytest.raises(InputError, match="attributes"):
+        run_stage(STAGE.model_copy(update={"taps": ("oracle:none",)}), inputs)
+
+
+def test_a_size_the_network_cannot_work_at_is_refused(inputs: dict[str, MemoryArtifact]) -> None:
+    with pytest.raises(InputError, match="multiple of 4"):
+        run_stage(STAGE.model_copy(update={"size": 18}), inputs)
+
+
+def test_a_card_of_another_format_is_refused(artifact: MemoryArtifact) -> None:
+    document = json.loads(artifact.read(format.CARD))
+    newer = MemoryArtifact(artifact.objects | {format.CARD: json.dumps(document | {"format": 2}).encode()})
+    with pytest.raises(FormatError, match="format 2"):
+        format.load(newer, "cpu")
+    other = document | {"taps": {"oracle:pixels": 5}}
+    with pytest.raises(FormatError):
+        format.load(MemoryArtifact(artifact.objects | {format.CARD: json.dumps(other).encode()}), "cpu")
+
+
+def test_heldout_rows_are_never_trained_on(inputs: dict[str, MemoryArtifact]) -> None:
+    from stages.decoder.run import read_sets
+    from stages.images import open_images
+
+    train, heldout, statistics = read_sets(STAGE, inputs)
+    split = np.array(open_images(inputs["shards"]).table().column("split").to_pylist())
+    assert (len(train), len(heldout)) == ((split == "train").sum(), (split == "heldout").sum())
+    table = open_table(inputs["embeddings.oracle"])
+    expected = statistics[1].standardise(table.read("pixels", "flip", np.flatnonzero(split == "train")))
+    assert np.allclose(train.embeddings[1][1].numpy(), expected)

@@ -1,0 +1,109 @@
+"""Training: the same for any number of ranks, across interruptions, and better at the end than at the start."""
+
+import pickle
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing
+
+from stages.decoder.loop import Training, averaging_exponent, fit, rate
+from stages.decoder.spec import TrainingSettings
+from tests.artifacts import InlineContext, MemoryCheckpoints
+from tests.stages.decoder.small import TRAINING, training
+
+
+def trained(context: InlineContext, num_images: int = 64, every: int = 1_000) -> Training:
+    torch.set_num_threads(1)
+    made = training(num_images)
+    fit(made, context, every)
+    return made
+
+
+def rank_of_two(rank: int, port: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    made = trained(InlineContext(rank=rank, world=2))
+    result = {"weights": made.average.numpy(), "curve": made.curve}
+    (Path(folder) / f"{rank}.pickle").write_bytes(pickle.dumps(result))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_train_what_one_trains(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    torch.multiprocessing.spawn(rank_of_two, args=(port, str(tmp_path)), nprocs=2)
+    first, second = (pickle.loads((tmp_path / f"{rank}.pickle").read_bytes()) for rank in range(2))
+    alone = trained(InlineContext())
+    assert (first["weights"] == second["weights"]).all()
+    assert torch.allclose(torch.from_numpy(first["weights"]), alone.average, atol=2e-5)
+    assert first["curve"] == second["curve"]
+    for one, two in zip(alone.curve, first["curve"], strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert two["heldout"] == pytest.approx(one["heldout"], rel=1e-4)
+
+
+class InterruptedTrainingError(Exception):
+    """Raised by the context below, in place of a killed process."""
+
+
+class Unlucky(InlineContext):
+    """A context whose process dies when `limit` steps have been reported."""
+
+    limit = 10**9
+
+    def report(self, done: int, total: int, metrics: object) -> None:
+        if done >= self.limit:
+            raise InterruptedTrainingError
+
+
+@pytest.mark.parametrize("limit", [96, 96 + 48])
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trained(InlineContext(), num_images=320, every=16)
+    checkpoints = MemoryCheckpoints()
+    unlucky = Unlucky(checkpoints=checkpoints)
+    unlucky.limit = limit
+    with pytest.raises(InterruptedTrainingError):
+        trained(unlucky, num_images=320, every=16)
+    assert checkpoints.latest() is not None
+    resumed = trained(InlineContext(checkpoints=checkpoints), num_images=320, every=16)
+    assert torch.allclose(resumed.average, whole.average, atol=1e-6)
+    assert torch.allclose(resumed.halfway, whole.halfway, atol=1e-6)
+    assert [look["heldout"] for look in resumed.curve] == [
+        pytest.approx(look["heldout"], rel=1e-5) for look in whole.curve
+    ]
+
+
+def test_training_lowers_the_held_out_loss_and_the_sketch_knows_the_colour() -> None:
+    settings = TRAINING.model_copy(update={"sketch_images": 6400, "learning_rate": 3e-3, "sketch_learning_rate": 3e-3})
+    made = training(2_000, settings)
+    fit(made, InlineContext(), 10**6)
+    assert made.network.rest < 0.25
+    assert made.curve[-1]["heldout"][0] < 0.9 * made.curve[0]["heldout"][0]
+    assert made.curve[-1]["images"] == made.painted == 2_000
+
+
+def test_the_halfway_average_is_that_of_a_training_stopped_there() -> None:
+    made = training(64, TrainingSettings(**(TRAINING.model_dump() | {"cool_down": 1e-6, "warm_up": 0.0})))
+    half = training(64, made.settings)
+    fit(made, InlineContext(), 1_000)
+    while half.painted < 32:
+        half.advance(0, 1)
+    assert torch.allclose(made.halfway, half.average, atol=1e-6)
+
+
+def test_progress_is_reported_to_the_end() -> None:
+    context = InlineContext()
+    trained(context)
+    assert context.reports[-1][0] == context.reports[-1][1] == 96 + 64
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    shares = (0.0, 0.05, 0.1, 0.5, 0.9, 1.0)
+    assert [rate(1.0, done, 0.1, 0.2) for done in shares] == pytest.approx([0, 0.5, 1, 1, 0.5, 0])
+
+
+def test_the_exponent_of_the_average_is_that_of_the_paper() -> None:
+    # Karras et al. 2024, section 3.1: sigma_rel 0.05 and 0.10 are gamma 16.97 and 6.94.
+    assert averaging_exponent(0.05) == pytest.approx(16.97, abs=0.01)
+    assert averaging_exponent(0.10) == pytest.approx(6.94, abs=0.01)

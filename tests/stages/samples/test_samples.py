@@ -1,0 +1,126 @@
+"""Samples: painted in any order and any batch they are the same, and read back as a set of images."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zarr
+from safetensors.numpy import save
+
+from stages.decoder.format import Decoder
+from stages.decoder.stage import Decoder as DecoderStage
+from stages.diffusion.samplers import Denoiser
+from stages.embeddings.format import open_table
+from stages.errors import FormatError
+from stages.images import open_images
+from stages.samples.format import decode_shard, shard_name
+from stages.samples.paint import State, paint_part
+from stages.samples.stage import Samples
+from tests.artifacts import MemoryArtifact, run_stage
+from tests.stages.decoder.small import NETWORK, TRAINING, scenes
+
+SOURCES = (3, 8, 15)
+STAGE = Samples(per_source=2, steps=3, part_conditions=4)
+
+
+def conditions(vectors: Mapping[str, np.ndarray]) -> MemoryArtifact:
+    places = [(place, source) for place in vectors for source in SOURCES]
+    table = pa.table(
+        {
+            "condition": np.arange(len(places)),
+            "encoder": [place.split(":")[0] for place, _ in places],
+            "tap": [place.split(":")[1] for place, _ in places],
+            "source_row": [source for _, source in places],
+            "variant": ["source"] * len(places),
+            "strength": [0.0] * len(places),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    tensors: dict[str, np.ndarray] = dict(vectors)
+    for number, place in enumerate(vectors):
+        tensors[f"condition.{place}"] = np.arange(len(SOURCES)) + number * len(SOURCES)
+    objects = {"conditions.parquet": sink.getvalue().to_pybytes(), "conditions.safetensors": save(tensors)}
+    return MemoryArtifact(objects, key="1" * 64)
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, MemoryArtifact]:
+    shards, embeddings = scenes()
+    places = ("oracle:attributes", "oracle:pixels")
+    stage = DecoderStage(taps=places, size=16, num_images=64, network=NETWORK, training=TRAINING)
+    decoder = run_stage(stage, {"shards": shards, "embeddings.oracle": embeddings})
+    table = open_table(embeddings)
+    vectors = {place: table.read(place.split(":")[1], rows=list(SOURCES)) for place in places}
+    return {"conditions": conditions(vectors), "decoder": decoder}
+
+
+def images(artifact: MemoryArtifact) -> np.ndarray:
+    found = open_images(artifact)
+    return np.concatenate([found.decode_part(part, 16)[1] for part in range(found.parts)])
+
+
+def test_samples_are_a_set_of_images_with_a_table(inputs: dict[str, MemoryArtifact]) -> None:
+    artifact = run_stage(STAGE, inputs)
+    found = open_images(artifact)
+    assert (found.count, found.part_rows, found.parts) == (12, 8, 2)
+    table = found.table()
+    assert table.column("sample").to_pylist() == list(range(12))
+    assert table.column("k").to_pylist() == [0, 1] * 6
+    assert table.column("condition").to_pylist() == [c for c in range(6) for _ in range(2)]
+    assert table.column("source_row").to_pylist() == [s for s in SOURCES for _ in range(2)] * 2
+    assert table.column("sampler").unique().to_pylist() == ["dpm++2m"]
+    array = zarr.open_array(artifact.zarr("images.zarr"), mode="r")
+    assert array.metadata.dimension_names == ("sample", "y", "x", "channel")
+    assert array.attrs["decoder_key"] == inputs["decoder"].key
+    assert artifact.summary == {"conditions": 6, "samples": 12, "evaluations": 3}
+
+
+def test_a_sample_depends_on_neither_order_nor_parts_nor_its_neighbours(inputs: dict[str, MemoryArtifact]) -> None:
+    whole = images(run_stage(STAGE, inputs))
+    backwards = images(run_stage(STAGE, inputs, order=lambda parts: parts[::-1]))
+    other_parts = images(run_stage(STAGE.model_copy(update={"part_conditions": 1, "per_source": 1}), inputs))
+    assert np.array_equal(whole, backwards)
+    assert np.abs(whole[::2].astype(int) - other_parts.astype(int)).max() <= 1
+
+
+class Indifferent(Decoder):
+    """A decoder that looks at no condition, so that only noise tells its samples apart."""
+
+    def denoiser(self, place: str) -> Denoiser:
+        return lambda x, sigma, h: x / (1 + sigma.view(-1, 1, 1, 1))
+
+
+def test_noise_is_matched_across_taps_and_differs_between_samples_sources_and_seeds(
+    inputs: dict[str, MemoryArtifact],
+) -> None:
+    state = STAGE.setup(inputs, "cpu")
+    found = state.decoder
+    indifferent = Indifferent(found.card, found.network, found.means, found.scales, found.device)
+    out = MemoryArtifact()
+    whole = STAGE.model_copy(update={"part_conditions": 6})
+    paint_part(whole, 0, State(indifferent, state.conditions, state.vectors), out)
+    painted = decode_shard(out.objects[shard_name(0)], 16, 12, 2).reshape(2, 6, 16, 16, 3)
+    assert np.array_equal(painted[0], painted[1])
+    assert len(np.unique(painted[0].reshape(6, -1), axis=0)) == 6
+    other = images(run_stage(STAGE.model_copy(update={"seed": 4}), inputs))
+    assert not np.array_equal(other, images(run_stage(STAGE, inputs)))
+
+
+def test_the_halfway_snapshot_paints_other_samples(inputs: dict[str, MemoryArtifact]) -> None:
+    halfway = run_stage(STAGE.model_copy(update={"snapshot": "halfway"}), inputs)
+    assert not np.array_equal(images(halfway), images(run_stage(STAGE, inputs)))
+
+
+def test_a_part_painted_twice_is_adopted_and_a_damaged_one_refused(inputs: dict[str, MemoryArtifact]) -> None:
+    out = MemoryArtifact(bitwise=False)
+    state = STAGE.setup(inputs, "cpu")
+    part = STAGE.split(inputs)[1]
+    assert STAGE.work(part, state, inputs, out) == STAGE.work(part, state, inputs, out) == {"samples": 4}
+    damaged = bytearray(out.objects[shard_name(1)])
+    damaged[100] ^= 1
+    out.objects[shard_name(1)] = bytes(damaged)
+    with pytest.raises(FormatError, match="checksums"):
+        STAGE.work(part, state, inputs, out)
