@@ -104,7 +104,9 @@ class Table:
         self.views: tuple[str, ...] = tuple(self.attributes["views"])
         self.count = int(self._array(next(iter(self.taps)), self.views[0]).shape[0])
 
-    def read(self, tap: str, view: str = "plain", rows: Sequence[int] | NDArray[np.int64] | None = None) -> Vectors:
+    def read(
+        self, tap: str, view: str = "plain", rows: Sequence[int] | NDArray[np.integer[Any]] | None = None
+    ) -> Vectors:
         """Embeddings of all rows or of `rows`, in their order, as float32 [N, D]; NaN where a row has no image.
 
         Raises InputError for an unknown tap or view, FormatError where the stored bytes are damaged.

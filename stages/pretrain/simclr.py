@@ -65,7 +65,6 @@ class Trainer:
     def __post_init__(self) -> None:
         """Builds the network at its initial weights."""
         stage = self.stage
-        torch.manual_seed(stage.seed)
         self.network: Network = initialise(stage.architecture, stage.seed)
         self.network.projector = projector(stage).layers
         self.network.to(self.device).train()
@@ -129,7 +128,7 @@ class Trainer:
 
 
 def projector(stage: "Pretrain") -> SimCLRProjectionHead:
-    """lightly's head with the widths of the architecture, its weights drawn from torch's generator."""
+    """lightly's head with the widths of the architecture, its weights drawn with the seed of the stage."""
     widths = stage.architecture.projector
     if len(widths) < 2 or len(set(widths[:-1])) > 1:
         raise InputError(
@@ -137,7 +136,9 @@ def projector(stage: "Pretrain") -> SimCLRProjectionHead:
             found=f"widths {list(widths)}",
             remedy="Write, for example, projector: [256, 128].",
         )
-    return SimCLRProjectionHead(stage.architecture.widths[-1], widths[0], widths[-1], num_layers=len(widths))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stage.seed)
+        return SimCLRProjectionHead(stage.architecture.widths[-1], widths[0], widths[-1], num_layers=len(widths))
 
 
 def fit(stage: "Pretrain", images: "NDArray[np.uint8]", context: Context) -> tuple[Network, float]:
@@ -157,6 +158,7 @@ def fit(stage: "Pretrain", images: "NDArray[np.uint8]", context: Context) -> tup
     if (checkpoint := context.checkpoints.latest()) is not None:
         trainer.restore(checkpoint)
         start = checkpoint.step
+    tail = max(1, trainer.steps // 20)
     losses = []
     for step in range(start, trainer.steps):
         losses.append(trainer.advance(step))
@@ -164,9 +166,10 @@ def fit(stage: "Pretrain", images: "NDArray[np.uint8]", context: Context) -> tup
         if done % 10 == 0 or done == trainer.steps:
             recent = float(np.mean(losses[-10:]))
             context.report(done * stage.batch, trainer.steps * stage.batch, {"loss": recent})
-        if done % every == 0 and done < trainer.steps:
+        # None within the tail, so that its mean loss is known however often the training was interrupted.
+        if done % every == 0 and done <= trainer.steps - tail:
             context.checkpoints.save(done, trainer.state())
-    return trainer.network.eval(), float(np.mean(losses[-max(1, trainer.steps // 20) :]))
+    return trainer.network.eval(), float(np.mean(losses[-tail:]))
 
 
 def train_rows(shards: Input, size: int) -> tuple["NDArray[np.uint8]", "NDArray[np.int64]", "NDArray[np.int64]"]:

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 
 from stages import attributes
@@ -36,6 +37,19 @@ def stored_encoder(seed: int = 0) -> tuple[MemoryArtifact, Network]:
     )
     probes = {tap: torch.from_numpy(v) for tap, v in encoder.embed(probe_batch(32)).items()}
     return MemoryArtifact(format.dump(network, card, probes), key="e" * 64), network
+
+
+def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by the batch size with each forward pass of any network."""
+    calls: list[int] = []
+    forward = Network.forward
+
+    def counted(self: Network, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        calls.append(len(x))
+        return forward(self, x)
+
+    monkeypatch.setattr(Network, "forward", counted)
+    return calls
 
 
 def index() -> MemoryArtifact:

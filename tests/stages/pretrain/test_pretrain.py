@@ -1,0 +1,210 @@
+"""Pretraining: resumable to the bit, deterministic, scored on held-out images only."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from lightly.models.modules.heads import SimCLRProjectionHead
+
+from stages.attributes import Attribute
+from stages.contract import Estimate
+from stages.encoders.augment import Augmentations
+from stages.encoders.encoder import NetworkEncoder
+from stages.encoders.format import CARD, WEIGHTS, digest, parse_card
+from stages.encoders.load import load
+from stages.encoders.spec import Architecture, Pretrained
+from stages.errors import InputError
+from stages.pretrain.quality import knn, linear, score
+from stages.pretrain.simclr import Trainer, fit, learning_rate, rows
+from stages.pretrain.stage import Pretrain
+from stages.shards.scenes import render
+from stages.shards.sources import ScenesSource
+from stages.shards.stage import Listing, Shards
+from tests.artifacts import InlineContext, MemoryArtifact, MemoryCheckpoints, run_stage
+
+SMALL = Architecture(widths=(8, 16), blocks=(1, 1), projector=(16, 8))
+STAGE = Pretrain(architecture=SMALL, seed=7, num_images=320, batch=16, checkpoint_images=96)
+
+
+@pytest.fixture(scope="module")
+def shards() -> MemoryArtifact:
+    listing = run_stage(Listing(source=ScenesSource(count=150, seed=7), holdout=0.3))
+    return run_stage(Shards(shard_rows=64), {"listing": listing})
+
+
+@pytest.fixture(scope="module")
+def scenes() -> np.ndarray:
+    return render(7, range(100))[0]
+
+
+class MachineGoneError(Exception):
+    """A machine that goes away."""
+
+
+@dataclass
+class Failing(InlineContext):
+    """A context whose process is gone once `after` images have been reported."""
+
+    after: int = 0
+
+    def report(self, done: int, total: int, metrics: object) -> None:
+        if done >= self.after:
+            raise MachineGoneError
+
+
+@pytest.mark.parametrize("after", [160, 320])
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(scenes: np.ndarray, after: int) -> None:
+    straight, loss = fit(STAGE, scenes, InlineContext())
+    checkpoints = MemoryCheckpoints()
+    with pytest.raises(MachineGoneError):
+        fit(STAGE, scenes, Failing(checkpoints=checkpoints, after=after))
+    newest = checkpoints.latest()
+    assert newest is not None
+    assert newest.step == 6 * (1 if after == 160 else 3)
+    resumed, resumed_loss = fit(STAGE, scenes, InlineContext(checkpoints=checkpoints))
+    assert digest(resumed.state_dict()) == digest(straight.state_dict())
+    assert resumed_loss == loss
+
+
+def test_the_seed_decides_the_training(scenes: np.ndarray) -> None:
+    short = STAGE.model_copy(update={"num_images": 48})
+    digests = [
+        digest(fit(short.model_copy(update={"seed": seed}), scenes, InlineContext())[0].state_dict())
+        for seed in (1, 1, 2)
+    ]
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
+
+
+def test_how_often_checkpoints_are_saved_changes_nothing(scenes: np.ndarray) -> None:
+    short = STAGE.model_copy(update={"num_images": 64})
+    often = short.model_copy(update={"checkpoint_images": 1})
+    context = InlineContext()
+    assert digest(fit(short, scenes, InlineContext())[0].state_dict()) == digest(
+        fit(often, scenes, context)[0].state_dict()
+    )
+    assert [checkpoint.step for checkpoint in context.checkpoints.kept] == [2, 3]
+
+
+def test_a_checkpoint_is_two_safetensors_files(scenes: np.ndarray) -> None:
+    context = InlineContext()
+    fit(STAGE, scenes, context)
+    files = context.checkpoints.kept[-1].files
+    assert set(files) == {"model.safetensors", "optimiser.safetensors"}
+
+
+def test_progress_is_reported_to_the_end(scenes: np.ndarray) -> None:
+    context = InlineContext()
+    fit(STAGE, scenes, context)
+    assert [(done, total) for done, total, _ in context.reports] == [(160, 320), (320, 320)]
+    assert all(np.isfinite(metrics["loss"]) for _, _, metrics in context.reports)
+
+
+def test_rows_are_a_function_of_seed_and_position() -> None:
+    straight = rows(3, 10, 0, 35)
+    assert all(sorted(straight[start : start + 10]) == list(range(10)) for start in (0, 10, 20))
+    np.testing.assert_array_equal(rows(3, 10, 7, 16), straight[7:23])
+    assert not np.array_equal(straight[:10], straight[10:20])
+    assert not np.array_equal(straight, rows(4, 10, 0, 35))
+
+
+def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
+    series = [learning_rate(1.0, step, 200) for step in range(200)]
+    assert series[9] == series[10] == 1.0
+    assert series[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert series[105] == pytest.approx(0.5)
+    assert 0 < series[-1] < 1e-3
+
+
+def test_the_two_views_of_an_image_differ_and_neither_repeats_in_the_next_epoch(scenes: np.ndarray) -> None:
+    trainer = Trainer(STAGE, torch.from_numpy(scenes).permute(0, 3, 1, 2), "cpu")
+    views = trainer.views(0)
+    assert views.shape == (32, 3, 32, 32)
+    assert views.is_contiguous(memory_format=torch.channels_last)
+    first, second = views.chunk(2)
+    assert (first - second).abs().amax((1, 2, 3)).min() > 0.05
+    torch.testing.assert_close(views, trainer.views(0), rtol=0, atol=0)
+    assert (views - trainer.views(1)).abs().max() > 0.5
+
+
+def test_the_projector_is_lightlys_head(scenes: np.ndarray) -> None:
+    trainer = Trainer(STAGE, torch.from_numpy(scenes).permute(0, 3, 1, 2), "cpu")
+    head = SimCLRProjectionHead(16, 16, 8)
+    assert [type(module) for module in trainer.network.projector] == [type(module) for module in head.layers]
+
+
+def test_too_few_images_and_an_impossible_projector_are_refused(scenes: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"one batch of 16 train images; found 10.*smaller batch"):
+        fit(STAGE, scenes[:10], InlineContext())
+    wide = STAGE.model_copy(update={"architecture": SMALL.model_copy(update={"projector": (16, 12, 8)})})
+    with pytest.raises(InputError, match=r"equally wide"):
+        fit(wide, scenes, InlineContext())
+
+
+def test_the_stage_writes_an_encoder_that_loads_and_says_how_it_was_made(shards: MemoryArtifact) -> None:
+    artifact = run_stage(STAGE, {"shards": shards})
+    assert artifact.names() == [CARD, WEIGHTS]
+    card = parse_card(artifact.objects[CARD])
+    assert card.method == "simclr"
+    assert card.taps == {"backbone": 16, "projector.0": 16, "projector": 8}
+    assert card.augmentations == Augmentations()
+    assert card.training["num_images"] == 320
+    assert card.training["final_loss"] == artifact.summary["loss"]
+    encoder = load(Pretrained(), {"encoder": artifact}, "cpu")
+    assert isinstance(encoder, NetworkEncoder)
+    assert encoder.weights_sha256 == artifact.summary["weights_sha256"]
+    # shape and pattern, at three taps each.
+    assert len(card.quality) == len(artifact.summary["quality"]) == 6
+    assert {entry.attribute for entry in card.quality} == {"shape", "pattern"}
+    held = sum(card.training["train_images"] + entry.n == 150 for entry in card.quality)  # type: ignore[operator]
+    assert held == 6
+    assert all(0 <= entry.knn <= 1 and 0 <= entry.linear <= 1 for entry in card.quality)
+
+
+def test_training_sees_train_images_only(shards: MemoryArtifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages.images import open_images
+    from stages.pretrain import simclr
+
+    seen: list[np.ndarray] = []
+    real = simclr.fit
+
+    def watched(stage: Pretrain, images: np.ndarray, context: InlineContext) -> object:
+        seen.append(images)
+        return real(stage, images, context)
+
+    monkeypatch.setattr(simclr, "fit", watched)
+    run_stage(STAGE.model_copy(update={"num_images": 16}), {"shards": shards})
+    images = open_images(shards)
+    train = np.flatnonzero(np.array(images.table().column("split").to_pylist()) == "train")
+    np.testing.assert_array_equal(seen[0], images.decode(train, 32))
+
+
+def test_knn_takes_the_majority_and_the_linear_probe_a_direction() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    centres = torch.tensor([[5.0, 0, 0, 0], [0, 5.0, 0, 0], [0, 0, 5.0, 0]])
+    table = centres[labels] + torch.randn(300, 4, generator=generator)
+    for predict in (knn, linear):
+        assert (predict(table[60:], labels[60:], table[:60], 3) == labels[:60]).float().mean() > 0.98
+        shuffled = labels[60:][torch.randperm(240, generator=generator)]
+        assert (predict(table[60:], shuffled, table[:60], 3) == labels[:60]).float().mean() < 0.6
+
+
+def test_quality_is_of_known_class_attributes_on_held_out_rows() -> None:
+    labels = np.tile([0.0, 1.0], 50)
+    labels[90:] = np.nan
+    known = [Attribute(name="kind", kind="class", classes=("a", "b")), Attribute(name="x", kind="scalar")]
+    train = np.arange(100) < 60
+    table = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+    table[:, 0] += torch.from_numpy(np.nan_to_num(labels)).float() * 20
+    found = score({"tap": table}, known, {"kind": labels, "x": labels}, train)
+    assert [(q.attribute, q.tap, q.n, q.chance) for q in found] == [("kind", "tap", 30, 0.5)]
+    assert found[0].linear == 1.0
+    assert score({"tap": table}, known, {"kind": np.full(100, np.nan), "x": labels}, train) == ()
+
+
+def test_an_estimate_grows_with_the_training() -> None:
+    upstream = {"shards": Estimate(rows=1, size_bytes=1, cpu_seconds=1)}
+    short, long = (Pretrain(num_images=n).estimate(upstream).cpu_seconds for n in (10_000, 20_000))
+    assert long > short > 0
