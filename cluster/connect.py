@@ -1,7 +1,8 @@
 """A Ray to work on: an embedded one on this machine, the one this process already has, or a cluster at an address.
 
 The embedded one listens on loopback only, asks for a token that is made anew in every process, sends no usage
-statistics, has no dashboard unless a port for it is given, and leaves neither processes nor files behind.
+statistics, has no dashboard unless a port for it is given, and leaves neither processes nor files behind. (Where this
+process is killed by SIGKILL, two idle agents of Ray need a minute to notice, and the next start removes the files.)
 
 This module imports ray only when it connects.
 """
@@ -133,17 +134,15 @@ def _embed(machine: Machine, dashboard_port: int | None) -> Connection:
         _check_port(dashboard_port)
     # Socket names may have 107 characters at most, and Ray adds about 60 to the folder's.
     parent = tempfile.gettempdir() if len(tempfile.gettempdir()) <= 24 else "/tmp"
-    folder = Path(tempfile.mkdtemp(prefix="repscope-", dir=parent))
+    _sweep(Path(parent))
+    folder = Path(tempfile.mkdtemp(prefix=f"repscope-{os.getpid()}-", dir=parent))
     previous = signal.getsignal(signal.SIGTERM)
     # Workers see the modules that this process sees, wherever it was started.
     python_path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+    token = os.environ.get("RAY_AUTH_TOKEN", _TOKEN)
+    environment = {LOOPBACK: "0", "RAY_AUTH_TOKEN": token, "PYTHONPATH": python_path}
     try:
-        with (
-            _environment(
-                {LOOPBACK: "0", "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN", _TOKEN), "PYTHONPATH": python_path}
-            ),
-            _loopback(),
-        ):
+        with _environment(environment), _loopback():
             ray.init(
                 address="local",
                 num_cpus=machine.cpus,
@@ -169,6 +168,14 @@ def _embed(machine: Machine, dashboard_port: int | None) -> Connection:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return Connection(ray.get_runtime_context().gcs_address, machine, folder, _previous=_keep_sigterm(previous))
+
+
+def _sweep(parent: Path) -> None:
+    """Removes the folders of processes that had no time to."""
+    for folder in parent.glob("repscope-*-*"):
+        pid = folder.name.split("-")[1]
+        if pid.isdigit() and not Path("/proc", pid).exists() and folder.stat().st_uid == os.getuid():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _join(address: str) -> Connection:
@@ -232,7 +239,7 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def _loopback() -> Iterator[None]:
-    """Sets what ray made of `LOOPBACK` when it was imported, maybe long before us, in this process."""
+    """Loopback for this process too: ray read its variable when it was imported, maybe long before us."""
     from ray._private import ray_constants
 
     before = ray_constants.ENABLE_RAY_CLUSTER

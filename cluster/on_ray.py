@@ -23,15 +23,16 @@ from cluster.executor import (
     OnDone,
     OnProgress,
     Outcome,
-    Progress,
     Retries,
     encode,
     failure_of,
     perform,
 )
+from cluster.mailbox import Post, open_mailbox, reader
 from cluster.ranks import Rank, run_rank
 from cluster.resources import Layout, device, layout_for_gang, layout_for_parts, set_threads
 from cluster.retry import Tally
+from cluster.training import run_train
 
 START_FAILURES = 3
 """So many workers in a row that die before their first call mean that none will start."""
@@ -74,39 +75,11 @@ class Worker:
 
     def train(self, function: str, payload: str, attempt: int, mailbox: Any) -> Answer:
         """One attempt of a gang of one."""
-        rank = Rank(0, 1, device(), attempt)
-        return run_rank(function, payload, rank, lambda progress: mailbox.post.remote(progress))
-
-
-class Mailbox:
-    """Carries progress from rank 0 to the driver, and answers of ranks. Ranks die with it: see `cluster.training`."""
-
-    def __init__(self) -> None:
-        self._posts: list[Progress] = []
-        self._answers: dict[int, Answer] = {}
-
-    async def post(self, progress: Progress) -> None:
-        """Takes a report; only the newest is kept."""
-        self._posts = [progress]
-
-    async def take(self) -> list[Progress]:
-        """Hands over what came since the last time."""
-        posts, self._posts = self._posts, []
-        return posts
-
-    async def answer(self, rank: int, answer: Answer) -> None:
-        """Takes what a rank came to."""
-        self._answers[rank] = answer
-
-    async def answers(self) -> dict[int, Answer]:
-        """What the ranks came to."""
-        return self._answers
-
-    async def closed(self) -> None:
-        """Never returns: who waits for it learns of our end."""
-        import asyncio
-
-        await asyncio.Event().wait()
+        post = Post(mailbox)
+        try:
+            return run_rank(function, payload, Rank(0, 1, device(), attempt), post.send)
+        finally:
+            post.flush()
 
 
 @dataclass
@@ -229,11 +202,9 @@ class OnRay:
             if ranks == 1:
                 outcome = self._alone(tally, payload, layout, on_progress)
             else:
-                from cluster.training import run_train
-
-                with _mailbox() as mailbox:
+                with open_mailbox() as mailbox:
                     ended = run_train(
-                        call, payload, layout, attempt, self._connection.folder, mailbox, _reader(mailbox, on_progress)
+                        call, payload, layout, attempt, self._connection.folder, mailbox, reader(mailbox, on_progress)
                     )
                 if isinstance(ended, Loss):
                     outcome = tally.lost(ended.reason, ended.host, ended.pid)
@@ -295,8 +266,8 @@ class OnRay:
         """One attempt of a gang of one, on an actor of its own."""
         import ray
 
-        with _mailbox() as mailbox:
-            read = _reader(mailbox, on_progress)
+        with open_mailbox() as mailbox:
+            read = reader(mailbox, on_progress)
             self._hire(layout)
             try:
                 while not self._idle:
@@ -330,39 +301,6 @@ def _actor(layout: Layout) -> Any:
     import ray
 
     return ray.remote(num_cpus=layout.cpus, num_gpus=layout.gpus, max_restarts=0, max_task_retries=0)(Worker)
-
-
-class _mailbox:  # noqa: N801
-    """A mailbox actor for as long as a gang's attempt lasts."""
-
-    def __enter__(self) -> Any:
-        import ray
-
-        self._handle = ray.remote(num_cpus=0, max_restarts=0)(Mailbox).remote()
-        return self._handle
-
-    def __exit__(self, *exc_info: object) -> None:
-        import ray
-
-        ray.kill(self._handle)
-
-
-def _reader(mailbox: Any, on_progress: OnProgress | None) -> Any:
-    """A function that fetches progress; without anybody who wants it, one that does nothing."""
-    import ray
-
-    def read() -> None:
-        if on_progress is None:
-            return
-        try:
-            posts: list[Progress] = ray.get(mailbox.take.remote(), timeout=30)
-        except ray.exceptions.RayError:
-            # Progress is for people: its loss must not end a training.
-            return
-        for progress in posts:
-            on_progress(progress)
-
-    return read
 
 
 def _refused(tally: Tally, error: PayloadError) -> Outcome:

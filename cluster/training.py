@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.executor import Answer, Call, Loss
+from cluster.mailbox import Post
 from cluster.ranks import Rank, free_port, run_rank, settle
 from cluster.resources import Layout, device, set_threads
 
@@ -109,15 +110,21 @@ class _Fit(threading.Thread):
 
 
 def _dead(attempt: int, error: BaseException | None, answers: dict[int, Answer]) -> dict[int, Loss]:
-    """Ranks that failed without an answer, as Ray Train tells."""
+    """Ranks that failed without an answer, as Ray Train tells. Raises what is no failure of a rank."""
+    from ray.train import TrainingFailedError
+
     if error is None:
         return {}
-    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
-    silent = {rank: failure for rank, failure in failures.items() if rank not in answers}
-    if not silent and not any(answer.error for answer in answers.values()):
-        silent = {0: error}  # type: ignore[dict-item]
-    host = socket.gethostname()
-    return {rank: Loss(attempt, f"{type(failure).__name__}: {failure}", host, 0) for rank, failure in silent.items()}
+    if not isinstance(error, TrainingFailedError):
+        raise error
+    failures: dict[int, BaseException] = dict(getattr(error, "worker_failures", {}))
+    if not failures and not any(answer.error for answer in answers.values()):
+        failures = {0: error}
+    return {
+        rank: Loss(attempt, f"{type(failure).__name__}: {failure}", socket.gethostname(), 0)
+        for rank, failure in failures.items()
+        if rank not in answers
+    }
 
 
 def train_rank(config: dict[str, Any]) -> None:
@@ -137,7 +144,9 @@ def train_rank(config: dict[str, Any]) -> None:
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
     )
-    answer = run_rank(config["function"], config["payload"], rank, lambda progress: mailbox.post.remote(progress))
+    post = Post(mailbox)
+    answer = run_rank(config["function"], config["payload"], rank, post.send)
+    post.flush()
     ray.get(mailbox.answer.remote(rank.rank, answer))
     if answer.error is not None:
         raise RankError(answer.error.message)

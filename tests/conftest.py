@@ -9,6 +9,12 @@ if TYPE_CHECKING:
     from cluster.connect import Connection
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Warnings of Ray that nobody here can mend."""
+    # Ray Data warns of old settings of its own when it is imported, and Ray Train imports it.
+    config.addinivalue_line("filterwarnings", r"ignore:.* is deprecated:DeprecationWarning:ray\.data\.")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests on the local Ray go to one process of pytest-xdist, so that there is one Ray and not one for each."""
     for item in items:

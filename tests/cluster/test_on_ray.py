@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 @pytest.mark.usefixtures("local_ray")
 class TestOnRay(ExecutorContract, IsolationContract):
     name = "ray"
+    lingering = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
     def make(self, retries: Retries | None = None) -> Executor:
         return OnRay(retries=retries)

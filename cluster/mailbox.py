@@ -1,0 +1,89 @@
+"""What passes between a gang's ranks on Ray and its driver: progress, and what each rank came to.
+
+A mailbox is an actor that lives as long as one attempt. The driver ends it to give an attempt up: ranks die with it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cluster.executor import Answer, OnProgress, Progress
+
+
+class Mailbox:
+    """Carries progress from rank 0 to the driver, and answers of ranks. Ranks die with it: see `cluster.training`."""
+
+    def __init__(self) -> None:
+        self._posts: list[Progress] = []
+        self._answers: dict[int, Answer] = {}
+
+    async def post(self, progress: Progress) -> None:
+        """Takes a report; only the newest is kept."""
+        self._posts = [progress]
+
+    async def take(self) -> list[Progress]:
+        """Hands over what came since the last time."""
+        posts, self._posts = self._posts, []
+        return posts
+
+    async def answer(self, rank: int, answer: Answer) -> None:
+        """Takes what a rank came to."""
+        self._answers[rank] = answer
+
+    async def answers(self) -> dict[int, Answer]:
+        """What the ranks came to."""
+        return self._answers
+
+    async def closed(self) -> None:
+        """Never returns: who waits for it learns of our end."""
+        await asyncio.Event().wait()
+
+
+class Post:
+    """A rank's side of a mailbox: sends without waiting, until the end."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+        self._last: Any = None
+
+    def send(self, progress: Progress) -> None:
+        """Sends a report."""
+        self._last = self._mailbox.post.remote(progress)
+
+    def flush(self) -> None:
+        """Waits until the last report has come in."""
+        import ray
+
+        if self._last is not None:
+            ray.wait([self._last])
+
+
+@contextlib.contextmanager
+def open_mailbox() -> Iterator[Any]:
+    """A mailbox actor for as long as a gang's attempt lasts."""
+    import ray
+
+    handle = ray.remote(num_cpus=0, max_restarts=0)(Mailbox).remote()
+    try:
+        yield handle
+    finally:
+        ray.kill(handle)
+
+
+def reader(mailbox: Any, on_progress: OnProgress | None) -> Callable[[], None]:
+    """A function that fetches progress; without anybody who wants it, one that does nothing."""
+    import ray
+
+    def read() -> None:
+        if on_progress is None:
+            return
+        try:
+            posts: list[Progress] = ray.get(mailbox.take.remote(), timeout=30)
+        except ray.exceptions.RayError:
+            # Progress is for people: its loss must not end a training.
+            return
+        for progress in posts:
+            on_progress(progress)
+
+    return read
