@@ -5,7 +5,6 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ class StoredInput:
     def __init__(self, ref: Ref, store: Store | None = None) -> None:
         self._ref = ref
         self._store = store or open_store(ref.store)
+        self._manifest: Manifest | None = None
 
     def __repr__(self) -> str:
         return f"StoredInput({self._ref.folder!r})"
@@ -39,17 +39,19 @@ class StoredInput:
     def summary(self) -> dict[str, Any]:
         return self.manifest.summary
 
-    @cached_property
+    @property
     def manifest(self) -> Manifest:
         """The table of contents. Raises `StepFailedError` where it is not the one that the run saw."""
-        manifest = read_record(self._store, f"{self._ref.folder}/manifest.json", Manifest)
-        if manifest.digest != self._ref.digest:
-            raise StepFailedError(
-                f"the manifest {self._ref.digest[:16]} in {self._ref.folder}",
-                f"manifest {manifest.digest[:16]}",
-                "The store was changed during the run: run the same command again.",
-            )
-        return manifest
+        if self._manifest is None:
+            manifest = read_record(self._store, f"{self._ref.folder}/manifest.json", Manifest)
+            if manifest.digest != self._ref.digest:
+                raise StepFailedError(
+                    f"the manifest {self._ref.digest[:16]} in {self._ref.folder}",
+                    f"manifest {manifest.digest[:16]}",
+                    "The store was changed during the run: run the same command again.",
+                )
+            self._manifest = manifest
+        return self._manifest
 
     def names(self) -> Sequence[str]:
         return sorted(self.manifest.objects)

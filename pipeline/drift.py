@@ -157,7 +157,7 @@ def _words(node: Any) -> Iterator[str]:
         yield f"({type(node).__name__}"
         for name in node._fields:
             value = getattr(node, name, None)
-            if name == "body" and _has_docstring(node):
+            if name == "body" and isinstance(value, list) and _has_docstring(node):
                 value = value[1:]
             if value is None or value == [] or name in ("ctx", "kind", "type_comment"):
                 continue

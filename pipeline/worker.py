@@ -234,10 +234,12 @@ def _state(bench: _Bench) -> Any:
     global _held
     refs = {name: ref.model_dump() for name, ref in bench.task.inputs.items()}
     name = json.dumps([bench.task.key, bench.task.code, refs], sort_keys=True)
-    if _held is None or _held[0] != name:
-        _held = None
-        _held = (name, bench.stage.setup(bench.inputs, device()))
-    return _held[1]
+    held = _held
+    if held is None or held[0] != name:
+        _held = held = None
+        held = (name, bench.stage.setup(bench.inputs, device()))
+        _held = held
+    return held[1]
 
 
 def _receive(bench: _Bench, part: int, out: StoredOutput, summary: Summary, seconds: float) -> Receipt:
