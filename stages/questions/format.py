@@ -1,7 +1,6 @@
 """What questions store: conditions (an ask's artifact), rows and figures (an answer's artifact).
 
-`conditions.parquet` says what each condition is; `conditions.safetensors` holds the vectors: per `encoder:tap` float32
-[n, D] under that name, and int64 [n] under `condition.<encoder:tap>`, the numbers of the conditions.
+The layout of conditions is that of `stages.samples.format`, which reads them; here they are written.
 """
 
 import io
@@ -17,14 +16,13 @@ from stages import pixels
 from stages.contract import Input, Output
 from stages.errors import FormatError
 from stages.readers.score import Interval
+from stages.samples.format import CONDITIONS, NUMBER, VECTORS
+from stages.samples.format import read_conditions as read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CONDITIONS, VECTORS = "conditions.parquet", "conditions.safetensors"
 RESULTS = "results.parquet"
-NUMBER = "condition."
-"""Prefix of the tensors that hold condition numbers."""
 
 Vectors: TypeAlias = Mapping[str, NDArray[np.float32]]
 
@@ -75,6 +73,12 @@ def row(question: str, metric: str, place: str, subject: str, found: Interval, u
     return Row(question, metric, encoder, tap, subject, found.value, found.low, found.high, found.n, unit)
 
 
+def note(question: str, metric: str, place: str, why: str) -> Row:
+    """A row that holds a sentence and no number."""
+    nothing = float("nan")
+    return Row(question, metric, *split_tap(place), "", nothing, nothing, nothing, 0, "", why=why)
+
+
 def put_conditions(out: Output, conditions: Sequence[Condition], vectors: Vectors) -> None:
     """Writes an ask's conditions; `vectors`: per `encoder:tap` float32 [n, D], in the order of its conditions."""
     import pyarrow as pa
@@ -94,13 +98,8 @@ def put_conditions(out: Output, conditions: Sequence[Condition], vectors: Vector
 
 def read_conditions(artifact: Input) -> list[Condition]:
     """The conditions of an ask's artifact; the position in the list is the number of the condition."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(io.BytesIO(artifact.read(CONDITIONS)))
-    names = [field.name for field in fields(Condition)]
-    if table.column("condition").to_pylist() != list(range(table.num_rows)):
-        raise FormatError(f"{CONDITIONS} in the order of `condition`", "another order", "Ask again.")
-    return [Condition(**record) for record in table.select(names).to_pylist()]
+    table = read_table(artifact).select([field.name for field in fields(Condition)])
+    return [Condition(**record) for record in table.to_pylist()]
 
 
 def dump_rows(rows: Iterable[Row]) -> bytes:

@@ -3,10 +3,12 @@
 Scores of attributes (kept, fixed) and what an `Estimate` is stand in `stages.readers.score`.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.readers.score import Estimate, Floats, Numbers, divide
+from stages.readers.score import Estimate, Floats, Numbers, divide, mean, ratio
 
 # Embeddings: distances, ranks, invariance
 
@@ -14,12 +16,14 @@ from stages.readers.score import Estimate, Floats, Numbers, divide
 def squared_distances(a: Floats, b: Floats) -> Floats:
     """Squared L2 distances float64 [A, B] between rows of a [A, D] and b [B, D]."""
     a, b = a.astype(np.float64), b.astype(np.float64)
-    return np.maximum((a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * a @ b.T, 0.0)
+    squared: Floats = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * a @ b.T
+    return np.maximum(squared, 0.0, out=squared)
 
 
 def l2(a: Floats, b: Floats) -> Floats:
     """L2 distance along the last axis (the others broadcast)."""
-    return np.sqrt(((a.astype(np.float64) - b) ** 2).sum(axis=-1))
+    distances: Floats = np.sqrt(((a.astype(np.float64) - b) ** 2).sum(axis=-1))
+    return distances
 
 
 def cosine(a: Floats, b: Floats) -> Floats:
@@ -31,16 +35,16 @@ def cosine(a: Floats, b: Floats) -> Floats:
 
 def random_pair(gallery: Floats) -> float:
     """The unit of distance: mean L2 distance of two different rows of gallery [G, D]."""
-    total = sum(float(np.sqrt(squared_distances(block, gallery)).sum()) for block in _blocks(gallery))
+    total = sum(float(np.sqrt(squared_distances(gallery[b], gallery)).sum()) for b in _blocks(len(gallery)))
     return total / (len(gallery) * (len(gallery) - 1))
 
 
 def nearest_other(gallery: Floats, rows: Numbers) -> tuple[Numbers, Floats]:
     """For gallery[rows] the nearest other row: its position int64 [Q] and L2 distance float64 [Q]."""
     positions, distances = [], []
-    for block in _blocks(rows):
-        squared = squared_distances(gallery[block], gallery)
-        squared[np.arange(len(block)), block] = np.inf
+    for block in _blocks(len(rows)):
+        squared = squared_distances(gallery[rows[block]], gallery)
+        squared[np.arange(len(squared)), rows[block]] = np.inf
         positions.append(squared.argmin(axis=1))
         distances.append(np.sqrt(squared.min(axis=1)))
     return np.concatenate(positions), np.concatenate(distances)
@@ -54,9 +58,9 @@ def ranks(queries: Floats, gallery: Floats, source: Numbers, removed: Numbers | 
     constant has rank (G + 1) / 2 and not 1.
     """
     found = []
-    for block in _blocks(np.arange(len(queries))):
+    for block in _blocks(len(queries)):
         squared = squared_distances(queries[block], gallery)
-        line = np.arange(len(block))
+        line = np.arange(len(squared))
         own = squared[line, source[block]][:, None]
         tolerance = 1e-12 * (own + (queries[block].astype(np.float64) ** 2).sum(axis=1)[:, None])
         if removed is not None:
@@ -72,13 +76,14 @@ def invariance(moved: Floats, pairs: Floats) -> Estimate:
 
     `moved`: float64 [N], distance that T moves each source; `pairs`: float64 [N, N], distances between sources.
     """
+    return ratio(mean(moved), pair_mean(pairs, np.ones(pairs.shape, dtype=np.bool_)))
 
-    def estimate(weights: Floats) -> Floats:
-        size = weights.sum(axis=1)
-        total = ((weights @ pairs) * weights).sum(axis=1)  # the diagonal of pairs is 0
-        return divide(divide(weights @ moved, size), divide(total, size**2 - (weights**2).sum(axis=1)))
 
-    return estimate
+def pair_mean(pairs: Floats, among: NDArray[np.bool_]) -> Estimate:
+    """Mean of pairs [N, N] of different sources, over those where `among` [N, N]."""
+    counted = among & ~np.eye(len(pairs), dtype=np.bool_)
+    filled, ones = np.where(counted, pairs, 0.0), counted.astype(np.float64)
+    return lambda weights: divide(((weights @ filled) * weights).sum(axis=1), ((weights @ ones) * weights).sum(axis=1))
 
 
 def pair_distances(embeddings: Floats) -> Floats:
@@ -88,9 +93,10 @@ def pair_distances(embeddings: Floats) -> Floats:
     return distances
 
 
-def _blocks(rows: NDArray[np.generic], size: int = 1024) -> list[NDArray[np.generic]]:
-    """Rows in blocks, so that a distance table stays small."""
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+def _blocks(count: int, size: int = 1024) -> Iterator[slice]:
+    """Slices of at most `size` rows, so that a distance table stays small."""
+    for start in range(0, count, size):
+        yield slice(start, start + size)
 
 
 # Pixels: twins and maps
@@ -118,7 +124,8 @@ def deviation(images: NDArray[np.uint8]) -> Floats:
 
     `images`: uint8 [N, K, H, W, 3]; the unit is intensity in [0, 1].
     """
-    return np.sqrt((images.astype(np.float64) / 255.0).var(axis=1).mean(axis=-1))
+    spread: Floats = np.sqrt((images.astype(np.float64) / 255.0).var(axis=1).mean(axis=-1))
+    return spread
 
 
 def painted(values: Floats, scale: float) -> NDArray[np.uint8]:

@@ -65,7 +65,7 @@ def build(size: int, widths: Sequence[int], outputs: int, seed: int) -> Network:
     """The network at its initial weights, a function of `seed`; global random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Network(size, widths, outputs).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return Network(size, widths, outputs).to(memory_format=torch.channels_last)
 
 
 def fit(

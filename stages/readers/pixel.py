@@ -44,24 +44,28 @@ def mean_hue(unit: Floats) -> Floats:
 
 def saturation(unit: Floats) -> Floats:
     """Mean length of the chroma vector: 0 for grey, 1 for pure red."""
-    return np.abs(_chroma(unit)).mean(axis=(1, 2))
+    means: Floats = np.abs(_chroma(unit)).mean(axis=(1, 2))
+    return means
 
 
 def brightness(unit: Floats) -> Floats:
     """Mean lightness."""
-    return _lightness(unit).mean(axis=(1, 2))
+    means: Floats = _lightness(unit).mean(axis=(1, 2))
+    return means
 
 
 def contrast(unit: Floats) -> Floats:
     """Standard deviation of lightness over the image."""
-    return _lightness(unit).std(axis=(1, 2))
+    spread: Floats = _lightness(unit).std(axis=(1, 2))
+    return spread
 
 
 def sharpness(unit: Floats) -> Floats:
     """RMS step of lightness between neighbouring pixels."""
     light = _lightness(unit)
     across, down = np.diff(light, axis=2), np.diff(light, axis=1)
-    return np.sqrt(0.5 * ((across**2).mean(axis=(1, 2)) + (down**2).mean(axis=(1, 2))))
+    steps: Floats = np.sqrt(0.5 * ((across**2).mean(axis=(1, 2)) + (down**2).mean(axis=(1, 2))))
+    return steps
 
 
 def centre_x(unit: Floats) -> Floats:
@@ -106,12 +110,14 @@ ATTRIBUTES: tuple[Attribute, ...] = tuple(attribute for attribute, _ in PIXEL)
 
 
 def _lightness(unit: Floats) -> Floats:
-    return unit @ np.array([0.299, 0.587, 0.114])
+    luma: Floats = unit @ np.array([0.299, 0.587, 0.114])
+    return luma
 
 
 def _chroma(unit: Floats) -> NDArray[np.complex128]:
     """Chroma vectors [B, H, W]: sum of the channels times three unit vectors, a third of a turn apart."""
-    return unit @ np.exp(2j * np.pi * np.arange(3) / 3)
+    vectors: NDArray[np.complex128] = unit @ np.exp(2j * np.pi * np.arange(3) / 3)
+    return vectors
 
 
 def _centre(unit: Floats) -> tuple[Floats, Floats]:

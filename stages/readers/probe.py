@@ -83,7 +83,7 @@ def _descend(
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * (1.0 - epoch / epochs)
         network.train()
-        for rows in torch.randperm(len(x)).split(BATCH):
+        for rows in torch.split(torch.randperm(len(x)), BATCH):
             loss = targets.losses(network(x[rows]), wanted[rows]).sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -146,6 +146,11 @@ def load(data: bytes) -> list[Probe]:
         raise FormatError(f"columns {', '.join(FIELDS)}", str(error), "Invalidate the probes and run again.") from error
 
 
+def is_table(data: bytes) -> None:
+    """Raises FormatError where bytes are not rows of this format."""
+    load(data)
+
+
 FIELDS = tuple(Probe.model_fields)
 
 
@@ -154,13 +159,18 @@ def probe_encoder(stage: "Probes", encoder: str, train: Labelled, heldout: Label
     table = open_table(embeddings)
     order = np.random.Generator(np.random.Philox(key=[stage.seed, len(train.rows)])).permutation(len(train.rows))
     num_checked = max(1, round(VALIDATION * len(order)))
-    folds = order[num_checked:], order[:num_checked]
+    fitted, checked = order[num_checked:], order[:num_checked]
     found = []
     for tap in table.taps:
         x = _standardised(table, tap, "plain", heldout.rows)
         read, floor = (
             predict(
-                train.attributes, *(_fold(table, tap, train, f, shuffled) for f in folds), x, stage.epochs, stage.seed
+                train.attributes,
+                _fold(table, tap, train, fitted, shuffled),
+                _fold(table, tap, train, checked, shuffled),
+                x,
+                stage.epochs,
+                stage.seed,
             )
             for shuffled in (False, True)
         )

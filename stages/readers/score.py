@@ -84,10 +84,10 @@ def over_seeds(estimates: Sequence[Estimate], seed: int) -> Estimate:
 
     def estimate(weights: Floats) -> Floats:
         values = np.stack([e(weights) for e in estimates], axis=1)  # [B, S]
-        if len(weights) == 1:
-            return values.mean(axis=1)
-        counts = resamples(len(estimates), seed, len(weights))
-        return (values * counts).sum(axis=1) / counts.sum(axis=1)
+        counts = np.ones((1, len(estimates)))
+        if len(weights) > 1:
+            counts = resamples(len(estimates), seed, len(weights))
+        return divide((values * counts).sum(axis=1), counts.sum(axis=1))
 
     return estimate
 
@@ -112,7 +112,8 @@ def median(values: Floats) -> Estimate:
         last = ordered.size - 1
         lower = np.minimum((cumulated < half - 1e-9).sum(axis=1), last)
         upper = np.minimum((cumulated <= half + 1e-9).sum(axis=1), last)
-        return 0.5 * (ordered[lower] + ordered[upper])
+        middle: Floats = 0.5 * (ordered[lower] + ordered[upper])
+        return middle
 
     return estimate
 

@@ -132,11 +132,11 @@ class Probes(Stage):
 
     def work(self, part: Part, state: "tuple[Labelled, Labelled]", inputs: Inputs, out: Output) -> Summary:
         """Trains and scores the probes of one encoder's taps."""
-        from stages.readers.probe import dump, load, probe_encoder
+        from stages.readers.probe import dump, is_table, load, probe_encoder
 
         encoder = part.fields["encoder"]
         rows = probe_encoder(self, encoder, *state, inputs[EMBEDDINGS + encoder])
-        stored = load(out.put(f"probes-{part.index:05d}.parquet", dump(rows), check=load))
+        stored = load(out.put(f"probes-{part.index:05d}.parquet", dump(rows), check=is_table))
         return {"rows": [row.model_dump(mode="json") for row in stored]}
 
     def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:

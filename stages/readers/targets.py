@@ -80,7 +80,7 @@ class Targets:
         return values
 
     def _split(self, outputs: Tensor) -> tuple[Tensor, ...]:
-        return outputs.split([_width(a) for a in self.attributes], dim=1)
+        return torch.split(outputs, [_width(a) for a in self.attributes], dim=1)
 
 
 def _width(attribute: Attribute) -> int:

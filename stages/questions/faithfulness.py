@@ -1,0 +1,39 @@
+"""Faithfulness: do the samples lie where their source lies, when the encoder looks at them?"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
+
+
+class Faithfulness(Stage):
+    """Answers from the embedded samples of the `sources` ask.
+
+    Inputs: `shards`, `conditions`, `samples`, `embeddings.<encoder>`, `sample_embeddings.<encoder>`. Taps whose samples
+    were not embedded (they do not read pixels) are left out. Writes `results.parquet`: rank of the source among all
+    held-out images, for the samples and for controls; and distances, in units of two random images.
+    """
+
+    name: ClassVar[str] = "faithfulness"
+    version: ClassVar[int] = 1
+    bitwise: ClassVar[bool] = True
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the bootstrap, the shuffled control and the random images."""
+
+    def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
+        """Distances of samples to the gallery."""
+        rows = upstream["samples"].rows
+        return Estimate(rows=100, size_bytes=30_000, cpu_seconds=3 + rows * 1e-3)
+
+    def work(self, part: Part, state: None, inputs: Inputs, out: Output) -> Summary:
+        """Ranks and distances."""
+        from stages.questions.faithfulness_answer import answer
+
+        return answer(self, inputs, out)
+
+    def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
+        """The summary of the one part."""
+        return dict(summaries[0])

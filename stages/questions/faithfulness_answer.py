@@ -1,0 +1,89 @@
+"""The answer to faithfulness: rank and distance of the source, for samples and controls."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stages.contract import Inputs, Output, Summary
+from stages.questions import measures
+from stages.questions.asking import CROPS
+from stages.questions.format import RESULTS, Row, dump_rows, row
+from stages.questions.painted import Painting, Space, painting, space
+from stages.readers import score
+from stages.readers.score import Floats, Numbers
+
+if TYPE_CHECKING:
+    from stages.questions.faithfulness import Faithfulness
+
+QUESTION = "faithfulness"
+UNIT = "distance of two random images"
+
+
+def answer(stage: "Faithfulness", inputs: Inputs, out: Output) -> Summary:
+    """Rows for every tap whose samples were embedded; the summary holds the mean reciprocal ranks."""
+    from safetensors.numpy import load
+
+    found = painting(inputs["conditions"], inputs["samples"])
+    crops = load(inputs["conditions"].read(CROPS))
+    rows: list[Row] = []
+    left_out, gallery = [], 0
+    for place in found.places:
+        where = space(inputs, found, place)
+        gallery = len(where.gallery)
+        if where.samples is None:
+            left_out.append(place)
+            continue
+        crop = crops.get(place)
+        queries = _queries(stage.seed, found, place, where)
+        if crop is not None:
+            queries["crop"] = (where.statistics.standardise(crop).astype(np.float64)[:, None], None)
+        for subject, (vectors, removed) in queries.items():
+            rows += _rows(stage.seed, place, subject, where, vectors, removed)
+    out.put(RESULTS, dump_rows(rows))
+    ranked = [r for r in rows if r.metric == "mrr"]
+    return {
+        "gallery": gallery,
+        "mrr": {f"{r.encoder}:{r.tap} {r.subject}": round(r.value, 4) for r in ranked},
+        "left_out": left_out,
+    }
+
+
+def _queries(seed: int, found: Painting, place: str, where: Space) -> dict[str, tuple[Floats, Numbers | None]]:
+    """What is ranked, float64 [N, K, D] by subject, and which image is taken out of the gallery for it."""
+    assert where.samples is not None
+    count = len(found.rows)
+    samples = where.samples[found.numbers[place][0]]
+    nearest, _ = measures.nearest_other(where.gallery, where.positions)
+    rng = np.random.Generator(np.random.Philox(key=[seed, count]))
+    # Any image but the source itself.
+    other = (where.positions + rng.integers(1, len(where.gallery), count)) % len(where.gallery)
+    return {
+        "samples": (samples, None),
+        "nearest": (where.gallery[nearest][:, None], nearest),
+        "random": (where.gallery[other][:, None], other),
+        "shuffled": (samples[score.derangement(count, seed)], None),
+    }
+
+
+def _rows(seed: int, place: str, subject: str, where: Space, vectors: Floats, removed: Numbers | None) -> list[Row]:
+    """Ranks and distances of one kind of query."""
+    count, per_source, width = vectors.shape
+    flat = vectors.reshape(-1, width)
+    taken_out = None if removed is None else removed.repeat(per_source)
+    ranks = measures.ranks(flat, where.gallery, where.positions.repeat(per_source), taken_out)
+    ranks = ranks.reshape(count, per_source)
+    size = len(where.gallery) - (removed is not None)
+    among = f"among {size} held-out images"
+    apart = measures.l2(vectors, where.sources[:, None]).mean(axis=1) / where.unit
+    turned = measures.cosine(vectors, where.sources[:, None]).mean(axis=1)
+    estimates = {
+        "mrr": (score.mean((1.0 / ranks).mean(axis=1)), f"mean of 1 / rank {among}"),
+        "median rank": (score.median(np.median(ranks, axis=1)), f"rank {among}"),
+        "mean rank": (score.mean(ranks.mean(axis=1)), f"rank {among}"),
+        "distance": (score.mean(apart), UNIT),
+        "cosine distance": (score.mean(turned), "1 - cosine"),
+    }
+    return [
+        row(QUESTION, metric, place, subject, score.interval(estimate, count, seed), unit)
+        for metric, (estimate, unit) in estimates.items()
+    ]

@@ -1,0 +1,41 @@
+"""Kept: what of each attribute the samples of an embedding still show, per tap; and the verdict on it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar
+
+from pydantic import Field, PositiveInt
+
+from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
+
+
+class Kept(Stage):
+    """Answers from samples of the `sources` ask.
+
+    Inputs: `shards`, `conditions`, `samples`, `readers`, `embeddings.<encoder>`, and where they are there `probes`,
+    `sample_embeddings.<encoder>` (twins, faithfulness) and `halfway_samples` (the same conditions painted by the
+    decoder at half of its training). Writes `results.parquet` and figures: twins, grids and maps per tap.
+    """
+
+    name: ClassVar[str] = "kept"
+    version: ClassVar[int] = 1
+    bitwise: ClassVar[bool] = True
+
+    shown: PositiveInt = 8
+    """Sources in each figure: the first ones, not chosen."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the bootstrap and of the shuffled control."""
+
+    def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
+        """Reading the samples is most of it."""
+        rows = upstream["samples"].rows
+        return Estimate(rows=500, size_bytes=1_000_000, cpu_seconds=5 + rows * 2e-3)
+
+    def work(self, part: Part, state: None, inputs: Inputs, out: Output) -> Summary:
+        """Reads the samples, scores them and draws the figures."""
+        from stages.questions.kept_answer import answer
+
+        return answer(self, inputs, out)
+
+    def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
+        """The summary of the one part."""
+        return dict(summaries[0])

@@ -1,0 +1,49 @@
+"""The ask that kept and faithfulness share: the embeddings of held-out images as they are."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar
+
+from pydantic import Field, PositiveInt
+
+from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
+
+EMBEDDINGS, ENCODER = "embeddings.", "encoder."
+"""Inputs of a named encoder: its table of embeddings, and the encoder itself where it was pretrained."""
+
+
+class Sources(Stage):
+    """One condition per tap and source image.
+
+    Inputs: `shards`, `embeddings.<encoder>` for the encoders of `taps`, and `encoder.<encoder>` for the pretrained ones
+    (without it, that encoder has no light-crop control). Beside the conditions it writes `crops.safetensors`: per
+    `encoder:tap` float32 [count, D], a light crop of each source, embedded; these are not painted.
+    """
+
+    name: ClassVar[str] = "sources"
+    version: ClassVar[int] = 1
+    bitwise: ClassVar[bool] = False
+
+    taps: tuple[str, ...] = ()
+    """What is asked about, as `encoder:tap`; a study fills in the taps of its decoder."""
+    count: PositiveInt = 128
+    """Source images, drawn from the held-out ones; all of them where there are fewer."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
+        """Loading the encoders is most of it."""
+        rows = len(self.taps) * self.count
+        return Estimate(rows=rows, size_bytes=rows * 2000, cpu_seconds=5 + rows * 1e-3)
+
+    def work(self, part: Part, state: str, inputs: Inputs, out: Output) -> Summary:
+        """Chooses the sources and writes their embeddings."""
+        from stages.questions.asking import ask_sources
+
+        return ask_sources(self, inputs, out, state)
+
+    def setup(self, inputs: Inputs, device: str) -> str:
+        """The device, on which encoders are loaded."""
+        return device
+
+    def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
+        """The summary of the one part."""
+        return dict(summaries[0])
