@@ -85,6 +85,10 @@ class StoredInput:
 
         return InputStore(self, folder.rstrip("/"))
 
+    def address(self, name: str) -> str:
+        """Where an object is, for a person and for other tools: a path for local stores, else a URL."""
+        return self._store.address(f"{self._ref.folder}/{name}")
+
     def _object(self, name: str) -> Object:
         try:
             return self.manifest.objects[name]

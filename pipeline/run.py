@@ -29,7 +29,7 @@ from pipeline.step import Step
 from pipeline.store import Store
 from pipeline.studies import point
 from pipeline.worker import Task, import_path
-from stages.contract import Gang, Part, Stage
+from stages.contract import Gang, Part, Stage, Summary
 from stages.errors import StageError
 
 GENERATIONS_TRIED = 5
@@ -38,7 +38,10 @@ GENERATIONS_TRIED = 5
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a run made of a step: `hit` (nothing was done) or `made`, and where its artifact is."""
+    """What a run made of a step: `hit` (nothing was done) or `made`, where its artifact is, and what it says of itself.
+
+    `drift`: it was made by other code than today's.
+    """
 
     name: str
     stage: str
@@ -48,6 +51,7 @@ class StepResult:
     drift: bool
     parts_run: int
     seconds: float
+    summary: Summary
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,14 @@ class RunResult:
 
     def url(self, step: str) -> str:
         """Where the artifact of a step is."""
-        return next(entry.url for entry in self.steps if entry.name == step)
+        return self._of(step).url
+
+    def summary(self, step: str) -> Summary:
+        """What the artifact of a step says about itself."""
+        return self._of(step).summary
+
+    def _of(self, step: str) -> StepResult:
+        return next(entry for entry in self.steps if entry.name == step)
 
 
 def run(
@@ -207,13 +218,14 @@ class _Engine:
     def _hit(self, job: _Job, found: Survey, state: State) -> _Made:
         drift = state == "DRIFT"
         self._events.tell("step_hit", job.step.name, key=found.key, generation=found.number, drift=drift)
-        return self._made(job, found.ref(self._store), "hit", drift, 0, 0.0)
+        ref = found.ref(self._store)
+        assert found.manifest is not None
+        summary = found.manifest.summary
+        result = StepResult(job.step.name, ref.stage, ref.key, self._url(ref), "hit", drift, 0, 0.0, summary)
+        return _Made(ref, result)
 
-    def _made(
-        self, job: _Job, ref: Ref, outcome: Literal["hit", "made"], drift: bool, parts_run: int, seconds: float
-    ) -> _Made:
-        url = self._store.address(ref.folder)
-        return _Made(ref, StepResult(job.step.name, ref.stage, ref.key, url, outcome, drift, parts_run, seconds))
+    def _url(self, ref: Ref) -> str:
+        return self._store.address(ref.folder)
 
     def _ready_store(self) -> None:
         """Once, before the first work: the store is readied for writing and the run recorded."""
@@ -288,7 +300,18 @@ class _Engine:
                     generation=number,
                     digest=merged["digest"],
                 )
-                return self._made(job, ref, "made", False, parts_run, seconds)
+                result = StepResult(
+                    job.step.name,
+                    ref.stage,
+                    ref.key,
+                    self._url(ref),
+                    "made",
+                    False,
+                    parts_run,
+                    seconds,
+                    merged["summary"],
+                )
+                return _Made(ref, result)
             reason = f"generation {number} was damaged: {merged['problems'][0]}"
             close_generation(self._store, job.stage.name, job.key.digest, number, reason, self._run_id)
             found, _, _ = self._look(job)

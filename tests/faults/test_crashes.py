@@ -1,6 +1,7 @@
 """Every call to the store as a place to die: what a second run makes of it is what an undisturbed run makes."""
 
 from contextlib import suppress
+from functools import cache
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,21 +14,36 @@ from tests.faults.faulty import DeadError, Fault, Place
 from tests.faults.truth import finished, go, undisturbed
 
 GRAPH = graph(parts=2, steps=3)
-MADE, CALLS = undisturbed(GRAPH)
 SHARDS = 6
 """The calls are dealt to this many tests, so that several processes can share the work."""
 
 
+@cache
+def truth() -> tuple[dict[str, dict[str, bytes]], list[str]]:
+    """What an undisturbed run makes, and its calls."""
+    return undisturbed(GRAPH)
+
+
+def made() -> dict[str, dict[str, bytes]]:
+    """Step -> objects of an undisturbed run."""
+    return truth()[0]
+
+
+def calls() -> list[str]:
+    """The calls of an undisturbed run."""
+    return truth()[1]
+
+
 def test_the_study_goes_through_every_kind_of_call() -> None:
-    kinds = {call.split()[0] for call in CALLS}
+    kinds = {call.split()[0] for call in calls()}
     assert kinds == {"create", "read", "list", "delete"}
-    assert len(CALLS) > 80
+    assert len(calls()) > 80
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
 @pytest.mark.parametrize("fault", ["die before", "die after", "lose the answer"])
 def test_a_run_after_a_fault_at_any_call_makes_what_an_undisturbed_run_makes(fault: Fault, shard: int) -> None:
-    for at in range(shard, len(CALLS), SHARDS):
+    for at in range(shard, len(calls()), SHARDS):
         place = Place()
         store, backend = place.process(fault, at)
         with suppress(DeadError, PipelineError):
@@ -35,16 +51,16 @@ def test_a_run_after_a_fault_at_any_call_makes_what_an_undisturbed_run_makes(fau
         assert backend.calls > at
         store, _ = place.process()
         for name, objects in finished(place, GRAPH, store).items():
-            assert objects == MADE[name], f"half-written {name} is a hit after: {fault} {CALLS[at]} (call {at})"
+            assert objects == made()[name], f"half-written {name} is a hit after: {fault} {calls()[at]} (call {at})"
         go(GRAPH, store)
-        assert finished(place, GRAPH, store) == MADE, f"{fault} {CALLS[at]} (call {at})"
+        assert finished(place, GRAPH, store) == made(), f"{fault} {calls()[at]} (call {at})"
         assert go(GRAPH, store).run_id is None
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(
     faults=st.lists(
-        st.tuples(st.sampled_from(["die before", "die after", "lose the answer"]), st.integers(0, len(CALLS))),
+        st.tuples(st.sampled_from(["die before", "die after", "lose the answer"]), st.integers(0, 89)),
         min_size=2,
         max_size=5,
     )
@@ -57,26 +73,26 @@ def test_faults_upon_faults_change_nothing(faults: list[tuple[Fault, int]]) -> N
             go(GRAPH, store)
     store, _ = place.process()
     go(GRAPH, store)
-    assert finished(place, GRAPH, store) == MADE
+    assert finished(place, GRAPH, store) == made()
 
 
 def test_a_disk_that_fills_gives_one_message_and_the_same_command_goes_on() -> None:
-    creates = [at for at, call in enumerate(CALLS) if call.startswith("create")]
+    creates = [at for at, call in enumerate(calls()) if call.startswith("create")]
     for at in creates[:: len(creates) // 12]:
         place = Place()
         store, _ = place.process("fill the disk", at)
         with suppress(PipelineError):
             go(GRAPH, store)
-            raise AssertionError(f"a full disk at {CALLS[at]} went unseen")
+            raise AssertionError(f"a full disk at {calls()[at]} went unseen")
         store, _ = place.process()
         for name, objects in finished(place, GRAPH, store).items():
-            assert objects == MADE[name]
+            assert objects == made()[name]
         go(GRAPH, store)
-        assert finished(place, GRAPH, store) == MADE
+        assert finished(place, GRAPH, store) == made()
 
 
 def test_a_full_disk_is_told_with_its_remedy_and_exit_code_3() -> None:
-    at = next(at for at, call in enumerate(CALLS) if "/parts/" in call and call.startswith("create"))
+    at = next(at for at, call in enumerate(calls()) if "/parts/" in call and call.startswith("create"))
     store, _ = Place().process("fill the disk", at)
     with pytest.raises(PipelineError, match=r"No space left on device.*Free some space") as caught:
         go(GRAPH, store)
@@ -85,7 +101,9 @@ def test_a_full_disk_is_told_with_its_remedy_and_exit_code_3() -> None:
 
 def test_the_part_that_was_done_before_a_crash_is_not_done_again() -> None:
     place = Place()
-    at = max(at for at, call in enumerate(CALLS) if call.startswith("create") and "squares" in call and "parts" in call)
+    at = max(
+        at for at, call in enumerate(calls()) if call.startswith("create") and "squares" in call and "parts" in call
+    )
     store, _ = place.process("die before", at)
     with suppress(DeadError):
         go(GRAPH, store)

@@ -1,0 +1,73 @@
+"""Real processes, killed by SIGKILL in the middle of a part: the next run does the rest and nothing twice."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cluster.inline import Inline
+from pipeline.events import Event
+from pipeline.plan import plan
+from pipeline.run import run
+from pipeline.store import open_store
+from tests.faults.gated import PARTS, WAITING, graph
+
+
+def start(store: Path, gate: Path) -> subprocess.Popen[bytes]:
+    """A process that runs the gated study."""
+    command = [sys.executable, "-m", "tests.faults.gated", str(store), str(gate)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def wait_for(what: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Waits until something is so; fails where the process ends before."""
+    while not what():
+        assert process.poll() is None, "the process ended too early"
+        time.sleep(0.02)
+
+
+def in_the_middle(store: Path) -> bool:
+    """Whether the waiting part has written its first object."""
+    return any(store.glob(f"artifacts/gated/*/g0000/first-{WAITING}.bin"))
+
+
+def test_a_killed_process_leaves_whole_objects_only_and_the_next_run_does_the_rest(tmp_path: Path) -> None:
+    root, gate = tmp_path / "store", tmp_path / "gate"
+    process = start(root, gate)
+    wait_for(lambda: in_the_middle(root), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    store = open_store(str(root))
+    state = plan(graph(str(gate)), store)[0]
+    assert (state.state, state.parts_done, state.parts) == ("partial", WAITING, PARTS)
+    assert {path.stat().st_size for path in root.glob("artifacts/gated/*/g0000/*.bin")} == {100_000}
+
+    gate.touch()
+    heard: list[Event] = []
+    result = run(graph(str(gate)), store, Inline, listener=heard.append)
+    assert [event.fields["part"] for event in heard if event.kind == "part_done"] == [2, 3, 4]
+    assert [event.fields["adopted"] for event in heard if event.kind == "part_done"] == [1, 0, 0]
+    assert result.steps[0].parts_run == PARTS - WAITING
+    assert plan(graph(str(gate)), store)[0].state == "done"
+    assert [event.kind for event in heard if event.kind == "step_waiting"] == []
+
+
+def test_a_second_run_waits_for_a_living_one_and_then_has_nothing_to_do(tmp_path: Path) -> None:
+    root, gate = tmp_path / "store", tmp_path / "gate"
+    process = start(root, gate)
+    wait_for(lambda: in_the_middle(root), process)
+
+    heard: list[Event] = []
+
+    def listen(event: Event) -> None:
+        heard.append(event)
+        if event.kind == "step_waiting":
+            gate.touch()
+
+    result = run(graph(str(gate)), open_store(str(root)), Inline, listener=listen)
+    assert process.wait() == 0
+    assert [event.kind for event in heard if event.step] == ["step_waiting", "step_hit"]
+    assert result.steps[0].outcome == "hit"
