@@ -1,0 +1,84 @@
+"""A study in small whose samples are painted by hand: the artifacts that answers read, without a decoder.
+
+The painter of a tap keeps some attributes of its source and draws the others anew, so what must be found is known.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.contract import Input, Stage
+from stages.embeddings.stage import Embeddings
+from stages.encoders.spec import Architecture, EncoderSpec, Oracle, Preprocessing, Untrained
+from stages.questions.format import read_conditions
+from stages.readers.stage import Probes, Readers
+from stages.samples import format as samples_format
+from stages.shards import scenes
+from stages.shards.sources import ScenesSource
+from stages.shards.stage import Listing, Shards
+from tests.artifacts import MemoryArtifact, run_stage
+
+SEED = 3
+SIZE = 32
+EVERYTHING = tuple(attribute.name for attribute in scenes.ATTRIBUTES)
+SPECS: Mapping[str, EncoderSpec] = {
+    "small": Untrained(
+        architecture=Architecture(widths=(4, 8), blocks=(1, 1), projector=(8, 4)), preprocessing=Preprocessing(size=16)
+    ),
+    "oracle": Oracle(),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """Artifacts by input name."""
+
+    artifacts: dict[str, MemoryArtifact]
+
+    def ask(self, stage: Stage) -> MemoryArtifact:
+        """Runs an ask."""
+        return run_stage(stage, self.artifacts)
+
+    def paint(self, conditions: Input, keeps: Mapping[str, Collection[str]], per_source: int = 4) -> MemoryArtifact:
+        """Samples of an ask; `keeps` says which attributes the painter of each tap takes from the source."""
+        asked = read_conditions(conditions)
+        rows = np.repeat([c.source_row for c in asked], per_source)
+        own, other = scenes.sample(SEED, rows.tolist()), scenes.sample(SEED + 1, range(len(rows)))
+        kept = {name: np.repeat([name in keeps[c.place] for c in asked], per_source) for name in EVERYTHING}
+        values = {name: np.where(kept[name], own[name], other[name]) for name in EVERYTHING}
+        return samples(scenes.draw(values, SIZE), conditions, per_source)
+
+    def answer(self, stage: Stage, conditions: Input, painted: MemoryArtifact, **more: Input) -> MemoryArtifact:
+        """Runs an answer on the samples and their embeddings."""
+        embedded = run_stage(Embeddings(encoder=SPECS["small"], views=("plain",)), {"images": painted})
+        given = {"conditions": conditions, "samples": painted, "sample_embeddings.small": embedded}
+        return run_stage(stage, self.artifacts | given | more)
+
+
+def world() -> World:
+    """300 scenes, an untrained encoder and the oracle, readers and probes trained for a moment."""
+    listing = run_stage(Listing(source=ScenesSource(kind="scenes", count=300, seed=SEED), holdout=0.3))
+    shards = run_stage(Shards(shard_rows=128), {"listing": listing})
+    tables = {
+        f"embeddings.{name}": run_stage(Embeddings(encoder=spec), {"images": shards}) for name, spec in SPECS.items()
+    }
+    readers = run_stage(Readers(num_images=640, widths=(4, 8)), {"shards": shards})
+    probes = run_stage(Probes(epochs=2), {"shards": shards} | tables)
+    return World({"shards": shards, "readers": readers, "probes": probes} | tables)
+
+
+def samples(images: NDArray[np.uint8], conditions: Input, per_source: int) -> MemoryArtifact:
+    """An artifact of `samples` that holds uint8 [conditions x per_source, SIZE, SIZE, 3] in one shard."""
+    table = samples_format.read_conditions(conditions)
+    count = len(images)
+    shard = samples_format.encode_shard(images, count, per_source)
+    how = {"seed": 0, "sampler": "by hand", "steps": 0, "guidance": 1.0}
+    return MemoryArtifact(
+        {
+            samples_format.shard_name(0): shard,
+            f"{samples_format.ARRAY}/zarr.json": samples_format.metadata(count, SIZE, count, per_source, {}),
+            samples_format.SAMPLES: samples_format.dump_samples(table, per_source, how),
+        }
+    )

@@ -1,0 +1,337 @@
+"""The three questions from artifacts to rows and figures, on samples painted by hand."""
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load
+
+from stages import pixels
+from stages.errors import FormatError, InputError
+from stages.questions import verdicts
+from stages.questions.faithfulness import Faithfulness
+from stages.questions.format import Row, load_rows, read_conditions
+from stages.questions.invariance import Invariance, Transformed
+from stages.questions.kept import Kept
+from stages.questions.painted import painting
+from stages.questions.sources import Sources
+from stages.questions.transforms import TRANSFORMS
+from stages.readers.data import rows_of
+from tests.artifacts import MemoryArtifact, run_stage
+from tests.stages.questions.painters import EVERYTHING, SIZE, World, samples, world
+
+TAPS = ("small:backbone", "small:projector", "oracle:attributes", "oracle:pixels")
+COUNT = 40
+KEEPS = {
+    "small:backbone": EVERYTHING,
+    "small:projector": ("background_hue", "pattern", "brightness"),
+    "oracle:attributes": EVERYTHING,
+    "oracle:pixels": (),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def small() -> World:
+    return world()
+
+
+@pytest.fixture(scope="module")
+def conditions(small: World) -> MemoryArtifact:
+    return small.ask(Sources(taps=TAPS, count=COUNT))
+
+
+@pytest.fixture(scope="module")
+def painted(small: World, conditions: MemoryArtifact) -> MemoryArtifact:
+    return small.paint(conditions, KEEPS)
+
+
+@pytest.fixture(scope="module")
+def kept(small: World, conditions: MemoryArtifact, painted: MemoryArtifact) -> MemoryArtifact:
+    return small.answer(Kept(), conditions, painted, halfway_samples=painted)
+
+
+@pytest.fixture(scope="module")
+def faithfulness(small: World, conditions: MemoryArtifact, painted: MemoryArtifact) -> MemoryArtifact:
+    return small.answer(Faithfulness(), conditions, painted)
+
+
+@pytest.fixture(scope="module")
+def transformed(small: World) -> MemoryArtifact:
+    return small.ask(Transformed(taps=TAPS, count=30, paint=3, draws=2))
+
+
+@pytest.fixture(scope="module")
+def invariance(small: World, transformed: MemoryArtifact) -> MemoryArtifact:
+    painted = small.paint(transformed, KEEPS, per_source=2)
+    return small.answer(Invariance(), transformed, painted)
+
+
+def rows(answer: MemoryArtifact, metric: str) -> dict[tuple[str, str], Row]:
+    """Rows of a metric by (place, subject)."""
+    return {
+        (f"{r.encoder}:{r.tap}", r.subject): r
+        for r in load_rows(answer.objects["results.parquet"])
+        if r.metric == metric
+    }
+
+
+def test_sources_are_heldout_images_and_their_conditions_are_the_stored_embeddings(
+    small: World, conditions: MemoryArtifact
+) -> None:
+    asked = read_conditions(conditions)
+    chosen = [c.source_row for c in asked[:COUNT]]
+    assert len(set(chosen)) == COUNT
+    assert set(chosen) <= set(rows_of(small.artifacts["shards"], "heldout").tolist())
+    assert [c.place for c in asked] == [place for place in TAPS for _ in range(COUNT)]
+    assert [c.source_row for c in asked] == chosen * len(TAPS)
+    vectors = load(conditions.objects["conditions.safetensors"])
+    for number, place in enumerate(TAPS):
+        assert vectors[f"condition.{place}"].tolist() == list(range(number * COUNT, (number + 1) * COUNT))
+        assert vectors[place].dtype == np.float32
+        assert np.isfinite(vectors[place]).all()
+    crops = load(conditions.objects["crops.safetensors"])
+    assert sorted(crops) == ["oracle:pixels", "small:backbone", "small:projector"]
+    assert crops["small:backbone"].shape == vectors["small:backbone"].shape
+
+
+def test_asking_again_chooses_the_same_sources_and_another_seed_others(
+    small: World, conditions: MemoryArtifact
+) -> None:
+    again = small.ask(Sources(taps=TAPS, count=COUNT))
+    assert again.objects["conditions.parquet"] == conditions.objects["conditions.parquet"]
+    other = small.ask(Sources(taps=TAPS[:1], count=COUNT, seed=1))
+    assert {c.source_row for c in read_conditions(other)} != {c.source_row for c in read_conditions(conditions)}
+
+
+@pytest.mark.parametrize("stage", [Sources, Transformed])
+def test_an_ask_without_taps_or_embeddings_says_what_is_missing(
+    small: World, stage: type[Sources] | type[Transformed]
+) -> None:
+    with pytest.raises(InputError, match="taps to ask about"):
+        small.ask(stage())
+    with pytest.raises(InputError, match="embeddings of 'other'"):
+        small.ask(stage(taps=("other:backbone",)))
+
+
+def test_a_painter_that_knows_all_keeps_all_and_one_that_knows_nothing_keeps_nothing(kept: MemoryArtifact) -> None:
+    found = rows(kept, "kept")
+    for name in ("mean_hue", "saturation", "mean_brightness", "contrast", "sharpness", "centre_x", "centre_y"):
+        assert found["small:backbone", name].value == pytest.approx(1.0)
+        assert found["small:backbone", name].verdict == "KEPT"
+        blind = found["oracle:pixels", name]
+        assert blind.low < 0.0 < blind.high
+    partly = found["small:projector", "mean_brightness"]
+    assert 0.5 < partly.value < 1.0
+    assert abs(found["small:projector", "centre_y"].value) < 0.3
+    fixed = rows(kept, "fixed")
+    assert fixed["small:backbone", "mean_hue"].value == pytest.approx(1.0)
+    assert abs(fixed["oracle:pixels", "mean_brightness"].value) < 0.2
+
+
+def test_shuffled_sources_keep_nothing(kept: MemoryArtifact) -> None:
+    floors = rows(kept, "floor")
+    for name in ("mean_hue", "mean_brightness", "contrast", "centre_x"):
+        assert floors["small:backbone", name].low < 0.0 < floors["small:backbone", name].high
+
+
+def test_every_tap_and_attribute_has_a_verdict_that_says_why(kept: MemoryArtifact) -> None:
+    found = rows(kept, "kept")
+    assert {place for place, _ in found} == set(TAPS)
+    assert len(found) == len(TAPS) * 17
+    for row in found.values():
+        assert row.verdict in {"KEPT", "LOST", "DECODER LIMIT", "CANNOT TELL", "PARTLY"}
+        assert row.why
+        assert row.n <= COUNT
+        assert row.unit
+    readers = rows(kept, "reader")
+    assert readers[":", "mean_hue"].value == 1.0
+    weak = [name for (_, name), row in readers.items() if row.value < 0.95]
+    assert weak
+    assert all(found["small:backbone", name].verdict == "CANNOT TELL" for name in weak)
+
+
+def test_the_ceiling_is_the_tap_that_is_given_the_truth_and_divides_the_datasets_own_attributes(
+    kept: MemoryArtifact,
+) -> None:
+    ceilings, shares = rows(kept, "ceiling"), rows(kept, "kept / ceiling")
+    assert {place for place, _ in ceilings} == {"oracle:attributes"}
+    assert {name for _, name in ceilings} == set(EVERYTHING)
+    top = shares["oracle:attributes", "background_hue"]
+    assert (top.value, top.low, top.high) == pytest.approx((1.0, 1.0, 1.0))
+    assert shares["small:backbone", "background_hue"].value == pytest.approx(1.0)
+    assert ("small:backbone", "mean_hue") not in shares
+
+
+def test_paired_differences_between_the_ends_are_tighter_than_the_ends(kept: MemoryArtifact) -> None:
+    gaps, found = rows(kept, "kept difference"), rows(kept, "kept")
+    gap = gaps[f"small:{verdicts.BOTH}", "centre_y"]
+    assert gap.value == pytest.approx(
+        found["small:backbone", "centre_y"].value - found["small:projector", "centre_y"].value
+    )
+    assert gap.low > 0.5
+    assert {place for place, _ in gaps} == {f"small:{verdicts.BOTH}"}
+
+
+def test_what_was_painted_halfway_as_well_did_not_rise(kept: MemoryArtifact) -> None:
+    rise = rows(kept, "kept rise")["small:backbone", "mean_hue"]
+    assert (rise.value, rise.low, rise.high) == pytest.approx((0.0, 0.0, 0.0))
+    assert rows(kept, "kept halfway")["small:backbone", "mean_hue"].value == pytest.approx(1.0)
+
+
+def test_perfect_samples_are_nearer_than_any_other_image_and_random_ones_are_not(kept: MemoryArtifact) -> None:
+    nearness = rows(kept, "nearness")
+    assert nearness["small:backbone", ""].value == pytest.approx(0.0, abs=1e-3)
+    assert nearness["small:projector", ""].value > 1.0
+    assert {place for place, _ in nearness} == {"small:backbone", "small:projector"}
+
+
+def test_each_tap_has_its_sentence_and_the_rules_are_printed(kept: MemoryArtifact) -> None:
+    sentences = rows(kept, "sentence")
+    assert {place for place, _ in sentences} == set(TAPS)
+    assert sentences["small:backbone", ""].why.startswith("small:backbone keeps ")
+    assert rows(kept, "rules")[":", ""].why == verdicts.THRESHOLDS
+    assert kept.summary["verdicts"]["small:backbone"] == sentences["small:backbone", ""].why
+    assert kept.summary["kept"]["small:backbone mean_hue"] == pytest.approx(1.0)
+
+
+def test_figures_are_lossless_tiles_with_labels(small: World, conditions: MemoryArtifact, kept: MemoryArtifact) -> None:
+    chosen = [c.source_row for c in read_conditions(conditions)][:8]
+    names = sorted(name for name in kept.objects if name.endswith(".json"))
+    assert [n for n in names if "twins" in n] == [
+        "figures/twins-small-backbone.json",
+        "figures/twins-small-projector.json",
+    ]
+    assert len([n for n in names if "grid" in n]) == len([n for n in names if "maps" in n]) == len(TAPS)
+    for name in names:
+        about = json.loads(kept.objects[name])
+        image = pixels.decode(kept.objects[name.replace(".json", ".png")])
+        assert image.shape == (len(about["rows"]) * SIZE, len(about["columns"]) * SIZE, 3)
+        assert about["rows"] == [f"image {row}" for row in chosen]
+        assert about["tile_px"] == SIZE
+        assert {"kind", "title", "caption", "encoder", "tap", "seeds", "order"} <= about.keys()
+    grid = pixels.decode(kept.objects["figures/grid-small-backbone.png"])
+    np.testing.assert_array_equal(grid[:, :SIZE], grid[:, SIZE : 2 * SIZE])
+    maps = pixels.decode(kept.objects["figures/maps-small-backbone.png"])
+    assert not maps[:, SIZE:].any()
+    assert pixels.decode(kept.objects["figures/maps-oracle-pixels.png"])[:, SIZE:].max() == 255
+
+
+def test_without_embedded_samples_probes_or_halfway_the_answer_says_less(
+    small: World, conditions: MemoryArtifact
+) -> None:
+    painted = small.paint(conditions, KEEPS)
+    given = {name: small.artifacts[name] for name in ("shards", "readers", "embeddings.small", "embeddings.oracle")}
+    bare = run_stage(Kept(), given | {"conditions": conditions, "samples": painted})
+    assert not rows(bare, "probe")
+    assert not rows(bare, "kept rise")
+    assert not rows(bare, "nearness")
+    assert not any("twins" in name for name in bare.objects)
+    assert rows(bare, "kept")["small:backbone", "mean_hue"].verdict == "KEPT"
+
+
+def test_samples_of_other_conditions_are_refused(conditions: MemoryArtifact, painted: MemoryArtifact) -> None:
+    images = painting(conditions, painted).images.reshape(-1, SIZE, SIZE, 3)
+    with pytest.raises(FormatError, match="equally many"):
+        painting(conditions, samples(images[:-1], conditions, 1))
+
+
+def test_perfect_samples_find_their_source_and_controls_stand_where_they_must(faithfulness: MemoryArtifact) -> None:
+    mrr, median = rows(faithfulness, "mrr"), rows(faithfulness, "median rank")
+    gallery = faithfulness.summary["gallery"]
+    assert mrr["small:backbone", "samples"].value == pytest.approx(1.0)
+    assert median["small:backbone", "samples"].value == 1.0
+    assert f"among {gallery} held-out" in mrr["small:backbone", "samples"].unit
+    assert f"among {gallery - 1} held-out" in mrr["small:backbone", "nearest"].unit
+    chance = float((1.0 / np.arange(1, gallery + 1)).mean())
+    for subject in ("shuffled", "random"):
+        assert mrr["small:backbone", subject].value < 4 * chance
+    assert mrr["small:projector", "samples"].value < 0.5
+    assert mrr["small:backbone", "crop"].value > mrr["small:backbone", "random"].value
+    assert mrr["small:backbone", "nearest"].value > mrr["small:backbone", "random"].value
+
+
+def test_distances_are_in_units_of_two_random_images(faithfulness: MemoryArtifact) -> None:
+    distance = rows(faithfulness, "distance")
+    assert distance["small:backbone", "samples"].value == pytest.approx(0.0, abs=1e-3)
+    assert distance["small:backbone", "random"].value == pytest.approx(1.0, abs=0.25)
+    assert distance["small:backbone", "nearest"].value < distance["small:backbone", "random"].value
+    assert rows(faithfulness, "cosine distance")["small:backbone", "samples"].value == pytest.approx(0.0, abs=1e-3)
+
+
+def test_taps_whose_samples_were_not_embedded_are_left_out_and_named(faithfulness: MemoryArtifact) -> None:
+    assert faithfulness.summary["left_out"] == ["oracle:attributes", "oracle:pixels"]
+    assert {place for place, _ in rows(faithfulness, "mrr")} == {"small:backbone", "small:projector"}
+
+
+def test_transforms_are_asked_at_every_strength_and_painted_at_the_middle(transformed: MemoryArtifact) -> None:
+    asked = read_conditions(transformed)
+    assert {c.place for c in asked} == {"small:backbone", "small:projector", "oracle:pixels"}
+    assert {c.variant for c in asked} == {"plain", *TRANSFORMS, "own"}
+    assert len({c.source_row for c in asked}) == 3
+    assert transformed.summary["left_out"] == ["oracle:attributes"]
+    about = json.loads(transformed.objects["transforms.json"])
+    moved = load(transformed.objects["moved/small/backbone.safetensors"])
+    assert moved["transformed"].shape == (len(about["variants"]), 30, 8)
+    assert moved["own"].shape == (2, 30, 8)
+    vectors = load(transformed.objects["conditions.safetensors"])
+    np.testing.assert_array_equal(vectors["small:backbone"][:3], moved["plain"][:3])
+    shown = load(transformed.objects["shown.safetensors"])
+    assert shown["small"].shape == (len(TRANSFORMS) + 2, 3, 16, 16, 3)
+
+
+def test_r_grows_with_strength_and_references_stand_beside_it(invariance: MemoryArtifact) -> None:
+    r, references = rows(invariance, "r"), rows(invariance, "reference")
+    for name in ("blur", "noise", "greyscale", "brightness"):
+        values = [r["oracle:pixels", f"{name} {strength:g}"].value for strength in TRANSFORMS[name].strengths]
+        assert values == sorted(values), name
+        assert values[0] > 0.0
+    assert {subject for _, subject in references} == {"nearest other image", "same shape", "same pattern"}
+    nearest, pattern = (references["oracle:pixels", name].value for name in ("nearest other image", "same pattern"))
+    assert 0.0 < nearest < pattern < 1.05
+    assert r["small:backbone", "own"].low <= r["small:backbone", "own"].value <= r["small:backbone", "own"].high
+
+
+def test_differences_between_the_ends_are_those_of_their_r(invariance: MemoryArtifact) -> None:
+    r, gaps, shares = (rows(invariance, metric) for metric in ("r", "r difference", "r ratio"))
+    both = f"small:{verdicts.BOTH}"
+    for subject in ("own", "flip 1", "hue 0.1"):
+        first, last = r["small:backbone", subject].value, r["small:projector", subject].value
+        assert gaps[both, subject].value == pytest.approx(first - last)
+        assert shares[both, subject].value == pytest.approx(last / first)
+
+
+def test_findings_follow_from_the_stored_rows(kept: MemoryArtifact, invariance: MemoryArtifact) -> None:
+    stored = [*load_rows(kept.objects["results.parquet"]), *load_rows(invariance.objects["results.parquet"])]
+    assert [(f.number, f.encoder) for f in verdicts.findings(stored)] == [("i", "small"), ("ii", "small")]
+
+
+def test_grids_show_the_transformed_images_and_the_samples_of_each_tap(invariance: MemoryArtifact) -> None:
+    names = sorted(n for n in invariance.objects if n.startswith("figures/") and n.endswith(".json"))
+    assert names == [
+        "figures/inputs-oracle.json",
+        "figures/inputs-small.json",
+        "figures/samples-oracle-pixels.json",
+        "figures/samples-small-backbone.json",
+        "figures/samples-small-projector.json",
+    ]
+    about = json.loads(invariance.objects["figures/inputs-small.json"])
+    assert about["columns"][0] == "as it is"
+    assert "hue 0.1" in about["columns"]
+    assert about["columns"][-1] == "own augmentations"
+    assert pixels.decode(invariance.objects["figures/inputs-small.png"]).shape == (3 * SIZE, 13 * SIZE, 3)
+
+
+def test_answers_are_equal_bytes_when_asked_again(
+    small: World, conditions: MemoryArtifact, painted: MemoryArtifact, faithfulness: MemoryArtifact
+) -> None:
+    assert small.answer(Faithfulness(), conditions, painted).objects == faithfulness.objects
