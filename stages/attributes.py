@@ -46,7 +46,8 @@ class Attribute(BaseModel):
         if self.mirror == "complement":
             return 1.0 - values
         if self.mirror == "negate":
-            return np.mod(-values, 1.0)
+            negated: np.ndarray = np.mod(-values, 1.0)
+            return negated
         if self.mirror == "unknown":
             return np.full_like(values, np.nan)
         return values

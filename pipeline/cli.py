@@ -1,0 +1,376 @@
+"""The command line: parses, calls, prints. Every command imports what it needs when it runs."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from cluster.executor import Executor
+    from pipeline.artifact import StoredInput
+    from pipeline.events import Event
+    from pipeline.plan import StepState
+    from pipeline.step import Step
+    from pipeline.store import Store
+    from pipeline.study import Study
+
+STUDY = click.argument("study", metavar="STUDY")
+STORE = click.option(
+    "--store",
+    "root",
+    envvar="REPSCOPE_STORE",
+    default="repscope-store",
+    show_default=True,
+    help="Folder or URL (s3://bucket/path) that holds the artifacts. Also REPSCOPE_STORE.",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
+
+
+class Commands(click.Group):
+    """Turns every error into one message and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; an error of ours is printed as one message, its exit code is that of its kind."""
+        signal.signal(signal.SIGTERM, _terminated)
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            click.echo("\nrepscope: stopped; what is finished is kept, the same command goes on.", err=True)
+            ctx.exit(130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(141)
+        except Exception as error:
+            from pipeline.errors import exit_code
+
+            code = exit_code(error)
+            if code == 1:
+                raise
+            click.echo(f"repscope: {error}", err=True)
+            ctx.exit(code)
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="repscope")
+def main() -> None:
+    """Shows what a representation knows.
+
+    A STUDY is a YAML file, or the name of a recipe that comes with Repscope (see `repscope init --help`).
+    Exit codes: 0 done, 1 internal, 2 usage, 3 a stage failed, 4 stale or drifted, 5 busy, 6 verification failed.
+    """
+
+
+@main.command()
+@click.argument("recipe")
+@click.argument("path", type=click.Path(path_type=Path), required=False)
+def init(recipe: str, path: Path | None) -> None:
+    """Write the study RECIPE as a file to start from (default: RECIPE.yaml here)."""
+    from pipeline.errors import UsageError
+    from pipeline.study import RECIPES, recipes
+
+    if recipe not in recipes():
+        raise UsageError(f"one of the recipes {', '.join(recipes())}", repr(recipe), "Name one of these.")
+    target = path or Path(f"{recipe}.yaml")
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write((RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8"))
+    except FileExistsError as error:
+        raise UsageError(f"{target} not to exist", "a file", "Name another path.") from error
+    except OSError as error:
+        raise UsageError(f"to write {target}", str(error.strerror), "Name a path that can be written.") from error
+    click.echo(f"{target} written. Next: repscope plan {target}; repscope run {target}")
+
+
+@main.command()
+@STUDY
+@STORE
+@JSON
+@click.option("--refresh", is_flag=True, help="List outside sources again instead of trusting what was seen last.")
+def plan(study: str, root: str, as_json: bool, refresh: bool) -> None:
+    """Say what a run would do: state and reason of each step, parts left, bytes, estimated time."""
+    from pipeline.plan import plan as plan_graph
+    from pipeline.progress import duration, size
+
+    _, steps, store = _opened(study, root)
+    states = plan_graph(steps, store, refresh=refresh)
+    if as_json:
+        click.echo(json.dumps([asdict(state) for state in states], indent=1))
+        return
+    _table(states, costs=True)
+    left = [state for state in states if not state.finished]
+    if left:
+        seconds, size_bytes = sum(state.seconds for state in left), sum(state.size_bytes for state in left)
+        click.echo(
+            f"\n{len(left)} of {len(states)} steps to do: about {duration(seconds / _cores())} on {_cores()} cores, "
+            f"{size(size_bytes)} to write."
+        )
+    else:
+        click.echo(f"\nAll {len(states)} steps are done.")
+
+
+@main.command()
+@STUDY
+@STORE
+@JSON
+@click.option("--check", is_flag=True, help="Exit with 4 where something is broken, stale, drifted or missing.")
+@click.option("--refresh", is_flag=True, help="List outside sources again instead of trusting what was seen last.")
+def status(study: str, root: str, as_json: bool, check: bool, refresh: bool) -> None:
+    """Say how each step of a study stands."""
+    from pipeline.errors import OutdatedError
+    from pipeline.plan import plan as plan_graph
+
+    _, steps, store = _opened(study, root)
+    states = plan_graph(steps, store, refresh=refresh)
+    if as_json:
+        click.echo(json.dumps([asdict(state) for state in states], indent=1))
+    else:
+        _table(states, costs=False)
+    wrong = [state for state in states if state.state != "done"]
+    if check and wrong:
+        raise OutdatedError(
+            "every step done with today's code",
+            ", ".join(f"{state.name} {state.state}" for state in wrong),
+            f"To make them: repscope run {study} --store {root}",
+        )
+
+
+@main.command()
+@STUDY
+@STORE
+@JSON
+@click.option(
+    "--executor",
+    type=click.Choice(["ray", "inline"]),
+    default="ray",
+    show_default=True,
+    help="ray: actors on an embedded local Ray or on the cluster of --address; inline: all in this process.",
+)
+@click.option("--address", default=None, help="A running Ray cluster (host:port); without it one is started here.")
+@click.option(
+    "--ranks", type=click.IntRange(min=1), default=None, help="Ranks of a training [default: one per CPU, at most 2]."
+)
+@click.option("--force", multiple=True, metavar="STEP", help="Make this step anew (may be given several times).")
+@click.option("--accept-drift", is_flag=True, help="Go on with work that was begun with other code.")
+@click.option(
+    "--on-busy",
+    type=click.Choice(["wait", "fail"]),
+    default="wait",
+    show_default=True,
+    help="When another run is at it.",
+)
+def run(
+    study: str,
+    root: str,
+    as_json: bool,
+    executor: str,
+    address: str | None,
+    ranks: int | None,
+    force: tuple[str, ...],
+    accept_drift: bool,
+    on_busy: str,
+) -> None:
+    """Bring every step to done, doing only what the store does not hold, and print what matters."""
+    from pipeline.errors import PipelineError
+    from pipeline.progress import Progress
+    from pipeline.run import run as run_graph
+
+    read, steps, store = _opened(study, root)
+    command = f"repscope run {study} --store {root}" + ("" if executor == "ray" else f" --executor {executor}")
+    with Progress(steps, quiet=as_json) as progress:
+        try:
+            result = run_graph(
+                steps,
+                store,
+                _executor(executor, address),
+                study=read.study,
+                force=force,
+                accept_drift=accept_drift,
+                on_busy="fail" if on_busy == "fail" else "wait",
+                ranks=ranks or min(2, _cores()),
+                listener=progress.hear,
+            )
+        except PipelineError as error:
+            if error.exit_code != 3:
+                raise
+            progress.close()
+            click.echo(f"repscope: {error}\nWhat is finished is kept. To go on from here: {command}", err=True)
+            raise click.exceptions.Exit(3) from error
+    made = [step.name for step in result.steps if step.outcome == "made"]
+    headlines = [line for step in result.steps for line in result.summary(step.name).get("headlines", ())]
+    page = f"{result.url('report')}/report.html"
+    if as_json:
+        click.echo(json.dumps({"run": result.run_id, "made": made, "headlines": headlines, "report": page}, indent=1))
+        return
+    if not made:
+        click.echo(f"Nothing to do: all {len(result.steps)} steps of {read.study} are done.")
+    for line in headlines:
+        click.echo(line)
+    click.echo(f"report: {page}")
+
+
+@main.command()
+@STUDY
+@click.argument("step")
+@STORE
+@JSON
+def explain(study: str, step: str, root: str, as_json: bool) -> None:
+    """Say which fields of STEP differ from the newest other artifact of its stage."""
+    from pipeline.plan import explain as explain_step
+
+    _, steps, store = _opened(study, root)
+    differences = explain_step(step, steps, store)
+    if as_json:
+        click.echo(json.dumps([asdict(difference) for difference in differences], indent=1))
+        return
+    if not differences:
+        click.echo(f"The store holds no other artifact of the stage of {step}.")
+        return
+    click.echo(f"{step} against {differences[0].artifact}:")
+    for difference in differences:
+        click.echo(f"  {difference.field}: now {json.dumps(difference.now)}, there {json.dumps(difference.before)}")
+
+
+@main.command()
+@STUDY
+@click.argument("run_id", required=False)
+@STORE
+@JSON
+def log(study: str, run_id: str | None, root: str, as_json: bool) -> None:
+    """Print what happened in a run of STUDY (the newest, or RUN_ID)."""
+    from pipeline.errors import UsageError
+    from pipeline.events import read_events, run_ids
+
+    read, _, store = _opened(study, root)
+    runs = [run for run in run_ids(store) if run_id in (None, run)]
+    for candidate in reversed(runs):
+        events = read_events(store, candidate)
+        if run_id or any(event.fields.get("study") == read.study for event in events):
+            for event in events:
+                click.echo(json.dumps(asdict(event)) if as_json else _told(event))
+            return
+    raise UsageError(
+        f"a run of {read.study} in {root}",
+        f"no run {run_id}" if run_id else "none",
+        f"`repscope run {study}` makes one; runs that had nothing to do leave no log.",
+    )
+
+
+@main.command()
+@STUDY
+@STORE
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also copy the page to this file.")
+def report(study: str, root: str, out: Path | None) -> None:
+    """Print where the report of a finished STUDY is."""
+    step = _finished(study, root, "report")
+    if out is not None:
+        out.write_bytes(step.read("report.html"))
+        click.echo(out)
+        return
+    click.echo(step.address("report.html"))
+
+
+@main.command()
+@STUDY
+@click.argument("image", type=click.Path(path_type=Path))
+@STORE
+@click.option(
+    "--tap", "taps", multiple=True, metavar="ENCODER:TAP", help="Only this tap [default: all that see pixels]."
+)
+@click.option("--samples", "count", type=click.IntRange(1, 64), default=8, show_default=True, help="Samples per tap.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of their noise.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default="shown.png", show_default=True)
+def show(study: str, image: Path, root: str, taps: tuple[str, ...], count: int, seed: int, out: Path) -> None:
+    """Paint what each tap of a finished STUDY knows of IMAGE: the image, then its samples, one row per tap."""
+    from pipeline.errors import UsageError
+    from pipeline.graph import spec_of, trained_of
+    from stages.samples.show import show as show_image
+
+    if not image.is_file():
+        raise UsageError("an image file", f"no file {str(image)!r}", "Name an image: PNG or JPEG.")
+    decoder = _finished(study, root, "decoder")
+    read, _, _ = _opened(study, root)
+    picture, rows = show_image(
+        image.read_bytes(),
+        decoder,
+        specs={name: spec_of(encoder) for name, encoder in read.encoders.items()},
+        encoders={name: _finished(study, root, f"encoder.{name}") for name in trained_of(read)},
+        taps=taps,
+        settings=read.samples.model_copy(update={"per_source": count, "seed": seed}),
+    )
+    out.write_bytes(picture)
+    click.echo(f"{out}: the image and {count} samples each for {', '.join(rows)}")
+
+
+def _executor(name: str, address: str | None) -> "Callable[[], Executor]":
+    def enter() -> "Executor":
+        if name == "inline":
+            from cluster.inline import Inline
+
+            return Inline()
+        from cluster.on_ray import OnRay
+
+        return OnRay(address=address)
+
+    return enter
+
+
+def _opened(study: str, root: str) -> "tuple[Study, list[Step], Store]":
+    from pipeline.graph import graph_of
+    from pipeline.store import open_store
+    from pipeline.study import load
+
+    read = load(study)
+    return read, graph_of(read), open_store(root)
+
+
+def _finished(study: str, root: str, step: str) -> "StoredInput":
+    """The artifact of a step of a study whose steps are all done."""
+    from pipeline.artifact import StoredInput
+    from pipeline.errors import UsageError
+    from pipeline.studies import latest
+
+    read, _, store = _opened(study, root)
+    pointer = latest(store, read.study)
+    if pointer is None or step not in pointer.steps:
+        raise UsageError(
+            f"a finished run of {read.study} in {root}", "none", f"Run it first: repscope run {study} --store {root}"
+        )
+    return StoredInput(pointer.steps[step], store)
+
+
+def _table(states: "Sequence[StepState]", *, costs: bool) -> None:
+    from pipeline.progress import duration, size
+
+    width = max(len(state.name) for state in states)
+    for state in states:
+        parts = f"{state.parts_done}/{state.parts}" if state.parts is not None else "-"
+        line = f"{state.name:<{width}}  {state.state:<8}  {parts:>7}"
+        if costs:
+            line += f"  {duration(state.seconds):>12}  {size(state.size_bytes):>8}"
+        click.echo(f"{line}  {state.reason}".rstrip())
+
+
+def _told(event: "Event") -> str:
+    clock = time.strftime("%H:%M:%S", time.gmtime(event.time))
+    fields = "  ".join(
+        f"{name}={json.dumps(value) if isinstance(value, dict | list) else value}"
+        for name, value in event.fields.items()
+    )
+    return f"{clock}  {event.kind:<12}  {event.step}  {fields}".rstrip()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,102 @@
+"""The graph: a study as steps in the order of the data.
+
+Two steps with the same stage, fields and inputs have one key and are one artifact, so questions that paint the same
+conditions share their samples without knowing of each other.
+"""
+
+from collections.abc import Mapping
+
+from pipeline.step import Step
+from pipeline.study import Encoder, Study
+from stages.contract import Stage
+from stages.embeddings.stage import Embeddings
+from stages.encoders.spec import EncoderSpec, Oracle, Pretrained
+from stages.pretrain.stage import Pretrain
+from stages.report.stage import Report
+
+
+class _Graph:
+    """Steps being wired, in order."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def add(self, name: str, stage: Stage, inputs: Mapping[str, str]) -> str:
+        """Appends a step and returns its name; its inputs must stand before it."""
+        known = {step.name for step in self.steps}
+        assert name not in known, f"two steps are called {name}"
+        assert set(inputs.values()) <= known, f"{name} reads what does not stand before it"
+        self.steps.append(Step(name, stage, dict(inputs)))
+        return name
+
+
+def graph_of(study: Study) -> list[Step]:
+    """The steps of a study, each after those it reads."""
+    graph = _Graph()
+    listing = graph.add("listing", study.dataset.listing, {})
+    shards = graph.add("shards", study.dataset.shards, {"listing": listing})
+
+    encoders = encoders_of(study)
+    trained = {name: graph.add(f"encoder.{name}", encoders[name], {"shards": shards}) for name in trained_of(study)}
+
+    def embed(step: str, name: str, images: str, views: tuple[str, ...]) -> str:
+        weights = {"encoder": trained[name]} if name in trained else {}
+        stage = Embeddings(encoder=spec_of(encoders[name]), views=views)
+        return graph.add(step, stage, {"images": images} | weights)
+
+    tables = {f"embeddings.{name}": embed(f"embeddings.{name}", name, shards, ("plain", "flip")) for name in encoders}
+    readers = graph.add("readers", study.readers, {"shards": shards})
+    probes = graph.add("probes", study.probes, {"shards": shards} | tables)
+    decoder = graph.add("decoder", study.decoder, {"shards": shards} | tables)
+
+    # An oracle reads the truth, which a sample does not have.
+    seeing = [name for name, encoder in encoders.items() if not isinstance(encoder, Oracle)]
+
+    weights = {f"encoder.{name}": step for name, step in trained.items()}
+    asked_about = {"taps": study.decoder.taps}
+    asked = study.questions
+    results: dict[str, str] = {}
+
+    def answer(name: str, question: Stage, inputs: Mapping[str, str]) -> None:
+        results[f"results.{name}"] = graph.add(name, question, {"shards": shards} | tables | inputs)
+
+    if asked.kept is not None or asked.faithfulness is not None:
+        ask = study.sources.model_copy(update=asked_about)
+        conditions = graph.add("ask.sources", ask, {"shards": shards} | tables | weights)
+        samples = graph.add("samples.sources", study.samples, {"conditions": conditions, "decoder": decoder})
+        painted = {"conditions": conditions, "samples": samples} | {
+            f"sample_embeddings.{name}": embed(f"samples.sources.{name}", name, samples, ("plain",)) for name in seeing
+        }
+        if asked.kept is not None:
+            halfway = study.samples.model_copy(update={"snapshot": "halfway"})
+            early = graph.add("samples.halfway", halfway, {"conditions": conditions, "decoder": decoder})
+            answer("kept", asked.kept, painted | {"readers": readers, "probes": probes, "halfway_samples": early})
+        if asked.faithfulness is not None:
+            answer("faithfulness", asked.faithfulness, painted)
+    if asked.invariance is not None:
+        transformed = study.transformed.model_copy(update=asked_about)
+        moved = graph.add("ask.invariance", transformed, {"shards": shards} | tables | weights)
+        samples = graph.add("samples.invariance", study.samples, {"conditions": moved, "decoder": decoder})
+        answer("invariance", asked.invariance, {"conditions": moved, "samples": samples})
+    graph.add(
+        "report",
+        Report(study=study.study, title=study.title),
+        results | weights | {"shards": shards, "readers": readers, "probes": probes, "decoder": decoder},
+    )
+    return graph.steps
+
+
+def encoders_of(study: Study) -> dict[str, Encoder]:
+    """The encoders that the decoder's taps name."""
+    used = {tap.partition(":")[0] for tap in study.decoder.taps}
+    return {name: encoder for name, encoder in study.encoders.items() if name in used}
+
+
+def trained_of(study: Study) -> list[str]:
+    """Names of the encoders that the study trains."""
+    return [name for name, encoder in encoders_of(study).items() if isinstance(encoder, Pretrain)]
+
+
+def spec_of(encoder: Encoder) -> EncoderSpec:
+    """What the embeddings stage is told: a trained encoder comes as an input, the others are settings."""
+    return Pretrained() if isinstance(encoder, Pretrain) else encoder

@@ -1,0 +1,179 @@
+"""A study: what a person writes. Reads the YAML file, checks every field, and says what is wrong in words.
+
+The blocks of a study are the stages' own settings, so each field is declared, documented and checked in one place.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import UsageError
+from stages.decoder.stage import Decoder
+from stages.encoders.spec import Oracle, Untrained
+from stages.pretrain.stage import Pretrain
+from stages.questions.faithfulness import Faithfulness
+from stages.questions.invariance import Invariance, Transformed
+from stages.questions.kept import Kept
+from stages.questions.sources import Sources
+from stages.readers.stage import Probes, Readers
+from stages.samples.stage import Samples
+from stages.shards.stage import Listing, Shards
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class Block(BaseModel):
+    """Base of the blocks: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _by_kind(value: Any) -> Any:
+    """`{kind: pretrain, …}` names the class and the rest are its fields."""
+    kinds: Mapping[str, type[BaseModel]] = {"pretrain": Pretrain, "untrained": Untrained, "oracle": Oracle}
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("kind")
+    if kind not in kinds:
+        raise ValueError(f"expected kind to be one of {', '.join(kinds)}; found {kind!r}")
+    return kinds[kind].model_validate({name: entry for name, entry in value.items() if name != "kind"})
+
+
+Encoder = Annotated[Pretrain | Untrained | Oracle, BeforeValidator(_by_kind)]
+
+
+class Dataset(Block):
+    """Where images come from and how they are stored."""
+
+    listing: Listing
+    shards: Shards = Shards()
+
+
+class Questions(Block):
+    """What is asked. A question that is absent is not asked."""
+
+    kept: Kept | None = None
+    faithfulness: Faithfulness | None = None
+    invariance: Invariance | None = None
+
+
+class Study(Block):
+    """Everything a person says about one study."""
+
+    name_pattern: ClassVar[re.Pattern[str]] = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+    study: str
+    """Its name: lower-case letters, digits, `-` and `_`."""
+    title: str = ""
+    """Headline of the report."""
+    dataset: Dataset
+    encoders: dict[str, Encoder] = Field(min_length=1)
+    readers: Readers = Readers()
+    probes: Probes = Probes()
+    decoder: Decoder
+    sources: Sources = Sources()
+    """Which held-out images are painted from; shared by kept and faithfulness."""
+    transformed: Transformed = Transformed()
+    """Which held-out images are transformed; the ask of invariance."""
+    samples: Samples = Samples()
+    questions: Questions = Questions(kept=Kept())
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Study":
+        if not self.name_pattern.fullmatch(self.study):
+            raise ValueError(f"expected study to match {self.name_pattern.pattern}; found {self.study!r}")
+        for tap in self.decoder.taps:
+            encoder, _, name = tap.partition(":")
+            if encoder not in self.encoders:
+                meant = _meant(encoder, self.encoders)
+                raise ValueError(f"expected taps of the encoders {', '.join(self.encoders)}; found {tap!r}{meant}")
+            taps = taps_of(self.encoders[encoder])
+            if name not in taps:
+                meant = _meant(name, taps)
+                raise ValueError(f"expected one of the taps of {encoder}: {', '.join(taps)}; found {tap!r}{meant}")
+        return self
+
+
+def taps_of(encoder: Pretrain | Untrained | Oracle) -> tuple[str, ...]:
+    """The taps that an encoder has, known before it exists."""
+    if isinstance(encoder, Oracle):
+        return ("attributes", "pixels")
+    layers = len(encoder.architecture.projector)
+    return ("backbone", *(f"projector.{layer}" for layer in range(layers - 1)), "projector")
+
+
+def recipes() -> list[str]:
+    """Names of the studies that come with Repscope."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load(name: str) -> Study:
+    """The study in the file `name`, or the recipe of that name.
+
+    Raises `UsageError` where there is none or where a field is wrong; the message names the field.
+    """
+    path = Path(name)
+    if not path.is_file() and name in recipes():
+        path = RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(recipes())
+        raise UsageError(
+            "a study file or the name of a recipe",
+            f"no file {name!r}{_meant(name, recipes())}",
+            f"Recipes: {known}. `repscope init {recipes()[0]}` writes one as a file to start from.",
+        )
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} to be plain YAML without tags", str(error), "Correct it at that place.") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"{path} to hold fields", type(document).__name__, "Begin with `study: <name>`.")
+    try:
+        return Study.model_validate(document)
+    except ValidationError as error:
+        lines = "; ".join(_said(entry) for entry in error.errors(include_url=False))
+        raise UsageError(
+            f"{path} to be a study", lines, "Correct these fields; docs/study.md lists all of them."
+        ) from error
+
+
+def _said(error: Any) -> str:
+    """One validation error as a person reads it."""
+    where = ".".join(str(piece) for piece in error["loc"])
+    if error["type"] == "extra_forbidden":
+        *parent, name = error["loc"]
+        return f"unknown field {where!r}{_meant(str(name), _fields(Study, tuple(parent)))}"
+    if error["type"] == "missing":
+        return f"{where!r} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[0].lower()}{message[1:]}" if where else message
+
+
+def _meant(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _fields(model: type[BaseModel], where: tuple[str | int, ...]) -> list[str]:
+    """Names of the fields of the model that stands at `where` inside another."""
+    models = [model]
+    for piece in where:
+        inner = [m.model_fields[piece].annotation for m in models if isinstance(piece, str) and piece in m.model_fields]
+        # A piece that is no field is a key of a dict or the tag of a union: the models stay.
+        models = [found for annotation in inner for found in _models(annotation)] if inner else models
+    return sorted({name for m in models for name in m.model_fields})
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Every model that an annotation may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Union, UnionType, Annotated, dict, list, tuple):
+        for inner in get_args(annotation):
+            yield from _models(inner)
