@@ -1,0 +1,106 @@
+"""Digests of what lies outside the store."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.fingerprint import Fingerprints, list_files
+from stages.contract import External
+from stages.errors import InputError
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder with three files, one of them deeper."""
+    folder = tmp_path / "images"
+    (folder / "cats").mkdir(parents=True)
+    for name, data in (("a.png", b"1"), ("b.png", b"22"), ("cats/c.png", b"333")):
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def digest(url: object, kind: str = "listing", *, refresh: bool = True) -> str:
+    """The digest of a source as one run sees it."""
+    fingerprints = Fingerprints(refresh)
+    found = fingerprints.digests({"images": External(str(url), kind)})["images"]
+    fingerprints.save()
+    return found
+
+
+def test_a_listing_is_paths_and_sizes_wherever_the_folder_stands(images: Path, tmp_path: Path) -> None:
+    before = digest(images)
+    assert digest(images.as_uri()) == before
+    moved = images.rename(tmp_path / "moved")
+    assert digest(moved) == before
+    (moved / "a.png").write_bytes(b"x")
+    assert digest(moved) == before
+    (moved / "a.png").write_bytes(b"xx")
+    assert digest(moved) != before
+
+
+def test_a_new_file_and_a_new_name_change_it(images: Path) -> None:
+    before = digest(images)
+    (images / "d.png").write_bytes(b"")
+    added = digest(images)
+    assert added != before
+    (images / "d.png").rename(images / "e.png")
+    assert digest(images) not in (before, added)
+
+
+def test_content_sees_a_changed_byte_and_reads_no_file_twice(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import fingerprint
+
+    read: list[str] = []
+    sha256 = fingerprint._sha256
+
+    def noted(url: str, path: str) -> str:
+        read.append(path)
+        return sha256(url, path)
+
+    monkeypatch.setattr(fingerprint, "_sha256", noted)
+    before = digest(images, "content")
+    assert sorted(read) == ["a.png", "b.png", "cats/c.png"]
+    assert digest(images, "content") == before
+    assert len(read) == 3
+    (images / "a.png").write_bytes(b"x")
+    os.utime(images / "a.png", (1, 1))
+    assert digest(images, "content") != before
+    assert read[3:] == ["a.png"]
+
+
+def test_without_refresh_what_is_known_is_taken_as_it_is(images: Path) -> None:
+    before = digest(images, refresh=False)
+    (images / "d.png").write_bytes(b"")
+    assert digest(images, refresh=False) == before
+    assert digest(images, refresh=True) != before
+    assert digest(images, refresh=False) != before
+
+
+def test_the_users_own_word_is_taken_at_its_word() -> None:
+    assert digest("s3://nowhere/at/all", "version-7") == "given:version-7"
+
+
+def test_other_file_systems_are_listed_by_fsspec_alike(images: Path) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    for path in images.rglob("*.png"):
+        memory.pipe(f"/fingerprint/{path.relative_to(images)}", path.read_bytes())
+    assert digest("memory://fingerprint") == digest(images)
+    assert digest("memory://fingerprint", "content") == digest(images, "content")
+
+
+def test_one_file_is_a_source_too(images: Path) -> None:
+    assert [(file.path, file.size) for file in list_files(str(images / "b.png"))] == [("b.png", 2)]
+    assert digest(images / "b.png", "content") != digest(images / "a.png", "content")
+
+
+def test_a_source_that_is_missing_or_empty_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nothing of that name.*Check the source's URL"):
+        digest(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="found none"):
+        digest(tmp_path / "empty")
+    with pytest.raises(InputError, match="nosuch"):
+        digest("nosuch://a/b")

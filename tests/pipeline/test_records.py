@@ -1,0 +1,89 @@
+"""The records of a generation: read by later versions, refused from newer ones, told where damaged."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import (
+    BusyError,
+    FullError,
+    OutdatedError,
+    PipelineError,
+    RootError,
+    StepFailedError,
+    StoreError,
+    UsageError,
+    VerificationError,
+    exit_code,
+)
+from pipeline.manifest import Head, Manifest, Object, Receipt, Tombstone, parse_record, survey
+from pipeline.store import open_store
+from stages.errors import ConflictError, FormatError, InputError
+
+DATA = Path(__file__).parents[1] / "data" / "formats" / "v1" / "artifact"
+
+
+def test_an_artifact_of_format_1_stays_readable() -> None:
+    store = open_store(str(DATA))
+    found = survey(store, "numbers", "ab" * 32)
+    assert found.standing == "committed"
+    assert found.manifest is not None
+    assert found.manifest.objects == {"numbers-00000.json": Object.of(b"[1, 2]")}
+    assert found.manifest.summary == {"count": 2}
+    assert found.manifest.digest == "be394e34a9bf158a9ab00ee57a61d80bf0517099d70de76fec3acee916239194"
+    head = parse_record(store.read(f"{found.folder}/artifact.json"), "artifact.json", Head)
+    assert head.parts == 1
+    receipt = parse_record(store.read(f"{found.folder}/parts/00000.json"), "receipt", Receipt)
+    assert receipt.objects == found.manifest.objects
+    closed = store.read("artifacts/numbers/" + "ab" * 8 + "/g0000/tombstone.json")
+    assert parse_record(closed, "tombstone.json", Tombstone).reason == "forced"
+
+
+def test_a_newer_record_is_refused_with_a_message() -> None:
+    with pytest.raises(StoreError, match=r"format 2\. Update repscope"):
+        parse_record(b'{"format": 2}', "manifest.json", Manifest)
+
+
+@pytest.mark.parametrize("data", [b"", b"not json", b"[]", b"{}", b'{"format": 1}', b'{"format": 1, "reason": 5}'])
+def test_a_damaged_record_is_told(data: bytes) -> None:
+    with pytest.raises(StoreError, match=r"a damaged one.*Delete artifacts/x"):
+        parse_record(data, "artifacts/x/tombstone.json", Tombstone)
+
+
+def test_a_record_keeps_what_a_later_minor_version_adds_out_of_the_way() -> None:
+    text = {"format": 1, "reason": "r", "owner": {"host": "h", "pid": 1, "run": "x"}, "created": 0, "more": 1}
+    assert parse_record(json.dumps(text).encode(), "tombstone.json", Tombstone).reason == "r"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (PipelineError, 1),
+        (UsageError, 2),
+        (RootError, 2),
+        (InputError, 2),
+        (FormatError, 3),
+        (ConflictError, 3),
+        (StoreError, 3),
+        (FullError, 3),
+        (StepFailedError, 3),
+        (OutdatedError, 4),
+        (BusyError, 5),
+        (VerificationError, 6),
+    ],
+)
+def test_every_error_has_its_exit_code_and_one_form_of_message(error: type[PipelineError], code: int) -> None:
+    raised = error("this", "that", "Do so.")
+    assert exit_code(raised) == code
+    assert str(raised) == "expected this; found that. Do so."
+
+
+def test_other_rooms_and_signals_have_theirs() -> None:
+    from cluster.errors import ClusterError, PortInUseError, ResourceError
+
+    assert exit_code(PortInUseError("a", "b", "c")) == 2
+    assert exit_code(ResourceError("a", "b", "c")) == 2
+    assert exit_code(ClusterError("a", "b", "c")) == 3
+    assert exit_code(KeyboardInterrupt()) == 130
+    assert exit_code(RuntimeError("a mistake of ours")) == 1

@@ -1,0 +1,190 @@
+"""Roots that cannot be used: each is told with its remedy, and nothing half-written is left."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import FullError, RootError, StoreError, UnansweredError, UsageError, exit_code
+from pipeline.store import MAX_OBJECT_BYTES, LocalBackend, Store, canonical_url, open_store
+from tests.faults.faulty import FaultyBackend, Place
+
+
+def test_opening_and_looking_write_nothing(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    assert store.entries("artifacts") == []
+    assert store.folders("runs") == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_spellings_of_one_place_are_one_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert open_store("a b") is open_store(f"{tmp_path}/x/../a b/") is open_store((tmp_path / "a b").as_uri())
+    assert canonical_url("s3://bucket/path/") == "s3://bucket/path"
+    store = open_store("a b")
+    store.create("x/y", b"1")
+    assert (tmp_path / "a b" / "x" / "y").read_bytes() == b"1"
+    assert store.address("x/y") == str(tmp_path / "a b" / "x" / "y")
+
+
+def test_an_unknown_kind_of_place_is_refused() -> None:
+    with pytest.raises(UsageError, match="s3://"):
+        open_store("gopher://hole")
+
+
+def test_a_root_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for root in ("file", "file/store"):
+        with pytest.raises(RootError, match="name another store") as caught:
+            open_store(str(tmp_path / root)).prepare()
+        assert exit_code(caught.value) == 2
+
+
+UNWRITABLE = """
+import os, sys
+from pipeline.errors import RootError
+from pipeline.store import open_store
+if os.geteuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+try:
+    open_store(sys.argv[1]).prepare()
+except RootError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("root", ["", "below"])
+def test_a_root_that_may_not_be_written_is_refused(tmp_path: Path, root: str) -> None:
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0o555)
+    command = [sys.executable, "-c", UNWRITABLE, str(closed / root)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout
+    assert "expected a writable store" in said
+    assert "Permission denied" in said
+    assert "Change the folder's rights or name another store." in said
+
+
+def test_a_file_system_without_hard_links_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(source: object, target: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(RootError, match=r"hard links.*local disk"):
+        open_store(str(tmp_path / "store")).prepare()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_place_that_overwrites_is_refused() -> None:
+    class Overwriting(FaultyBackend):
+        def create(self, name: str, data: bytes) -> None:
+            self._inner.delete(name)
+            self._inner.create(name, data)
+
+    place = Place()
+    with pytest.raises(RootError, match=r"refuse to create an object twice.*conditional writes"):
+        Store(Overwriting(place.backend), place.url).prepare()
+    assert place.objects("probes") == {}
+    assert "store.json" not in place.objects("")
+
+
+def test_a_newer_or_foreign_store_is_refused(tmp_path: Path) -> None:
+    for number, text in enumerate(('{"format": 2}', "[1]", "not json")):
+        root = tmp_path / str(number)
+        root.mkdir()
+        (root / "store.json").write_text(text)
+        with pytest.raises(RootError, match=r"[Nn]ame another store"):
+            open_store(str(root)).prepare()
+
+
+FULL = """
+import resource, sys
+from pipeline.errors import FullError
+from pipeline.store import open_store
+store = open_store(sys.argv[1])
+store.prepare()
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    store.create("artifacts/x", b"1" * 100_000)
+except FullError as error:
+    print(error)
+"""
+
+
+def test_a_write_that_does_not_fit_leaves_nothing_of_that_name(tmp_path: Path) -> None:
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    command = [sys.executable, "-c", FULL, str(tmp_path / "store")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout
+    assert "expected room for another object" in said
+    assert "Free some space, then run the same command again" in said
+    assert open_store(str(tmp_path / "store")).entries("artifacts") == []
+    assert list((tmp_path / "store" / ".staging").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.ENOSPC, FullError), (errno.EDQUOT, FullError), (errno.EROFS, RootError), (errno.EIO, UnansweredError)],
+)
+def test_what_a_disk_says_has_a_meaning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(kind, match=os.strerror(number)):
+        LocalBackend(tmp_path).create("a", b"1")
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, link = os.fsync, os.link
+
+    def noted_fsync(descriptor: int) -> None:
+        done.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).relative_to(tmp_path)}")
+        fsync(descriptor)
+
+    def noted_link(source: Path, target: Path) -> None:
+        done.append(f"link {target.relative_to(tmp_path)}")
+        link(source, target)
+
+    backend = LocalBackend(tmp_path)
+    backend.create("first", b"")
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "link", noted_link)
+    backend.create("a/b/c", b"1")
+    assert done[0].startswith("fsync .staging/")
+    assert done[1:] == ["fsync .", "fsync a", "link a/b/c", "fsync a/b"]
+
+
+def test_an_object_above_the_limit_is_refused(tmp_path: Path) -> None:
+    class Large(bytes):
+        def __len__(self) -> int:
+            return MAX_OBJECT_BYTES + 1
+
+    with pytest.raises(StoreError, match="Cut it into several"):
+        open_store(str(tmp_path)).create("a", Large())
+
+
+@pytest.mark.parametrize("name", ["", "/a", "a/", "a//b", "../a", "a/../b", "a/./b", "a\\b", "a b", "a#1"])
+def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(AssertionError, match="not an object name"):
+        open_store(str(tmp_path)).create(name, b"")
+
+
+def test_what_killed_writers_left_is_swept_a_day_later(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    store.create("a", b"")
+    staging = tmp_path / "store" / ".staging"
+    (staging / "old").write_bytes(b"1")
+    (staging / "new").write_bytes(b"1")
+    os.utime(staging / "old", (1, 1))
+    store.prepare()
+    assert [path.name for path in staging.iterdir()] == ["new"]
