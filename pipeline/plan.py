@@ -112,47 +112,51 @@ def plan(graph: Sequence[Step], store: Store, *, refresh: bool = False) -> list[
     """
     fingerprints, code = Fingerprints(refresh), Code()
     keys = keys_of(graph, fingerprints)
-    states: dict[str, StepState] = {}
+    standings: dict[str, tuple[Survey, State, str]] = {}
     sources: dict[str, Source] = {}
-    estimates: dict[str, Estimate] = {}
     for step in graph:
         found = survey(store, step.stage.name, keys[step.name].digest)
         ready = {name: sources[source] for name, source in step.inputs.items() if source in sources}
         state, reason = judge(found, ready, code.digest(type(step.stage)))
-        waits = [source for source in step.inputs.values() if not states[source].finished]
+        waits = [source for source in step.inputs.values() if source not in sources]
         if waits and state in ("done", "DRIFT"):
-            state, reason = "STALE", f"{waits[0]} is {states[waits[0]].state} and will be made before it"
+            state, reason = "STALE", f"{waits[0]} is {standings[waits[0]][1]} and will be made before it"
         elif waits and state == "missing":
             reason = f"{reason}; needs {', '.join(dict.fromkeys(waits))}"
-        guess = step.stage.estimate({name: estimates[source] for name, source in step.inputs.items()})
-        states[step.name] = _state(step, found, state, reason, guess, store)
-        estimates[step.name] = guess
-        if states[step.name].finished:
+        standings[step.name] = found, state, reason
+        if state in ("done", "DRIFT"):
             sources[step.name] = found.source()
     code.save()
     fingerprints.save()
-    return list(states.values())
+    guesses = _guesses(graph) if len(sources) < len(graph) else {}
+    return [_state(step, *standings[step.name], guesses.get(step.name), store) for step in graph]
 
 
-def _state(step: Step, found: Survey, state: State, reason: str, guess: Estimate, store: Store) -> StepState:
+def _guesses(graph: Sequence[Step]) -> dict[str, Estimate]:
+    """What every stage expects of itself. Not asked where all is finished: stages may import much to answer."""
+    guesses: dict[str, Estimate] = {}
+    for step in graph:
+        guesses[step.name] = step.stage.estimate({name: guesses[source] for name, source in step.inputs.items()})
+    return guesses
+
+
+def _state(step: Step, found: Survey, state: State, reason: str, guess: Estimate | None, store: Store) -> StepState:
     parts: int | None = None
-    done = 0
-    seconds, size_bytes, measured = guess.cpu_seconds, guess.size_bytes, False
+    done, seconds, size_bytes, measured = 0, 0.0, 0, False
+    if guess is not None:
+        seconds, size_bytes = guess.cpu_seconds, guess.size_bytes
     if found.manifest is not None:
         parts = found.manifest.parts
         seconds, size_bytes, measured = found.manifest.seconds, found.manifest.size_bytes, True
         done = parts if state in ("done", "DRIFT") else 0
     elif state == "partial" and found.head is not None:
         parts, done = found.head.parts, len(found.received)
-        receipts = [
-            receipt
-            for part in sorted(found.received)[:SAMPLED_RECEIPTS]
-            if (receipt := read_receipt(store, found.folder, part)) is not None
-        ]
+        sampled = (read_receipt(store, found.folder, part) for part in sorted(found.received)[:SAMPLED_RECEIPTS])
+        receipts = [receipt for receipt in sampled if receipt is not None]
         left = parts - done
         if receipts:
-            seconds = left * sum(receipt.seconds for receipt in receipts) / len(receipts)
             sizes = [entry.size for receipt in receipts for entry in receipt.objects.values()]
+            seconds = left * sum(receipt.seconds for receipt in receipts) / len(receipts)
             size_bytes, measured = int(left * sum(sizes) / len(receipts)), True
     return StepState(
         name=step.name,
