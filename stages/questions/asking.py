@@ -42,8 +42,9 @@ CROPS = "crops.safetensors"
 LIGHT_CROP = 0.1
 """Share of the area that the light crop cuts away."""
 
-MOVED, SHOWN = "moved", "shown.safetensors"
-"""`moved/<encoder>/<tap>.safetensors` and the transformed pixels of the painted sources."""
+MOVED, SHOWN, TRANSFORMED = "moved", "shown.safetensors", "transforms.json"
+"""Embeddings of transformed images stand in `moved/<encoder>/<tap>.safetensors`, the transformed pixels of the painted
+sources in `shown.safetensors`, and rows, variants and the encoders with augmentations of their own in the last."""
 
 BATCH = 256
 
@@ -85,7 +86,7 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
     conditions: list[Condition] = []
     vectors: dict[str, NDArray[np.float32]] = {}
     shown: dict[str, NDArray[np.uint8]] = {}
-    left_out = []
+    left_out, trained = [], []
     for encoder, taps in _by_encoder(stage.taps).items():
         table = _table(inputs, encoder)
         seeing = _encoder(inputs, encoder, table, device)
@@ -95,6 +96,7 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
         if seeing is None or not taps:
             continue
         own = _Own(_own_settings(inputs, encoder), stage.seed, stage.draws)
+        trained += [encoder] if ENCODER + encoder in inputs else []
         changes = [partial(transformed, name=name, strength=strength, seed=stage.seed) for name, strength in variants]
         plain = _embed(seeing, images, rows, lambda x, _: x)
         moved = [_embed(seeing, images, rows, change) for change in changes]
@@ -127,8 +129,8 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
         )
     put_conditions(out, conditions, vectors)
     out.put(SHOWN, save(shown))
-    about = {"rows": rows.tolist(), "variants": variants, "painted": middle, "left_out": left_out}
-    out.put("transforms.json", json.dumps(about).encode())
+    about = {"rows": rows.tolist(), "variants": variants, "painted": middle, "trained": trained, "left_out": left_out}
+    out.put(TRANSFORMED, json.dumps(about).encode())
     return {"conditions": len(conditions), "sources": len(rows), "left_out": left_out}
 
 

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from stages.embeddings.format import open_table
 from stages.images import open_images
 from stages.pixels import fit
 from stages.questions import measures, verdicts
-from stages.questions.asking import MOVED, OWN, PLAIN, SHOWN
+from stages.questions.asking import MOVED, OWN, PLAIN, SHOWN, TRANSFORMED
 from stages.questions.format import RESULTS, Figure, Row, dump_rows, row, split_tap
 from stages.questions.painted import Painting, painting
 from stages.questions.sources import EMBEDDINGS
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 QUESTION = "invariance"
 UNIT = "distance of two random images"
+BORROWED = "usual augmentations"
+"""Instead of `own` for encoders that were trained with none: the default recipe."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class _Tap:
     """Distances at a tap: how far each transform moves each source, and between sources."""
 
     moved: dict[str, Floats]
-    """float64 [N] by subject; `own` is the mean over its draws."""
+    """float64 [N] by subject; augmentations are the mean over their draws."""
     turned: dict[str, Floats]
     """The same in 1 - cosine."""
     pairs: Floats
@@ -52,7 +54,7 @@ def answer(stage: "Invariance", inputs: Inputs, out: Output) -> Summary:
     from safetensors.numpy import load
 
     conditions = inputs["conditions"]
-    about = json.loads(conditions.read("transforms.json"))
+    about = json.loads(conditions.read(TRANSFORMED))
     sources = np.array(about["rows"], dtype=np.int64)
     found = painting(conditions, inputs["samples"])
     taps = {place: _tap(inputs, place, about, sources) for place in found.places}
@@ -80,7 +82,7 @@ def answer(stage: "Invariance", inputs: Inputs, out: Output) -> Summary:
     }
 
 
-def _tap(inputs: Inputs, place: str, about: dict[str, list[tuple[str, float]]], sources: Numbers) -> _Tap:
+def _tap(inputs: Inputs, place: str, about: dict[str, Any], sources: Numbers) -> _Tap:
     from safetensors.numpy import load
 
     encoder, tap = split_tap(place)
@@ -96,9 +98,10 @@ def _tap(inputs: Inputs, place: str, about: dict[str, list[tuple[str, float]]], 
     for (name, strength), vectors in zip(about["variants"], tensors["transformed"], strict=True):
         moved[f"{name} {strength:g}"] = measures.l2(standardised(vectors), plain)
         turned[f"{name} {strength:g}"] = measures.cosine(standardised(vectors), plain)
+    drawn = OWN if encoder in about["trained"] else BORROWED
     draws = [standardised(vectors) for vectors in tensors[OWN]]
-    moved[OWN] = np.mean([measures.l2(vectors, plain) for vectors in draws], axis=0)
-    turned[OWN] = np.mean([measures.cosine(vectors, plain) for vectors in draws], axis=0)
+    moved[drawn] = np.mean([measures.l2(vectors, plain) for vectors in draws], axis=0)
+    turned[drawn] = np.mean([measures.cosine(vectors, plain) for vectors in draws], axis=0)
     heldout = rows_of(inputs["shards"], "heldout")
     gallery = standardised(table.read(tap, PLAIN, heldout))
     _, nearest = measures.nearest_other(gallery, np.searchsorted(heldout, sources))
@@ -171,5 +174,5 @@ def _grids(stage: "Invariance", found: Painting, shown: dict[str, NDArray[np.uin
 def _label(variant: str) -> str:
     """Name and strength of a painted variant."""
     if variant not in TRANSFORMS:
-        return {PLAIN: "as it is", OWN: "own augmentations"}[variant]
+        return {PLAIN: "as it is", OWN: "augmentations"}[variant]
     return f"{variant} {TRANSFORMS[variant].painted:g}"

@@ -7,11 +7,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from stages.contract import Input, Stage
 from stages.embeddings.stage import Embeddings
-from stages.encoders.spec import Architecture, EncoderSpec, Oracle, Preprocessing, Untrained
+from stages.encoders import format as encoder_format
+from stages.encoders.augment import Augmentations
+from stages.encoders.encoder import NetworkEncoder, probe_batch
+from stages.encoders.network import initialise
+from stages.encoders.spec import Architecture, EncoderSpec, Oracle, Preprocessing, Pretrained
 from stages.questions.format import read_conditions
 from stages.readers.stage import Probes, Readers
 from stages.samples import format as samples_format
@@ -24,9 +29,7 @@ SEED = 3
 SIZE = 32
 EVERYTHING = tuple(attribute.name for attribute in scenes.ATTRIBUTES)
 SPECS: Mapping[str, EncoderSpec] = {
-    "small": Untrained(
-        architecture=Architecture(widths=(4, 8), blocks=(1, 1), projector=(8, 4)), preprocessing=Preprocessing(size=16)
-    ),
+    "small": Pretrained(),
     "oracle": Oracle(),
 }
 
@@ -52,7 +55,10 @@ class World:
 
     def answer(self, stage: Stage, conditions: Input, painted: MemoryArtifact, **more: Input) -> MemoryArtifact:
         """Runs an answer on the samples and their embeddings."""
-        embedded = run_stage(Embeddings(encoder=SPECS["small"], views=("plain",)), {"images": painted})
+        embedded = run_stage(
+            Embeddings(encoder=SPECS["small"], views=("plain",)),
+            {"images": painted, "encoder": self.artifacts["encoder.small"]},
+        )
         given = {"conditions": conditions, "samples": painted, "sample_embeddings.small": embedded}
         return run_stage(stage, self.artifacts | given | more)
 
@@ -61,12 +67,34 @@ def world() -> World:
     """300 scenes, an untrained encoder and the oracle, readers and probes trained for a moment."""
     listing = run_stage(Listing(source=ScenesSource(kind="scenes", count=300, seed=SEED), holdout=0.3))
     shards = run_stage(Shards(shard_rows=128), {"listing": listing})
+    small = encoder()
     tables = {
-        f"embeddings.{name}": run_stage(Embeddings(encoder=spec), {"images": shards}) for name, spec in SPECS.items()
+        f"embeddings.{name}": run_stage(Embeddings(encoder=spec), {"images": shards, "encoder": small})
+        for name, spec in SPECS.items()
     }
     readers = run_stage(Readers(num_images=640, widths=(4, 8)), {"shards": shards})
     probes = run_stage(Probes(epochs=2), {"shards": shards} | tables)
-    return World({"shards": shards, "readers": readers, "probes": probes} | tables)
+    return World({"shards": shards, "readers": readers, "probes": probes, "encoder.small": small} | tables)
+
+
+def encoder() -> MemoryArtifact:
+    """An artifact of `pretrain` that has seen no training."""
+    architecture = Architecture(widths=(4, 8), blocks=(1, 1), projector=(8, 4))
+    preprocessing = Preprocessing(size=16)
+    network = initialise(architecture, seed=0)
+    frozen = NetworkEncoder(network, preprocessing, "cpu")
+    card = encoder_format.Card(
+        method="none",
+        architecture=architecture,
+        preprocessing=preprocessing,
+        taps=frozen.taps,
+        augmentations=Augmentations(),
+        training={},
+        quality=(),
+        weights_sha256=frozen.weights_sha256,
+    )
+    probes = {tap: torch.from_numpy(vectors) for tap, vectors in frozen.embed(probe_batch(16)).items()}
+    return MemoryArtifact(encoder_format.dump(network, card, probes))
 
 
 def samples(images: NDArray[np.uint8], conditions: Input, per_source: int) -> MemoryArtifact:

@@ -104,6 +104,14 @@ def test_sources_are_heldout_images_and_their_conditions_are_the_stored_embeddin
     assert crops["small:backbone"].shape == vectors["small:backbone"].shape
 
 
+def test_without_the_encoder_there_is_no_light_crop_and_no_invariance(small: World) -> None:
+    given = {name: artifact for name, artifact in small.artifacts.items() if name != "encoder.small"}
+    asked = run_stage(Sources(taps=TAPS[:1], count=5), given)
+    assert load(asked.objects["crops.safetensors"]) == {}
+    with pytest.raises(InputError, match="at least one tap that reads pixels"):
+        run_stage(Transformed(taps=TAPS[:1], count=5), given)
+
+
 def test_asking_again_chooses_the_same_sources_and_another_seed_others(
     small: World, conditions: MemoryArtifact
 ) -> None:
@@ -299,6 +307,8 @@ def test_r_grows_with_strength_and_references_stand_beside_it(invariance: Memory
     nearest, pattern = (references["oracle:pixels", name].value for name in ("nearest other image", "same pattern"))
     assert 0.0 < nearest < pattern < 1.05
     assert r["small:backbone", "own"].low <= r["small:backbone", "own"].value <= r["small:backbone", "own"].high
+    assert ("oracle:pixels", "usual augmentations") in r
+    assert ("oracle:pixels", "own") not in r
 
 
 def test_differences_between_the_ends_are_those_of_their_r(invariance: MemoryArtifact) -> None:
@@ -327,7 +337,7 @@ def test_grids_show_the_transformed_images_and_the_samples_of_each_tap(invarianc
     about = json.loads(invariance.objects["figures/inputs-small.json"])
     assert about["columns"][0] == "as it is"
     assert "hue 0.1" in about["columns"]
-    assert about["columns"][-1] == "own augmentations"
+    assert about["columns"][-1] == "augmentations"
     assert pixels.decode(invariance.objects["figures/inputs-small.png"]).shape == (3 * SIZE, 13 * SIZE, 3)
 
 

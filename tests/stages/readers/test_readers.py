@@ -75,7 +75,7 @@ def test_an_undefined_value_costs_nothing_and_moves_nothing() -> None:
     nothing = torch.full((4, 3), float("nan"))
     losses = targets.losses(outputs, nothing)
     assert losses.tolist() == [0.0, 0.0, 0.0]
-    losses.sum().backward()
+    losses.sum().backward()  # type: ignore[no-untyped-call]
     assert outputs.grad is not None
     assert not outputs.grad.any()
 
@@ -112,7 +112,7 @@ def test_truth_is_the_tables_columns_and_the_functions_of_the_pixels(shards: Mem
 
 
 def test_splits_share_no_image_and_a_limit_is_kept(shards: MemoryArtifact) -> None:
-    train, heldout = (set(data.rows_of(shards, split).tolist()) for split in ("train", "heldout"))  # type: ignore[arg-type]
+    train, heldout = (set(data.rows_of(shards, split).tolist()) for split in ("train", "heldout"))
     assert not train & heldout
     assert len(train | heldout) == 600
     few = data.labelled(shards, "train", 32, limit=100)
@@ -212,7 +212,7 @@ def test_quality_is_one_for_the_truth_and_zero_for_the_mean(attribute: Attribute
     rng = np.random.Generator(np.random.Philox(1))
     truth = rng.integers(0, 3, 50).astype(np.float64) if attribute.kind == "class" else rng.random(50) * 0.3
     truth[7] = np.nan
-    assert score.quality(attribute, truth, truth) == (pytest.approx(1.0), 49)
+    assert score.quality(attribute, truth, truth) == pytest.approx((1.0, 49))
     known = truth[np.isfinite(truth)]
     if attribute.kind == "class":
         assert score.quality(attribute, np.zeros(50), truth)[0] == pytest.approx((known == 0).mean())
