@@ -179,6 +179,13 @@ def test_the_highest_complete_step_of_all_attempts_is_resumed() -> None:
     assert found.read("model.safetensors") == bytes([9]) * 10
 
 
+def test_the_state_of_a_checkpoint_is_written_last() -> None:
+    store, backend = Place().process()
+    StoredCheckpoints(store, "g").save(1, objects(1))
+    written = [call.rpartition("/")[2] for call in backend.log]
+    assert written == ["model.safetensors", "optimiser.safetensors", "state.json"]
+
+
 def test_an_incomplete_checkpoint_is_passed_over() -> None:
     place = Place()
     store, _ = place.process()
