@@ -18,7 +18,8 @@ class Faithfulness(Stage):
 
     name: ClassVar[str] = "faithfulness"
     version: ClassVar[int] = 1
-    bitwise: ClassVar[bool] = True
+    bitwise: ClassVar[bool] = False
+    """Networks and matrix products round differently with other numbers of threads."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the bootstrap, the shuffled control and the random images."""

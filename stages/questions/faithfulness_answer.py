@@ -7,7 +7,7 @@ import numpy as np
 from stages.contract import Inputs, Output, Summary
 from stages.questions import measures
 from stages.questions.asking import CROPS
-from stages.questions.format import RESULTS, Row, dump_rows, row
+from stages.questions.format import Row, put_rows, row
 from stages.questions.painted import Painting, Space, painting, space
 from stages.readers import score
 from stages.readers.score import Floats, Numbers
@@ -39,7 +39,7 @@ def answer(stage: "Faithfulness", inputs: Inputs, out: Output) -> Summary:
             queries["crop"] = (where.statistics.standardise(crop).astype(np.float64)[:, None], None)
         for subject, (vectors, removed) in queries.items():
             rows += _rows(stage.seed, place, subject, where, vectors, removed)
-    out.put(RESULTS, dump_rows(rows))
+    rows = put_rows(out, rows)
     ranked = [r for r in rows if r.metric == "mrr"]
     return {
         "gallery": gallery,

@@ -111,6 +111,17 @@ def dump_rows(rows: Iterable[Row]) -> bytes:
     return _parquet(pa.Table.from_pylist([asdict(r) for r in rows], schema=schema))
 
 
+def put_rows(out: Output, rows: Sequence[Row]) -> list[Row]:
+    """Writes `results.parquet`; returns the rows that are in the store, which an earlier attempt may have written."""
+    wanted = [(r.metric, r.encoder, r.tap, r.subject) for r in rows]
+
+    def check(stored: bytes) -> None:
+        if [(r.metric, r.encoder, r.tap, r.subject) for r in load_rows(stored)] != wanted:
+            raise FormatError(f"{RESULTS} of {len(wanted)} rows", "other rows", "Invalidate the answer and run again.")
+
+    return load_rows(out.put(RESULTS, dump_rows(rows), check))
+
+
 def load_rows(data: bytes) -> list[Row]:
     """Rows from the bytes of `results.parquet`."""
     import pyarrow.parquet as pq

@@ -65,7 +65,8 @@ class Invariance(Stage):
 
     name: ClassVar[str] = "invariance"
     version: ClassVar[int] = 1
-    bitwise: ClassVar[bool] = True
+    bitwise: ClassVar[bool] = False
+    """Networks and matrix products round differently with other numbers of threads."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the bootstrap."""

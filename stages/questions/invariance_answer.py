@@ -14,7 +14,7 @@ from stages.images import open_images
 from stages.pixels import fit
 from stages.questions import measures, verdicts
 from stages.questions.asking import MOVED, OWN, PLAIN, SHOWN, TRANSFORMED
-from stages.questions.format import RESULTS, Figure, Row, dump_rows, row, split_tap
+from stages.questions.format import Figure, Row, put_rows, row, split_tap
 from stages.questions.painted import Painting, painting
 from stages.questions.sources import EMBEDDINGS
 from stages.questions.transforms import TRANSFORMS
@@ -71,7 +71,7 @@ def answer(stage: "Invariance", inputs: Inputs, out: Output) -> Summary:
             ):
                 paired = score.interval(estimate, len(sources), stage.seed)
                 rows.append(row(QUESTION, metric, both, subject, paired, unit))
-    out.put(RESULTS, dump_rows(rows))
+    rows = put_rows(out, rows)
     shown = load(conditions.read(SHOWN))
     for figure in _grids(stage, found, shown):
         figure.put(out)

@@ -11,7 +11,7 @@ from stages.attributes import Attribute
 from stages.contract import Inputs, Output, Summary
 from stages.images import open_images
 from stages.questions import measures, verdicts
-from stages.questions.format import RESULTS, Figure, Row, dump_rows, note, row, split_tap
+from stages.questions.format import Figure, Row, note, put_rows, row, split_tap
 from stages.questions.painted import Painting, Space, painting, space
 from stages.readers import format as readers_format
 from stages.readers import score
@@ -82,7 +82,7 @@ def answer(stage: "Kept", inputs: Inputs, out: Output) -> Summary:
         for attribute in reader.card.attributes:
             gap = score.difference(asked.kept(attribute, backbone), asked.kept(attribute, projector))
             rows.append(row(QUESTION, "kept difference", both, attribute.name, asked.interval(gap), SCORE))
-    out.put(RESULTS, dump_rows(rows))
+    rows = put_rows(out, rows)
     for figure in _figures(stage, found, sources, spaces):
         figure.put(out)
     scored = [r for r in rows if r.metric == "kept"]

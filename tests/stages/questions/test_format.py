@@ -45,6 +45,16 @@ def test_rows_come_back_with_undefined_numbers_as_such() -> None:
     assert (second.encoder, second.tap, second.why, second.n) == ("", "", "because", 0)
 
 
+def test_rows_of_an_earlier_attempt_are_returned_and_other_rows_refused() -> None:
+    out = MemoryArtifact(bitwise=False)
+    first = format.row("kept", "kept", "a:x", "hue", Interval(0.5, 0.4, 0.6, 9), "unit")
+    again = format.row("kept", "kept", "a:x", "hue", Interval(0.5000001, 0.4, 0.6, 9), "unit")
+    assert format.put_rows(out, [first]) == [first]
+    assert format.put_rows(out, [again]) == [first]
+    with pytest.raises(FormatError, match="1 rows"):
+        format.put_rows(out, [format.row("kept", "kept", "a:x", "x", Interval(0.5, 0.4, 0.6, 9), "unit")])
+
+
 def test_a_figure_is_its_tiles_side_by_side() -> None:
     tiles = np.random.Generator(np.random.Philox(1)).integers(0, 256, (2, 3, 4, 4, 3), dtype=np.uint8)
     out = MemoryArtifact()
