@@ -73,6 +73,10 @@ class ScenesSource(BaseModel):
         """Nothing outside the store."""
         return {}
 
+    def rows(self) -> int:
+        """Number of images."""
+        return self.count
+
     def catalogue(self) -> Catalogue:
         """All scenes, named by their number."""
         from stages.shards.scenes import ATTRIBUTES
@@ -120,6 +124,10 @@ class FolderSource(BaseModel):
     def external(self) -> Mapping[str, External]:
         """The folder."""
         return {"folder": External(self.url, self.fingerprint)}
+
+    def rows(self) -> int:
+        """Number of images; lists the folder, and raises what `catalogue` raises."""
+        return len(self.catalogue().names)
 
     def catalogue(self) -> Catalogue:
         """All images below the folder, sorted by relative path.
