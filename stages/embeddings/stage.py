@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary, Unkeyed
-from stages.encoders.spec import EncoderSpec, Oracle
+from stages.encoders.spec import Architecture, EncoderSpec, Oracle, Untrained
 
 if TYPE_CHECKING:
     from stages.embeddings.table import State
@@ -31,12 +31,18 @@ class Embeddings(Stage):
     batch: Annotated[PositiveInt, Unkeyed("an encoder sees each image alone; rounding is within the tolerance")] = 128
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
-        """Rough cost for the default architecture at 32 px: 640 features per image and view."""
+        """Rough cost; a pretrained encoder is taken to be of the default architecture, whose seconds were measured."""
         rows, views = upstream["images"].rows, len(self.views)
-        features, seconds = (220, 2e-5) if isinstance(self.encoder, Oracle) else (640, 4e-4)
+        if isinstance(self.encoder, Oracle):
+            features, seconds = 220, 2e-5
+        else:
+            untrained = self.encoder if isinstance(self.encoder, Untrained) else Untrained()
+            architecture, size = untrained.architecture, untrained.preprocessing.size
+            features = architecture.widths[-1] + sum(architecture.projector)
+            seconds = 2.7e-4 * architecture.multiplications(size) / Architecture().multiplications(32)
         width = 2 if self.dtype == "float16" else 4
         return Estimate(
-            rows=rows, size_bytes=rows * views * features * width, cpu_seconds=4 + rows * (views * seconds + 1e-4)
+            rows=rows, size_bytes=rows * views * features * width, cpu_seconds=4 + rows * (views * seconds + 8e-5)
         )
 
     def split(self, inputs: Inputs) -> list[Part]:

@@ -45,6 +45,16 @@ class Architecture(Settings):
                 f"expected one number of blocks per width; found {len(self.blocks)} for {len(self.widths)}"
             )
 
+    def multiplications(self, size: int) -> int:
+        """Multiply-adds of the 3 x 3 convolutions for one image of `size` x `size` pixels; estimates use it."""
+        side, channels = -(-size // self.stem), self.widths[0]
+        total = side**2 * 27 * channels
+        for number, (width, blocks) in enumerate(zip(self.widths, self.blocks, strict=True)):
+            side = side if number == 0 else -(-side // 2)
+            total += side**2 * 9 * (channels * width + (2 * blocks - 1) * width**2)
+            channels = width
+        return total
+
 
 class Pretrained(Settings):
     """An encoder trained by the `pretrain` stage."""

@@ -103,6 +103,23 @@ def test_the_backbone_halves_resolution_at_every_stage_but_the_first() -> None:
     assert backbone.stages(x).shape == (1, 32, 4, 4)
 
 
+def test_multiplications_are_those_of_the_convolutions() -> None:
+    architecture = Architecture(stem=2, widths=(8, 16, 24), blocks=(2, 1, 3))
+    network = initialise(architecture, 0)
+    counted = 0
+
+    def count(module: torch.nn.Conv2d, _: object, output: torch.Tensor) -> None:
+        nonlocal counted
+        # Shortcuts of 1 x 1 are left out: a few percent.
+        counted += output[0].numel() * module.weight[0].numel() * (module.kernel_size == (3, 3))
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(count)
+    network.eval()(torch.zeros(1, 3, 36, 36))
+    assert architecture.multiplications(36) == counted
+
+
 def test_damaged_weights_are_refused() -> None:
     artifact, _ = stored_encoder()
     data = bytearray(artifact.objects[WEIGHTS])

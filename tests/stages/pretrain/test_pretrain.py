@@ -206,5 +206,7 @@ def test_quality_is_of_known_class_attributes_on_held_out_rows() -> None:
 
 def test_an_estimate_grows_with_the_training() -> None:
     upstream = {"shards": Estimate(rows=1, size_bytes=1, cpu_seconds=1)}
-    short, long = (Pretrain(num_images=n).estimate(upstream).cpu_seconds for n in (10_000, 20_000))
-    assert long > short > 0
+    short, long = (Pretrain(num_images=n).estimate(upstream) for n in (10_000, 20_000))
+    small = Pretrain(num_images=10_000, architecture=SMALL).estimate(upstream)
+    assert long.cpu_seconds > short.cpu_seconds > small.cpu_seconds > 0
+    assert short.size_bytes == long.size_bytes > small.size_bytes > 0
