@@ -1,8 +1,8 @@
-"""Charts as inline SVG: dots with intervals, lines, steps; plain functions from numbers to markup.
+"""Charts as inline SVG: dots with intervals, and lines; plain functions from numbers to markup.
 
-A chart has no view box: horizontal places are per cent of the width and vertical ones are pixels, so it fills any column
-while its dots stay round and its letters keep their size. Colours are classes (`tap-…`, `v-…`) that the page's
-style sheet defines for light and dark. Equal numbers give equal bytes.
+A chart has no view box: horizontal places are per cent of the width and vertical ones are pixels, so it fills any
+column while its dots stay round and its letters keep their size. Colours are classes (`tap-…`, `v-…`) that the
+page's style sheet defines for light and dark. Equal numbers give equal bytes.
 """
 
 import math
@@ -60,7 +60,8 @@ def nice_axis(values: Iterable[float], count: int = 4, zero: bool = True) -> Axi
     finite = [value for value in values if math.isfinite(value)]
     low = min([*finite, 0.0] if zero or not finite else finite)
     high = max([*finite, low])
-    span = (high - low) or 1.0
+    # Below this the ticks would differ in no digit that is written.
+    span = high - low if high - low > 1e-9 * max(abs(low), abs(high)) + 1e-200 else 1.0
     raw = span / count
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(magnitude * factor for factor in (1, 2, 5, 10) if magnitude * factor >= raw * 0.999)
@@ -74,26 +75,34 @@ def log_axis(values: Iterable[float]) -> Axis:
     logs = [math.log10(value) for value in values if value > 0 and math.isfinite(value)] or [0.0, 1.0]
     first, last = math.floor(min(logs) + 1e-9), math.ceil(max(logs) - 1e-9)
     last = max(last, first + 1)
-    return Axis(float(first), float(last), tuple((float(power), f"{10.0**power:g}") for power in range(first, last + 1)))
+    return Axis(
+        float(first), float(last), tuple((float(power), f"{10.0**power:g}") for power in range(first, last + 1))
+    )
 
 
-def dots(marks: Sequence[Mark], axis: Axis, height: int = 22, ticks: Sequence[tuple[float, str, str]] = ()) -> Markup:
-    """One row of dots with their intervals, each on its own line; `ticks` are (value, class, label) references."""
+def dots(
+    lanes: Sequence[Sequence[Mark]], axis: Axis, height: int = 22, ticks: Sequence[tuple[float, str, str]] = ()
+) -> Markup:
+    """Dots with their intervals, lane under lane; `ticks` are references as (value, class, label)."""
     parts = [_rule(axis.place(value), 0, height, "grid") for value, _ in axis.ticks]
-    lane = height / max(len(marks), 1)
-    for value, style, label in ticks:
-        if math.isfinite(value):
-            parts.append(_tick(axis.place(value), height, style, label))
-    for index, mark in enumerate(marks):
-        if math.isfinite(mark.value):
-            parts.append(_mark(mark, axis, lane * (index + 0.5)))
-    return _svg(parts, height, "dots", ", ".join(mark.label for mark in marks))
+    if len(lanes) == 1:
+        ends = axis.place(axis.ticks[0][0]), axis.place(axis.ticks[-1][0])
+        parts.append(
+            Markup('<line class="track" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
+                *map(_per_cent, ends), _px(height / 2), _px(height / 2)
+            )
+        )
+    parts += [_tick(axis.place(value), height, style, label) for value, style, label in ticks if math.isfinite(value)]
+    for index, lane in enumerate(lanes):
+        y = height / len(lanes) * (index + 0.5)
+        parts += [_mark(mark, axis, y) for mark in lane if math.isfinite(mark.value)]
+    return _svg(parts, height, "dots", ", ".join(mark.label for lane in lanes for mark in lane))
 
 
 def scale(axis: Axis, height: int = 18) -> Markup:
     """The labels of a horizontal axis."""
     parts = [
-        Markup('<text class="tick-label" x="{}" y="12" text-anchor="middle">{}</text>').format(_per_cent(axis.place(value)), label)
+        Markup('<text x="{}" y="12" text-anchor="middle">{}</text>').format(_per_cent(axis.place(value)), label)
         for value, label in axis.ticks
     ]
     return _svg(parts, height, "scale", "")
@@ -107,22 +116,22 @@ def lines(curves: Sequence[Line], across: Axis, up: Axis, height: int, name: str
     for value, label in up.ticks:
         y = head + inner * (1 - up.place(value))
         parts.append(Markup('<line class="grid" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(_px(y)))
-        parts.append(Markup('<text class="tick-label" x="0" y="{}">{}</text>').format(_px(y - 3), label))
+        parts.append(Markup('<text x="0" y="{}">{}</text>').format(_px(y - 3), label))
     for value, label in across.ticks:
         place = across.place(value)
         anchor = "start" if place < 0.04 else "end" if place > 0.96 else "middle"
         parts.append(_rule(place, height - foot, height - foot + 4, "grid"))
         parts.append(
-            Markup('<text class="tick-label" x="{}" y="{}" text-anchor="{}">{}</text>').format(
+            Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(
                 _per_cent(place), _px(height - 4), anchor, label
             )
         )
     curves = [_finite(curve) for curve in curves]
     shapes = [_path(curve, across, up) for curve in curves]
     parts.append(
-        Markup('<svg x="0" y="{}" width="100%" height="{}" viewBox="0 0 100 100" preserveAspectRatio="none">{}</svg>').format(
-            _px(head), _px(inner), Markup("").join(shapes)
-        )
+        Markup(
+            '<svg x="0" y="{}" width="100%" height="{}" viewBox="0 0 100 100" preserveAspectRatio="none">{}</svg>'
+        ).format(_px(head), _px(inner), Markup("").join(shapes))
     )
     for curve in curves:
         if curve.shape:
@@ -130,8 +139,8 @@ def lines(curves: Sequence[Line], across: Axis, up: Axis, height: int, name: str
                 label = f"{curve.label}: {y:.3g}"
                 if curve.bounds:
                     label += f" [{curve.bounds[index][0]:.3g}, {curve.bounds[index][1]:.3g}]"
-                place = (across.place(x), head + inner * (1 - up.place(y)))
-                parts.append(_symbol(place[0], place[1], curve.style, curve.shape, label))
+                from_top = head + inner * (1 - up.place(y))
+                parts.append(_symbol(across.place(x), from_top, curve.style, curve.shape, label))
     return _svg(parts, height, "lines", name)
 
 
@@ -140,6 +149,13 @@ def symbol(style: str, shape: str) -> Markup:
     return Markup('<svg class="key" width="14" height="14" aria-hidden="true">{}</svg>').format(
         _symbol(0.5, 7.0, style, shape, "")
     )
+
+
+def stroke(style: str) -> Markup:
+    """A reference's stroke for legends."""
+    return Markup(
+        '<svg width="10" height="14" aria-hidden="true"><line class="ref {}" x1="5" x2="5" y1="0" y2="14"/></svg>'
+    ).format(style)
 
 
 def _finite(curve: Line) -> Line:
@@ -156,7 +172,9 @@ def _path(curve: Line, across: Axis, up: Axis) -> Markup:
     if curve.bounds:
         upper = [corner(x, high) for (x, _), (_, high) in zip(curve.points, curve.bounds, strict=True)]
         lower = [corner(x, low) for (x, _), (low, _) in zip(curve.points, curve.bounds, strict=True)]
-        band = Markup('<polygon class="band {}" points="{}"/>').format(curve.style, " ".join([*upper, *reversed(lower)]))
+        band = Markup('<polygon class="band {}" points="{}"/>').format(
+            curve.style, " ".join([*upper, *reversed(lower)])
+        )
     corners = " ".join(corner(x, y) for x, y in curve.points)
     return band + Markup('<polyline class="line {}" points="{}"/>').format(curve.style, corners)
 
@@ -171,17 +189,18 @@ def _mark(mark: Mark, axis: Axis, y: float) -> Markup:
 
 
 def _symbol(x: float, y: float, style: str, shape: str, label: str) -> Markup:
-    """A small mark. Shapes: circle, square, triangle, diamond, cross, with `-open` for a hollow one."""
-    kind, _, open_ = shape.partition("-")
+    """A small mark. Shapes: circle, square, triangle, diamond; `-open` is hollow, `-dot` hollow with a dot."""
+    kind, _, inside = shape.partition("-")
     paths = {
         "square": "M-4-4H4V4H-4Z",
         "triangle": "M0-5L5 4H-5Z",
         "diamond": "M0-5.4L5.4 0 0 5.4-5.4 0Z",
-        "cross": "M-4-4L4 4M-4 4L4-4",
     }
     body = Markup('<circle r="4.3"/>') if kind == "circle" else Markup('<path d="{}"/>').format(paths[kind])
+    if inside == "dot":
+        body += Markup('<circle class="dot" r="1.6"/>')
     title = Markup("<title>{}</title>").format(label) if label else Markup("")
-    classes = f"mark {style} {'hollow' if open_ or kind == 'cross' else 'solid'}"
+    classes = f"mark {style} {'hollow' if inside else 'solid'}"
     # A nested svg carries the per cent; a transform could not.
     return Markup('<svg class="{}" x="{}" y="{}" overflow="visible">{}{}</svg>').format(
         classes, _per_cent(x), _px(y), title, body

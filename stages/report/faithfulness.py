@@ -1,4 +1,4 @@
-"""The section on faithfulness: reciprocal ranks on a logarithmic scale with their controls, and a table of ranks."""
+"""The section on faithfulness: ranks on a logarithmic scale with their controls, and tables of all numbers."""
 
 import math
 from collections.abc import Sequence
@@ -9,73 +9,106 @@ from markupsafe import Markup
 from stages.questions.format import Row
 from stages.report import charts
 from stages.report.charts import Mark, log_axis
-from stages.report.numbers import Entry, Plot, Table, count, interval, number, plain
+from stages.report.numbers import Entry, Plot, Table, count, interval, plain
 from stages.report.results import Answer, place
 from stages.report.taps import Tap
 
 SAMPLES = "samples"
+MRR, MEDIAN = "mrr", "median rank"
+NAMES = {"samples": "samples", "crop": "a light crop of the source", "nearest": "its nearest other image",
+         "random": "a random image", "shuffled": "samples of another source"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One number of every tap, on a logarithmic scale."""
+
+    title: str
+    note: str
+    plots: tuple[Plot, ...]
+    axis: Markup
 
 
 @dataclass(frozen=True)
 class Faithfulness:
     """What the template shows of the answer."""
 
-    lead: str
-    plots: tuple[Plot, ...]
-    axis: Markup
+    among: str
+    ranks: tuple[Ranks, ...]
     key: tuple[tuple[Markup, str], ...]
-    tables: tuple[Table, ...]
+    table: Table
+    controls: Table
 
 
-def faithfulness(answer: Answer, taps: Sequence[Tap]) -> Faithfulness | None:
-    """The section, or None where there are no rows."""
-    ranked = answer.where("mrr")
+def faithfulness(answer: Answer, nearness: Sequence[Row], taps: Sequence[Tap]) -> Faithfulness | None:
+    """The section, or None where there are no rows. `nearness`: rows of that metric, from the answer to `kept`."""
+    ranked = answer.where(MRR)
     if not ranked:
         return None
-    controls = list(dict.fromkeys(row.subject for row in ranked if row.subject != SAMPLES))
-    axis = log_axis([row.value for row in ranked])
+    controls = [name for name in dict.fromkeys(row.subject for row in answer.rows) if name != SAMPLES]
+    ranks = (
+        _ranks(answer, taps, MRR, "Mean reciprocal rank", "1: the source always comes first", controls),
+        _ranks(answer, taps, MEDIAN, "Median rank", "1 is best", controls),
+    )
+    key = [(charts.symbol("v v-none", "circle"), "samples, with 95 % interval")]
+    key += [
+        (charts.stroke(f"control control-{index}"), NAMES.get(name, plain(name))) for index, name in enumerate(controls)
+    ]
+    metrics = list(dict.fromkeys(row.metric for row in answer.rows))
+    by = {(place(row), row.metric, row.subject): row for row in [*answer.rows, *nearness]}
+    lines = []
+    for tap in taps:
+        found = [by.get((tap.place, metric, SAMPLES)) for metric in metrics]
+        if any(found):
+            near = by.get((tap.place, "nearness", ""))
+            lines.append(Entry(tap, tap.place, tuple("" if row is None else written(row) for row in [*found, near])))
+    head = ("tap", *(plain(metric) if metric != MRR else "MRR" for metric in metrics), "nearness")
+    return Faithfulness(
+        among=ranked[0].unit.rpartition(" among ")[2],
+        ranks=tuple(entry for entry in ranks if entry.plots),
+        key=tuple(key),
+        table=Table("", head, tuple(lines)),
+        controls=_controls(answer, taps, metrics),
+    )
+
+
+def written(row: Row) -> str:
+    """A row's value and interval, with the digits of its metric."""
+    if row.metric.endswith(" rank"):
+        bounds = f" [{count(row.low)}, {count(row.high)}]" if math.isfinite(row.low) else ""
+        return f"{count(row.value)}{bounds}"
+    return interval(row, 3 if row.metric == MRR else 2)
+
+
+def _ranks(answer: Answer, taps: Sequence[Tap], metric: str, title: str, note: str, controls: Sequence[str]) -> Ranks:
+    rows = [row for row in answer.where(metric) if row.value > 0]
+    axis = charts.around(log_axis([row.value for row in rows]))
     plots = []
     for tap in taps:
-        own = [row for row in ranked if place(row) == tap.place]
+        own = [row for row in rows if place(row) == tap.place]
         marks = [_mark(row, tap) for row in own if row.subject == SAMPLES]
         ticks = [
-            (math.log10(row.value), f"control control-{controls.index(row.subject)}", f"{plain(row.subject)} {interval(row, 3)}")
+            (math.log10(row.value), f"control control-{controls.index(row.subject)}", f"{row.subject}: {written(row)}")
             for row in own
-            if row.subject != SAMPLES and row.value > 0
+            if row.subject != SAMPLES
         ]
-        if own:
-            plots.append(Plot(tap.place, "", charts.dots(marks, axis, height=26, ticks=ticks)))
-    sizes = sorted({row.n for row in ranked})
-    lead = (
-        "Each sample is embedded again: among all held-out images, how near the top of the list does its source come? "
-        "Samples that are not faithful say nothing about the tap."
-    )
-    key = [(charts.symbol("v", "circle"), "samples")]
-    key += [(_stroke(f"control-{index}"), plain(name)) for index, name in enumerate(controls)]
-    return Faithfulness(lead, tuple(plots), charts.scale(axis), tuple(key), (_table(answer, taps),) if sizes else ())
+        if marks:
+            plots.append(Plot(tap.place, "", charts.dots([marks], axis, height=22, ticks=ticks), tap))
+    return Ranks(title, note, tuple(plots), charts.scale(axis))
 
 
 def _mark(row: Row, tap: Tap) -> Mark:
     low, high = (math.log10(value) if value > 0 else math.nan for value in (row.low, row.high))
-    return Mark(math.log10(row.value), low, high, tap.style, tap.shape, f"{tap.place}: {interval(row, 3)}")
+    return Mark(math.log10(row.value), low, high, tap.style, tap.shape, f"{tap.place}: {written(row)}")
 
 
-def _stroke(style: str) -> Markup:
-    return Markup('<svg width="8" height="12" aria-hidden="true"><line class="ref control {}" x1="4" x2="4" y1="0" y2="12"/></svg>').format(style)
-
-
-def _table(answer: Answer, taps: Sequence[Tap]) -> Table:
-    rows = [row for row in answer.rows if row.encoder]
-    columns = list(dict.fromkeys((row.metric, row.subject) for row in rows))
-    found = {(place(row), row.metric, row.subject): row for row in rows}
+def _controls(answer: Answer, taps: Sequence[Tap], metrics: Sequence[str]) -> Table:
+    """Every number: one line per tap and kind of query."""
+    by = {(place(row), row.subject, row.metric): row for row in answer.rows}
     lines = []
     for tap in taps:
-        here = [found.get((tap.place, *column)) for column in columns]
-        if any(here):
-            lines.append(Entry(tap, tap.place, tuple("" if row is None else _written(row) for row in here)))
-    head = ("tap", *(f"{plain(metric)}, {plain(subject)}" if subject else plain(metric) for metric, subject in columns))
-    return Table("Ranks", head, tuple(lines))
-
-
-def _written(row: Row) -> str:
-    return count(row.value) if "rank" in row.metric and row.metric != "mrr" else number(row.value, 3)
+        for subject in dict.fromkeys(row.subject for row in answer.rows if place(row) == tap.place):
+            found = [by.get((tap.place, subject, metric)) for metric in metrics]
+            cells = (NAMES.get(subject, plain(subject)), *("" if row is None else written(row) for row in found))
+            lines.append(Entry(tap, tap.place, cells))
+    return Table("", ("tap", "ranked", *(plain(m) if m != MRR else "MRR" for m in metrics)), tuple(lines))

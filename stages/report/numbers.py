@@ -1,7 +1,7 @@
 """Numbers of the page: rows of answers arranged as the matrix, the charts and the tables of each section."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -33,6 +33,11 @@ VERDICTS: Mapping[str, Word] = {
 UNJUDGED = Word("v-none", "not judged", "no rule was asked")
 
 SCORES = unit_axis()
+
+BESIDE = ("kept / ceiling", "probe", "floor", "fixed", "kept halfway", "probe floor")
+"""Metrics that stand beside kept when a cell is opened."""
+BY_DEFINITION = "by definition"
+"""Unit of the reader's row for a function of the pixels."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Plot:
-    """A labelled chart."""
+    """A chart with its label: a name, or a tap."""
 
     label: str
     note: str
     chart: Markup
+    tap: Tap | None = None
 
 
 @dataclass(frozen=True)
@@ -132,26 +138,29 @@ def plain(subject: str) -> str:
     return subject.replace("_", " ")
 
 
-def matrix(kept: Answer, taps: Sequence[Tap], readers: Mapping[str, float], pixel: Collection[str]) -> list[Group]:
-    """Taps x attributes, in the order of the answer; `pixel` names the functions of the pixels."""
-    scores = kept.where("kept")
-    beside = {metric: kept.where(metric) for metric in ("fixed", "probe", "floor", "kept / ceiling")}
+def matrix(kept: Answer, taps: Sequence[Tap]) -> list[Group]:
+    """Taps x attributes: first what is known of each image, then functions of its pixels."""
+    scores, readers = kept.where("kept"), {row.subject: row for row in kept.where("reader")}
+    beside = {metric: kept.where(metric) for metric in BESIDE}
     ceilings = {row.subject: row.value for row in kept.where("ceiling")}
     own: list[Attribute] = []
     closed: list[Attribute] = []
     for subject in dict.fromkeys(row.subject for row in scores):
-        limits = {"reader": readers.get(subject), "ceiling": ceilings.get(subject)}
-        known = {name: value for name, value in limits.items() if value is not None}
+        reader = readers.get(subject)
+        exact = reader is not None and reader.unit == BY_DEFINITION
+        limits = {} if reader is None or exact else {f"reader, {reader.unit}": reader.value}
+        if subject in ceilings:
+            limits["ceiling"] = ceilings[subject]
         cells = []
         for tap in taps:
             score = first(scores, tap.place, subject)
             here = {metric: first(rows, tap.place, subject) for metric, rows in beside.items()}
-            cells.append(None if score is None else cell(tap, score, here, known))
-        about = tuple(f"{name} {number(value)}" for name, value in known.items())
-        (closed if subject in pixel else own).append(Attribute(plain(subject), about, tuple(cells)))
+            cells.append(None if score is None else cell(tap, score, here, limits))
+        about = tuple(f"{name.partition(',')[0]} {number(value)}" for name, value in limits.items())
+        (closed if exact else own).append(Attribute(plain(subject), about, tuple(cells)))
     if not closed:
         return [Group("", tuple(own))]
-    groups = (("Known of each image", own), ("Computed from the pixels", closed))
+    groups = (("Known of each image", own), ("Functions of the pixels; their reader is exact", closed))
     return [Group(title, tuple(lines)) for title, lines in groups if lines]
 
 
@@ -178,7 +187,7 @@ def cell(tap: Tap, score: Row, beside: Mapping[str, Row | None], limits: Mapping
         facts=tuple(facts),
         value=number(score.value),
         foot="" if probe is None else f"probe {number(probe.value)}",
-        chart=charts.dots([mark], SCORES, height=16, ticks=ticks),
+        chart=charts.dots([[mark]], SCORES, height=16, ticks=ticks),
     )
 
 
@@ -189,30 +198,36 @@ def sentences(kept: Answer, taps: Sequence[Tap]) -> list[Sentence]:
     for tap in taps:
         own = [row for row in rows if place(row) == tap.place]
         if own:
-            text = verdicts.sentence(tap.place, [(plain(row.subject), row.verdict) for row in own])
+            said = verdicts.sentence(tap.place, [(plain(row.subject), row.verdict) for row in own])
+            text = said.removeprefix(tap.place).strip()
             tally = ((word, sum(row.verdict == verdict for row in own)) for verdict, word in VERDICTS.items())
-            found.append(Sentence(tap, text, tuple(entry for entry in tally if entry[1])))
+            found.append(Sentence(tap, text[:1].upper() + text[1:], tuple(entry for entry in tally if entry[1])))
     return found
 
 
 def overlay(rows: Sequence[Row], taps: Sequence[Tap], axis: Axis = SCORES) -> list[Plot]:
-    """The same number of every tap on one line per subject."""
+    """The same number of every tap on one line per subject: a lane for each studied tap, one for all references."""
     plots = []
     for subject in dict.fromkeys(row.subject for row in rows):
-        found = [(tap, first(rows, tap.place, subject)) for tap in taps]
-        marks = [
-            Mark(row.value, row.low, row.high, tap.style, tap.shape, f"{tap.place}: {interval(row)}")
-            for tap, row in found
-            if row is not None
-        ]
-        plots.append(Plot(plain(subject), "", charts.dots(marks, axis, height=11 * len(marks) + 4)))
+        studied: list[list[Mark]] = []
+        references: list[Mark] = []
+        for tap in taps:
+            row = first(rows, tap.place, subject)
+            if row is not None:
+                mark = Mark(row.value, row.low, row.high, tap.style, tap.shape, f"{tap.place}: {interval(row)}")
+                studied.append([mark]) if tap.studied else references.append(mark)
+        lanes = [*studied, references] if studied and references else studied or [[mark] for mark in references]
+        plots.append(Plot(plain(subject), "", charts.dots(lanes, axis, height=12 * len(lanes) + 4)))
     return plots
 
 
 def strengths(rows: Sequence[Row], taps: Sequence[Tap]) -> list[Plot]:
     """r over the strength of each transform, one small chart a transform."""
+    from stages.questions.transforms import TRANSFORMS
+
     split = [(row, *transform(row.subject)) for row in rows]
-    top = nice_axis([row.high if math.isfinite(row.high) else row.value for row in rows] + [1.0])
+    highest = max(1.0, *(row.high for row in rows if math.isfinite(row.high)), *(row.value for row in rows))
+    top = Axis(0.0, 1.04 * highest, nice_axis([0.0, math.floor(2 * highest) / 2], count=3).ticks)
     plots = []
     for name in dict.fromkeys(name for _, name, _ in split):
         found = [(row, strength) for row, other, strength in split if other == name]
@@ -226,7 +241,9 @@ def strengths(rows: Sequence[Row], taps: Sequence[Tap]) -> list[Plot]:
                 points = tuple((float(levels.index(strength)), row.value) for strength, row in own)
                 bounds = tuple((row.low, row.high) for _, row in own)
                 curves.append(Line(tap.place, points, tap.style, tap.shape, bounds))
-        plots.append(Plot(plain(name), "", charts.lines(curves, across, top, 150, f"r of {plain(name)} by strength")))
+        known = TRANSFORMS.get(name)
+        chart = charts.lines(curves, across, top, 150, f"r of {plain(name)} by strength")
+        plots.append(Plot(plain(name), known.unit if known else "", chart))
     return plots
 
 

@@ -1,11 +1,13 @@
 """The page: gathers what the stage was given into sections, and writes one HTML file.
 
-Everything that comes from a user's study or dataset reaches the page through the template's escaping; the style sheet and
-the script are constants, and the page's content security policy allows this script and no other.
+Everything that comes from a user's study or dataset reaches the page through the template's escaping; the style sheet
+and the script are constants, and the page's content security policy allows this script and no other.
 """
 
 import base64
 import hashlib
+import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,8 +21,9 @@ from stages.questions import verdicts
 from stages.questions.format import Figure, Row
 from stages.report import charts, numbers, pictures, results, taps, trained, words
 from stages.report.faithfulness import Faithfulness, faithfulness
+from stages.report.invariance import Invariance, invariance
 from stages.report.numbers import VERDICTS, Group, Plot, Sentence, Table
-from stages.report.pictures import Card, Picture, Sheet, Twin
+from stages.report.pictures import Card, Picture, Rows, Twin
 from stages.report.results import Answer
 from stages.report.taps import Tap
 from stages.report.trained import Block
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 RESULTS = "results."
 ENCODER = "encoder."
+TWINS = 4
+"""Twins of a tap that are shown at once; the others open on demand."""
 KNOWN = ("kept", "faithfulness", "invariance")
 """Questions with sections of their own; any other gets its figures and a table of its rows."""
 
@@ -52,7 +57,9 @@ class Twins:
     """The twins of one tap."""
 
     tap: Tap
-    twins: tuple[Twin, ...]
+    shown: tuple[Twin, ...]
+    more: tuple[Twin, ...]
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class Other:
     """A question that has no section of its own."""
 
     title: str
-    figures: tuple[Sheet, ...]
+    figures: tuple[Rows, ...]
     table: Table
 
 
@@ -94,7 +101,6 @@ class Page:
     taps: tuple[Tap, ...]
     how: How | None
     twins: tuple[Twins, ...]
-    twins_caption: str
     sentences: tuple[Sentence, ...]
     findings: tuple[Finding, ...]
     unasked: str
@@ -103,11 +109,9 @@ class Page:
     score_axis: Markup
     differences: tuple[Differences, ...]
     cards: tuple[Card, ...]
-    maps: tuple[Sheet, ...]
+    maps: Rows | None
     faithfulness: Faithfulness | None
-    strengths: tuple[Plot, ...]
-    invariance_tables: tuple[Table, ...]
-    transformed: tuple[Sheet, ...]
+    invariance: Invariance | None
     others: tuple[Other, ...]
     measures: tuple[tuple[str, str], ...]
     training: tuple[Block, ...]
@@ -123,8 +127,8 @@ def render(stage: "Report", inputs: Inputs) -> bytes:
     html = _template().render(
         page=page,
         verdicts=list(VERDICTS.values()),
-        style=Markup(_file("page.css")) + taps.style_sheet(page.taps),  # noqa: S704
-        script=Markup(script),  # noqa: S704
+        style=Markup(_file("page.css")) + taps.style_sheet(page.taps),
+        script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
     )
     return html.encode()
@@ -133,51 +137,38 @@ def render(stage: "Report", inputs: Inputs) -> bytes:
 def gather(stage: "Report", inputs: Inputs) -> Page:
     """The sections of the page from the stage's inputs."""
     answers = _answers(stage.question_order, inputs)
-    kept, invariance = (answers.get(name) or Answer(name, "", (), ()) for name in ("kept", "invariance"))
+
+    def of(question: str) -> Answer:
+        return answers.get(question) or Answer(question, "", (), ())
+
+    kept = of("kept")
     rows = [row for answer in answers.values() for row in answer.rows]
-    trained_encoders = {n.removeprefix(ENCODER): dict(inputs[n].summary) for n in inputs if n.startswith(ENCODER)}
-    scores: dict[str, float] = dict(inputs["readers"].summary.get("scores", {})) if "readers" in inputs else {}
-    places = [place for place in results.places(answers.values()) if not place.endswith(verdicts.BOTH)]
-    dressed = tuple(taps.dress(places, trained_encoders, _widths(inputs, trained_encoders)))
+    encoders = {name.removeprefix(ENCODER): dict(inputs[name].summary) for name in inputs if name.startswith(ENCODER)}
+    dressed = tuple(taps.dress(results.places(answers.values()), encoders, _widths(inputs, encoders)))
     own = [tap for tap in dressed if tap.studied] or list(dressed)
-    subjects = {row.subject for row in kept.where("kept")}
-    closed = subjects - set(scores) if scores else set()
-    twins = [
-        Twins(tap, tuple(pictures.twins(figure)))
-        for tap in own
-        for figure in kept.kind("twins")
-        if results.place(figure) == tap.place
-    ]
     grids = kept.kind("grid")
-    curves = [row for row in invariance.where("r") if row.subject != "own"]
+    rules = next((row.why for row in kept.where("rules")), verdicts.THRESHOLDS)
     page = Page(
-        title=stage.title or f"What {_names(list(trained_encoders)) or 'an encoder'} knows",
-        facts=tuple(_facts(stage, inputs, dressed, grids)),
+        title=stage.title or f"What {_names(list(encoders)) or 'a representation'} knows",
+        facts=tuple(_facts(stage, inputs, dressed, kept)),
         taps=dressed,
         how=_how(grids, own),
-        twins=tuple(twins),
-        twins_caption=next((figure.caption for figure in kept.kind("twins")), ""),
+        twins=tuple(_twins(kept, own)),
         sentences=tuple(numbers.sentences(kept, dressed)),
         findings=tuple(_finding(found) for found in verdicts.findings(rows)),
-        unasked="Findings iii (small attacks) and iv (edits) are not asked by this study.",
-        matrix=tuple(numbers.matrix(kept, dressed, scores | dict.fromkeys(closed, 1.0), closed)) if subjects else (),
-        overlay=tuple(numbers.overlay(kept.where("kept"), dressed)),
+        unasked="Findings iii (small attacks) and iv (edits) were not asked in this study.",
+        matrix=tuple(numbers.matrix(kept, dressed)) if kept.where("kept") else (),
+        overlay=tuple(numbers.overlay(kept.where("kept"), dressed)) if len(dressed) > 1 else (),
         score_axis=charts.scale(numbers.SCORES),
-        differences=tuple(_differences(kept, invariance, dressed)),
+        differences=tuple(_differences(kept, dressed)),
         cards=tuple(pictures.cards(grids, dressed)),
-        maps=tuple(pictures.whole_sheet(figure) for figure in kept.kind("maps")),
-        faithfulness=faithfulness(answers["faithfulness"], dressed) if "faithfulness" in answers else None,
-        strengths=tuple(numbers.strengths(curves, dressed)),
-        invariance_tables=(),
-        transformed=tuple(pictures.whole_sheet(figure) for figure in invariance.figures),
+        maps=pictures.maps(kept.kind("maps"), dressed),
+        faithfulness=faithfulness(of("faithfulness"), kept.where("nearness"), dressed),
+        invariance=invariance(of("invariance"), dressed),
         others=tuple(_other(answer) for name, answer in answers.items() if name not in KNOWN),
-        measures=tuple(words.measures(answers)),
-        training=(
-            *trained.decoder(inputs, dressed),
-            *trained.encoders(trained_encoders, dressed),
-            *trained.readers(scores),
-        ),
-        command=f"repscope run {stage.study}",
+        measures=tuple(words.measures(answers, rules)),
+        training=(*trained.decoder(inputs, dressed), *trained.encoders(encoders, dressed), *trained.readers(kept)),
+        command=f"repscope run {shlex.quote(stage.study)}",
         artifacts=tuple((name, inputs[name].key) for name in sorted(inputs)),
     )
     return replace(page, contents=tuple(_contents(page)))
@@ -193,7 +184,7 @@ def _contents(page: Page) -> list[tuple[str, str]]:
         ("samples", "Samples", page.cards),
         ("maps", "Where samples differ", page.maps),
         ("faithfulness", "Faithfulness", page.faithfulness),
-        ("invariance", "Invariance", page.strengths),
+        ("invariance", "Invariance", page.invariance),
         *((f"question-{i}", other.title, True) for i, other in enumerate(page.others, 1)),
         ("measures", "How it was measured", page.measures),
         ("training", "What was trained", page.training),
@@ -215,28 +206,41 @@ def _widths(inputs: Inputs, encoders: Mapping[str, Mapping[str, Any]]) -> dict[s
     return found
 
 
-def _facts(
-    stage: "Report", inputs: Inputs, dressed: Sequence[Tap], grids: Sequence[Figure]
-) -> list[tuple[str, str]]:
+def _facts(stage: "Report", inputs: Inputs, dressed: Sequence[Tap], kept: Answer) -> list[tuple[str, str]]:
     facts = [("study", stage.study)]
     if "shards" in inputs:
         about = inputs["shards"].summary
-        if {"ok", "train", "heldout"} <= set(about):
-            counted = {name: numbers.count(about[name]) for name in ("ok", "train", "heldout")}
-            facts.append(("images", f"{counted['ok']}: {counted['train']} to train, {counted['heldout']} held out"))
+        counted = {name: numbers.count(about[name]) for name in ("ok", "train", "heldout")}
+        facts.append(("images", f"{counted['ok']}: {counted['train']} to train on, {counted['heldout']} held out"))
     studied = list(dict.fromkeys(tap.encoder for tap in dressed if tap.studied))
-    references = list(dict.fromkeys(tap.encoder for tap in dressed if not tap.studied))
+    references = [tap.place for tap in dressed if not tap.studied]
     if studied:
-        facts.append(("encoders", _names(studied)))
-        facts.append(("taps", ", ".join(tap.tap for tap in dressed if tap.studied)))
+        facts.append(("encoders" if len(studied) > 1 else "encoder", _names(studied)))
+        facts.append(("taps", _names(list(dict.fromkeys(tap.tap for tap in dressed if tap.studied)))))
     if references:
-        facts.append(("for reference", _names(references)))
+        facts.append(("for reference", ", ".join(references)))
     if "decoder" in inputs:
-        shown = inputs["decoder"].summary.get("num_images")
-        facts.append(("decoder", f"one for {len(dressed)} taps" + (f", {numbers.count(shown)} images shown" if shown else "")))
-    if grids:
-        facts.append(("samples", f"{grids[0].tiles.shape[1] - 1} of each source and tap"))
+        about = inputs["decoder"].summary
+        shown = f", {numbers.count(about['num_images'])} images shown"
+        facts.append(("decoder", f"one for {_plural(len(about['taps']), 'tap')}{shown}"))
+    scored = [row.n for row in kept.where("kept")]
+    if scored:
+        facts.append(("measured on", f"{_plural(max(scored), 'held-out source')}"))
     return facts
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{numbers.count(number)} {noun}{'' if number == 1 else 's'}"
+
+
+def _twins(kept: Answer, own: Sequence[Tap]) -> list[Twins]:
+    found = []
+    for tap in own:
+        for figure in kept.kind("twins"):
+            if results.place(figure) == tap.place:
+                pairs = tuple(pictures.twins(figure))
+                found.append(Twins(tap, pairs[:TWINS], pairs[TWINS:], figure.caption))
+    return found
 
 
 def _how(grids: Sequence[Figure], own: Sequence[Tap]) -> How | None:
@@ -256,26 +260,28 @@ def _finding(found: verdicts.Finding) -> Finding:
     return Finding(found.number, found.encoder, found.claim, found.outcome, style, found.why)
 
 
-def _differences(kept: Answer, invariance: Answer, dressed: Sequence[Tap]) -> list[Differences]:
-    """Kept and r, backbone minus projector, one row an attribute or transform."""
+def _differences(kept: Answer, dressed: Sequence[Tap]) -> list[Differences]:
+    """Kept at the backbone minus kept at the projector, the largest difference first."""
+    rows = [row for row in kept.where("kept difference") if row.tap == verdicts.BOTH]
+    style = {tap.encoder: tap.style for tap in reversed(dressed)}
     found = []
-    hue = {tap.encoder: tap.style for tap in reversed(dressed)}
-    for answer, metric, what in ((kept, "kept difference", "kept"), (invariance, "r difference", "r")):
-        rows = [row for row in answer.where(metric) if row.tap == verdicts.BOTH]
-        for encoder in dict.fromkeys(row.encoder for row in rows):
-            own = [row for row in rows if row.encoder == encoder]
-            ends = [v for row in own for v in (row.low, row.high, row.value)]
-            axis = charts.around(charts.nice_axis([*ends, -0.1, 0.1]))
-            plots = tuple(_difference(row, axis, hue.get(encoder, "")) for row in own)
-            found.append(Differences(f"{encoder}: {what}, {verdicts.BOTH}", plots, charts.scale(axis)))
+    for encoder in dict.fromkeys(row.encoder for row in rows):
+        own = [row for row in rows if row.encoder == encoder and math.isfinite(row.value)]
+        own.sort(key=lambda row: (-row.value, row.subject))
+        axis = charts.around(charts.nice_axis([-0.1, 0.1, *(end for row in own for end in (row.low, row.high))]))
+        plots = tuple(_difference(row, axis, style.get(encoder, "")) for row in own)
+        found.append(Differences(encoder, plots, charts.scale(axis)))
     return found
 
 
 def _difference(row: Row, axis: charts.Axis, style: str) -> Plot:
+    # A hollow mark where the interval holds 0: no difference is shown.
     sure = row.low > 0 or row.high < 0
     mark = charts.Mark(row.value, row.low, row.high, style, "circle" if sure else "circle-open", numbers.interval(row))
-    note = "augmented" if row.verdict == verdicts.AUGMENTED else ""
-    return Plot(numbers.plain(row.subject), note, charts.dots([mark], axis, height=16, ticks=[(0.0, "zero", "0")]))
+    dagger = " †" if row.subject in verdicts.AUGMENTED else ""
+    return Plot(
+        numbers.plain(row.subject) + dagger, "", charts.dots([[mark]], axis, height=16, ticks=[(0.0, "zero", "0")])
+    )
 
 
 def _other(answer: Answer) -> Other:
@@ -286,8 +292,8 @@ def _other(answer: Answer) -> Other:
         )
         for row in answer.rows
     )
-    sheets = tuple(pictures.whole_sheet(figure) for figure in answer.figures)
-    return Other(numbers.plain(answer.question).capitalize(), sheets, Table("", head, rows))
+    figures = tuple(pictures.rows(figure) for figure in answer.figures)
+    return Other(numbers.plain(answer.question).capitalize(), figures, Table("", head, rows))
 
 
 def _names(names: Sequence[str]) -> str:

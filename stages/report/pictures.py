@@ -26,17 +26,18 @@ class Picture:
 
 @dataclass(frozen=True)
 class Twin:
-    """A source and two samples that the encoder takes for the same; `notes` stand below, one for each."""
+    """A source and two samples that the encoder takes for the same."""
 
+    label: str
     images: tuple[Picture, Picture, Picture]
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Strip:
-    """The samples of one source at one tap, side by side."""
+    """Tiles side by side: those of a tap, or under a label."""
 
-    tap: Tap
+    tap: Tap | None
+    label: str
     picture: Picture
 
 
@@ -65,43 +66,88 @@ def twins(figure: Figure) -> list[Twin]:
             picture(figure.tiles[number, column], f"{name} of {label}")
             for column, name in enumerate(("source", "first twin", "second twin"))
         )
-        found.append(Twin((first, second, third), (label,)))
+        found.append(Twin(label, (first, second, third)))
     return found
 
 
 def cards(figures: Sequence[Figure], taps: Sequence[Tap]) -> list[Card]:
     """Grids of several taps over the same sources, turned around: per source, the samples of every tap."""
-    by_place = {place(figure): figure for figure in figures}
-    shown = [(tap, by_place[tap.place]) for tap in taps if tap.place in by_place]
+    shown = _by_tap(figures, taps)
     if not shown:
         return []
     head = shown[0][1]
     found = []
     for number, label in enumerate(head.rows):
-        strips = []
-        for tap, figure in shown:
-            if label in figure.rows:
-                samples = figure.tiles[figure.rows.index(label)][None, 1:]
-                alt = f"{samples.shape[1]} samples of {label} at {tap.place}"
-                strips.append(Strip(tap, picture(sheet(samples), alt)))
+        strips = [
+            strip(tap, "", figure.tiles[figure.rows.index(label), 1:], f"samples of {label} at {tap.place}")
+            for tap, figure in shown
+            if label in figure.rows
+        ]
         found.append(Card(label, picture(head.tiles[number, 0], f"source: {label}"), tuple(strips)))
     return found
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """A figure as it is: labelled columns, one strip a row."""
+class Rows:
+    """Strips under each other with common columns."""
 
     title: str
     caption: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, Picture], ...]
+    strips: tuple[Strip, ...]
 
 
-def whole_sheet(figure: Figure) -> Sheet:
-    """A figure of any kind."""
-    rows = tuple(
-        (label, picture(sheet(tiles[None]), f"{figure.title}, {label}: {', '.join(figure.columns)}"))
+def maps(figures: Sequence[Figure], taps: Sequence[Tap]) -> Rows | None:
+    """Maps of several taps over the same sources: the sources in one row, the maps of each tap in a row of its own."""
+    shown = _by_tap(figures, taps)
+    if not shown:
+        return None
+    head = shown[0][1]
+    strips = [strip(None, "sources", head.tiles[:, 0], f"the sources {', '.join(head.rows)}")]
+    strips += [
+        strip(tap, "", figure.tiles[:, 1], f"where the samples at {tap.place} differ, for {', '.join(figure.rows)}")
+        for tap, figure in shown
+        if figure.rows == head.rows
+    ]
+    return Rows("", head.caption, tuple("" for _ in head.rows), tuple(strips))
+
+
+def transformed(figures: Sequence[Figure], taps: Sequence[Tap]) -> list[Rows]:
+    """Per source, the transformed images that each encoder saw and a sample of each of their embeddings per tap."""
+    inputs = [figure for figure in figures if not figure.tap]
+    shown = _by_tap([figure for figure in figures if figure.tap], taps)
+    found = []
+    for label in dict.fromkeys(label for figure in inputs for label in figure.rows):
+        strips: list[Strip] = []
+        for figure in inputs:
+            if label not in figure.rows:
+                continue
+            seen = figure.tiles[figure.rows.index(label)]
+            made = strip(None, f"what {figure.encoder} sees", seen, f"{label}, transformed")
+            strips += [made] if all(made.picture.uri != other.picture.uri for other in strips) else []
+        strips += [
+            strip(tap, "", figure.tiles[figure.rows.index(label)], f"samples of {label}, transformed, at {tap.place}")
+            for tap, figure in shown
+            if label in figure.rows
+        ]
+        found.append(Rows(label, "", inputs[0].columns, tuple(strips)))
+    return found
+
+
+def strip(tap: Tap | None, label: str, tiles: "NDArray[np.uint8]", alt: str) -> Strip:
+    """Tiles [columns, size, size, 3] side by side as one image."""
+    return Strip(tap, label, picture(sheet(tiles[None]), alt))
+
+
+def rows(figure: Figure) -> Rows:
+    """A figure of any kind, as it is."""
+    strips = (
+        strip(None, label, tiles, f"{figure.title}, {label}: {', '.join(figure.columns)}")
         for label, tiles in zip(figure.rows, figure.tiles, strict=True)
     )
-    return Sheet(figure.title, figure.caption, figure.columns, rows)
+    return Rows(figure.title, figure.caption, figure.columns, tuple(strips))
+
+
+def _by_tap(figures: Sequence[Figure], taps: Sequence[Tap]) -> list[tuple[Tap, Figure]]:
+    by_place = {place(figure): figure for figure in figures}
+    return [(tap, by_place[tap.place]) for tap in taps if tap.place in by_place]

@@ -1,6 +1,5 @@
 """What the report reads: the answers of questions, as rows and figures in memory."""
 
-import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from stages import pixels
 from stages.contract import Input
 from stages.errors import FormatError
 from stages.questions.format import RESULTS, Figure, Row, load_rows
+from stages.questions.verdicts import BOTH
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +40,9 @@ def read(question: str, artifact: Input) -> Answer:
     """Reads an answer artifact; FormatError where its table is not there or a figure is not what its JSON says."""
     names = artifact.names()
     if RESULTS not in names:
-        raise FormatError(f"{RESULTS} in the answer to `{question}`", ", ".join(names[:5]) or "nothing", "Answer again.")
+        raise FormatError(
+            f"{RESULTS} in the answer to `{question}`", ", ".join(names[:5]) or "nothing", "Answer again."
+        )
     figures = [
         figure(json.loads(artifact.read(name)), artifact.read(name.removesuffix(".json") + ".png"))
         for name in names
@@ -87,8 +89,9 @@ def place(found: Row | Figure) -> str:
 
 
 def places(answers: Iterable[Answer]) -> list[str]:
-    """Every `encoder:tap` that has a row, in the order of its first row."""
-    return list(dict.fromkeys(place(row) for answer in answers for row in answer.rows if row.encoder and row.tap))
+    """Every `encoder:tap` that has a row of its own, in the order of its first row."""
+    rows = (row for answer in answers for row in answer.rows if row.encoder and row.tap not in ("", BOTH))
+    return list(dict.fromkeys(place(row) for row in rows))
 
 
 def first(rows: Sequence[Row], at: str, subject: str) -> Row | None:

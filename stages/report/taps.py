@@ -1,7 +1,8 @@
 """How a tap looks on the page: one mark and colour, the same in every chart.
 
-Encoders under study get a hue each and a mark that is filled at the backbone and hollow along the projector; references
-(oracle and untrained encoders) are grey. Mark and colour are never the only sign: a name stands beside them.
+Encoders under study get a hue each and a mark that empties on the way: filled at the backbone, dotted inside the
+projector, hollow at its end. References (oracle and untrained encoders) are grey. Mark and colour are never the only
+sign: a name stands beside them.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -51,7 +52,7 @@ def dress(places: Sequence[str], studied: Collection[str], widths: Mapping[str, 
         if encoder in studied:
             rank = own.index(encoder)
             shape, colour = SHAPES[rank % len(SHAPES)], f"var(--c{rank % HUES + 1})"
-            shape += "-open" if tap.startswith("projector") else ""
+            shape += {"backbone": "", "projector": "-open"}.get(tap, "-dot")
         else:
             shape, colour = REFERENCE_SHAPES[references % len(REFERENCE_SHAPES)], "var(--reference)"
             shape += "-open" if (references // len(REFERENCE_SHAPES)) % 2 else ""
@@ -64,4 +65,4 @@ def style_sheet(taps: Sequence[Tap]) -> Markup:
     """The rules that colour a tap and that hide it when it is switched off."""
     rules = [f".{tap.style} {{ --tap: {tap.colour}; }}" for tap in taps]
     rules += [f".without-{tap.style} main .{tap.style} {{ display: none; }}" for tap in taps]
-    return Markup("\n".join(rules))  # noqa: S704 - made of numbers and the names above only
+    return Markup("\n".join(rules))

@@ -9,7 +9,8 @@ from markupsafe import Markup
 from stages.contract import Inputs
 from stages.report import charts
 from stages.report.charts import Axis, Line, nice_axis
-from stages.report.numbers import Entry, Table, count, number, plain
+from stages.report.numbers import BY_DEFINITION, Entry, Table, count, number, plain
+from stages.report.results import Answer
 from stages.report.taps import Tap
 
 
@@ -45,7 +46,8 @@ def decoder(inputs: Inputs, taps: Sequence[Tap]) -> list[Block]:
     chart = None
     if curves:
         across = nice_axis([x for curve in curves for x, _ in curve.points])
-        across = Axis(across.start, max(x for curve in curves for x, _ in curve.points), across.ticks[:-1] or across.ticks)
+        last = max(x for curve in curves for x, _ in curve.points)
+        across = Axis(across.start, last, tuple(tick for tick in across.ticks if tick[0] <= last))
         chart = charts.lines(curves, across, nice_axis(values, zero=False), 200, "loss of the decoder over training")
     rows = tuple(
         Entry(by_place[place], place, (count(width), number(card.curve[-1].heldout[place], 4)))
@@ -53,7 +55,8 @@ def decoder(inputs: Inputs, taps: Sequence[Tap]) -> list[Block]:
         if place in by_place
     )
     table = Table("", ("tap", "numbers", "loss at the end"), rows)
-    return [Block("Decoder", text, chart, "Loss on held-out images by thousands of images shown; every line is a tap.", table)]
+    note = "Loss on held-out images by thousands of images shown; every line is a tap." if curves else ""
+    return [Block("Decoder", text, chart, note, table)]
 
 
 def encoders(summaries: Mapping[str, Mapping[str, Any]], taps: Sequence[Tap]) -> list[Block]:
@@ -82,10 +85,11 @@ def encoders(summaries: Mapping[str, Mapping[str, Any]], taps: Sequence[Tap]) ->
     return blocks
 
 
-def readers(scores: Mapping[str, float]) -> list[Block]:
+def readers(kept: Answer) -> list[Block]:
     """Score of the reader on held-out real images."""
-    if not scores:
+    scored = [row for row in kept.where("reader") if row.unit != BY_DEFINITION]
+    if not scored:
         return []
-    rows = tuple(Entry(None, plain(attribute), (number(score, 3),)) for attribute, score in scores.items())
-    text = "Score on held-out real images (R² or accuracy); functions of the pixels are exact and not listed."
-    return [Block("Reader", text, table=Table("", ("attribute", "score"), rows))]
+    rows = tuple(Entry(None, plain(row.subject), (row.unit, number(row.value, 3))) for row in scored)
+    text = f"One network, scored on {count(max(row.n for row in scored))} held-out real images."
+    return [Block("Reader", text, table=Table("", ("attribute", "measure", "score"), rows))]

@@ -1,0 +1,269 @@
+"""The report: whole pages from made-up artifacts, read back as HTML."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.errors import FormatError
+from stages.questions import verdicts
+from stages.report import results
+from stages.report.stage import Report
+from tests.artifacts import MemoryArtifact, run_stage
+from tests.stages.report import synthetic
+
+VOID = {"meta", "link", "img", "br", "wbr", "input", "hr"}
+
+
+@dataclass
+class Document(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    text: list[str] = field(default_factory=list)
+    tags: Counter[str] = field(default_factory=Counter)
+    attributes: list[tuple[str, str, str]] = field(default_factory=list)
+    open: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    def values(self, name: str) -> list[str]:
+        """All values of an attribute."""
+        return [value for _, found, value in self.attributes if found == name]
+
+    def said(self) -> str:
+        """All text, with single spaces."""
+        return re.sub(r"\s+", " ", "".join(self.text))
+
+
+def html(inputs: dict[str, MemoryArtifact], study: str = "scenes", title: str = "") -> str:
+    """The page made of these artifacts."""
+    return run_stage(Report(study=study, title=title), inputs).objects["report.html"].decode()
+
+
+def parsed(page: str) -> Document:
+    """The page read back; every tag that is opened is closed."""
+    document = Document()
+    document.feed(page)
+    document.close()
+    assert document.open == []
+    return document
+
+
+@pytest.fixture(scope="module")
+def study() -> dict[str, MemoryArtifact]:
+    return synthetic.study()
+
+
+@pytest.fixture(scope="module")
+def page(study: dict[str, MemoryArtifact]) -> str:
+    return html(study)
+
+
+@pytest.fixture(scope="module")
+def document(page: str) -> Document:
+    return parsed(page)
+
+
+def test_the_page_asks_for_nothing_outside_itself(page: str, document: Document) -> None:
+    assert {value.partition(":")[0] for value in document.values("src")} == {"data"}
+    links = [value for value in document.values("href") if not value.startswith(("#", "data:"))]
+    assert links == ["https://arxiv.org/abs/2112.09164"]
+    assert "url(" not in page
+    assert "@import" not in page
+    assert document.tags["script"] == 1
+
+
+def test_equal_inputs_give_equal_bytes() -> None:
+    assert html(synthetic.study()) == html(synthetic.study())
+
+
+def test_the_page_of_the_made_up_study_weighs_less_than_six_megabytes(page: str) -> None:
+    assert len(page.encode()) < 6_000_000
+
+
+def test_sections_stand_in_the_order_in_which_a_reader_needs_them(document: Document) -> None:
+    anchors = [value for tag, name, value in document.attributes if (tag, name) == ("section", "id")]
+    assert anchors == [
+        "twins", "verdicts", "findings", "kept", "differences", "samples", "maps", "faithfulness", "invariance",
+        "measures", "training", "artifacts",
+    ]  # fmt: skip
+
+
+def test_every_link_inside_the_page_has_its_target_and_no_id_stands_twice(document: Document) -> None:
+    ids = document.values("id")
+    assert len(ids) == len(set(ids))
+    wanted = [value[1:] for value in document.values("href") if value.startswith("#")]
+    assert set(wanted) | set(document.values("popovertarget")) | set(document.values("data-copy")) <= set(ids)
+
+
+def test_every_picture_says_in_words_what_it_shows(document: Document) -> None:
+    assert document.tags["img"] == len([value for value in document.values("alt") if value])
+
+
+def test_every_verdict_stands_as_a_word_beside_its_symbol(page: str, study: dict[str, MemoryArtifact]) -> None:
+    given_by_rule = Counter(row.verdict for row in results.read("kept", study["results.kept"]).where("kept"))
+    for verdict, style in (("KEPT", "v-kept"), ("LOST", "v-lost"), ("DECODER LIMIT", "v-limit"), ("PARTLY", "v-partly")):
+        cells = re.findall(rf'<button class="cell {style}".*?</button>', page, re.DOTALL)
+        assert len(cells) == given_by_rule[verdict] > 0
+        assert all(f'href="#{style}"' in cell and f">{verdict.lower()}</span>" in cell for cell in cells)
+
+
+def test_a_cell_says_why(document: Document, study: dict[str, MemoryArtifact]) -> None:
+    said = document.said()
+    for row in results.read("kept", study["results.kept"]).where("kept"):
+        assert row.why in said
+
+
+def test_each_tap_gets_the_sentence_of_the_rules(document: Document, study: dict[str, MemoryArtifact]) -> None:
+    rows = results.read("kept", study["results.kept"]).where("kept")
+    own = [(row.subject.replace("_", " "), row.verdict) for row in rows if results.place(row) == "simclr:projector"]
+    sentence = verdicts.sentence("", own).strip()
+    assert sentence[1:] in document.said()
+
+
+def test_findings_say_what_the_rules_found(document: Document) -> None:
+    said = document.said()
+    assert "Finding i · simclr" in said
+    assert "Finding ii · simclr" in said
+    assert said.count(" shown ") >= 2
+
+
+def test_thresholds_and_keys_and_the_command_are_printed(
+    document: Document, study: dict[str, MemoryArtifact]
+) -> None:
+    said = document.said()
+    assert verdicts.THRESHOLDS in said
+    assert "repscope run scenes" in said
+    assert all(artifact.key in said for artifact in study.values())
+
+
+def test_a_number_that_is_none_is_a_dash() -> None:
+    rows = [
+        synthetic.row("kept", "kept", "oracle:pixels", "hue", float("nan"), verdict="CANNOT TELL", why="undefined"),
+        synthetic.row("kept", "kept", "oracle:pixels", "x", 0.5, low=0.4, high=0.6, verdict="PARTLY", why="between"),
+    ]
+    page = html({"results.kept": synthetic.answer("kept", rows)})
+    assert "<b>–</b>" in page
+    assert "nan" not in parsed(page).said().lower()
+
+
+@pytest.mark.parametrize("names", [(), ("results.kept",), ("results.faithfulness",), ("results.invariance", "decoder")])
+def test_what_is_not_given_is_left_out(names: tuple[str, ...], study: dict[str, MemoryArtifact]) -> None:
+    document = parsed(html({name: study[name] for name in names}))
+    anchors = {value for tag, name, value in document.attributes if (tag, name) == ("section", "id")}
+    assert {"measures", "artifacts"} <= anchors
+    assert ("kept" in anchors) == ("results.kept" in names)
+    assert ("faithfulness" in anchors) == ("results.faithfulness" in names)
+
+
+def test_without_an_encoder_under_study_the_references_stand_alone(study: dict[str, MemoryArtifact]) -> None:
+    rows = [row for row in results.read("kept", study["results.kept"]).rows if row.encoder in ("", "oracle")]
+    said = parsed(html({"results.kept": synthetic.answer("kept", rows)})).said()
+    assert "oracle:attributes" in said
+    assert "simclr" not in said
+
+
+def test_a_question_without_a_section_of_its_own_is_shown_all_the_same() -> None:
+    rows = [synthetic.row("interpolation", "smoothness", "simclr:backbone", "path", 0.25, low=0.2, high=0.3)]
+    tiles = np.zeros((1, 3, 8, 8, 3), dtype=np.uint8)
+    figure = synthetic.figure("path", "simclr:backbone", tiles, ["image 1"], ["0", "1/2", "1"], 0, "A path.")
+    document = parsed(html({"results.interpolation": synthetic.answer("interpolation", rows, [figure])}))
+    assert "Interpolation" in document.said()
+    assert "0.250 [0.200, 0.300]" in document.said()
+    assert "A path." in document.said()
+    assert document.tags["img"] == 1
+
+
+def test_an_answer_without_rows_is_refused() -> None:
+    with pytest.raises(FormatError, match=r"results\.parquet in the answer to `kept`"):
+        html({"results.kept": MemoryArtifact({"figures/x.json": b"{}"})})
+
+
+def test_a_figure_of_another_size_than_it_says_is_refused() -> None:
+    tiles = np.zeros((1, 2, 8, 8, 3), dtype=np.uint8)
+    figure = synthetic.figure("grid", "simclr:backbone", tiles, ["image 1"], ["source", "k = 0"], 0)
+    artifact = synthetic.answer("kept", [], [figure])
+    name = f"figures/{figure.name}.json"
+    artifact.objects[name] = json.dumps(json.loads(artifact.objects[name]) | {"tile_px": 9}).encode()
+    with pytest.raises(FormatError, match="18 x 9 pixels; found 16 x 8"):
+        html({"results.kept": artifact})
+
+
+def names() -> Iterator[str]:
+    """Names that would break a page that does not escape them."""
+    yield from (
+        "<script>alert(1)</script>",
+        "</style><img src=x onerror=alert(1)>",
+        '"><svg onload=alert(1)>',
+        "' onmouseover='alert(1)",
+        "{{ 7 * 7 }}{% raw %}",
+        "&lt;b&gt;&amp;",
+        "]]><!-- -->",
+        "\u202e\u0007 évil \U0001f600",
+    )
+
+
+NASTY = st.one_of(
+    st.sampled_from(list(names())),
+    st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00\r:"), min_size=1, max_size=30),
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(encoder=NASTY, tap=NASTY, subject=NASTY, title=NASTY, study=NASTY, why=NASTY)
+def test_what_users_name_reaches_the_page_as_text_only(
+    encoder: str, tap: str, subject: str, title: str, study: str, why: str
+) -> None:
+    def rows(nasty: bool) -> list[synthetic.Row]:
+        at = f"{encoder}:{tap}" if nasty else "one:tap"
+        about = subject if nasty else "subject"
+        return [
+            synthetic.row("kept", "reader", "", about, 0.99, unit=subject if nasty else "R2"),
+            synthetic.row("kept", "kept", at, about, 0.5, low=0.4, high=0.6, verdict="KEPT", why=why if nasty else ""),
+        ]
+
+    def made(nasty: bool) -> Document:
+        at, label = (f"{encoder}:{tap}", subject) if nasty else ("one:tap", "image")
+        tiles = np.zeros((1, 6, 4, 4, 3), dtype=np.uint8)
+        columns = [label, *(f"{number} {label}" for number in range(5))]
+        figures = [
+            synthetic.figure(kind, at, tiles[:, :count], [label], columns[:count], 0, label)
+            for kind, count in (("grid", 6), ("twins", 3), ("maps", 2))
+        ]
+        for number, figure in enumerate(figures):
+            object.__setattr__(figure, "name", f"figure-{number}")
+        inputs = {"results.kept": synthetic.answer("kept", rows(nasty), figures)}
+        inputs[f"encoder.{encoder if nasty else 'one'}"] = MemoryArtifact(key="k")
+        return parsed(html(inputs, study if nasty else "study", title if nasty else "title"))
+
+    plain, nasty = made(False), made(True)
+    assert nasty.tags == plain.tags
+    assert {(tag, name) for tag, name, _ in nasty.attributes} == {(tag, name) for tag, name, _ in plain.attributes}
+    squeezed = re.sub(r"\s+", " ", title).strip()
+    assert squeezed in nasty.said()
