@@ -1,0 +1,204 @@
+"""The report in a real browser: headless Chromium, phone and desktop widths, light and dark."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from stages.report.stage import Report
+from tests.artifacts import run_stage
+from tests.stages.report import synthetic
+
+pytestmark = pytest.mark.system
+
+CHROMIUM = "/usr/bin/chromium"
+WIDTHS = {390: 844, 1440: 900}
+
+UNREADABLE = """() => {
+  // Contrast by WCAG 2.2 of every visible text against what is painted behind it.
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = 1;
+  const context = canvas.getContext("2d", {willReadFrequently: true});
+  const painted = (colours) => {
+    context.clearRect(0, 0, 1, 1);
+    for (const colour of colours) { context.fillStyle = colour; context.fillRect(0, 0, 1, 1); }
+    return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const luminance = (rgb) => {
+    const [r, g, b] = rgb.map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  let checked = 0;
+  while (walker.nextNode()) {
+    const text = walker.currentNode.textContent.trim();
+    const element = walker.currentNode.parentElement;
+    if (!text || element.closest("script, style, title, .hidden") || !element.checkVisibility()) continue;
+    const style = getComputedStyle(element);
+    const behind = [];
+    for (let e = element; e; e = e.parentElement) behind.unshift(getComputedStyle(e).backgroundColor);
+    const back = painted(behind);
+    const front = painted([...behind, element instanceof SVGElement ? style.fill : style.color]);
+    const [high, low] = [luminance(front), luminance(back)].sort((a, b) => b - a);
+    const contrast = (high + 0.05) / (low + 0.05);
+    checked += 1;
+    if (contrast < 4.5) found.push(`${text.slice(0, 30)} (${element.className}): ${contrast.toFixed(2)}`);
+  }
+  return [checked, found];
+}"""
+
+
+@dataclass
+class Opened:
+    """A page, and what it did while it was opened."""
+
+    page: Page
+    said: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_bytes(run_stage(Report(study="scenes"), synthetic.study()).objects["report.html"])
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
+
+
+def opened(browser: Browser, report: Path, width: int, scheme: Any = "light", **more: Any) -> Opened:
+    """The report in a fresh window."""
+    context = browser.new_context(
+        viewport={"width": width, "height": WIDTHS[width]}, color_scheme=scheme, reduced_motion="reduce", **more
+    )
+    found = Opened(context.new_page())
+    found.page.on("console", lambda message: found.said.append(message.text))
+    found.page.on("pageerror", lambda error: found.said.append(str(error)))
+    found.page.on("request", lambda request: found.asked.append(request.url))
+    found.page.goto(report.as_uri())
+    return found
+
+
+@pytest.fixture(params=[(w, s) for w in WIDTHS for s in ("light", "dark")], ids=lambda p: f"{p[0]}-{p[1]}")
+def window(request: pytest.FixtureRequest, browser: Browser, report: Path) -> Iterator[Opened]:
+    found = opened(browser, report, *request.param)
+    yield found
+    found.page.context.close()
+
+
+def test_nothing_is_complained_of_and_nothing_outside_is_asked_for(window: Opened, report: Path) -> None:
+    window.page.mouse.wheel(0, 100_000)
+    window.page.wait_for_timeout(200)
+    assert window.said == []
+    assert [url for url in window.asked if not url.startswith("data:")] == [report.as_uri()]
+
+
+def test_every_picture_is_shown_square_tile_by_tile(window: Opened) -> None:
+    window.page.eval_on_selector_all("details", "all => all.forEach((one) => { one.open = true; })")
+    pictures = window.page.eval_on_selector_all(
+        "img",
+        "all => all.map((i) => [i.naturalWidth, i.naturalHeight, i.clientWidth, i.clientHeight, "
+        "getComputedStyle(i).imageRendering])",
+    )
+    assert len(pictures) > 100
+    for natural_width, natural_height, width, height, rendering in pictures:
+        assert natural_width > 0
+        assert rendering == "pixelated"
+        assert width * natural_height == pytest.approx(height * natural_width, rel=0.08)
+
+
+def test_the_body_never_scrolls_sideways(window: Opened) -> None:
+    window.page.eval_on_selector_all("details", "all => all.forEach((one) => { one.open = true; })")
+    assert window.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_all_text_can_be_read_against_its_background(window: Opened) -> None:
+    window.page.eval_on_selector_all("details", "all => all.forEach((one) => { one.open = true; })")
+    checked, found = window.page.evaluate(UNREADABLE)
+    assert checked > 800
+    assert found == []
+
+
+def test_every_cell_of_the_matrix_shows_a_number_and_a_word(window: Opened) -> None:
+    words = {"kept", "partly", "lost", "decoder limit", "cannot tell"}
+    cells = window.page.locator("button.cell")
+    assert cells.count() == len(synthetic.KEPT) * len(synthetic.SUBJECTS)
+    assert set(window.page.locator("button.cell .word").all_inner_texts()) == words
+    cut = window.page.eval_on_selector_all(
+        ".cell", "all => all.filter((c) => c.scrollWidth > c.clientWidth + 1).length"
+    )
+    assert cut == 0
+
+
+def test_a_cell_says_why_when_it_is_pressed(window: Opened) -> None:
+    cell = window.page.locator("button.cell.v-limit").first
+    cell.click()
+    why = window.page.locator(f"#{cell.get_attribute('popovertarget')}")
+    assert why.is_visible()
+    assert "The probe reads" in why.inner_text()
+    box, size = why.bounding_box(), window.page.viewport_size
+    assert box is not None
+    assert size is not None
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= size["width"]
+    window.page.keyboard.press("Escape")
+    assert not why.is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_button_turns_light_to_dark_and_back(browser: Browser, report: Path, scheme: str) -> None:
+    found = opened(browser, report, 1440, scheme)
+    ground = "getComputedStyle(document.body).backgroundColor"
+    before = found.page.evaluate(ground)
+    found.page.locator("button.theme").click()
+    turned = found.page.evaluate(ground)
+    assert turned != before
+    checked, unreadable = found.page.evaluate(UNREADABLE)
+    assert checked > 500
+    assert unreadable == []
+    found.page.locator("button.theme").click()
+    assert found.page.evaluate(ground) == before
+    found.page.context.close()
+
+
+def test_a_tap_that_is_switched_off_leaves_every_section(browser: Browser, report: Path) -> None:
+    found = opened(browser, report, 1440)
+    chip = found.page.locator("button.chip", has_text="simclr:projector.0")
+    places = found.page.locator("main .tap-1:visible")
+    assert places.count() > 50
+    chip.click()
+    assert chip.get_attribute("aria-pressed") == "false"
+    assert places.count() == 0
+    assert found.page.locator("main .tap-0:visible").count() > 50
+    chip.click()
+    assert places.count() > 50
+    found.page.context.close()
+
+
+def test_the_page_is_whole_without_scripts(browser: Browser, report: Path) -> None:
+    found = opened(browser, report, 1440, java_script_enabled=False)
+    assert found.page.locator("section").count() == 12
+    assert not found.page.locator("button.theme").is_visible()
+    assert not found.page.locator("button.copy").first.is_visible()
+    found.page.locator("button.cell.v-kept").first.click()
+    assert found.page.locator(".why:popover-open").count() == 1
+    found.page.context.close()
+
+
+def test_the_page_can_be_printed(browser: Browser, report: Path) -> None:
+    found = opened(browser, report, 1440)
+    found.page.emulate_media(media="print")
+    assert not found.page.locator(".bar").is_visible()
+    assert found.page.locator("button.cell").first.is_visible()
+    assert found.page.pdf(format="A4").startswith(b"%PDF")
+    found.page.context.close()
