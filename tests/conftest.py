@@ -1,9 +1,11 @@
-"""One local Ray for the whole session, started by the first test that asks for it."""
+"""What tests share for a whole session: one local Ray and one finished study, each made by the first test to ask."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.finished import Finished, run_micro
 
 if TYPE_CHECKING:
     from cluster.connect import Connection
@@ -15,11 +17,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", r"ignore:.* is deprecated:DeprecationWarning:ray\.data\.")
 
 
+SHARED = {"local_ray": "ray", "finished": "finished"}
+"""Fixtures that are dear: all tests on one of them go to one process of pytest-xdist, so that it is made once."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests on the local Ray go to one process of pytest-xdist, so that there is one Ray and not one for each."""
+    """Keeps the tests that share a dear fixture together."""
     for item in items:
-        if "local_ray" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+        for fixture, group in SHARED.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +37,9 @@ def local_ray() -> Iterator["Connection"]:
     connection = connect(cpus=2)
     yield connection
     connection.close()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The micro study, run inline from the command line."""
+    return run_micro(tmp_path_factory.mktemp("finished"), "inline")

@@ -1,7 +1,10 @@
 """What the documentation shows is run: every command of the README and every block of code in docs/."""
 
+import importlib
+import os
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,15 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
+from stages.decoder.stage import Decoder
+from stages.pretrain.stage import Pretrain
+from stages.questions.faithfulness import Faithfulness
+from stages.questions.invariance import Invariance, Transformed
+from stages.questions.kept import Kept
+from stages.questions.sources import Sources
+from stages.readers.stage import Probes, Readers
+from stages.samples.stage import Samples
+from stages.shards.stage import Listing, Shards
 from tests.finished import Finished
 
 ROOT = Path(__file__).parent.parent
@@ -19,9 +31,12 @@ def blocks(path: str, language: str) -> list[str]:
     return [text for kind, text in BLOCK.findall((ROOT / path).read_text()) if kind == language]
 
 
+# webdataset leaves closing its files to the garbage collector.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning")
 def test_the_formats_open_with_the_tools_that_the_page_names(
     finished: Finished, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     shown = blocks("docs/formats.md", "python")
     names: dict[str, Any] = {"STUDY": str(finished.study), "STORE": str(finished.store)}
     assert len(shown) == 6
@@ -31,6 +46,26 @@ def test_the_formats_open_with_the_tools_that_the_page_names(
     assert "('row', 'feature')" in out
     assert "heldout" in out
     assert "000000000" in out
+
+
+def test_the_stage_that_is_shown_runs_and_is_cached(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "shown_stage.py"
+    module.write_text("\n".join(blocks("docs/writing.md", "python")))
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("shown_stage")
+    out = capsys.readouterr().out
+    assert "{'rows': 25}" in out
+    assert "['hit']" in out
+
+
+def test_the_study_page_names_every_field() -> None:
+    page = (ROOT / "docs" / "study.md").read_text()
+    blocks_of_study = (Listing, Shards, Pretrain, Readers, Probes, Sources, Transformed, Kept, Faithfulness, Invariance)
+    for stage in (*blocks_of_study, Decoder, Samples):
+        for field in stage.model_fields:
+            assert f"`{field}`" in page or field == "snapshot", f"{stage.__name__}.{field}"
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/study.md"])
