@@ -47,26 +47,19 @@ class Sketch(nn.Module):
     model works on what is left of the image when the sketch is taken away.
     """
 
-    def __init__(self, widths: Sequence[int], hidden: Sequence[int], size: int, dropout: float) -> None:
+    def __init__(self, widths: Sequence[int], hidden: Sequence[int], size: int) -> None:
         super().__init__()
         self.size = size
         self.projection = Projection(widths, hidden[0])
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(hidden))
-        self.dropout = dropout
         self.out = nn.Linear(hidden[-1], 3 * size * size)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, h: Tensor, tap: Tensor, dropped: torch.Generator | None = None) -> Tensor:
-        """[B, widest], int64 [B] -> float32 [B, 3, size, size]. `dropped` chooses the units that are left out, if any.
-
-        The same units are left out for the whole batch, so that the choice is the same on every rank.
-        """
+    def forward(self, h: Tensor, tap: Tensor) -> Tensor:
+        """[B, widest], int64 [B] -> float32 [B, 3, size, size]."""
         x = functional.silu(self.projection(h, tap))
         for layer in self.layers:
             x = functional.silu(layer(x))
-        if dropped is not None and self.dropout:
-            kept = torch.rand(x.shape[1], generator=dropped) >= self.dropout
-            x = x * (kept.to(x) / (1.0 - self.dropout))
         flat: Tensor = self.out(x)
         return flat.float().view(-1, 3, self.size, self.size)

@@ -5,6 +5,7 @@ So one rank or eight, one batch or another way to cut it: the same training. Ima
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,9 +89,14 @@ def order(seed: int, count: int, numbers: "NDArray[np.int64]") -> "NDArray[np.in
     epochs, places = np.divmod(numbers, count)
     rows = np.empty_like(numbers)
     for epoch in np.unique(epochs):
-        shuffled = np.random.Generator(np.random.Philox(key=[seed, int(epoch)])).permutation(count)
-        rows[epochs == epoch] = shuffled[places[epochs == epoch]]
+        rows[epochs == epoch] = _shuffled(seed, count, int(epoch))[places[epochs == epoch]]
     return rows
+
+
+# Two series, of the sketch and of the diffusion model, each in one epoch or between two.
+@lru_cache(maxsize=4)
+def _shuffled(seed: int, count: int, epoch: int) -> "NDArray[np.int64]":
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
 
 
 class Series:

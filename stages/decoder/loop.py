@@ -56,7 +56,7 @@ class Flat:
             p.grad = gradient
 
     def _views(self, vector: Tensor) -> list[Tensor]:
-        pieces = vector.split([shape.numel() for shape in self.shapes])
+        pieces = torch.split(vector, [shape.numel() for shape in self.shapes])
         return [_shaped(piece, shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
 
     def summed_over_ranks(self, world: int) -> None:
@@ -234,11 +234,8 @@ class Training:
         settings, phase = self.settings, self.first
         numbers = np.arange(step * phase.batch, (step + 1) * phase.batch)
         clean, h, tap = (part.to(self.device) for part in self.series.pairs(share(numbers, rank, world)))
-        # Dropout of a rank's rows must not depend on how many ranks there are.
-        mask = noise.mix(self.seed, 2, step)
-        self.network.sketch.train()
         with self._autocast():
-            drawn = self.network.sketch(h, tap, torch.Generator().manual_seed(mask))
+            drawn = self.network.sketch(h, tap)
         loss = (drawn - clean).square().flatten(1).mean(1).sum() / phase.batch
         self._update("sketch", self.sketch, loss, settings.sketch_learning_rate, step / phase.steps, world)
         return float(loss.detach())
@@ -248,7 +245,6 @@ class Training:
         settings, phase = self.settings, self.second
         numbers = np.arange(step * phase.batch, (step + 1) * phase.batch)
         batch = self.series.batch(share(numbers, rank, world)).to(self.device)
-        self.network.sketch.eval()
         noisy = batch.clean + batch.sigma[:, None, None, None] * batch.noise
         with self._autocast():
             with torch.no_grad():
@@ -263,7 +259,7 @@ class Training:
     def _update(self, name: str, flat: Flat, loss: Tensor, peak: float, done: float, world: int) -> None:
         settings = self.settings
         flat.gradient.zero_()
-        loss.backward()
+        torch.autograd.backward(loss)
         flat.summed_over_ranks(world)
         optimiser = self.optimisers[name]
         optimiser.param_groups[0]["lr"] = rate(peak, done, settings.warm_up, settings.cool_down)
@@ -272,7 +268,6 @@ class Training:
     @torch.no_grad()
     def _measure_rest(self) -> None:
         """Sets the second phase's sigma_data: the standard deviation of what the sketch leaves, on train images."""
-        self.network.sketch.eval()
         squares = []
         for start in range(0, MEASURED, 512):
             clean, h, tap = self.series.pairs(np.arange(start, start + 512))

@@ -10,6 +10,7 @@ GroupNorm; scale and shift from noise level and condition follow them, as in ADM
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -56,11 +57,11 @@ class UNet(nn.Module):
         self.stem = nn.Conv2d(6 * area + 2, channels[0], 3, padding=1)
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
+        self.rise = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(channels))
         below = channels[0]
-        for level, (wide, count) in enumerate(zip(channels, settings.blocks, strict=True)):
+        for wide, count in zip(channels, settings.blocks, strict=True):
             inward = [Block(below if block == 0 else wide, wide, settings.width) for block in range(count)]
-            joined = wide + (channels[level + 1] if level + 1 < len(channels) else 0)
-            outward = [Block(joined if block == 0 else wide, wide, settings.width) for block in range(count)]
+            outward = [Block(wide, wide, settings.width) for _ in range(count)]
             self.down.append(nn.ModuleList(inward))
             self.up.append(nn.ModuleList(outward))
             below = wide
@@ -86,7 +87,8 @@ class UNet(nn.Module):
         x = skips[-1]
         for level in reversed(range(len(self.up))):
             if level + 1 < len(self.up):
-                x = torch.cat([functional.interpolate(x, scale_factor=2.0, mode="nearest"), skips[level]], dim=1)
+                # Added, not joined: convolutions of twice the width at the finest level would be a third of the cost.
+                x = skips[level] + functional.interpolate(self.rise[level](x), scale_factor=2.0, mode="nearest")
             for block in self.up[level]:  # type: ignore[attr-defined]
                 x = block(x, e)
         x = self.out(functional.silu(channel_norm(x)))
@@ -117,7 +119,7 @@ class Network(nn.Module):
 
     def __init__(self, settings: NetworkSettings, widths: Sequence[int], size: int) -> None:
         super().__init__()
-        self.sketch = Sketch(widths, settings.sketch, size, settings.sketch_dropout)
+        self.sketch = Sketch(widths, settings.sketch, size)
         self.painter = Painter(settings, widths, size)
         self.rest = 0.5
 

@@ -16,16 +16,14 @@ class NetworkSettings(Settings):
 
     patch: PositiveInt = 2
     """Side of the square of pixels that is one position of the finest level."""
-    channels: tuple[PositiveInt, ...] = (64, 128, 192)
+    channels: tuple[PositiveInt, ...] = (64, 128, 256)
     """Width of each level; each halves the resolution of the one before."""
-    blocks: tuple[PositiveInt, ...] = (1, 1, 1)
+    blocks: tuple[PositiveInt, ...] = (1, 2, 1)
     """Residual blocks of each level, on the way down and again on the way up."""
     width: PositiveInt = 256
     """Length of the vector that carries noise level and condition into every block."""
     sketch: tuple[PositiveInt, ...] = (512, 1024)
     """Hidden widths of the sketch: the first is where the taps' projections meet."""
-    sketch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the sketch's hidden units dropped in training."""
 
     @model_validator(mode="after")
     def _one_number_of_blocks_per_level(self) -> "NetworkSettings":
@@ -36,29 +34,29 @@ class NetworkSettings(Settings):
     @property
     def multiple(self) -> int:
         """The image's side must be a multiple of this."""
-        return self.patch * 2 ** (len(self.channels) - 1)
+        return self.patch << (len(self.channels) - 1)
 
 
 class TrainingSettings(Settings):
     """Optimiser, noise levels and averaging."""
 
-    batch: PositiveInt = 64
+    batch: PositiveInt = 32
     """Images per step over all ranks."""
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveFloat = 1.5e-3
     warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of training in which the learning rate rises from 0; it falls to 0 over `cool_down`."""
     cool_down: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of training, its last part, in which the learning rate falls linearly to 0."""
     ema: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Length of the moving average of the weights, as a fraction of the images seen so far."""
-    log_sigma_mean: float = -0.4
-    log_sigma_std: PositiveFloat = 1.4
+    log_sigma_mean: float = -0.2
+    log_sigma_std: PositiveFloat = 1.2
     """Noise levels in training: ln sigma ~ N(mean, std^2); pixels lie in [-1, 1]."""
     null: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of conditions replaced by the learned null."""
-    sketch_images: PositiveInt = 500_000
+    sketch_images: PositiveInt = 400_000
     """Embeddings shown to the sketch, by itself, before the diffusion model starts."""
-    sketch_batch: PositiveInt = 512
+    sketch_batch: PositiveInt = 128
     sketch_learning_rate: PositiveFloat = 1e-3
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the network's arithmetic; weights, averages, losses and preconditioning are float32 always."""

@@ -28,7 +28,7 @@ class Samples(Stage):
     sampler: Literal["dpm++2m", "euler", "heun"] = "dpm++2m"
     steps: Annotated[int, Field(ge=2)] = 18
     """Noise levels from `sigma_max` to `sigma_min`; Heun evaluates the decoder nearly twice for each."""
-    sigma_min: PositiveFloat = 0.02
+    sigma_min: PositiveFloat = 0.1
     sigma_max: PositiveFloat = 20.0
     """Pixels lie in [-1, 1]."""
     snapshot: Literal["final", "halfway"] = "final"
@@ -40,7 +40,7 @@ class Samples(Stage):
         """Rough cost for the default network at 32 px."""
         rows = upstream["conditions"].rows * self.per_source
         evaluations = self.steps * 2 - 1 if self.sampler == "heun" else self.steps
-        return Estimate(rows=rows, size_bytes=rows * 3072, cpu_seconds=3 + rows * evaluations * 1e-3)
+        return Estimate(rows=rows, size_bytes=rows * 3072, cpu_seconds=3 + rows * evaluations * 1.2e-3)
 
     def split(self, inputs: Inputs) -> list[Part]:
         """One part per `part_conditions` conditions."""

@@ -1,17 +1,19 @@
 """Training: the same for any number of ranks, across interruptions, and better at the end than at the start."""
 
+import multiprocessing
 import pickle
 import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing
 
 from stages.decoder.loop import Training, averaging_exponent, fit, rate
 from stages.decoder.spec import TrainingSettings
 from tests.artifacts import InlineContext, MemoryCheckpoints
 from tests.stages.decoder.small import TRAINING, training
+
+SPAWN = multiprocessing.get_context("spawn")
 
 
 def trained(context: InlineContext, num_images: int = 64, every: int = 1_000) -> Training:
@@ -32,7 +34,11 @@ def rank_of_two(rank: int, port: int, folder: str) -> None:
 def test_two_ranks_train_what_one_trains(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    torch.multiprocessing.spawn(rank_of_two, args=(port, str(tmp_path)), nprocs=2)
+    processes = [SPAWN.Process(target=rank_of_two, args=(rank, port, str(tmp_path))) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
     first, second = (pickle.loads((tmp_path / f"{rank}.pickle").read_bytes()) for rank in range(2))
     alone = trained(InlineContext())
     assert (first["weights"] == second["weights"]).all()

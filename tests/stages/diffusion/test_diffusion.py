@@ -14,13 +14,15 @@ CENTRE, SPREAD = 0.3, 0.5
 def gaussian(x: Tensor, sigma: Tensor, h: Tensor) -> Tensor:
     """The exact denoiser of data N(CENTRE, SPREAD^2): a mean of data and noisy value, weighted by their precision."""
     share = SPREAD**2 / (SPREAD**2 + sigma.to(x) ** 2)
-    return CENTRE + share[:, None, None, None] * (x - CENTRE)
+    denoised: Tensor = CENTRE + share[:, None, None, None] * (x - CENTRE)
+    return denoised
 
 
 def exact(noise: Tensor, sigma_max: float) -> Tensor:
     """Where the probability-flow ODE takes `sigma_max * noise`: deviations shrink by the ratio of the spreads."""
     start = sigma_max * noise
-    return CENTRE + (start - CENTRE) * SPREAD / (SPREAD**2 + sigma_max**2) ** 0.5
+    reached: Tensor = CENTRE + (start - CENTRE) * SPREAD / (SPREAD**2 + sigma_max**2) ** 0.5
+    return reached
 
 
 def levels(steps: int) -> Tensor:

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 from safetensors.numpy import save
+from zarr.core.metadata import ArrayV3Metadata
 
 from stages.decoder.format import Decoder
 from stages.decoder.stage import Decoder as DecoderStage
@@ -73,6 +74,7 @@ def test_samples_are_a_set_of_images_with_a_table(inputs: dict[str, MemoryArtifa
     assert table.column("source_row").to_pylist() == [s for s in SOURCES for _ in range(2)] * 2
     assert table.column("sampler").unique().to_pylist() == ["dpm++2m"]
     array = zarr.open_array(artifact.zarr("images.zarr"), mode="r")
+    assert isinstance(array.metadata, ArrayV3Metadata)
     assert array.metadata.dimension_names == ("sample", "y", "x", "channel")
     assert array.attrs["decoder_key"] == inputs["decoder"].key
     assert artifact.summary == {"conditions": 6, "samples": 12, "evaluations": 3}
