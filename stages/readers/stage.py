@@ -39,7 +39,7 @@ class Readers(Gang):
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Measured at 32 px."""
-        seconds = self.num_images * 1e-3 * (max(self.size, 32) / 32) ** 0.5
+        seconds = self.num_images * 9e-4 * (max(self.size, 32) / 32) ** 0.5
         return Estimate(rows=1, size_bytes=4_000_000, cpu_seconds=4 + seconds + upstream["shards"].rows * 3e-4)
 
     def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:
@@ -93,7 +93,7 @@ class Probes(Stage):
 
     Inputs: `shards`, and `embeddings.<encoder>` for each encoder. Writes `probes.parquet`: encoder, tap, attribute,
     score, low, high (the scale of `kept`, on held-out images), n, and floor, floor_low, floor_high: the same with the
-    embeddings of the train images shuffled.
+    held-out embeddings shuffled.
     """
 
     name: ClassVar[str] = "probes"
@@ -109,11 +109,11 @@ class Probes(Stage):
     seed: Annotated[int, Field(ge=0)] = 0
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
-        """Measured on taps of 128 to 256 features."""
+        """Measured on encoders of three taps of 128 to 256 features."""
         tables = [name for name in upstream if name.startswith(EMBEDDINGS)]
         rows = min(self.limit, upstream["shards"].rows)
-        seconds = sum(3 + 3 * rows * self.epochs * 6e-5 for _ in tables)
-        return Estimate(rows=len(tables) * 50, size_bytes=20_000 * len(tables), cpu_seconds=4 + seconds)
+        seconds = len(tables) * 3 * rows * self.epochs * 4e-5
+        return Estimate(rows=len(tables) * 50, size_bytes=20_000 * len(tables), cpu_seconds=4 + rows * 5e-4 + seconds)
 
     def split(self, inputs: Inputs) -> list[Part]:
         """One part per encoder."""
