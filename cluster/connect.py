@@ -48,6 +48,8 @@ QUIET = {
 }
 """Environment of this process whenever it uses Ray; what the user has set stays."""
 
+logger = logging.getLogger(__name__)
+
 _TOKEN = secrets.token_hex(32)
 
 
@@ -66,10 +68,8 @@ class Connection:
         """The machines that are there now."""
         if self.machine is not None:
             return [self.machine]
-        import ray
-
         found = []
-        for node in ray.nodes():
+        for node in nodes():
             resources = node["Resources"] if node["Alive"] else {}
             found.append(
                 Machine(
@@ -104,12 +104,28 @@ def connect(
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import ray
+    from ray._private import worker
 
+    worker.print_to_stdstream = _log
     if ray.is_initialized():
         return Connection(ray.get_runtime_context().gcs_address, None, owned=False)
     if address is not None:
         return _join(address)
     return _embed(this_machine(cpus, gpus), dashboard_port)
+
+
+def _log(data: dict[str, Any], ignore_prefix: bool) -> None:
+    """Ray prints its remarks on lost workers to standard output, which belongs to the command line."""
+    for line in data["lines"]:
+        logger.info(line)
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The machines of the Ray that this process is connected to, as Ray describes them."""
+    import ray
+
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return found
 
 
 def check_ours() -> None:

@@ -52,12 +52,16 @@ class Call:
 
 @dataclass(frozen=True)
 class Loss:
-    """One attempt that ended without an answer, or in an error that said it was transient."""
+    """One attempt that ended without an answer, or in an error that said it was transient.
+
+    `machine` is the executor's own number of the machine, empty where it is this one.
+    """
 
     attempt: int
     reason: str
     host: str
     pid: int
+    machine: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,19 @@ from typing import Self
 
 from cluster.children import run_children
 from cluster.errors import PayloadError
-from cluster.executor import Answer, Call, OnDone, OnProgress, Outcome, Progress, Retries, encode, failure_of, perform
+from cluster.executor import (
+    Answer,
+    Call,
+    Loss,
+    OnDone,
+    OnProgress,
+    Outcome,
+    Progress,
+    Retries,
+    encode,
+    failure_of,
+    perform,
+)
 from cluster.ranks import Rank, run_rank
 from cluster.resources import device, layout_for_gang, this_machine
 from cluster.retry import Tally
@@ -77,10 +89,7 @@ class Inline:
                 outcome = tally.answered(answer)
             else:
                 ended = run_children(call.function, payload, layout, attempt, send)
-                if isinstance(ended, Answer):
-                    outcome = tally.answered(ended)
-                else:
-                    outcome = tally.lost(ended.reason, ended.host, ended.pid)
+                outcome = tally.lost(ended) if isinstance(ended, Loss) else tally.answered(ended)
             if outcome is not None:
                 return outcome
 

@@ -5,10 +5,30 @@ A mailbox is an actor that lives as long as one attempt. The driver ends it to g
 
 import asyncio
 import contextlib
+import os
+import socket
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.executor import Answer, OnProgress, Progress
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a process of ours is; `problem` is expected, found, remedy of what is wrong there."""
+
+    host: str
+    pid: int
+    machine: str
+    problem: tuple[str, str, str] | None = None
+
+
+def here() -> Where:
+    """Where this process is."""
+    import ray
+
+    return Where(socket.gethostname(), os.getpid(), ray.get_runtime_context().get_node_id())
 
 
 class Mailbox:
@@ -16,6 +36,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._posts: list[Progress] = []
+        self._ranks: dict[int, Where] = {}
         self._answers: dict[int, Answer] = {}
 
     async def post(self, progress: Progress) -> None:
@@ -26,6 +47,14 @@ class Mailbox:
         """Hands over what came since the last time."""
         posts, self._posts = self._posts, []
         return posts
+
+    async def arrive(self, rank: int, where: Where) -> None:
+        """Takes where a rank is."""
+        self._ranks[rank] = where
+
+    async def ranks(self) -> dict[int, Where]:
+        """Where the ranks are that have started."""
+        return self._ranks
 
     async def answer(self, rank: int, answer: Answer) -> None:
         """Takes what a rank came to."""
@@ -64,7 +93,7 @@ def open_mailbox() -> Iterator[Any]:
     """A mailbox actor for as long as a gang's attempt lasts."""
     import ray
 
-    handle = ray.remote(num_cpus=0, max_restarts=0)(Mailbox).remote()
+    handle: Any = ray.remote(num_cpus=0, max_restarts=0)(Mailbox).remote()
     try:
         yield handle
     finally:

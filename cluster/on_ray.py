@@ -11,10 +11,10 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from cluster.connect import Connection, check_ours, connect
+from cluster.connect import Connection, check_ours, connect, nodes
 from cluster.errors import ClusterError, ConnectError, ForeignCodeError, PayloadError
 from cluster.executor import (
     Answer,
@@ -28,7 +28,7 @@ from cluster.executor import (
     failure_of,
     perform,
 )
-from cluster.mailbox import Post, open_mailbox, reader
+from cluster.mailbox import Post, Where, here, open_mailbox, reader
 from cluster.ranks import Rank, run_rank
 from cluster.resources import Layout, device, layout_for_gang, layout_for_parts, set_threads
 from cluster.retry import Tally
@@ -41,16 +41,6 @@ POLL_SECONDS = 0.5
 """How often the driver looks for a gang's progress."""
 
 
-@dataclass(frozen=True)
-class Where:
-    """Where a worker is; `problem` is expected, found, remedy of what is wrong there."""
-
-    host: str
-    pid: int
-    node: str
-    problem: tuple[str, str, str] | None
-
-
 class Worker:
     """A process of ours on Ray, `cpus` threads wide. Becomes an actor class in `OnRay`."""
 
@@ -59,14 +49,12 @@ class Worker:
 
     def hello(self) -> Where:
         """Tells where the worker is, and whether the code there is ours."""
-        import ray
-
         problem = None
         try:
             check_ours()
         except ForeignCodeError as error:
             problem = (error.expected, error.found, error.remedy)
-        return Where(socket.gethostname(), os.getpid(), ray.get_runtime_context().get_node_id(), problem)
+        return replace(here(), problem=problem)
 
     def run(self, function: str, payload: str, pause_seconds: float) -> Answer:
         """One attempt of a call."""
@@ -206,10 +194,7 @@ class OnRay:
                     ended = run_train(
                         call, payload, layout, attempt, self._connection.folder, mailbox, reader(mailbox, on_progress)
                     )
-                if isinstance(ended, Loss):
-                    outcome = tally.lost(ended.reason, ended.host, ended.pid)
-                else:
-                    outcome = tally.answered(ended)
+                outcome = tally.lost(ended, _gone()) if isinstance(ended, Loss) else tally.answered(ended)
             if outcome is not None:
                 return outcome
 
@@ -258,7 +243,8 @@ class OnRay:
         except ray.exceptions.RayError as error:
             # Where Ray only lost sight of the worker, it may come back; two of one call help nobody.
             ray.kill(hand.handle)
-            return tally.lost(str(error), hand.where.host, hand.where.pid, not _node_lives(hand.where.node))
+            where = hand.where
+            return tally.lost(Loss(tally.attempts, str(error), where.host, where.pid, where.machine), _gone())
         self._idle.append(hand)
         return tally.answered(answer)
 
@@ -309,7 +295,6 @@ def _refused(tally: Tally, error: PayloadError) -> Outcome:
     return outcome
 
 
-def _node_lives(node: str) -> bool:
-    import ray
-
-    return any(found["NodeID"] == node and found["Alive"] for found in ray.nodes())
+def _gone() -> set[str]:
+    """Machines that Ray knows to be lost."""
+    return {node["NodeID"] for node in nodes() if not node["Alive"]}

@@ -77,7 +77,7 @@ def settle(attempt: int, answers: Mapping[int, Answer], dead: Mapping[int, Loss]
     A rank that died comes first, because what the others say then is only that they miss it.
     """
     for rank, loss in sorted(dead.items()):
-        return Loss(attempt, f"rank {rank}: {loss.reason}", loss.host, loss.pid)
+        return replace(loss, reason=f"rank {rank}: {loss.reason}")
     failed = [answer for _, answer in sorted(answers.items()) if answer.error is not None]
     for answer in failed:
         assert answer.error is not None

@@ -1,6 +1,7 @@
 """What becomes of a call after each attempt: a pure record that counts, without clocks or processes."""
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
 from cluster.executor import Answer, Call, Failure, Loss, Outcome, Retries, decode
 
@@ -13,10 +14,9 @@ class Tally:
     executor: str
     retries: Retries
     attempts: int = 0
-    kills: int = 0
-    gone: int = 0
     transients: int = 0
     losses: list[Loss] = field(default_factory=list)
+    _deaths: list[str] = field(default_factory=list)
 
     def begin(self) -> int:
         """Counts a new attempt and returns its number, 1 first."""
@@ -47,28 +47,41 @@ class Tally:
             losses=tuple(self.losses),
         )
 
-    def lost(self, reason: str, host: str, pid: int, machine_lost: bool = False) -> Outcome | None:
-        """An attempt ended without an answer: its worker died, alone or with its machine."""
-        self.losses.append(Loss(self.attempts, " ".join(reason.split())[:600], host, pid))
-        self.gone += machine_lost
-        self.kills += not machine_lost
+    def lost(self, loss: Loss, gone: Collection[str] = ()) -> Outcome | None:
+        """An attempt ended without an answer: its worker died, alone or with its machine.
+
+        `gone` are the machines that are known to be lost by now. A worker's death is seen long before its machine's,
+        so all deaths are judged anew each time.
+        """
+        self.losses.append(replace(loss, attempt=self.attempts, reason=" ".join(loss.reason.split())[:600]))
+        self._deaths.append(loss.machine)
+        machines = sum(machine in gone for machine in self._deaths)
+        kills = len(self._deaths) - machines
         history = "; ".join(f"attempt {loss.attempt} on {loss.host}: {loss.reason}" for loss in self.losses)
-        if self.kills >= self.retries.kills:
+        if kills >= self.retries.kills:
             failure = Failure(
                 "quarantined",
                 "cluster.errors.QuarantinedError",
-                f"expected call {self.call.id} to leave its worker alive; found {self.kills} workers dead under it "
+                f"expected call {self.call.id} to leave its worker alive; found {kills} workers dead under it "
                 f"({history}). Look for memory use or crashing native code in this call.",
             )
-        elif self.gone >= self.retries.losses:
+        elif machines >= self.retries.losses:
             failure = Failure(
                 "lost",
                 "cluster.errors.WorkerLostError",
-                f"expected call {self.call.id} to keep its machine; found {self.gone} machines lost under it "
+                f"expected call {self.call.id} to keep its machine; found {machines} machines lost under it "
                 f"({history}). Run again on machines that stay.",
             )
         else:
             return None
         return Outcome(
-            self.call, None, failure, host, pid, self.executor, 0.0, self.attempts, losses=tuple(self.losses)
+            call=self.call,
+            value=None,
+            error=failure,
+            host=loss.host,
+            pid=loss.pid,
+            executor=self.executor,
+            seconds=0.0,
+            attempts=self.attempts,
+            losses=tuple(self.losses),
         )

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.executor import Answer, Call, Loss
-from cluster.mailbox import Post
+from cluster.mailbox import Post, Where, here
 from cluster.ranks import Rank, free_port, run_rank, settle
 from cluster.resources import Layout, device, set_threads
 
@@ -88,10 +88,11 @@ def run_train(
         while ended.is_alive():
             ended.join(POLL_SECONDS)
             read()
+        ranks: dict[int, Where] = ray.get(mailbox.ranks.remote())
         answers: dict[int, Answer] = ray.get(mailbox.answers.remote())
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return settle(attempt, answers, _dead(attempt, ended.error, answers))
+    return settle(attempt, answers, _dead(attempt, ended.error, ranks, answers))
 
 
 class _Fit(threading.Thread):
@@ -109,7 +110,9 @@ class _Fit(threading.Thread):
             self.error = error
 
 
-def _dead(attempt: int, error: BaseException | None, answers: dict[int, Answer]) -> dict[int, Loss]:
+def _dead(
+    attempt: int, error: BaseException | None, ranks: dict[int, Where], answers: dict[int, Answer]
+) -> dict[int, Loss]:
     """Ranks that failed without an answer, as Ray Train tells. Raises what is no failure of a rank."""
     from ray.train import TrainingFailedError
 
@@ -120,11 +123,12 @@ def _dead(attempt: int, error: BaseException | None, answers: dict[int, Answer])
     failures: dict[int, BaseException] = dict(getattr(error, "worker_failures", {}))
     if not failures and not any(answer.error for answer in answers.values()):
         failures = {0: error}
-    return {
-        rank: Loss(attempt, f"{type(failure).__name__}: {failure}", socket.gethostname(), 0)
-        for rank, failure in failures.items()
-        if rank not in answers
-    }
+    dead = {}
+    for rank, failure in failures.items():
+        if rank not in answers:
+            where = ranks.get(rank, Where(socket.gethostname(), 0, ""))
+            dead[rank] = Loss(attempt, f"{type(failure).__name__}: {failure}", where.host, where.pid, where.machine)
+    return dead
 
 
 def train_rank(config: dict[str, Any]) -> None:
@@ -145,6 +149,7 @@ def train_rank(config: dict[str, Any]) -> None:
         int(os.environ["MASTER_PORT"]),
     )
     post = Post(mailbox)
+    ray.get(mailbox.arrive.remote(rank.rank, here()))
     answer = run_rank(config["function"], config["payload"], rank, post.send)
     post.flush()
     ray.get(mailbox.answer.remote(rank.rank, answer))
@@ -166,13 +171,13 @@ def _meeting() -> Any:
     """Ray Train's back end: rank 0 names the place where torch.distributed meets."""
     from ray.train.backend import Backend, BackendConfig
 
-    class Meeting(Backend):  # type: ignore[misc]
+    class Meeting(Backend):
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
             address, port = worker_group.execute_single(0, _offer)
             worker_group.execute(_agree, address, port)
 
     @dataclass
-    class MeetingConfig(BackendConfig):  # type: ignore[misc]
+    class MeetingConfig(BackendConfig):
         @property
         def backend_cls(self) -> type[Meeting]:
             return Meeting
@@ -183,7 +188,7 @@ def _meeting() -> Any:
 def _offer() -> tuple[str, int]:
     import ray
 
-    return ray.util.get_node_ip_address(), free_port()
+    return str(ray.util.get_node_ip_address()), free_port()  # type: ignore[no-untyped-call]
 
 
 def _agree(address: str, port: int) -> None:

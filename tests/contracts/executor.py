@@ -224,14 +224,6 @@ class ExecutorContract:
         assert len(done.losses) == 1
         assert done.losses[0].attempt == 1
 
-    def test_a_gang_that_always_dies_is_quarantined_with_its_history(self) -> None:
-        with self.make(Retries(kills=2)) as executor:
-            done = executor.gang(call("g", "sum_of_ranks", plan=["kill"]), 2)
-        assert done.error is not None
-        assert done.error.kind == "quarantined"
-        assert done.attempts == 2
-        assert len(done.losses) == 2
-
     def test_a_payload_too_large_for_a_gang_is_refused(self, executor: Executor) -> None:
         error = executor.gang(Call("g", f"{TASKS}:describe", {"thing": "x" * 1_000_001}), 1).error
         assert error is not None
@@ -241,8 +233,7 @@ class ExecutorContract:
         with pytest.raises(ResourceError, match=r"10000 .*one for each rank"):
             executor.gang(call("g", "describe"), 10_000)
 
-    @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
-    @pytest.mark.parametrize("work", ["run", "gang"])
+    @pytest.mark.parametrize(("work", "how"), [("gang", "SIGINT"), ("run", "SIGTERM"), ("run", "SIGKILL")])
     def test_a_driver_that_is_ended_leaves_no_process_behind(self, tmp_path: Path, work: str, how: str) -> None:
         program = [sys.executable, "-m", "tests.contracts.driver", self.name, work, str(tmp_path)]
         with subprocess.Popen(program, start_new_session=True) as driver:
@@ -299,6 +290,14 @@ class IsolationContract:
         assert error.message.count("attempt ") >= 3
         with pytest.raises(QuarantinedError, match="poison"):
             done["poison"].result()
+
+    def test_a_gang_that_always_dies_is_quarantined_with_its_history(self) -> None:
+        with self.make(Retries(kills=2)) as executor:
+            done = executor.gang(call("g", "sum_of_ranks", plan=["kill"]), 1)
+        assert done.error is not None
+        assert done.error.kind == "quarantined"
+        assert done.attempts == 2
+        assert [loss.attempt for loss in done.losses] == [1, 2]
 
     def test_a_gang_of_one_that_dies_is_tried_again(self, isolating: Executor) -> None:
         done = isolating.gang(call("g", "sum_of_ranks", plan=["kill", "ok"]), 1)

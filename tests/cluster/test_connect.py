@@ -1,0 +1,130 @@
+"""Connecting: what is refused, and what an embedded Ray is."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster.connect import check_ours
+from cluster.errors import ConnectError, PortInUseError
+from cluster.executor import Call
+from tests.contracts.executor import call, descendants
+
+if TYPE_CHECKING:
+    from cluster.connect import Connection
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_python(program: str, *first_on_path: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a program in a process of its own that finds the project after `first_on_path`."""
+    path = os.pathsep.join(str(entry) for entry in (*first_on_path, ROOT))
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=first_on_path[0] if first_on_path else ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_our_own_packages_are_ours() -> None:
+    check_ours()
+
+
+@pytest.mark.parametrize("room", ["pipeline", "stages"])
+def test_another_package_of_the_same_name_is_refused(room: str, tmp_path: Path) -> None:
+    (tmp_path / room).mkdir()
+    (tmp_path / room / "__init__.py").touch()
+    ended = run_python("from cluster.connect import check_ours; check_ours()", tmp_path)
+    assert ended.returncode != 0
+    assert f"ForeignCodeError: expected the package {room} in {ROOT}" in ended.stderr
+    assert f"found another one in {tmp_path / room}" in ended.stderr
+    assert "Its name is common" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [("127.0.0.1:1", "Connection refused"), ("no.such.host.invalid:6379", "gaierror"), ("ray://127.0.0.1:1", "ray://")],
+)
+def test_an_address_without_a_ray_is_refused_in_seconds(address: str, found: str) -> None:
+    program = f"from cluster.on_ray import OnRay\nwith OnRay({address!r}): pass"
+    ended = run_python(program)
+    assert ended.returncode != 0
+    assert f"{ConnectError.__module__}.ConnectError: expected" in ended.stderr
+    assert found in ended.stderr
+
+
+def test_a_dashboard_port_that_is_taken_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        ended = run_python(f"from cluster.connect import connect\nconnect(dashboard_port={port})")
+    assert ended.returncode != 0
+    assert f"{PortInUseError.__module__}.PortInUseError: expected port {port} of 127.0.0.1 to be free" in ended.stderr
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_embedded_ray_listens_on_loopback_only(local_ray: "Connection") -> None:
+    ours = {pid for pid, _ in descendants(os.getpid())} | {os.getpid()}
+    sockets = {
+        os.readlink(entry).removeprefix("socket:[").removesuffix("]")
+        for pid in ours
+        for entry in Path(f"/proc/{pid}/fd").iterdir()
+        if os.path.islink(entry) and os.readlink(entry).startswith("socket:[")
+    }
+    listening = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in sockets:
+                listening.append(fields[1].rpartition(":")[0])
+    # 127.0.0.1, and the same written as an address of version 6.
+    assert set(listening) <= {"0100007F", "0000000000000000FFFF00000100007F"}
+    assert len(listening) >= 4
+    assert local_ray.address.startswith("127.0.0.1:")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_embedded_ray_lets_nobody_in_without_its_token(local_ray: "Connection", tmp_path: Path) -> None:
+    program = f"import ray\nfrom ray._raylet import GcsClient\nGcsClient({local_ray.address!r}).internal_kv_keys(b'')"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**environment, "HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert "InvalidAuthToken" in ended.stderr
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_executor_leaves_a_ray_that_it_did_not_start() -> None:
+    import ray
+
+    from cluster.on_ray import OnRay
+
+    with OnRay() as executor:
+        assert executor.slots == 2
+    assert ray.is_initialized()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_workers_are_one_thread_wide_and_a_gang_of_one_has_all_cpus() -> None:
+    from cluster.executor import Outcome
+    from cluster.on_ray import OnRay
+
+    done: list[Outcome] = []
+    with OnRay() as executor:
+        executor.run([call("c", "threads")], done.append)
+        gang = executor.gang(Call("g", "tests.contracts.tasks:gang_threads", {}), 1)
+    assert done[0].result() == {"torch": 1, "OMP_NUM_THREADS": "1"}
+    assert gang.result() == {"torch": 2, "OMP_NUM_THREADS": "2"}

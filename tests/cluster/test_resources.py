@@ -1,0 +1,67 @@
+"""How many workers, and how wide each."""
+
+import pytest
+
+from cluster.errors import ResourceError
+from cluster.resources import Layout, Machine, available_cpus, layout_for_gang, layout_for_parts, this_machine
+
+GB = 1024**3
+LAPTOP = Machine(2, 0, 24 * GB)
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "layout"),
+    [
+        ([LAPTOP], None, Layout(2, 1, 0)),
+        ([LAPTOP], 1, Layout(1, 2, 0)),
+        ([LAPTOP], 9, Layout(2, 1, 0)),
+        ([Machine(1, 0, 2 * GB)], None, Layout(1, 1, 0)),
+        # Memory for two workers on eight CPUs: two wide ones.
+        ([Machine(8, 0, 4 * GB)], None, Layout(2, 4, 0)),
+        ([Machine(8, 0, GB)], None, Layout(1, 8, 0)),
+        ([Machine(4, 0, 16 * GB), Machine(2, 0, 8 * GB)], None, Layout(6, 1, 0)),
+        # A head without CPUs works for nobody.
+        ([Machine(0, 0, 8 * GB), LAPTOP], None, Layout(2, 1, 0)),
+        ([Machine(16, 2, 128 * GB)], None, Layout(2, 8, 1)),
+        ([Machine(16, 2, 128 * GB), Machine(8, 2, 64 * GB), LAPTOP], None, Layout(4, 4, 1)),
+        ([Machine(16, 2, 128 * GB)], 1, Layout(1, 8, 1)),
+    ],
+)
+def test_parts_get_a_worker_for_each_gpu_or_cpu(machines: list[Machine], workers: int | None, layout: Layout) -> None:
+    assert layout_for_parts(machines, workers) == layout
+
+
+@pytest.mark.parametrize(
+    ("machines", "ranks", "layout"),
+    [
+        ([LAPTOP], 1, Layout(1, 2, 0)),
+        ([LAPTOP], 2, Layout(2, 1, 0)),
+        ([Machine(7, 0, 24 * GB)], 2, Layout(2, 3, 0)),
+        ([Machine(4, 0, 24 * GB), Machine(3, 0, 24 * GB)], 2, Layout(2, 3, 0)),
+        ([Machine(16, 2, 128 * GB)], 1, Layout(1, 16, 1)),
+        ([Machine(16, 2, 128 * GB)], 2, Layout(2, 8, 1)),
+    ],
+)
+def test_the_ranks_of_a_gang_are_as_wide_as_fits(machines: list[Machine], ranks: int, layout: Layout) -> None:
+    assert layout_for_gang(machines, ranks) == layout
+
+
+@pytest.mark.parametrize(
+    ("machines", "ranks", "found"),
+    [([LAPTOP], 3, "3 CPUs"), ([Machine(16, 2, GB)], 3, "3 GPUs"), ([], 1, "a machine"), ([LAPTOP], 0, "1 rank")],
+)
+def test_what_does_not_fit_is_refused(machines: list[Machine], ranks: int, found: str) -> None:
+    with pytest.raises(ResourceError, match=found):
+        layout_for_gang(machines, ranks)
+
+
+def test_this_machine_has_what_it_was_told_or_what_there_is() -> None:
+    assert this_machine(cpus=3, gpus=1) == Machine(3, 1, this_machine().memory_bytes)
+    assert this_machine().cpus == available_cpus() >= 1
+    assert this_machine().memory_bytes > 2**28
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(0, None), (None, -1)])
+def test_impossible_numbers_are_refused(cpus: int | None, gpus: int | None) -> None:
+    with pytest.raises(ResourceError, match="Leave the number out"):
+        this_machine(cpus, gpus)
