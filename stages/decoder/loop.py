@@ -144,8 +144,10 @@ class Training:
     def advance(self, rank: int, world: int) -> float:
         """One step; returns this rank's share of the loss, so that the sum over ranks is the batch's mean."""
         if self.step < self.first.steps:
-            loss = self._draw(self.step, rank, world)
+            loss = self._draw(self.step) / world
             if self.step + 1 == self.first.steps:
+                if world > 1:
+                    torch.distributed.broadcast(self.sketch.values.data, 0)
                 self._measure_rest()
         else:
             loss = self._paint(self.step - self.first.steps, rank, world)
@@ -229,15 +231,18 @@ class Training:
         device = torch.device(self.device).type
         return torch.autocast(device, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
 
-    def _draw(self, step: int, rank: int, world: int) -> float:
-        """A step of the sketch: plain squared error."""
+    def _draw(self, step: int) -> float:
+        """A step of the sketch: plain squared error.
+
+        Every rank computes the whole of it: summing the gradient would take longer than making it.
+        """
         settings, phase = self.settings, self.first
         numbers = np.arange(step * phase.batch, (step + 1) * phase.batch)
-        clean, h, tap = (part.to(self.device) for part in self.series.pairs(share(numbers, rank, world)))
+        clean, h, tap = (part.to(self.device) for part in self.series.pairs(numbers))
         with self._autocast():
             drawn = self.network.sketch(h, tap)
         loss = (drawn - clean).square().flatten(1).mean(1).sum() / phase.batch
-        self._update("sketch", self.sketch, loss, settings.sketch_learning_rate, step / phase.steps, world)
+        self._update("sketch", self.sketch, loss, settings.sketch_learning_rate, step / phase.steps, 1)
         return float(loss.detach())
 
     def _paint(self, step: int, rank: int, world: int) -> float:
@@ -302,3 +307,5 @@ def fit(training: Training, context: Context, checkpoint_images: int) -> None:
             context.report(min(shown, total), total, metrics)
         if training.step % every == 0 and training.step < training.steps and context.rank == 0:
             context.checkpoints.save(training.step, training.state())
+        if training.step == training.first.steps:
+            recent.clear()
