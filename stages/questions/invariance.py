@@ -38,7 +38,7 @@ class Transformed(Stage):
         """Embedding at 32 px; 13 conditions of each painted source and tap."""
         rows = len(self.taps) * self.paint * 13
         size = len(self.taps) * self.count * VARIANTS * 1000
-        return Estimate(rows=rows, size_bytes=size, cpu_seconds=5 + len(self.taps) * self.count * VARIANTS * 5e-4)
+        return Estimate(rows=rows, size_bytes=size, cpu_seconds=5 + len(self.taps) * self.count * VARIANTS * 1e-4)
 
     def setup(self, inputs: Inputs, device: str) -> str:
         """The device, on which encoders are loaded."""
@@ -73,7 +73,7 @@ class Invariance(Stage):
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Distances and their bootstrap."""
-        return Estimate(rows=400, size_bytes=500_000, cpu_seconds=10)
+        return Estimate(rows=400, size_bytes=500_000, cpu_seconds=4)
 
     def work(self, part: Part, state: None, inputs: Inputs, out: Output) -> Summary:
         """Distances, ratios and grids."""

@@ -82,7 +82,8 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
             f"{_capital(bounds)}, the probe reads only {_two(e.probe)}, the samples are faithful, kept no longer rose."
         )
     if e.probe is not None and e.probe >= PROBE_READS and e.high < KEPT_MIN:
-        return "DECODER LIMIT", f"The probe reads {_two(e.probe)}, but {bounds}: the samples do not show it."
+        shown = "do not show it" if e.high <= LOST_MAX else "show less than half of it"
+        return "DECODER LIMIT", f"The probe reads {_two(e.probe)}, but {bounds}: the samples {shown}."
     if e.high <= LOST_MAX:
         return "PARTLY", f"{_capital(bounds)}, but it is not shown to be lost: {'; '.join(doubts)}."
     return "PARTLY", f"{_capital(bounds)}: neither kept (from {KEPT_MIN:g}) nor lost (to {LOST_MAX:g})."
@@ -113,7 +114,7 @@ def sentence(place: str, verdicts: Sequence[tuple[str, str]]) -> str:
         clause.format(_list(by[verdict]))
         for verdict, clause in (
             ("KEPT", "keeps {}"),
-            ("PARTLY", "keeps some of {}"),
+            ("PARTLY", "stands between kept and lost on {}"),
             ("LOST", "has let go of {}"),
             ("DECODER LIMIT", "holds {}, which the decoder does not show"),
         )

@@ -24,8 +24,8 @@ GONE = Evidence(low=-0.05, high=0.15, reader=0.99, ceiling=0.95, probe=0.2, near
         ({"nearness": None}, "PARTLY", "were not embedded"),
         ({"rise_low": 0.01}, "PARTLY", "still rising"),
         ({"rise_low": None}, "PARTLY", "half of training is not known"),
-        ({"probe": 0.5}, "DECODER LIMIT", "The probe reads 0.50"),
-        ({"probe": 0.9, "low": 0.3, "high": 0.49}, "DECODER LIMIT", "0.30 to 0.49"),
+        ({"probe": 0.5}, "DECODER LIMIT", "do not show it"),
+        ({"probe": 0.9, "low": 0.3, "high": 0.49}, "DECODER LIMIT", "0.30 to 0.49: the samples show less than half"),
         ({"probe": 0.9, "low": 0.3, "high": 0.5}, "PARTLY", "neither kept"),
         ({"low": 0.5, "high": 0.6}, "KEPT", "Kept / ceiling is 0.50 to 0.60"),
         ({"low": 0.49, "high": 0.9}, "PARTLY", "neither kept"),
@@ -62,7 +62,7 @@ def test_the_sentence_of_a_tap_names_each_attribute_once() -> None:
         ("brightness", "PARTLY"),
     ]
     assert verdicts.sentence("simclr:backbone", found) == (
-        "simclr:backbone keeps y, pattern and scale; keeps some of brightness; has let go of hue; "
+        "simclr:backbone keeps y, pattern and scale; stands between kept and lost on brightness; has let go of hue; "
         "holds x, which the decoder does not show; nothing can be told of shape and rotation."
     )
     assert verdicts.sentence("a:b", [("x", "CANNOT TELL")]) == "a:b is such that nothing can be told of x."
