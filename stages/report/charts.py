@@ -51,8 +51,8 @@ class Line:
 
 
 def unit_axis(start: float = 0.0) -> Axis:
-    """0 to 1, where kept, probe and reader live; a little room on both sides for dots."""
-    return Axis(start - 0.06, 1.06, tuple((tick, f"{tick:g}") for tick in (0.0, 0.5, 1.0)))
+    """0 to 1, where kept, probe and reader live, with room for dots; from `start` where that is lower, to -0.5."""
+    return Axis(max(-0.5, start) - 0.06, 1.06, tuple((tick, f"{tick:g}") for tick in (0.0, 0.5, 1.0)))
 
 
 def nice_axis(values: Iterable[float], count: int = 4, zero: bool = True) -> Axis:

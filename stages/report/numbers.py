@@ -205,7 +205,7 @@ def sentences(kept: Answer, taps: Sequence[Tap]) -> list[Sentence]:
     return found
 
 
-def overlay(rows: Sequence[Row], taps: Sequence[Tap], axis: Axis = SCORES) -> list[Plot]:
+def overlay(rows: Sequence[Row], taps: Sequence[Tap], axis: Axis) -> list[Plot]:
     """The same number of every tap on one line per subject: a lane for each studied tap, one for all references."""
     plots = []
     for subject in dict.fromkeys(row.subject for row in rows):

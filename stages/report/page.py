@@ -8,7 +8,7 @@ import base64
 import hashlib
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +38,10 @@ RESULTS = "results."
 ENCODER = "encoder."
 TWINS = 4
 """Twins of a tap that are shown at once; the others open on demand."""
+UNASKED = (
+    ("robustness", "Finding iii, on small attacks, was not asked in this study"),
+    ("manipulation", "Finding iv, on edits, was not asked in this study"),
+)
 KNOWN = ("kept", "faithfulness", "invariance")
 """Questions with sections of their own; any other gets its figures and a table of its rows."""
 
@@ -54,9 +58,11 @@ class How:
 
 @dataclass(frozen=True)
 class Twins:
-    """The twins of one tap."""
+    """The twins of one tap; they are called so only where the samples are faithful, which `note` reports."""
 
     tap: Tap
+    faithful: bool
+    note: str
     shown: tuple[Twin, ...]
     more: tuple[Twin, ...]
     caption: str
@@ -101,6 +107,7 @@ class Page:
     taps: tuple[Tap, ...]
     how: How | None
     twins: tuple[Twins, ...]
+    twins_title: str
     sentences: tuple[Sentence, ...]
     findings: tuple[Finding, ...]
     unasked: str
@@ -147,19 +154,22 @@ def gather(stage: "Report", inputs: Inputs) -> Page:
     dressed = tuple(taps.dress(results.places(answers.values()), encoders, _widths(inputs, encoders)))
     own = [tap for tap in dressed if tap.studied] or list(dressed)
     grids = kept.kind("grid")
+    twins = _twins(kept, own)
     rules = next((row.why for row in kept.where("rules")), verdicts.THRESHOLDS)
+    scores = charts.unit_axis(min([0.0, *(row.low for row in kept.where("kept") if math.isfinite(row.low))]))
     page = Page(
         title=stage.title or f"What {_names(list(encoders)) or 'a representation'} knows",
         facts=tuple(_facts(stage, inputs, dressed, kept)),
         taps=dressed,
         how=_how(grids, own),
-        twins=tuple(_twins(kept, own)),
+        twins=tuple(twins),
+        twins_title=_twins_title(twins),
         sentences=tuple(numbers.sentences(kept, dressed)),
-        findings=tuple(_finding(found) for found in verdicts.findings(rows)),
-        unasked="Findings iii (small attacks) and iv (edits) were not asked in this study.",
+        findings=tuple(_finding(found, {row.subject for row in kept.rows}) for found in verdicts.findings(rows)),
+        unasked=". ".join(text for question, text in UNASKED if question not in answers),
         matrix=tuple(numbers.matrix(kept, dressed)) if kept.where("kept") else (),
-        overlay=tuple(numbers.overlay(kept.where("kept"), dressed)) if len(dressed) > 1 else (),
-        score_axis=charts.scale(numbers.SCORES),
+        overlay=tuple(numbers.overlay(kept.where("kept"), dressed, scores)) if len(dressed) > 1 else (),
+        score_axis=charts.scale(scores),
         differences=tuple(_differences(kept, dressed)),
         cards=tuple(pictures.cards(grids, dressed)),
         maps=pictures.maps(kept.kind("maps"), dressed),
@@ -236,17 +246,29 @@ def _plural(number: int, noun: str) -> str:
 def _twins(kept: Answer, own: Sequence[Tap]) -> list[Twins]:
     found = []
     for tap in own:
+        near = results.first(kept.where("nearness"), tap.place, "")
+        faithful = near is not None and near.value < 1.0
+        note = "how near the samples are to their source was not measured"
+        if near is not None:
+            note = f"samples are {numbers.interval(near)} times as far from their source as its nearest other image"
         for figure in kept.kind("twins"):
             if results.place(figure) == tap.place:
                 pairs = tuple(pictures.twins(figure))
-                found.append(Twins(tap, pairs[:TWINS], pairs[TWINS:], figure.caption))
+                found.append(Twins(tap, faithful, note, pairs[:TWINS], pairs[TWINS:], figure.caption))
     return found
+
+
+def _twins_title(twins: Sequence[Twins]) -> str:
+    faithful = {group.tap.encoder for group in twins if group.faithful}
+    if not faithful:
+        return "Two samples of one vector, not near enough to be twins"
+    return "This encoder cannot tell these apart" if len(faithful) == 1 else "These encoders cannot tell these apart"
 
 
 def _how(grids: Sequence[Figure], own: Sequence[Tap]) -> How | None:
     tap = own[0] if own else None
     figure = next((figure for figure in grids if tap and results.place(figure) == tap.place), None)
-    if tap is None or figure is None or figure.tiles.shape[1] < 5:
+    if tap is None or figure is None or figure.tiles.shape[1] < 3:
         return None
     named = zip(figure.columns, figure.tiles[0], strict=True)
     tiles = [pictures.picture(tile, f"{name} of {figure.rows[0]}") for name, tile in named]
@@ -255,9 +277,11 @@ def _how(grids: Sequence[Figure], own: Sequence[Tap]) -> How | None:
     return How(tap, tiles[0], levels, tuple(tiles[1:5]))
 
 
-def _finding(found: verdicts.Finding) -> Finding:
-    style = found.outcome.replace(" ", "-")
-    return Finding(found.number, found.encoder, found.claim, found.outcome, style, found.why)
+def _finding(found: verdicts.Finding, subjects: Collection[str]) -> Finding:
+    why = found.why
+    for subject in subjects:
+        why = why.replace(subject, numbers.plain(subject)) if "_" in subject else why
+    return Finding(found.number, found.encoder, found.claim, found.outcome, found.outcome.replace(" ", "-"), why)
 
 
 def _differences(kept: Answer, dressed: Sequence[Tap]) -> list[Differences]:

@@ -7,8 +7,8 @@ from stages.readers import score
 
 INTERVALS = (
     "Intervals",
-    f"{score.LEVEL:.0%}, from {score.DRAWS} resamples of the sources with a fixed seed. A comparison is the interval "
-    "of the paired difference over the same sources, never two intervals side by side.",
+    f"{100 * score.LEVEL:g} %, from {score.DRAWS} resamples of the sources with a fixed seed. A comparison is the "
+    "interval of the paired difference over the same sources, never two intervals side by side.",
 )
 
 KEPT = (

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from stages.errors import FormatError
 from stages.questions import verdicts
+from stages.questions.format import Row
 from stages.report import results
 from stages.report.stage import Report
 from tests.artifacts import MemoryArtifact, run_stage
@@ -128,7 +129,12 @@ def test_every_picture_says_in_words_what_it_shows(document: Document) -> None:
 
 def test_every_verdict_stands_as_a_word_beside_its_symbol(page: str, study: dict[str, MemoryArtifact]) -> None:
     given_by_rule = Counter(row.verdict for row in results.read("kept", study["results.kept"]).where("kept"))
-    for verdict, style in (("KEPT", "v-kept"), ("LOST", "v-lost"), ("DECODER LIMIT", "v-limit"), ("PARTLY", "v-partly")):
+    for verdict, style in (
+        ("KEPT", "v-kept"),
+        ("LOST", "v-lost"),
+        ("DECODER LIMIT", "v-limit"),
+        ("PARTLY", "v-partly"),
+    ):
         cells = re.findall(rf'<button class="cell {style}".*?</button>', page, re.DOTALL)
         assert len(cells) == given_by_rule[verdict] > 0
         assert all(f'href="#{style}"' in cell and f">{verdict.lower()}</span>" in cell for cell in cells)
@@ -147,6 +153,26 @@ def test_each_tap_gets_the_sentence_of_the_rules(document: Document, study: dict
     assert sentence[1:] in document.said()
 
 
+@pytest.mark.parametrize(
+    ("near", "title", "sign"),
+    [
+        (0.7, "This encoder cannot tell these apart", "≈"),
+        (1.4, "Two samples of one vector, not near enough to be twins", "not shown to be twins"),
+        (None, "Two samples of one vector, not near enough to be twins", "was not measured"),
+    ],
+)
+def test_samples_are_called_twins_only_where_they_are_faithful(near: float | None, title: str, sign: str) -> None:
+    tiles = np.zeros((1, 3, 4, 4, 3), dtype=np.uint8)
+    figure = synthetic.figure("twins", "simclr:backbone", tiles, ["image 1"], ["source", "twin a", "twin b"], 0)
+    rows = [synthetic.row("kept", "kept", "simclr:backbone", "hue", 0.1, low=0.0, high=0.2, verdict="LOST", why="-")]
+    rows += [] if near is None else [synthetic.row("kept", "nearness", "simclr:backbone", "", near)]
+    inputs = {"results.kept": synthetic.answer("kept", rows, [figure]), "encoder.simclr": MemoryArtifact(key="k")}
+    said = parsed(html(inputs)).said()
+    assert title in said
+    assert sign in said
+    assert ("≈" in said) == (sign == "≈")
+
+
 def test_findings_say_what_the_rules_found(document: Document) -> None:
     said = document.said()
     assert "Finding i · simclr" in said
@@ -154,9 +180,7 @@ def test_findings_say_what_the_rules_found(document: Document) -> None:
     assert said.count(" shown ") >= 2
 
 
-def test_thresholds_and_keys_and_the_command_are_printed(
-    document: Document, study: dict[str, MemoryArtifact]
-) -> None:
+def test_thresholds_and_keys_and_the_command_are_printed(document: Document, study: dict[str, MemoryArtifact]) -> None:
     said = document.said()
     assert verdicts.THRESHOLDS in said
     assert "repscope run scenes" in said
@@ -231,7 +255,7 @@ def names() -> Iterator[str]:
 
 NASTY = st.one_of(
     st.sampled_from(list(names())),
-    st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00\r:"), min_size=1, max_size=30),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00\r:"), min_size=1, max_size=30),
 )
 
 
@@ -240,7 +264,7 @@ NASTY = st.one_of(
 def test_what_users_name_reaches_the_page_as_text_only(
     encoder: str, tap: str, subject: str, title: str, study: str, why: str
 ) -> None:
-    def rows(nasty: bool) -> list[synthetic.Row]:
+    def rows(nasty: bool) -> list[Row]:
         at = f"{encoder}:{tap}" if nasty else "one:tap"
         about = subject if nasty else "subject"
         return [
