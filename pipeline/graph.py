@@ -37,7 +37,9 @@ def graph_of(study: Study) -> list[Step]:
     shards = graph.add("shards", study.dataset.shards, {"listing": listing})
 
     encoders = encoders_of(study)
-    trained = {name: graph.add(f"encoder.{name}", encoders[name], {"shards": shards}) for name in trained_of(study)}
+    trained = {
+        name: graph.add(f"encoder.{name}", encoder, {"shards": shards}) for name, encoder in trained_of(study).items()
+    }
 
     def embed(step: str, name: str, images: str, views: tuple[str, ...]) -> str:
         weights = {"encoder": trained[name]} if name in trained else {}
@@ -57,7 +59,7 @@ def graph_of(study: Study) -> list[Step]:
     asked = study.questions
     results: dict[str, str] = {}
 
-    def answer(name: str, question: Stage, inputs: Mapping[str, str]) -> None:
+    def answer(name: str, question: Stage, inputs: dict[str, str]) -> None:
         results[f"results.{name}"] = graph.add(name, question, {"shards": shards} | tables | inputs)
 
     if asked.kept is not None or asked.faithfulness is not None:
@@ -92,9 +94,9 @@ def encoders_of(study: Study) -> dict[str, Encoder]:
     return {name: encoder for name, encoder in study.encoders.items() if name in used}
 
 
-def trained_of(study: Study) -> list[str]:
-    """Names of the encoders that the study trains."""
-    return [name for name, encoder in encoders_of(study).items() if isinstance(encoder, Pretrain)]
+def trained_of(study: Study) -> dict[str, Pretrain]:
+    """The encoders that the study trains."""
+    return {name: encoder for name, encoder in encoders_of(study).items() if isinstance(encoder, Pretrain)}
 
 
 def spec_of(encoder: Encoder) -> EncoderSpec:

@@ -40,7 +40,7 @@ def _by_kind(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     kind = value.get("kind")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"expected kind to be one of {', '.join(kinds)}; found {kind!r}")
     return kinds[kind].model_validate({name: entry for name, entry in value.items() if name != "kind"})
 

@@ -7,7 +7,6 @@ Equations are numbered as in that paper; `sigma_data` is the standard deviation 
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-import torch
 from torch import Tensor
 
 Raw: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -57,9 +56,3 @@ def losses(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: float) ->
     """
     weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
     return weight * (denoised.float() - clean).square().flatten(1).mean(1)
-
-
-def conditional_mean(raw: Raw, like: Tensor, sigma_data: float) -> Tensor:
-    """E[x | condition]: the denoiser where the noise hides everything. `like` gives shape, dtype and device."""
-    sigma = torch.full((like.shape[0],), 1e4, device=like.device)
-    return denoise(raw, torch.zeros_like(like), sigma, sigma_data)

@@ -10,7 +10,7 @@ itself; cos and sin; one-hot), and sum |phi_i - phi_j|^2 = n_j q_i + n_i q_j - 2
 and q of |phi|^2.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -74,22 +74,6 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
 def ratio(a: Estimate, b: Estimate) -> Estimate:
     """a / b over the same resampled sources; NaN where b vanishes."""
     return lambda weights: divide(a(weights), b(weights))
-
-
-def over_seeds(estimates: Sequence[Estimate], seed: int) -> Estimate:
-    """Mean over encoders that differ in their seed only, both seeds and sources resampled.
-
-    `estimates`: one per encoder seed, over the same sources. A single row of weights (the value) meets every seed once.
-    """
-
-    def estimate(weights: Floats) -> Floats:
-        values = np.stack([e(weights) for e in estimates], axis=1)  # [B, S]
-        counts = np.ones((1, len(estimates)))
-        if len(weights) > 1:
-            counts = resamples(len(estimates), seed, len(weights))
-        return divide((values * counts).sum(axis=1), counts.sum(axis=1))
-
-    return estimate
 
 
 def mean(values: Floats) -> Estimate:

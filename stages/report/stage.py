@@ -29,11 +29,12 @@ class Report(Stage):
         return Estimate(rows=1, size_bytes=4_000_000, cpu_seconds=5)
 
     def work(self, part: Part, state: Any, inputs: Inputs, out: Output) -> Summary:
-        """Writes the page."""
+        """Writes the page; the summary holds its headlines, as lines for a terminal."""
+        from stages.report.headlines import headlines
         from stages.report.page import render
 
         data = out.put("report.html", render(self, inputs))
-        return {"size_bytes": len(data)}
+        return {"size_bytes": len(data), "headlines": headlines(inputs)}
 
     def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
         """The summary of the one part."""

@@ -35,7 +35,7 @@ def show(
     """
     model = load_decoder(decoder, "cpu")
     pictures = pixels.fit(pixels.decode(image), model.card.size)[None]
-    vectors = {}
+    vectors: dict[str, np.ndarray] = {}
     for name, spec in specs.items():
         given = {"encoder": encoders[name]} if name in encoders else {}
         embedded = load_encoder(spec, given, "cpu").embed(pictures)

@@ -186,16 +186,6 @@ def test_intervals_of_kept_cover_the_truth() -> None:
     assert 0.88 <= hits / 200 <= 0.99
 
 
-def test_resampling_seeds_as_well_widens_the_interval_by_the_spread_of_the_seeds() -> None:
-    rng = generator(8)
-    estimates = [score.mean(rng.normal(size=200) * 0.01 + level) for level in (0.0, 1.0, 2.0, 3.0)]
-    found = score.interval(score.over_seeds(estimates, seed=0), 200, seed=0)
-    assert found.value == pytest.approx(1.5, abs=0.01)
-    assert found.low == pytest.approx(1.5 - 1.96 * np.sqrt(1.25 / 4), abs=0.3)
-    alone = score.interval(score.over_seeds(estimates[:1], seed=0), 200, seed=0)
-    assert alone.high - alone.low < 0.01
-
-
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=30))
 def test_the_median_is_numpys_and_skips_what_is_undefined(values: list[float]) -> None:
     array = np.array([*values, np.nan])
