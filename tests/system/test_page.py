@@ -198,6 +198,8 @@ def test_the_page_is_whole_without_scripts(browser: Browser, report: Path) -> No
 def test_the_page_can_be_printed(browser: Browser, report: Path) -> None:
     found = opened(browser, report, 1440)
     found.page.emulate_media(media="print")
+    found.page.set_viewport_size({"width": 760, "height": 1075})
+    assert found.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert not found.page.locator(".bar").is_visible()
     assert found.page.locator("button.cell").first.is_visible()
     assert found.page.pdf(format="A4").startswith(b"%PDF")
