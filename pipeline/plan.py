@@ -122,7 +122,7 @@ def plan(graph: Sequence[Step], store: Store, *, refresh: bool = False) -> list[
         if waits and state in ("done", "DRIFT"):
             state, reason = "STALE", f"{waits[0]} is {standings[waits[0]][1]} and will be made before it"
         elif waits and state == "missing":
-            reason = f"{reason}; needs {', '.join(dict.fromkeys(waits))}"
+            reason = f"{reason}; needs {_few(list(dict.fromkeys(waits)))}"
         standings[step.name] = found, state, reason
         if state in ("done", "DRIFT"):
             sources[step.name] = found.source()
@@ -172,6 +172,11 @@ def _state(step: Step, found: Survey, state: State, reason: str, guess: Estimate
         size_bytes=size_bytes,
         measured=measured,
     )
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def explain(name: str, graph: Sequence[Step], store: Store) -> list[Difference]:

@@ -1,0 +1,8 @@
+"""All benchmarks, one after the other: `python -m tests.benchmarks`."""
+
+import subprocess
+import sys
+
+for name in ("demo", "encoders", "decoder"):
+    print(f"\n{name}", flush=True)
+    subprocess.run([sys.executable, "-m", f"tests.benchmarks.{name}"], check=True)
