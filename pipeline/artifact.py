@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import MissingError, StepFailedError, StoreError
 from pipeline.manifest import RECORDS, Manifest, Object, Owner, Ref, missing, read_record
 from pipeline.store import Store, open_store
+from stages.contract import RESERVED
 from stages.errors import ConflictError, FormatError
 
 if TYPE_CHECKING:
@@ -177,18 +178,18 @@ class StoredCheckpoints:
             folder, _, name = entry.name.rpartition("/")
             found.setdefault(folder, {})[name] = entry.size
         for folder in sorted(found, key=lambda folder: (folder.rpartition("/")[2], folder), reverse=True):
-            if "state.json" in found[folder]:
-                state = json.loads(self._store.read(f"{folder}/state.json"))
+            if RESERVED in found[folder]:
+                state = json.loads(self._store.read(f"{folder}/{RESERVED}"))
                 if all(found[folder].get(name) == size for name, size in state["files"].items()):
                     return StoredCheckpoint(self._store, folder, int(state["step"]))
         return None
 
     def save(self, step: int, files: Mapping[str, bytes]) -> None:
         """Publishes a checkpoint and deletes this attempt's older ones but one. Raises `StoreError`."""
-        assert "state.json" not in files, "state.json is written by the pipeline, last"
+        assert RESERVED not in files, f"{RESERVED} is written by the pipeline, last"
         folder = f"{self._train}/{self.attempt}/step-{step:09d}"
         state = {"step": step, "files": {name: len(data) for name, data in files.items()}}
-        for name, data in {**files, "state.json": json.dumps(state).encode()}.items():
+        for name, data in {**files, RESERVED: json.dumps(state).encode()}.items():
             stored, _ = self._store.create_or_read(f"{folder}/{name}", data)
             if stored != data:
                 raise StoreError(
@@ -196,7 +197,7 @@ class StoredCheckpoints:
                     "other bytes of that name",
                     "Save each step once in an attempt.",
                 )
-        self._saved.append((step, [f"{folder}/{name}" for name in ("state.json", *files)]))
+        self._saved.append((step, [f"{folder}/{name}" for name in (RESERVED, *files)]))
         while len(self._saved) > KEPT:
             for name in self._saved.pop(0)[1]:
                 self._store.delete(name)

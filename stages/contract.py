@@ -126,6 +126,10 @@ class Output(Protocol):
         """
 
 
+RESERVED = "state.json"
+"""The file of a checkpoint that its keeper writes last: what says that the checkpoint is complete."""
+
+
 class Checkpoint(Protocol):
     """One complete training checkpoint."""
 
@@ -144,7 +148,7 @@ class Checkpoints(Protocol):
         """The highest complete step, or None."""
 
     def save(self, step: int, files: Mapping[str, bytes]) -> None:
-        """Publishes a checkpoint (rank 0 only); the two newest of this attempt are kept."""
+        """Publishes a checkpoint (rank 0 only); the two newest of this attempt are kept. No file is `RESERVED`."""
 
 
 class Context(Protocol):

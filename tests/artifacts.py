@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.contract import Gang, Input, Inputs, Part, Stage, Summary
+from stages.contract import RESERVED, Gang, Input, Inputs, Part, Stage, Summary
 from stages.errors import ConflictError
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ class MemoryCheckpoints:
         return self.kept[-1] if self.kept else None
 
     def save(self, step: int, files: Mapping[str, bytes]) -> None:
+        assert RESERVED not in files, f"{RESERVED} is written by whoever keeps the checkpoints"
         self.kept = sorted([*self.kept, MemoryCheckpoint(step, dict(files))], key=lambda c: c.step)[-2:]
 
 

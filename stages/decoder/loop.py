@@ -208,7 +208,7 @@ class Training:
             "model.safetensors": save(weights),
             "ema.safetensors": save({"average": self.average, "halfway": self.halfway}),
             "optimiser.safetensors": save(moments),
-            "state.json": json.dumps(position).encode(),
+            "position.json": json.dumps(position).encode(),
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -224,7 +224,7 @@ class Training:
             flat = self.sketch if whose == "sketch" else self.painter
             # The fused optimiser counts steps on the device of the weights, as it does with all its state.
             self.optimisers[whose].state[flat.values][moment] = value.to(self.device)
-        position = json.loads(checkpoint.read("state.json"))
+        position = json.loads(checkpoint.read("position.json"))
         self.step, self.network.rest, self.curve = position["step"], position["rest"], position["curve"]
 
     def _autocast(self) -> torch.autocast:
