@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.store import Store
@@ -45,9 +46,14 @@ class Event:
 Listener = Callable[[Event], None]
 
 
+def stamp() -> str:
+    """The time as a name that sorts, to the microsecond: two runs may follow each other within a second."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+
+
 def new_run_id() -> str:
     """A name for a run that sorts by time."""
-    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
+    return f"{stamp()}-{secrets.token_hex(3)}"
 
 
 class EventLog:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.events import stamp
 from pipeline.manifest import Ref
 from pipeline.store import Store
 
@@ -33,7 +34,7 @@ def point(store: Store, study: str, run_id: str, steps: Mapping[str, Ref]) -> No
     if newest is not None and newest.steps == dict(steps):
         return
     pointer = Pointer(study=study, run=run_id, created=time.time(), steps=dict(steps))
-    name = f"studies/{study}/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{run_id}.json"
+    name = f"studies/{study}/{stamp()}-{run_id}.json"
     store.create_or_read(name, pointer.model_dump_json(indent=1).encode())
 
 

@@ -1,1 +1,4 @@
-"""The science: images -> shards -> embeddings -> decoder -> samples -> questions -> report. Knows nothing of Ray, keys or the store."""
+"""The science: images -> shards -> embeddings -> decoder -> samples -> questions -> report.
+
+Knows nothing of Ray, of keys or of the store.
+"""

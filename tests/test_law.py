@@ -104,7 +104,10 @@ def test_every_stage_file_is_light() -> None:
         for p in files
         if p.name in {"stage.py", "contract.py", "__init__.py", "spec.py"}
     ]
-    code = f"import importlib, sys, json\nfor n in {names!r}: importlib.import_module(n)\nprint(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    code = (
+        f"import importlib, sys, json\nfor n in {names!r}: importlib.import_module(n)\n"
+        "print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    )
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
     assert not HEAVY & set(loaded)
 
