@@ -281,11 +281,16 @@ class Training:
         self.network.rest = float(torch.stack(squares).mean().sqrt())
 
 
+SKETCH_COST = 0.04
+"""What an image costs the sketch, in images of the diffusion model: progress is told in the latter's."""
+
+
 def fit(training: Training, context: Context, checkpoint_images: int) -> None:
     """Trains to the end, from the newest checkpoint of `context` where there is one."""
     if (checkpoint := context.checkpoints.latest()) is not None:
         training.restore(checkpoint)
-    total = training.first.images + training.second.steps * training.second.batch
+    painting = training.second.steps * training.second.batch
+    total = round(SKETCH_COST * training.first.images) + painting
     looks = {training.first.steps + training.second.steps * (look + 1) // LOOKS for look in range(LOOKS)}
     every = max(1, checkpoint_images // training.second.batch)
     recent: list[float] = []
@@ -302,7 +307,8 @@ def fit(training: Training, context: Context, checkpoint_images: int) -> None:
             training.curve.append({"images": training.painted, "loss": float(loss), "heldout": heldout.tolist()})
             recent.clear()
         if training.step % 20 == 0 or training.step == training.steps:
-            shown = min(training.step, training.first.steps) * training.first.batch + training.painted
+            sketched = min(min(training.step, training.first.steps) * training.first.batch, training.first.images)
+            shown = round(SKETCH_COST * sketched) + training.painted
             metrics = {"loss": float(np.mean(recent[-20:] or [training.curve[-1]["loss"]]))}
             context.report(min(shown, total), total, metrics)
         if training.step % every == 0 and training.step < training.steps and context.rank == 0:
