@@ -36,7 +36,6 @@ $(DEV): $(READY)
 	@touch $@
 
 $(SYSTEM): $(DEV)
-	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev,system]'
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; } || \
 	  { echo "expected Debian's chromium; found none and could not install it. Install it as root: apt-get install chromium"; exit 1; }
 	@touch $@
