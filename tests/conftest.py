@@ -21,6 +21,7 @@ SHARED = {"local_ray": "ray", "finished": "finished"}
 """Fixtures that are dear: all tests on one of them go to one process of pytest-xdist, so that it is made once."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keeps the tests that share a dear fixture together."""
     for item in items:

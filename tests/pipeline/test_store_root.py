@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,9 @@ except RootError as error:
 
 @pytest.mark.parametrize("root", ["", "below"])
 def test_a_root_that_may_not_be_written_is_refused(tmp_path: Path, root: str) -> None:
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.is_relative_to(tempfile.gettempdir()) and folder != Path(tempfile.gettempdir()):
+            folder.chmod(0o755)
     closed = tmp_path / "closed"
     closed.mkdir()
     closed.chmod(0o555)
