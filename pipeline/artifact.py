@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import MissingError, StepFailedError, StoreError
-from pipeline.manifest import RECORDS, Manifest, Object, Owner, Ref, missing, read_record
+from pipeline.manifest import RECORDS, Manifest, Object, Owner, Ref, read_record
 from pipeline.store import Store, open_store
 from stages.contract import RESERVED
 from stages.errors import ConflictError, FormatError
@@ -201,8 +201,3 @@ class StoredCheckpoints:
         while len(self._saved) > KEPT:
             for name in self._saved.pop(0)[1]:
                 self._store.delete(name)
-
-
-def unlisted(store: Store, folder: str, objects: Mapping[str, Object]) -> tuple[str, ...]:
-    """What the store lacks of these objects of a generation, as sentences."""
-    return missing(objects, {entry.name[len(folder) + 1 :]: entry for entry in store.entries(folder)})

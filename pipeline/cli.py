@@ -189,6 +189,7 @@ def run(
 
     read, steps, store = _opened(study, root)
     command = f"repscope run {study} --store {root}" + ("" if executor == "ray" else f" --executor {executor}")
+    command += (f" --address {address}" if address else "") + (f" --ranks {ranks}" if ranks else "")
     with Progress(steps, quiet=as_json) as progress:
         try:
             result = run_graph(
@@ -206,7 +207,7 @@ def run(
             if error.exit_code != 3:
                 raise
             progress.close()
-            click.echo(f"repscope: {error}\nWhat is finished is kept. To go on from here: {command}", err=True)
+            click.echo(f"repscope: {error}\nTo go on from here: {command}", err=True)
             raise click.exceptions.Exit(3) from error
     made = [step.name for step in result.steps if step.outcome == "made"]
     headlines = [line for step in result.steps for line in result.summary(step.name).get("headlines", ())]

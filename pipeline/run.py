@@ -418,7 +418,7 @@ class _Engine:
         where = f"part {part} of {job.step.name}" if part is not None else f"the end of {job.step.name}"
         return StepFailedError(
             f"{where} to finish",
-            f"{error.type or error.kind} on {outcome.host}: {error.message}",
+            f"{error.type or error.kind} on {outcome.host}: {error.message.rstrip('.')}",
             "What is complete is kept: run the same command again once the cause is gone.",
             step=job.step.name,
             part=part,
