@@ -104,14 +104,18 @@ class StoredInput:
 class StoredOutput:
     """Where a part puts whole objects. Implements `stages.contract.Output`.
 
-    `objects` are those that stand in the store after `put`, `adopted` the names that were taken already.
+    `objects` are those that stand in the store after `put`, `adopted` the names that were taken already. `parts` is
+    what `merge` may read besides: the objects that the receipts list.
     """
 
-    def __init__(self, store: Store, folder: str, bitwise: bool, opened_by: Owner) -> None:
+    def __init__(
+        self, store: Store, folder: str, bitwise: bool, opened_by: Owner, parts: Mapping[str, Object] | None = None
+    ) -> None:
         self._store = store
         self._folder = folder
         self._bitwise = bitwise
         self._opened_by = opened_by
+        self._parts = dict(parts or {})
         self.objects: dict[str, Object] = {}
         self.adopted: list[str] = []
 
@@ -126,6 +130,23 @@ class StoredOutput:
             self.adopted.append(name)
         self.objects[name] = found
         return stored
+
+    def read(self, name: str) -> bytes:
+        expected = self.objects.get(name) or self._parts.get(name)
+        if expected is None:
+            raise MissingError(
+                f"object {name} to be put before it is read",
+                f"{len(self.objects) + len(self._parts)} objects of other names in {self._folder}",
+                "This is a mistake in the stage: a part reads what it has put itself, `merge` what the parts have put.",
+            )
+        data = self._store.read(f"{self._folder}/{name}")
+        if Object.of(data) != expected:
+            raise FormatError(
+                f"{expected.size} bytes with sha256 {expected.sha256[:16]} in {self._folder}/{name}",
+                f"{len(data)} bytes with sha256 {hashlib.sha256(data).hexdigest()[:16]}",
+                "The object is damaged: run again with --force for this step.",
+            )
+        return data
 
     def _adopt(self, name: str, ours: bytes, stored: bytes, check: Callable[[bytes], None] | None) -> None:
         if self._bitwise:

@@ -89,8 +89,8 @@ class _Bench:
     head: Head
     inputs: dict[str, StoredInput]
 
-    def output(self) -> StoredOutput:
-        return StoredOutput(self.store, self.folder, self.stage.bitwise, self.head.owner)
+    def output(self, parts: Mapping[str, Object] | None = None) -> StoredOutput:
+        return StoredOutput(self.store, self.folder, self.stage.bitwise, self.head.owner, parts)
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,9 @@ class _Nowhere:
 
     def put(self, name: str, data: bytes | Path, check: Callable[[bytes], None] | None = None) -> bytes:
         raise AssertionError(f"only rank 0 writes objects, not this rank ({name})")
+
+    def read(self, name: str) -> bytes:
+        raise AssertionError(f"only rank 0 reads what it has put, not this rank ({name})")
 
 
 def work(payload: dict[str, Any]) -> dict[str, Any]:
@@ -151,19 +154,22 @@ def merge(payload: dict[str, Any]) -> dict[str, Any]:
     receipts = [
         read_record(bench.store, f"{bench.folder}/{receipt_name(index)}", Receipt) for index in range(bench.head.parts)
     ]
-    out = bench.output()
-    if isinstance(bench.stage, Gang):
-        summary = receipts[0].summary
-    else:
-        summary = _plain(bench.stage.merge([receipt.summary for receipt in receipts], bench.inputs, out))
     objects: dict[str, Object] = {}
-    for found in (*(receipt.objects for receipt in receipts), out.objects):
-        for name, entry in found.items():
-            if objects.setdefault(name, entry) != entry:
-                return {"problems": [f"two parts disagree about {name}"]}
+    for receipt in receipts:
+        if problems := _disagreements(objects, receipt.objects):
+            return {"problems": problems}
+        objects |= receipt.objects
     entries = {entry.name[len(bench.folder) + 1 :]: entry for entry in bench.store.entries(bench.folder)}
     if problems := missing(objects, entries):
         return {"problems": list(problems[:10])}
+    if isinstance(bench.stage, Gang):
+        summary = receipts[0].summary
+    else:
+        out = bench.output(objects)
+        summary = _plain(bench.stage.merge([receipt.summary for receipt in receipts], bench.inputs, out))
+        if problems := _disagreements(objects, out.objects):
+            return {"problems": problems}
+        objects |= out.objects
     manifest = Manifest(
         stage=bench.stage.name,
         key=bench.task.key,
@@ -186,6 +192,11 @@ def merge(payload: dict[str, Any]) -> dict[str, Any]:
         "seconds": stored.seconds,
         "summary": stored.summary,
     }
+
+
+def _disagreements(known: Mapping[str, Object], found: Mapping[str, Object]) -> list[str]:
+    """What two tables of contents say differently, as sentences."""
+    return [f"two parts disagree about {name}" for name, entry in found.items() if known.get(name, entry) != entry]
 
 
 def import_path(stage: type[Stage]) -> str:

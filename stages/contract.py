@@ -19,7 +19,7 @@ A stage is a frozen pydantic model. Its fields are its parameters and go into it
             out.put(f"count-{part.index:05d}.json", json.dumps(part.fields).encode())
             return {"rows": 10}
 
-        def merge(self, summaries, inputs, out):      # indexes and totals
+        def merge(self, summaries, inputs, out):      # indexes and totals; `out.read` gives what the parts have put
             return {"rows": sum(s["rows"] for s in summaries)}
 
 `setup` runs once per worker and its result is handed to `work` as `state`. A training stage derives from `Gang` and
@@ -125,6 +125,12 @@ class Output(Protocol):
         row ids are wrong) and returned. A summary describes the returned bytes, not those that were handed in.
         """
 
+    def read(self, name: str) -> bytes:
+        """An object of the artifact in the making: what this output has put and, in `merge`, what the parts have put.
+
+        Parts see nothing of each other, since nothing says which of them is done first.
+        """
+
 
 RESERVED = "state.json"
 """The file of a checkpoint that its keeper writes last: what says that the checkpoint is complete."""
@@ -204,7 +210,10 @@ class Stage(BaseModel):
         raise NotImplementedError
 
     def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
-        """Writes indexes and returns totals; runs once, when all parts are done, in part order."""
+        """Writes indexes and returns totals; runs when all parts are done, with their summaries in part order.
+
+        `out.read` gives what the parts have put. It may run again after a crash and must then put the same.
+        """
         return {}
 
 

@@ -120,6 +120,22 @@ class FolderArtifact:
         return path.read_bytes()
 
 
+class PartOutput:
+    """The output of one part: all goes into the artifact, and only what this part has put can be read back."""
+
+    def __init__(self, artifact: MemoryArtifact) -> None:
+        self._artifact = artifact
+        self._own: set[str] = set()
+
+    def put(self, name: str, data: bytes | Path, check: Callable[[bytes], None] | None = None) -> bytes:
+        self._own.add(name)
+        return self._artifact.put(name, data, check)
+
+    def read(self, name: str) -> bytes:
+        assert name in self._own, f"a part reads only what it has put, which {name} is not"
+        return self._artifact.read(name)
+
+
 @dataclass
 class MemoryCheckpoint:
     """One checkpoint: its step and its files."""
@@ -182,7 +198,9 @@ def run_stage(
     state = rebuilt.setup(given, "cpu")
     summaries: dict[int, Summary] = {}
     for part in order([Part.model_validate_json(part.model_dump_json()) for part in parts]):
-        summaries[part.index] = json.loads(json.dumps(rebuilt.work(part, state, given, out), allow_nan=False))
+        summaries[part.index] = json.loads(
+            json.dumps(rebuilt.work(part, state, given, PartOutput(out)), allow_nan=False)
+        )
     out.summary = rebuilt.merge([summaries[part.index] for part in parts], given, out)
     return out
 

@@ -71,6 +71,30 @@ def test_a_lost_answer_is_settled_by_what_is_in_the_store() -> None:
     assert backend.log == ["create artifacts/x/ab/g0000/a"] * 2 + ["read artifacts/x/ab/g0000/a"]
 
 
+def test_a_part_reads_back_what_it_has_put_and_nothing_of_another_part() -> None:
+    store, _ = Place().process()
+    output(store, bitwise=True).put("other", b"1")
+    out = output(store, bitwise=True)
+    out.put("own", b"2")
+    assert out.read("own") == b"2"
+    with pytest.raises(MissingError, match="mistake in the stage"):
+        out.read("other")
+
+
+def test_what_the_parts_have_put_is_read_by_the_merge_and_held_against_their_receipts() -> None:
+    place = Place()
+    store, _ = place.process()
+    part = output(store, bitwise=True)
+    part.put("rows/0", b"right")
+    out = StoredOutput(store, "artifacts/x/ab/g0000", True, ELSEWHERE, part.objects)
+    assert out.read("rows/0") == b"right"
+    assert out.objects == {}
+    place.backend.delete("artifacts/x/ab/g0000/rows/0")
+    place.backend.create("artifacts/x/ab/g0000/rows/0", b"wrong")
+    with pytest.raises(FormatError, match=r"sha256.*damaged.*--force"):
+        out.read("rows/0")
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "artifact.json", "tombstone.json", "parts/00001.json", "train/x"])
 def test_a_stage_may_not_write_the_pipelines_records(name: str) -> None:
     store, _ = Place().process()
