@@ -160,8 +160,8 @@ def merge(payload: dict[str, Any]) -> dict[str, Any]:
             return {"problems": problems}
         objects |= receipt.objects
     entries = {entry.name[len(bench.folder) + 1 :]: entry for entry in bench.store.entries(bench.folder)}
-    if problems := missing(objects, entries):
-        return {"problems": list(problems[:10])}
+    if lost := missing(objects, entries):
+        return {"problems": list(lost[:10])}
     if isinstance(bench.stage, Gang):
         summary = receipts[0].summary
     else:
