@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from stages import pixels
 from stages.contract import Input
 from stages.errors import FormatError
+from stages.pixels import Framing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,13 +45,13 @@ class Images(ABC):
     def read_part(self, part: int) -> tuple[Rows, list[bytes] | Pixels]:
         """Rows int64 [B] of a part that hold an image, and the images: encoded, or uint8 [B, H, W, 3]."""
 
-    def decode_part(self, part: int, size: int) -> tuple[Rows, Pixels]:
-        """Rows int64 [B] of a part that hold an image, and uint8 [B, size, size, 3]: centre squares, resized."""
+    def decode_part(self, part: int, size: int | Framing) -> tuple[Rows, Pixels]:
+        """Rows int64 [B] of a part that hold an image, and uint8 [B, size, size, 3]: framed as `pixels.fit` does."""
         rows, images = self.read_part(part)
         return rows, _stack(images, size)
 
     @abstractmethod
-    def decode(self, rows: Sequence[int] | Rows, size: int) -> Pixels:
+    def decode(self, rows: Sequence[int] | Rows, size: int | Framing) -> Pixels:
         """Single rows as uint8 [B, size, size, 3]; FormatError where a row holds no image."""
 
 
@@ -92,7 +93,7 @@ class _Tars(Images):
         tar = self._artifact.read(self._shard[rows[0]])
         return rows, [tar[self._offset[row] : self._offset[row] + self._size[row]] for row in rows]
 
-    def decode(self, rows: Sequence[int] | Rows, size: int) -> Pixels:
+    def decode(self, rows: Sequence[int] | Rows, size: int | Framing) -> Pixels:
         images = []
         for row in rows:
             if not 0 <= row < self.count or self._offset[row] < 0:
@@ -127,14 +128,15 @@ class _Array(Images):
             return rows, []
         return rows, np.asarray(self._array[rows[0] : rows[-1] + 1])
 
-    def decode(self, rows: Sequence[int] | Rows, size: int) -> Pixels:
+    def decode(self, rows: Sequence[int] | Rows, size: int | Framing) -> Pixels:
         return _stack(np.asarray(self._array.oindex[np.asarray(rows, dtype=np.int64)]), size)
 
 
-def _stack(images: list[bytes] | Pixels, size: int) -> Pixels:
+def _stack(images: list[bytes] | Pixels, size: int | Framing) -> Pixels:
     """Encoded or decoded images as uint8 [B, size, size, 3]."""
     if not len(images):
-        return np.empty((0, size, size, 3), dtype=np.uint8)
+        side = size if isinstance(size, int) else size.size
+        return np.empty((0, side, side, 3), dtype=np.uint8)
     # The pixel limit was applied when the image was accepted.
     decoded = (pixels.decode(i, pixel_limit=2**62) if isinstance(i, bytes) else i for i in images)
     return np.stack([pixels.fit(image, size) for image in decoded])

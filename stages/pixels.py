@@ -7,7 +7,7 @@ encoders of the paper), in [0, 1] (attacks), or normalised by an encoder's own m
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from stages.errors import InputError
 
@@ -22,6 +22,33 @@ PIXEL_LIMIT = 64_000_000
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "GIF": "gif"}
 """Encodings that are read, by Pillow's name, and the ending under which each is kept."""
+
+
+Interpolation: TypeAlias = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+"""How Pillow finds a pixel of a resized image; all but nearest are antialiased."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How an image of any size becomes a square of `size` pixels.
+
+    `resize` None: the centre square is resized to `size`. A number: the shorter side is resized to it, then the centre
+    is cut out. `squash`: both sides are resized to `resize` (or `size`), whatever the proportions, before the cut.
+    """
+
+    size: int
+    resize: int | None = None
+    squash: bool = False
+    interpolation: Interpolation = "bicubic"
+
+    def __post_init__(self) -> None:
+        """Raises InputError where the cut is larger than what it is cut from."""
+        if self.resize is not None and self.resize < self.size:
+            raise InputError(
+                f"a resized side of at least {self.size} pixels to cut {self.size} from",
+                f"{self.resize}",
+                "Raise `resize` or lower `size`.",
+            )
 
 
 @dataclass(frozen=True)
@@ -60,20 +87,36 @@ def encode_png(image: "NDArray[np.uint8]") -> bytes:
     return buffer.getvalue()
 
 
-def fit(image: "NDArray[np.uint8]", size: int) -> "NDArray[np.uint8]":
-    """The centre square, resized: uint8 [H, W, 3] to [size, size, 3], by Pillow's antialiased bicubic."""
+def fit(image: "NDArray[np.uint8]", framing: int | Framing) -> "NDArray[np.uint8]":
+    """Frames an image by Pillow: uint8 [H, W, 3] to [size, size, 3]; a plain number is `Framing` of that size.
+
+    The steps and their rounding are those of torchvision's Resize and CenterCrop, on which timm and transformers rest.
+    """
     import numpy as np
     from PIL import Image
 
+    if isinstance(framing, int):
+        framing = Framing(framing)
+    size, resample = framing.size, Image.Resampling[framing.interpolation.upper()]
     height, width = image.shape[:2]
-    if (height, width) == (size, size):
-        return image
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    resized = Image.fromarray(image).resize(
-        (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
-    )
-    return np.array(resized, dtype=np.uint8)
+    if framing.resize is None and not framing.squash:
+        if (height, width) == (size, size):
+            return image
+        side = min(height, width)
+        left, top = (width - side) / 2, (height - side) / 2
+        square = (left, top, left + side, top + side)
+        return np.array(Image.fromarray(image).resize((size, size), resample, box=square), dtype=np.uint8)
+    wanted = framing.resize or size
+    if framing.squash:
+        scaled = (wanted, wanted)
+    elif width <= height:
+        scaled = (wanted, wanted * height // width)
+    else:
+        scaled = (wanted * width // height, wanted)
+    if scaled != (width, height):
+        image = np.array(Image.fromarray(image).resize(scaled, resample), dtype=np.uint8)
+    top, left = round((image.shape[0] - size) / 2), round((image.shape[1] - size) / 2)
+    return np.ascontiguousarray(image[top : top + size, left : left + size])
 
 
 def to_network(images: "NDArray[np.uint8] | torch.Tensor") -> "torch.Tensor":

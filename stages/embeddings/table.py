@@ -59,7 +59,7 @@ class State:
 def embed_part(stage: "Embeddings", part: int, state: State, out: Output) -> Summary:
     """Embeds a part in all views, each in one pass for all taps, and writes one shard per tap and view."""
     images, encoder = state.images, state.encoder
-    rows, pixels = images.decode_part(part, encoder.preprocessing.size)
+    rows, pixels = images.decode_part(part, encoder.preprocessing.framing)
     start = part * images.part_rows
     length = min(images.part_rows, images.count - start)
     held = np.zeros(images.part_rows, dtype=np.bool_)

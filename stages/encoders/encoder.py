@@ -13,7 +13,7 @@ from torch import Tensor
 from stages.encoders.format import digest
 from stages.encoders.spec import Preprocessing
 from stages.errors import InputError
-from stages.pixels import fit, normalise, to_unit
+from stages.pixels import Framing, fit, normalise, to_unit
 
 if TYPE_CHECKING:
     from stages.encoders.network import Network
@@ -49,7 +49,10 @@ class Encoder(ABC):
 
     @abstractmethod
     def embed(self, images: NDArray[np.uint8]) -> Vectors:
-        """Embeds uint8 [B, H, W, 3] at every tap that reads pixels; resizing and normalising are done here."""
+        """Embeds uint8 [B, H, W, 3] at every tap that reads pixels; normalising is done here.
+
+        Images at the encoder's own size are taken as framed already (`preprocessing.framing`); others are framed here.
+        """
 
     def embed_rows(self, rows: NDArray[np.int64], view: View) -> Vectors:
         """Vectors of the taps that do not read pixels but know the image by its row; none for a network."""
@@ -88,15 +91,15 @@ class NetworkEncoder(Encoder):
     @torch.no_grad()
     def embed(self, images: NDArray[np.uint8]) -> Vectors:
         """Embeds uint8 [B, H, W, 3] at every tap, in one forward pass."""
-        taps = self.forward(to_unit(sized(images, self.preprocessing.size)).to(self.device))
+        taps = self.forward(to_unit(sized(images, self.preprocessing.framing)).to(self.device))
         return {tap: vectors.float().cpu().numpy() for tap, vectors in taps.items()}
 
 
-def sized(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """uint8 [B, H, W, 3] as [B, size, size, 3]: centre squares, resized where they must be."""
-    if images.shape[1:3] == (size, size):
+def sized(images: NDArray[np.uint8], framing: Framing) -> NDArray[np.uint8]:
+    """uint8 [B, H, W, 3] as [B, size, size, 3]: framed, unless they have that size."""
+    if images.shape[1:3] == (framing.size, framing.size):
         return np.ascontiguousarray(images)
-    return np.stack([fit(image, size) for image in images])
+    return np.stack([fit(image, framing) for image in images])
 
 
 def probe_batch(size: int) -> NDArray[np.uint8]:

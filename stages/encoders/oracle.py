@@ -37,7 +37,7 @@ class OracleEncoder(Encoder):
 
     def embed(self, images: NDArray[np.uint8]) -> Vectors:
         """`pixels` of uint8 [B, H, W, 3]: values in [0, 1], float32 [B, 192]."""
-        small = resize(to_unit(sized(images, self.preprocessing.size)), GRID)
+        small = resize(to_unit(sized(images, self.preprocessing.framing)), GRID)
         return {"pixels": small.flatten(1).numpy()}
 
     def embed_rows(self, rows: NDArray[np.int64], view: View) -> Vectors:

@@ -6,8 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from stages.contract import Added
 from stages.errors import InputError
+from stages.pixels import Framing, Interpolation
 
+Colour = tuple[float, float, float]
+"""One number each for red, green and blue."""
 Positives = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
@@ -18,12 +22,28 @@ class Settings(BaseModel):
 
 
 class Preprocessing(Settings):
-    """How an encoder sees an image: centre square, resized; then (pixel - mean) / std on pixels in [0, 1]."""
+    """How an encoder sees an image: framed as a square, then (pixel - mean) / std on pixels in [0, 1]."""
 
     size: PositiveInt = 32
     """Side of the square, pixels."""
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    mean: Colour = (0.5, 0.5, 0.5)
+    std: Colour = (0.25, 0.25, 0.25)
+    resize: Annotated[PositiveInt | None, Added(when_absent=None)] = None
+    """The shorter side is resized to this many pixels, then the centre is cut out. None: the centre square is resized
+    to `size` and nothing more is lost."""
+    squash: Annotated[bool, Added(when_absent=False)] = False
+    """Both sides are resized to `resize` (or `size`), whatever the image's proportions."""
+    interpolation: Annotated[Interpolation, Added(when_absent="bicubic")] = "bicubic"
+
+    def model_post_init(self, context: object) -> None:
+        """Refuses a cut that is larger than what it is cut from."""
+        if self.resize is not None and self.resize < self.size:
+            raise ValueError(f"expected resize to be at least size, {self.size}; found {self.resize}")
+
+    @property
+    def framing(self) -> Framing:
+        """How an image becomes the square that the encoder is given."""
+        return Framing(self.size, self.resize, self.squash, self.interpolation)
 
 
 class Architecture(Settings):

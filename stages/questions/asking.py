@@ -120,7 +120,7 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
             for name in middle:
                 strength = TRANSFORMS[name].painted if name in TRANSFORMS else 0.0
                 conditions += [Condition(encoder, tap, int(row), name, strength) for row in painted]
-        pixels = to_unit(images.decode(painted, seeing.preprocessing.size))
+        pixels = to_unit(images.decode(painted, seeing.preprocessing.framing))
         middles = (transformed(pixels, painted, name, TRANSFORMS[name].painted, stage.seed) for name in TRANSFORMS)
         shown[encoder] = np.stack([from_unit(x) for x in (pixels, *middles, own.draw(pixels, painted, 0))])
     if not conditions:
@@ -199,7 +199,7 @@ def _embed(
     """Changed images at every tap that reads pixels: tap -> float32 [N, D]."""
     found: dict[str, list[NDArray[np.float32]]] = {}
     for batch in _batches(rows):
-        pixels = to_unit(images.decode(batch, encoder.preprocessing.size))
+        pixels = to_unit(images.decode(batch, encoder.preprocessing.framing))
         with torch.no_grad():
             shown = from_unit(change(pixels, batch))
         for tap, vectors in encoder.embed(shown).items():

@@ -34,11 +34,13 @@ def show(
     means all that read pixels. Raises InputError for an unknown tap, one that does not read pixels, and a bad image.
     """
     model = load_decoder(decoder, "cpu")
-    pictures = pixels.fit(pixels.decode(image), model.card.size)[None]
+    decoded = pixels.decode(image)
+    pictures = pixels.fit(decoded, model.card.size)[None]
     vectors: dict[str, np.ndarray] = {}
     for name, spec in specs.items():
         given = {"encoder": encoders[name]} if name in encoders else {}
-        embedded = load_encoder(spec, given, "cpu").embed(pictures)
+        encoder = load_encoder(spec, given, "cpu")
+        embedded = encoder.embed(pixels.fit(decoded, encoder.preprocessing.framing)[None])
         vectors |= {f"{name}:{tap}": vector for tap, vector in embedded.items() if f"{name}:{tap}" in model.taps}
     chosen = list(taps) or list(vectors)
     for tap in chosen:
