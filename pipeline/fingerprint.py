@@ -7,7 +7,8 @@ told to: what was found is kept in a cache of this user, the sha256 of each file
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from stages.errors import InputError
 
 CACHE = "fingerprints-1.json"
 BLOCK_BYTES = 1 << 20
+
+ASKED_AT_ONCE = 16
+"""Files that are asked for their size at the same time."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,12 @@ class Fingerprints:
     def _digest(self, source: External) -> str:
         if source.digest not in ("listing", "content"):
             return f"given:{source.digest}"
-        place = f"{source.digest} {_absolute(source.url)}"
+        place = " ".join([source.digest, _absolute(source.url), *source.only])
         known = self._known.get(place, {})
         if place not in self._fresh:
             if known and not self._refresh:
                 return str(known["digest"])
-            files = sorted(list_files(source.url), key=lambda file: file.path)
+            files = sorted(list_files(source.url, source.only), key=lambda file: file.path)
             if not files:
                 raise InputError(f"files in {source.url}", "none", "Check the source's URL.")
             if source.digest == "content":
@@ -85,8 +89,33 @@ class Fingerprints:
         return found
 
 
-def list_files(url: str) -> Iterator[SourceFile]:
-    """The files below a URL, or the one file it names, in any order. Raises `InputError` where there is nothing."""
+def list_files(url: str, only: Sequence[str] = ()) -> Iterator[SourceFile]:
+    """The files below a URL, or the one file it names, in any order; of them those that `External.only` means.
+
+    Where `only` names files and no patterns, they are asked for one by one: a folder may be large, or have no listing.
+    Raises `InputError` where there is nothing.
+    """
+    if only and not any("*" in entry for entry in only):
+        yield from _named_files(url, only)
+        return
+    wanted = External(url, only=tuple(only))
+    yield from (file for file in _list_all(url) if wanted.covers(file.path))
+
+
+def _named_files(url: str, names: Sequence[str]) -> Iterator[SourceFile]:
+    import fsspec
+
+    try:
+        files, root = fsspec.core.url_to_fs(url)
+        with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+            details = list(pool.map(lambda name: files.info(f"{root.rstrip('/')}/{name}"), names))
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"{len(names)} files in {url}", str(error), "Check their names and the credentials.") from error
+    for name, detail in zip(names, details, strict=True):
+        yield SourceFile(name, int(detail["size"] or 0), _stamp(detail))
+
+
+def _list_all(url: str) -> Iterator[SourceFile]:
     local = _local(url)
     if local is not None:
         yield from _list_local(local, url)
@@ -99,8 +128,13 @@ def list_files(url: str) -> Iterator[SourceFile]:
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"to list {url}", str(error), "Check the source's URL and the credentials.") from error
     for path, detail in details.items():
-        stamp = next((str(detail[name]) for name in ("ETag", "etag", "mtime", "LastModified") if name in detail), "")
-        yield SourceFile(path[len(root) :].lstrip("/") or path.rpartition("/")[2], int(detail["size"] or 0), stamp)
+        name = path[len(root) :].lstrip("/") or path.rpartition("/")[2]
+        yield SourceFile(name, int(detail["size"] or 0), _stamp(detail))
+
+
+def _stamp(detail: Mapping[str, Any]) -> str:
+    """What a file system says of a file that changes when it is written anew."""
+    return next((str(detail[name]) for name in ("ETag", "etag", "mtime", "LastModified") if name in detail), "")
 
 
 def _list_local(root: Path, url: str) -> Iterator[SourceFile]:

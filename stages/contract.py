@@ -27,8 +27,10 @@ implements `train`, which every rank runs. A stage never sees keys, generations,
 imports nothing heavy at the top: heavy imports stand inside methods.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
@@ -59,11 +61,22 @@ class Added:
 class External:
     """Something outside the store that a stage reads, known to the key by a digest.
 
-    `digest` is "listing" (relative paths and sizes), "content" (sha256 of the bytes) or the user's own string.
+    `digest` is "listing" (relative paths and sizes), "content" (sha256 of the bytes) or the user's own string. `only`:
+    the paths below `url` that count, or patterns of them with `*`; all where it is empty.
     """
 
     url: str
     digest: str = "listing"
+    only: tuple[str, ...] = ()
+
+    def covers(self, path: str) -> bool:
+        """Whether a path below `url` counts. A `*` stands for any letters but `/`."""
+        return not self.only or path in self.only or any(_pattern(entry).fullmatch(path) for entry in self.only)
+
+
+@cache
+def _pattern(entry: str) -> re.Pattern[str]:
+    return re.compile("[^/]*".join(map(re.escape, entry.split("*"))), re.DOTALL)
 
 
 @dataclass(frozen=True)

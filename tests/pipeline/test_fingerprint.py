@@ -104,3 +104,18 @@ def test_a_source_that_is_missing_or_empty_is_told(tmp_path: Path) -> None:
         digest(tmp_path / "empty")
     with pytest.raises(InputError, match="nosuch"):
         digest("nosuch://a/b")
+
+
+def test_of_a_folder_only_the_files_that_are_named_count(images: Path) -> None:
+    def named(*only: str) -> str:
+        return Fingerprints(refresh=True).digests({"images": External(str(images), only=only)})["images"]
+
+    before = named("a.png", "cats/c.png"), named("*.png"), named("*/*.png")
+    assert len({*before, digest(images)}) == 4
+    (images / "d.txt").write_bytes(b"1")
+    assert (named("a.png", "cats/c.png"), named("*.png"), named("*/*.png")) == before
+    (images / "cats" / "c.png").write_bytes(b"4444")
+    after = named("a.png", "cats/c.png"), named("*.png"), named("*/*.png")
+    assert [now == then for now, then in zip(after, before, strict=True)] == [False, True, False]
+    with pytest.raises(InputError, match=r"expected 2 files in .*nosuch\.png"):
+        named("a.png", "nosuch.png")
