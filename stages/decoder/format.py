@@ -62,6 +62,10 @@ class Card(BaseModel):
     """Standard deviation of what the sketch leaves, over train images, taps and nulls; pixels lie in [-1, 1]."""
     curve: tuple[Point, ...]
     """Loss over training; the held-out loss is that of the averaged weights."""
+    finished: str = ""
+    """Day on which the training ended (UTC, `2026-11-22`); empty where it was not written down."""
+    versions: dict[str, str] = {}
+    """Of Python and the libraries that it was trained with; empty where they were not written down."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages import made
 from stages.contract import Context, Input, Inputs, Output, Summary
 from stages.decoder import format
 from stages.decoder.data import VIEWS, PairedSet
@@ -41,6 +42,8 @@ def run(stage: "Decoder", context: Context, inputs: Inputs, out: Output) -> Summ
         train_images=len(train),
         rest=training.network.rest,
         curve=curve,
+        finished=made.today(),
+        versions=made.versions(),
     )
     if context.rank == 0:
         weights = []

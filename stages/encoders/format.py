@@ -53,6 +53,8 @@ class Card(Settings):
     """The settings of the training run, and the loss at its end."""
     quality: tuple[Quality, ...]
     weights_sha256: str
+    versions: dict[str, str] = {}
+    """Of Python and the libraries that it was trained with; empty where they were not written down."""
 
 
 def digest(state: "dict[str, Tensor]") -> str:

@@ -15,7 +15,7 @@ from lightly.models.modules.heads import SimCLRProjectionHead
 from safetensors.torch import load, save
 from torch import Tensor
 
-from stages import attributes
+from stages import attributes, made
 from stages.contract import Checkpoint, Context, Input, Inputs, Output, Summary
 from stages.encoders import augment, format
 from stages.encoders.encoder import NetworkEncoder, probe_batch
@@ -201,6 +201,7 @@ def run(stage: "Pretrain", context: Context, inputs: Inputs, out: Output) -> Sum
         },
         quality=quality,
         weights_sha256=encoder.weights_sha256,
+        versions=made.versions(),
     )
     probes = encoder.embed(probe_batch(stage.preprocessing.size))
     files = format.dump(network, card, {tap: torch.from_numpy(values) for tap, values in probes.items()})
@@ -209,6 +210,7 @@ def run(stage: "Pretrain", context: Context, inputs: Inputs, out: Output) -> Sum
     return {
         "taps": card.taps,
         "weights_sha256": card.weights_sha256,
+        "versions": card.versions,
         "loss": card.training["final_loss"],
         "quality": [entry.model_dump() for entry in card.quality],
     }
