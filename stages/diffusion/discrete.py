@@ -18,11 +18,10 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from stages.diffusion.noise import Noise
+
 Network: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """F(x_t, t, h): [B, C, H, W], [B] and [B, D] to [B, 2 C, H, W]."""
-
-Noise: TypeAlias = Callable[[int], Tensor]
-"""Standard normal noise [B, C, H, W] of step number i of a loop, 0 first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +194,10 @@ def bound(schedule: Schedule, output: Tensor, clean: Tensor, x: Tensor, step: Te
 def ancestral(
     network: Network, schedule: Schedule, start: Tensor, noise: Noise, h: Tensor, clip: bool = True
 ) -> Tensor:
-    """Samples x_0 [B, C, H, W] by DDPM's algorithm 2 with the learned variance, from x_T = `start`."""
+    """Samples x_0 [B, C, H, W] by DDPM's algorithm 2 with the learned variance, from x_T = `start`.
+
+    `noise(i)` is what step i adds, 0 first; the last adds none.
+    """
     x = start
     for number, step in enumerate(_falling(schedule, start)):
         said = predict(schedule, network(x, schedule.times.to(x.device)[step], h), x, step, clip)

@@ -3,10 +3,14 @@
 Each image has a stream of its own, seeded by a hash of a few integers; it is always drawn on the CPU.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+Noise: TypeAlias = Callable[[int], Tensor]
+"""Standard normal noise [B, C, H, W] by the number of the step that asks for it."""
 
 _MASK = (1 << 64) - 1
 
@@ -27,3 +31,12 @@ def normal(streams: Iterable[Sequence[int]], shape: Sequence[int]) -> Tensor:
     generator = torch.Generator()
     rows = [torch.randn(tuple(shape), generator=generator.manual_seed(mix(*stream))) for stream in streams]
     return torch.stack(rows) if rows else torch.empty((0, *shape))
+
+
+def by_step(streams: Sequence[Sequence[int]], shape: Sequence[int], device: str) -> Noise:
+    """Noise of a sampler, a row per stream: that of step 0 from the streams, of any other from (*stream, step)."""
+
+    def drawn(step: int) -> Tensor:
+        return normal(((*stream, step) if step else stream for stream in streams), shape).to(device)
+
+    return drawn

@@ -1,10 +1,11 @@
-"""Samplers as plain functions of a denoiser: probability-flow ODE from sigma_max down to 0.
+"""Samplers as plain functions of a denoiser, from noise of level sigma_max down to 0.
 
     x = sampler(denoiser, noise, sigmas, h)
 
-`noise` is standard normal [B, C, H, W] and is injected, `sigmas` [steps + 1] fall from sigma_max to 0, `h` is handed to
-the denoiser untouched. All solve dx/d sigma = (x - D(x; sigma)) / sigma (Karras et al. 2022, equation 3 with
-sigma(t) = t, s(t) = 1).
+`noise` is injected: `noise(0)` is what is started from and `noise(i)` what step i of an `ancestral` sampler adds.
+`sigmas` [steps + 1] fall from sigma_max to 0; `h` is handed to the denoiser untouched. All but `ancestral` solve
+dx/d sigma = (x - D(x; sigma)) / sigma, the probability-flow ODE (Karras et al. 2022, equation 3 with sigma(t) = t,
+s(t) = 1).
 """
 
 from collections.abc import Callable
@@ -14,10 +15,12 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from stages.diffusion.noise import Noise
+
 Denoiser: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """D(x, sigma, h): noisy [B, C, H, W], noise levels [B] and conditions [B, D] to denoised [B, C, H, W]."""
 
-Sampler: TypeAlias = Callable[[Denoiser, Tensor, Tensor, Tensor], Tensor]
+Sampler: TypeAlias = Callable[[Denoiser, Noise, Tensor, Tensor], Tensor]
 
 
 def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
@@ -31,17 +34,43 @@ def _at(denoiser: Denoiser, x: Tensor, sigma: Tensor, h: Tensor) -> Tensor:
     return denoiser(x, sigma.to(x).expand(x.shape[0]), h)
 
 
-def euler(denoiser: Denoiser, noise: Tensor, sigmas: Tensor, h: Tensor) -> Tensor:
-    """Euler's method, order 1, `steps` evaluations; equals DDIM (Song et al. 2021) in these coordinates."""
-    x = noise * sigmas[0].to(noise)
+def _started(noise: Noise, sigmas: Tensor) -> Tensor:
+    unit = noise(0)
+    return unit * sigmas[0].to(unit)
+
+
+def euler(denoiser: Denoiser, noise: Noise, sigmas: Tensor, h: Tensor) -> Tensor:
+    """Euler's method, order 1, `steps` evaluations."""
+    x = _started(noise, sigmas)
     for now, after in pairwise(sigmas):
         x = x + (after - now) * (x - _at(denoiser, x, now, h)) / now
     return x
 
 
-def heun(denoiser: Denoiser, noise: Tensor, sigmas: Tensor, h: Tensor) -> Tensor:
+def ddim(denoiser: Denoiser, noise: Noise, sigmas: Tensor, h: Tensor, eta: float = 0.0) -> Tensor:
+    """DDIM (Song et al. 2021, arXiv 2010.02502, equation 12), order 1, `steps` evaluations; Euler's method at eta = 0.
+
+    Each step keeps the noise that D sees in x, shrunk, and replaces some of it by new: none at `eta` 0, at 1 as much as
+    the reverse of the noising does (equation 16, with images not scaled down as noise is added).
+    """
+    x = _started(noise, sigmas)
+    for step, (now, after) in enumerate(pairwise(sigmas), start=1):
+        denoised = _at(denoiser, x, now, h)
+        fresh = eta * (after / now) * (now**2 - after**2).sqrt()
+        x = denoised + (after**2 - fresh**2).sqrt() / now * (x - denoised)
+        if fresh > 0:
+            x = x + fresh * noise(step)
+    return x
+
+
+def ancestral(denoiser: Denoiser, noise: Noise, sigmas: Tensor, h: Tensor) -> Tensor:
+    """Ancestral sampling (Ho et al. 2020, algorithm 2, with the smaller of its variances), `steps` evaluations."""
+    return ddim(denoiser, noise, sigmas, h, eta=1.0)
+
+
+def heun(denoiser: Denoiser, noise: Noise, sigmas: Tensor, h: Tensor) -> Tensor:
     """Heun's method, order 2, `2 * steps - 1` evaluations (Karras et al. 2022, algorithm 1)."""
-    x = noise * sigmas[0].to(noise)
+    x = _started(noise, sigmas)
     for now, after in pairwise(sigmas):
         slope = (x - _at(denoiser, x, now, h)) / now
         ahead = x + (after - now) * slope
@@ -52,12 +81,12 @@ def heun(denoiser: Denoiser, noise: Tensor, sigmas: Tensor, h: Tensor) -> Tensor
     return x
 
 
-def dpm_solver_2m(denoiser: Denoiser, noise: Tensor, sigmas: Tensor, h: Tensor) -> Tensor:
+def dpm_solver_2m(denoiser: Denoiser, noise: Noise, sigmas: Tensor, h: Tensor) -> Tensor:
     """DPM-Solver++(2M), order 2, `steps` evaluations (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
 
     With alpha = 1 and lambda = -ln sigma; the last step, onto sigma = 0, is of first order and returns D itself.
     """
-    x = noise * sigmas[0].to(noise)
+    x = _started(noise, sigmas)
     before: Tensor | None = None
     width_before = torch.zeros(())
     for now, after in pairwise(sigmas):
@@ -74,7 +103,13 @@ def dpm_solver_2m(denoiser: Denoiser, noise: Tensor, sigmas: Tensor, h: Tensor) 
     return x
 
 
-SAMPLERS: dict[str, Sampler] = {"dpm++2m": dpm_solver_2m, "euler": euler, "heun": heun}
+SAMPLERS: dict[str, Sampler] = {
+    "ancestral": ancestral,
+    "ddim": ddim,
+    "dpm++2m": dpm_solver_2m,
+    "euler": euler,
+    "heun": heun,
+}
 
 
 def evaluations(sampler: str, steps: int) -> int:

@@ -51,16 +51,17 @@ def paint(
 ) -> NDArray[np.uint8]:
     """One sample per row: uint8 [N, size, size, 3].
 
-    `vectors` [N, D] are raw embeddings at the tap `place`; sample i has the noise of (seed, source_rows[i], ks[i]).
+    `vectors` [N, D] are raw embeddings at the tap `place`; sample i has the noise of (seed, source_rows[i], ks[i]), and
+    in a step of an ancestral sampler that of (seed, source_rows[i], ks[i], step).
     """
     denoiser, sampler, levels = decoder.denoiser(place), samplers.SAMPLERS[stage.sampler], sigmas(stage)
     size = decoder.card.size
     painted = []
     for start in range(0, len(vectors), BATCH):
         here = slice(start, start + BATCH)
-        streams = ((stage.seed, row, k) for row, k in zip(source_rows[here], ks[here], strict=True))
-        unit = noise.normal(streams, (3, size, size)).to(decoder.device)
-        painted.append(from_network(sampler(denoiser, unit, levels, vectors[here].to(decoder.device))))
+        streams = [(stage.seed, row, k) for row, k in zip(source_rows[here], ks[here], strict=True)]
+        drawn = noise.by_step(streams, (3, size, size), decoder.device)
+        painted.append(from_network(sampler(denoiser, drawn, levels, vectors[here].to(decoder.device))))
     return np.concatenate(painted) if painted else np.empty((0, size, size, 3), dtype=np.uint8)
 
 

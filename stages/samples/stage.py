@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Samples(Stage):
     """Inputs: `conditions` (of a question's ask) and `decoder`. A part is `part_conditions` conditions: one Zarr shard.
 
-    The noise of a sample is a function of (seed, row of the source, its number among the source's samples) and of
+    The noise of a sample is a function of (seed, row of the source, its number among the source's samples, step) and of
     nothing else, so samples of one source are matched across taps, edits and decoders.
     """
 
@@ -25,7 +25,8 @@ class Samples(Stage):
     per_source: PositiveInt = 8
     """Samples of each condition."""
     seed: Annotated[int, Field(ge=0)] = 0
-    sampler: Literal["dpm++2m", "euler", "heun"] = "dpm++2m"
+    sampler: Literal["ancestral", "ddim", "dpm++2m", "euler", "heun"] = "dpm++2m"
+    """All but `ancestral` go from the noise of the start straight to one image; it adds new noise at each step."""
     steps: Annotated[int, Field(ge=2)] = 18
     """Noise levels from `sigma_max` to `sigma_min`; Heun evaluates the decoder nearly twice for each."""
     sigma_min: PositiveFloat = 0.1

@@ -74,7 +74,9 @@ def painting(stage: Decoder) -> None:
     @torch.no_grad()
     def paint() -> None:
         with torch.autocast("cpu", torch.bfloat16):
-            samplers.SAMPLERS[settings.sampler](lambda x, sigma, h: trained.network(x, sigma, h, tap), unit, levels, h)
+            samplers.SAMPLERS[settings.sampler](
+                lambda x, sigma, h: trained.network(x, sigma, h, tap), lambda step: unit, levels, h
+            )
 
     wall, cpu = timed(paint, 2)
     evaluations = 256 * samplers.evaluations(settings.sampler, settings.steps)

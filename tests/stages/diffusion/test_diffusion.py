@@ -1,5 +1,6 @@
 """The mathematics of diffusion against closed forms: samplers' order, preconditioning, loss, noise."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -25,21 +26,67 @@ def exact(noise: Tensor, sigma_max: float) -> Tensor:
     return reached
 
 
+def only(unit: Tensor) -> noise.Noise:
+    """Noise for the start alone."""
+
+    def started(step: int) -> Tensor:
+        assert step == 0
+        return unit
+
+    return started
+
+
 def levels(steps: int) -> Tensor:
     """Noise levels in double precision, the last step onto 0 so short that it cannot be seen."""
     ramp = torch.linspace(5.0 ** (1 / 7), 1e-5 ** (1 / 7), steps, dtype=torch.float64) ** 7
     return torch.cat([ramp, torch.zeros(1, dtype=torch.float64)])
 
 
-@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("dpm++2m", 2)])
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("euler", 1), ("heun", 2), ("dpm++2m", 2)])
 def test_a_sampler_converges_at_its_order(name: str, order: int) -> None:
     unit = torch.randn(64, 1, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     errors = [
-        float((samplers.SAMPLERS[name](gaussian, unit, levels(steps), unit) - exact(unit, 5.0)).abs().mean())
+        float((samplers.SAMPLERS[name](gaussian, only(unit), levels(steps), unit) - exact(unit, 5.0)).abs().mean())
         for steps in (40, 80, 160)
     ]
     measured = [torch.tensor(a / b).log2().item() for a, b in pairwise(errors)]
     assert measured == pytest.approx([order, order], abs=0.3)
+
+
+def painted_moments(name: str, steps: int) -> tuple[float, float]:
+    """Mean and standard deviation of what a sampler paints, exactly: with a right denoiser it is affine in its noises.
+
+    Row 0 of the batch has none of them, row 1 + i only that of step i.
+    """
+
+    def noise(step: int) -> Tensor:
+        return torch.zeros(steps + 2, 1, 1, 1, dtype=torch.float64).index_fill(0, torch.tensor(1 + step), 1.0)
+
+    painted = samplers.SAMPLERS[name](gaussian, noise, levels(steps), torch.zeros(steps + 2, 1))
+    return float(painted[0]), float((painted[1:] - painted[0]).square().sum().sqrt())
+
+
+def test_ancestral_sampling_paints_the_mean_and_the_spread_of_the_data_at_order_one() -> None:
+    start = CENTRE * SPREAD / (SPREAD**2 + 25.0) ** 0.5  # What noise of level 5 lacks of the mean of noisy data.
+    errors = []
+    for steps in (100, 200, 400):
+        mean, spread = painted_moments("ancestral", steps)
+        assert mean == pytest.approx(CENTRE, abs=start)
+        errors.append(SPREAD - spread)
+    assert errors[-1] == pytest.approx(0.0, abs=0.01)
+    assert [math.log2(a / b) for a, b in pairwise(errors)] == pytest.approx([1.0, 1.0], abs=0.3)
+
+
+def test_only_ancestral_sampling_asks_for_noise_at_every_step_but_the_last() -> None:
+    for name, sampler in samplers.SAMPLERS.items():
+        asked: list[int] = []
+
+        def noise(step: int, asked: list[int] = asked) -> Tensor:
+            asked.append(step)
+            return torch.zeros(1, 1, 2, 2)
+
+        sampler(gaussian, noise, samplers.karras_sigmas(4, 0.01, 10.0), torch.zeros(1, 1))
+        assert asked == ([0, 1, 2, 3] if name == "ancestral" else [0])
 
 
 @pytest.mark.parametrize("name", sorted(samplers.SAMPLERS))
@@ -52,7 +99,7 @@ def test_a_sampler_evaluates_as_often_as_it_says_and_hands_the_condition_on(name
         assert sigma.shape == (3,)
         return gaussian(x, sigma, given)
 
-    samplers.SAMPLERS[name](denoiser, torch.zeros(3, 1, 2, 2), samplers.karras_sigmas(7, 0.01, 10.0), h)
+    samplers.SAMPLERS[name](denoiser, lambda step: torch.zeros(3, 1, 2, 2), samplers.karras_sigmas(7, 0.01, 10.0), h)
     assert len(seen) == samplers.evaluations(name, 7)
     assert all(given is h for given in seen)
 
@@ -102,6 +149,16 @@ def test_noise_depends_on_its_stream_and_not_on_its_batch() -> None:
     assert torch.equal(together[1], alone[0])
     assert not torch.equal(together[0], together[2])
     assert noise.normal([], (3, 4, 4)).shape == (0, 3, 4, 4)
+
+
+def test_noise_of_a_step_has_a_stream_of_its_own_that_no_batch_changes() -> None:
+    streams = [(0, 5, 0), (0, 5, 1)]
+    together, alone = noise.by_step(streams, (3, 4, 4), "cpu"), noise.by_step(streams[1:], (3, 4, 4), "cpu")
+    assert torch.equal(together(0), noise.normal(streams, (3, 4, 4)))
+    for step in (0, 1, 7):
+        assert torch.equal(together(step)[1], alone(step)[0])
+    assert torch.equal(together(7), together(7))
+    assert not torch.equal(together(7), together(1))
 
 
 def test_noise_streams_keep_their_values() -> None:

@@ -111,6 +111,14 @@ def test_noise_is_matched_across_taps_and_differs_between_samples_sources_and_se
     assert not np.array_equal(other, images(run_stage(STAGE, inputs)))
 
 
+def test_an_ancestral_sample_depends_on_neither_parts_nor_neighbours(inputs: dict[str, MemoryArtifact]) -> None:
+    stage = STAGE.model_copy(update={"sampler": "ancestral"})
+    whole = images(run_stage(stage, inputs))
+    other_parts = images(run_stage(stage.model_copy(update={"part_conditions": 1, "per_source": 1}), inputs))
+    assert np.abs(whole[::2].astype(int) - other_parts.astype(int)).max() <= 1
+    assert not np.array_equal(whole, images(run_stage(stage.model_copy(update={"sampler": "ddim"}), inputs)))
+
+
 def test_the_halfway_snapshot_paints_other_samples(inputs: dict[str, MemoryArtifact]) -> None:
     halfway = run_stage(STAGE.model_copy(update={"snapshot": "halfway"}), inputs)
     assert not np.array_equal(images(halfway), images(run_stage(STAGE, inputs)))
