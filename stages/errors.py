@@ -3,7 +3,8 @@
     StageError
     ├── InputError       what the user gave cannot be used: a dataset, an image, an encoder, a setting
     ├── FormatError      an object in the store is not what its format says
-    └── ConflictError    two executions of one part disagree about bytes that must be equal
+    ├── ConflictError    two executions of one part disagree about bytes that must be equal
+    └── RaceError        something changed while it was read: the same again may succeed
 
 Every message says what was expected, what was found and what to do.
 """
@@ -32,3 +33,9 @@ class FormatError(StageError):
 
 class ConflictError(StageError):
     """Two executions of one part disagree about bytes that must be equal."""
+
+
+class RaceError(StageError):
+    """Something changed while it was read. An executor tries the same again by itself."""
+
+    transient = True

@@ -78,7 +78,7 @@ class _Tars(Images):
             raise FormatError(f"{INDEX} with its rows per tar", "none in its metadata", "Make the shards again.")
         self.part_rows = int(metadata[PART_ROWS])
         self.count = self._table.num_rows
-        self._shard: list[str] = self._table.column("shard").to_pylist()
+        self._shard = self._table.column("shard")
         self._offset: Rows = self._table.column("offset").to_numpy()
         self._size: Rows = self._table.column("size").to_numpy()
 
@@ -90,7 +90,7 @@ class _Tars(Images):
         rows = rows[self._offset[rows] >= 0]
         if not len(rows):
             return rows, []
-        tar = self._artifact.read(self._shard[rows[0]])
+        tar = self._artifact.read(self._shard[int(rows[0])].as_py())
         return rows, [tar[self._offset[row] : self._offset[row] + self._size[row]] for row in rows]
 
     def decode(self, rows: Sequence[int] | Rows, size: int | Framing) -> Pixels:
@@ -99,7 +99,7 @@ class _Tars(Images):
             if not 0 <= row < self.count or self._offset[row] < 0:
                 raise FormatError("a row that holds an image", f"row {row}", "Choose among rows of status ok.")
             images.append(
-                self._artifact.read_range(self._shard[row], int(self._offset[row]), int(self._size[row])),
+                self._artifact.read_range(self._shard[int(row)].as_py(), int(self._offset[row]), int(self._size[row])),
             )
         return _stack(images, size)
 

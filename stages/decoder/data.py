@@ -1,19 +1,23 @@
 """What training image number n is: row, view, tap, noise level and noise, each a function of (seed, n) alone.
 
-So one rank or eight, one batch or another way to cut it: the same training. Images and embeddings stand in memory.
+So one rank or eight, one batch or another way to cut it: the same training. Images and embeddings stand on a local disk
+(`rows.py`), and a batch is read from it: memory does not grow with their number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stages.decoder.conditioning import NULL
-from stages.diffusion import edm, noise
+from stages.decoder.rows import RowFile
+from stages.diffusion import noise
+from stages.embeddings.format import Statistics
 from stages.encoders.augment import uniform
 
 if TYPE_CHECKING:
@@ -28,18 +32,27 @@ TAP, VIEW, DROP, LEVEL = range(4)
 class PairedSet:
     """Images, and the embeddings of the same images in the same view, row by row."""
 
-    images: Tensor
+    images: RowFile
     """uint8 [N, S, S, 3]."""
-    embeddings: tuple[Tensor, ...]
-    """Per tap float32 [V, N, D], standardised; views in the order of `VIEWS`, or the plain one alone."""
+    embeddings: tuple[RowFile, ...]
+    """Per tap [N, V, D] as stored, in the dtype of the table; views in the order of `VIEWS`, or the plain one alone."""
+    statistics: tuple[Statistics, ...]
+    """Per tap what standardises its embeddings."""
+    rows: "NDArray[np.int64]"
+    """The rows that belong to the set; all others below are places in this array."""
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.rows)
+
+    @property
+    def size(self) -> int:
+        """Side of the images, pixels."""
+        return self.images.shape[0]
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Width of each tap."""
-        return tuple(table.shape[2] for table in self.embeddings)
+        return tuple(table.shape[1] for table in self.embeddings)
 
     @property
     def views(self) -> int:
@@ -50,19 +63,20 @@ class PairedSet:
         """float32 [B, 3, S, S] in [-1, 1]."""
         from stages.pixels import to_network
 
-        images = to_network(self.images[torch.from_numpy(rows)])
+        images = to_network(self.images.read(self.rows[rows]))
         return torch.where(torch.from_numpy(flipped)[:, None, None, None], images.flip(3), images)
 
     def conditions(
         self, rows: "NDArray[np.int64]", flipped: "NDArray[np.bool_]", taps: "NDArray[np.int64]"
     ) -> tuple[Tensor, Tensor]:
-        """`h` float32 [B, widest], padded with zeros, and `tap` int64 [B]; the row of a null stays zero."""
-        h = torch.zeros(len(rows), max(self.widths))
-        view = flipped.astype(np.int64)
-        for number, table in enumerate(self.embeddings):
+        """`h` float32 [B, widest], standardised, padded with zeros, and `tap` int64 [B]; the row of a null is zero."""
+        h = np.zeros((len(rows), max(self.widths)), dtype=np.float32)
+        for number, (table, found) in enumerate(zip(self.embeddings, self.statistics, strict=True)):
             here = np.flatnonzero(taps == number)
-            h[torch.from_numpy(here), : table.shape[2]] = table[view[here], rows[here]]
-        return h, torch.from_numpy(taps)
+            both = table.read(self.rows[rows[here]])
+            raw = both[np.arange(len(here)), flipped[here].astype(np.int64)].astype(np.float32)
+            h[here, : table.shape[1]] = found.standardise(raw)
+        return torch.from_numpy(h), torch.from_numpy(taps)
 
 
 @dataclass(frozen=True)
@@ -73,15 +87,24 @@ class Batch:
     """float32 [B, 3, S, S] in [-1, 1]."""
     h: Tensor
     tap: Tensor
-    sigma: Tensor
-    """Noise level of each image, float32 [B]."""
+    level: Tensor
+    """Noise level of each image, [B], in the terms of the training's objective."""
     noise: Tensor
     """Standard normal, float32 [B, 3, S, S]."""
 
     def to(self, device: str) -> "Batch":
         """The same batch on a device."""
-        parts = (self.clean, self.h, self.tap, self.sigma, self.noise)
-        return Batch(*(part.to(device) for part in parts))
+        parts = (self.clean, self.h, self.tap, self.level, self.noise)
+        return Batch(*(part.to(device, non_blocking=True) for part in parts))
+
+    def split(self, most: int) -> list["Batch"]:
+        """The same images in batches of `most`."""
+        parts = zip(*(part.split(most) for part in (self.clean, self.h, self.tap, self.level, self.noise)), strict=True)
+        return [Batch(*part) for part in parts]
+
+    def pinned(self) -> "Batch":
+        """The same batch in memory that a GPU reads by itself."""
+        return Batch(*(part.pin_memory() for part in (self.clean, self.h, self.tap, self.level, self.noise)))
 
 
 def order(seed: int, count: int, numbers: "NDArray[np.int64]") -> "NDArray[np.int64]":
@@ -100,11 +123,13 @@ def _shuffled(seed: int, count: int, epoch: int) -> "NDArray[np.int64]":
 
 
 class Series:
-    """The endless series of training images of one seed."""
+    """The endless series of training images of one seed.
 
-    def __init__(self, data: PairedSet, seed: int, null: float, log_sigma_mean: float, log_sigma_std: float) -> None:
-        self.data, self.seed, self.null = data, seed, null
-        self.log_sigma = (log_sigma_mean, log_sigma_std)
+    `null` is the share of conditions that are dropped; `levels` makes noise levels [B] of uniform draws float64 [B].
+    """
+
+    def __init__(self, data: PairedSet, seed: int, null: float, levels: Callable[[Tensor], Tensor]) -> None:
+        self.data, self.seed, self.null, self.levels = data, seed, null, levels
 
     def drawn(
         self, numbers: "NDArray[np.int64]", seed: int
@@ -121,12 +146,11 @@ class Series:
         taps = np.where(uniform(self.seed, numbers, DROP) < self.null, NULL, taps)
         h, tap = self.data.conditions(rows, flipped, taps)
         clean = self.data.pixels(rows, flipped)
-        level = torch.special.ndtri(torch.from_numpy(uniform(self.seed, numbers, LEVEL)).clamp(1e-9, 1 - 1e-9))
         return Batch(
             clean=clean,
             h=h,
             tap=tap,
-            sigma=edm.log_normal(level, *self.log_sigma).float(),
+            level=self.levels(torch.from_numpy(uniform(self.seed, numbers, LEVEL)).clamp(1e-9, 1 - 1e-9)),
             noise=noise.normal(((self.seed, int(number)) for number in numbers), clean.shape[1:]),
         )
 
@@ -143,13 +167,37 @@ def share(numbers: "NDArray[np.int64]", rank: int, world: int) -> "NDArray[np.in
     return np.array_split(numbers, world)[rank]
 
 
-def fixed_levels(count: int, log_sigma_mean: float, log_sigma_std: float) -> Tensor:
-    """`count` noise levels at equal steps of the training distribution: float32 [count]."""
-    middle = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    return edm.log_normal(torch.special.ndtri(middle), log_sigma_mean, log_sigma_std).float()
+def pieces(numbers: "NDArray[np.int64]", most: int | None) -> list["NDArray[np.int64]"]:
+    """The images of one rank in micro-batches of `most` (None: all at once); the last may be smaller."""
+    step = most or max(1, len(numbers))
+    return [numbers[start : start + step] for start in range(0, len(numbers), step)]
 
 
-def subset(data: PairedSet, rows: Sequence[int]) -> PairedSet:
-    """Only these rows."""
-    chosen = torch.as_tensor(rows, dtype=torch.int64)
-    return PairedSet(data.images[chosen], tuple(table[:, chosen] for table in data.embeddings))
+Made = TypeVar("Made")
+
+
+class Ahead(Generic[Made]):
+    """What `make(step)` gives, for steps that follow each other; with `depth`, made by threads that many steps before.
+
+    On a CPU the cores are the network's, and nothing is won by it; a GPU would wait for every batch.
+    """
+
+    def __init__(self, make: Callable[[int], Made], last: int, depth: int) -> None:
+        self._make, self._last, self._depth = make, last, depth
+        self._threads = ThreadPoolExecutor(depth, "batches") if depth else None
+        self._coming: dict[int, Future[Made]] = {}
+
+    def take(self, step: int) -> Made:
+        """The thing of this step; raises what `make` raised."""
+        if self._threads is None:
+            return self._make(step)
+        wanted = range(step, min(step + self._depth + 1, self._last))
+        self._coming = {
+            number: self._coming.get(number) or self._threads.submit(self._make, number) for number in wanted
+        }
+        return self._coming.pop(step).result()
+
+    def close(self) -> None:
+        """Ends the threads."""
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)

@@ -6,10 +6,10 @@ are summed, so that any number of ranks trains the same decoder. Position is cou
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Self, TypedDict
 
 import numpy as np
 import torch
@@ -17,10 +17,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from stages.contract import Checkpoint, Context
-from stages.decoder.data import PairedSet, Series, fixed_levels, share
+from stages.decoder.data import Ahead, Batch, PairedSet, Series, pieces, share
 from stages.decoder.network import Network
-from stages.decoder.spec import NetworkSettings, TrainingSettings
-from stages.diffusion import edm, noise
+from stages.decoder.objective import Objective
+from stages.decoder.spec import TrainingSettings
+from stages.diffusion import noise
+from stages.errors import RaceError
 
 HELDOUT, LEVELS = 256, 8
 """Held-out images and noise levels of the held-out loss."""
@@ -28,6 +30,16 @@ LOOKS = 8
 """How often the held-out loss is taken."""
 MEASURED = 4096
 """Train images on which the rest is measured that the sketch leaves."""
+TOLD = 20
+"""Steps between two reports."""
+AHEAD = 2
+"""Steps whose batches are made while a GPU is busy."""
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps of each weight."""
+PIECE = 1 << 27
+"""Numbers in one file of a checkpoint: half a GiB, because a store takes no object above one."""
 
 
 class Look(TypedDict):
@@ -63,6 +75,10 @@ class Flat:
         """Replaces the gradient by its sum over all ranks."""
         if world > 1:
             torch.distributed.all_reduce(self.gradient)
+
+
+def _piece(name: str, number: int) -> str:
+    return f"{name}-{number:02d}.safetensors"
 
 
 # Convolution weights stand channels-last in the vector, which spares a copy of each in every step.
@@ -109,19 +125,22 @@ class Training:
 
     def __init__(
         self,
-        network: NetworkSettings,
+        network: Network,
+        objective: Objective,
         training: TrainingSettings,
         data: PairedSet,
         heldout: PairedSet,
         num_images: int,
         seed: int,
-        device: str,
+        device: str = "cpu",
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        self.settings, self.data, self.heldout, self.seed, self.device = training, data, heldout, seed, device
-        torch.manual_seed(seed)
-        self.network = Network(network, data.widths, data.images.shape[1])
+        self.network, self.objective, self.settings = network, objective, training
+        self.data, self.heldout, self.seed = data, heldout, seed
+        self.device, self.rank, self.world = device, rank, world
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.series = Series(data, seed, training.null, training.log_sigma_mean, training.log_sigma_std)
+        self.series = Series(data, seed, training.null, objective.levels)
         self.first = Phase(training.sketch_images, training.sketch_batch)
         self.second = Phase(num_images, training.batch)
         self.sketch = Flat(self.network.sketch)
@@ -135,26 +154,72 @@ class Training:
         self.halfway = self.average.clone()
         self.curve: list[Look] = []
         self.step = 0
+        on_gpu = torch.device(device).type == "cuda"
+        self._pairs = Ahead(self._paired, self.first.steps, AHEAD if on_gpu else 0)
+        self._batches = Ahead(self._batched, self.second.steps, AHEAD if on_gpu else 0)
+        if on_gpu and training.compile:
+            self.network.painter.unet.compile()
 
     @property
     def steps(self) -> int:
         """Steps of both phases."""
         return self.first.steps + self.second.steps
 
-    def advance(self, rank: int, world: int) -> float:
-        """One step; returns this rank's share of the loss, so that the sum over ranks is the batch's mean."""
+    def advance(self) -> Tensor:
+        """One step; returns this rank's share of the loss [], so that the sum over ranks is the batch's mean."""
         if self.step < self.first.steps:
-            loss = self._draw(self.step) / world
+            loss = self._draw(self.step) / self.world
             if self.step + 1 == self.first.steps:
-                if world > 1:
+                if self.world > 1:
                     torch.distributed.broadcast(self.sketch.values.data, 0)
                 self._measure_rest()
         else:
-            loss = self._paint(self.step - self.first.steps, rank, world)
+            loss = self._paint(self.step - self.first.steps)
             if self.step + 1 == self.first.steps + (self.second.steps + 1) // 2:
                 self.halfway.copy_(self.average)
         self.step += 1
         return loss
+
+    def look(self, loss: float) -> None:
+        """Puts a point on the curve; `loss` is this rank's share of the training loss since the last."""
+        found = torch.tensor([loss, *[0.0] * self.taps], dtype=torch.float64)
+        # All ranks keep the curve, as any of them may go on from a checkpoint; one look is enough for all.
+        if self.rank == 0:
+            found[1:] = torch.tensor(self.heldout_losses(), dtype=torch.float64)
+        if self.world > 1:
+            found = found.to(self.device)
+            torch.distributed.all_reduce(found)
+        together, *heldout = found.tolist()
+        self.curve.append({"images": self.painted, "loss": together, "heldout": heldout})
+
+    def compare_positions(self) -> None:
+        """Raises RaceError where ranks stand at different steps: one saw a checkpoint that the others did not.
+
+        It was published meanwhile by an attempt that had been given up and was not yet dead.
+        """
+        if self.world == 1:
+            return
+        ends = torch.tensor([self.step, -self.step], device=self.device)
+        torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX)
+        last, first = int(ends[0]), -int(ends[1])
+        if first != last:
+            raise RaceError(
+                "all ranks at one step", f"steps {first} to {last}", "Trying again is enough: checkpoints are complete."
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Ends the threads that make batches."""
+        self._pairs.close()
+        self._batches.close()
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the last step."""
+        name = "sketch" if self.step <= self.first.steps else "painter"
+        return float(self.optimisers[name].param_groups[0]["lr"])
 
     @property
     def taps(self) -> int:
@@ -170,18 +235,20 @@ class Training:
         """Loss of the averaged weights per tap, on the same held-out images, noise and noise levels every time."""
         count = min(HELDOUT, len(self.heldout))
         rows, plain = np.arange(count), np.zeros(count, dtype=np.bool_)
-        clean = self.heldout.pixels(rows, plain).to(self.device)
-        unit = noise.normal(((self.seed, HELDOUT, row) for row in range(count)), clean.shape[1:]).to(self.device)
-        levels = fixed_levels(LEVELS, self.settings.log_sigma_mean, self.settings.log_sigma_std).to(self.device)
-        sigma = levels[torch.arange(count, device=self.device) % LEVELS]
+        clean = self.heldout.pixels(rows, plain)
+        unit = noise.normal(((self.seed, HELDOUT, row) for row in range(count)), clean.shape[1:])
+        # Equal steps of the distribution of noise levels, one after the other.
+        level = self.objective.levels((torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS)
+        level = level[torch.arange(count) % LEVELS]
         found = []
         with self.averaged(self.average), torch.no_grad(), self._autocast():
-            for tap in range(len(self.heldout.widths)):
+            for tap in range(self.taps):
                 h, taps = self.heldout.conditions(rows, plain, np.full(count, tap))
-                denoised = self.network(
-                    clean + sigma[:, None, None, None] * unit, sigma, h.to(self.device), taps.to(self.device)
-                )
-                found.append(float(edm.losses(denoised, clean, sigma, self.network.rest).mean()))
+                losses = [
+                    self.objective.losses(self.network, batch.to(self.device))
+                    for batch in Batch(clean, h, taps, level, unit).split(self.settings.micro_batch or count)
+                ]
+                found.append(float(torch.cat(losses).mean()))
         return found
 
     @contextmanager
@@ -195,80 +262,108 @@ class Training:
             self.painter.values.data.copy_(own)
 
     def state(self) -> dict[str, bytes]:
-        """The files of a checkpoint."""
-        moments = {
-            f"{name}.{moment}": value
-            for name, optimiser in self.optimisers.items()
-            for state in optimiser.state.values()
-            for moment, value in state.items()
+        """The files of a checkpoint: each vector in pieces, and where the training stands."""
+        vectors = self._vectors() | {
+            f"{name}.{moment}": self.optimisers[name].state[flat.values][moment]
+            for name, flat in self._flats.items()
+            for moment in MOMENTS
+            if self._updates(name)
         }
-        weights = {"sketch": self.sketch.values.detach(), "painter": self.painter.values.detach()}
-        position = {"step": self.step, "rest": self.network.rest, "curve": self.curve}
-        return {
-            "model.safetensors": save(weights),
-            "ema.safetensors": save({"average": self.average, "halfway": self.halfway}),
-            "optimiser.safetensors": save(moments),
-            "position.json": json.dumps(position).encode(),
+        files = {
+            _piece(name, number): save({"values": piece})
+            for name, vector in vectors.items()
+            for number, piece in enumerate(vector.split(PIECE))
         }
+        updates = {name: self._updates(name) for name in self._flats}
+        position = {"step": self.step, "rest": self.network.rest, "curve": self.curve, "updates": updates}
+        return files | {"position.json": json.dumps(position).encode()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes back to the state of a checkpoint."""
-        weights = load(checkpoint.read("model.safetensors"))
-        self.sketch.values.data.copy_(weights["sketch"])
-        self.painter.values.data.copy_(weights["painter"])
-        averages = load(checkpoint.read("ema.safetensors"))
-        self.average.copy_(averages["average"])
-        self.halfway.copy_(averages["halfway"])
-        for name, value in load(checkpoint.read("optimiser.safetensors")).items():
-            whose, _, moment = name.partition(".")
-            flat = self.sketch if whose == "sketch" else self.painter
-            # The fused optimiser counts steps on the device of the weights, as it does with all its state.
-            self.optimisers[whose].state[flat.values][moment] = value.to(self.device)
+
+        def read_into(name: str, vector: Tensor) -> None:
+            for number, piece in enumerate(vector.split(PIECE)):
+                piece.copy_(load(checkpoint.read(_piece(name, number)))["values"])
+
         position = json.loads(checkpoint.read("position.json"))
         self.step, self.network.rest, self.curve = position["step"], position["rest"], position["curve"]
+        for name, vector in self._vectors().items():
+            read_into(name, vector)
+        for name, updates in position["updates"].items():
+            if not updates:
+                continue
+            values = self._flats[name].values
+            # The fused optimiser counts steps on the device of the weights, as it does with all its state.
+            state = self.optimisers[name].state[values]
+            state["step"] = torch.tensor(float(updates), device=self.device)
+            for moment in MOMENTS:
+                state[moment] = torch.empty_like(values.data)
+                read_into(f"{name}.{moment}", state[moment])
+
+    @property
+    def _flats(self) -> dict[str, Flat]:
+        return {"sketch": self.sketch, "painter": self.painter}
+
+    def _vectors(self) -> dict[str, Tensor]:
+        """All weights, averages included, in place."""
+        weights = {name: flat.values.data for name, flat in self._flats.items()}
+        return weights | {"average": self.average, "halfway": self.halfway}
+
+    def _updates(self, name: str) -> int:
+        """How often an optimiser has stepped."""
+        state = self.optimisers[name].state.get(self._flats[name].values)
+        return int(state["step"]) if state else 0
 
     def _autocast(self) -> torch.autocast:
         device = torch.device(self.device).type
         return torch.autocast(device, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
 
-    def _draw(self, step: int) -> float:
+    def _draw(self, step: int) -> Tensor:
         """A step of the sketch: plain squared error.
 
         Every rank computes the whole of it: summing the gradient would take longer than making it.
         """
         settings, phase = self.settings, self.first
-        numbers = np.arange(step * phase.batch, (step + 1) * phase.batch)
-        clean, h, tap = (part.to(self.device) for part in self.series.pairs(numbers))
+        clean, h, tap = (part.to(self.device) for part in self._pairs.take(step))
+        self.sketch.gradient.zero_()
         with self._autocast():
             drawn = self.network.sketch(h, tap)
         loss = (drawn - clean).square().flatten(1).mean(1).sum() / phase.batch
-        self._update("sketch", self.sketch, loss, settings.sketch_learning_rate, step / phase.steps, 1)
-        return float(loss.detach())
+        torch.autograd.backward(loss)
+        self._update("sketch", self.sketch, settings.sketch_learning_rate, step / phase.steps)
+        return loss.detach()
 
-    def _paint(self, step: int, rank: int, world: int) -> float:
+    def _paint(self, step: int) -> Tensor:
         """A step of the diffusion model; the sketch stays as it is."""
         settings, phase = self.settings, self.second
-        numbers = np.arange(step * phase.batch, (step + 1) * phase.batch)
-        batch = self.series.batch(share(numbers, rank, world)).to(self.device)
-        noisy = batch.clean + batch.sigma[:, None, None, None] * batch.noise
-        with self._autocast():
-            with torch.no_grad():
-                drawn = self.network.sketch(batch.h, batch.tap)
-            denoised = self.network.denoise(noisy, batch.sigma, batch.h, batch.tap, drawn)
-        each = edm.losses(denoised, batch.clean, batch.sigma, self.network.rest)
-        loss = each.sum() / phase.batch
-        self._update("painter", self.painter, loss, settings.learning_rate, step / phase.steps, world)
+        self.painter.gradient.zero_()
+        total = torch.zeros((), device=self.device)
+        for batch in self._batches.take(step):
+            with self._autocast():
+                each = self.objective.losses(self.network, batch.to(self.device))
+            loss = each.sum() / phase.batch
+            torch.autograd.backward(loss)
+            total += loss.detach()
+        self.painter.summed_over_ranks(self.world)
+        self._update("painter", self.painter, settings.learning_rate, step / phase.steps)
         self.average.lerp_(self.painter.values.detach(), 1.0 - (1.0 - 1.0 / (step + 1)) ** (self.gamma + 1.0))
-        return float(loss.detach())
+        return total
 
-    def _update(self, name: str, flat: Flat, loss: Tensor, peak: float, done: float, world: int) -> None:
-        settings = self.settings
-        flat.gradient.zero_()
-        torch.autograd.backward(loss)
-        flat.summed_over_ranks(world)
+    def _update(self, name: str, flat: Flat, peak: float, done: float) -> None:
         optimiser = self.optimisers[name]
-        optimiser.param_groups[0]["lr"] = rate(peak, done, settings.warm_up, settings.cool_down)
+        optimiser.param_groups[0]["lr"] = rate(peak, done, self.settings.warm_up, self.settings.cool_down)
         optimiser.step()
+
+    def _paired(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The batch of a step of the sketch."""
+        return self.series.pairs(np.arange(step * self.first.batch, (step + 1) * self.first.batch))
+
+    def _batched(self, step: int) -> list[Batch]:
+        """This rank's share of a step of the diffusion model, in micro-batches."""
+        numbers = np.arange(step * self.second.batch, (step + 1) * self.second.batch)
+        own = pieces(share(numbers, self.rank, self.world), self.settings.micro_batch)
+        made = [self.series.batch(piece) for piece in own]
+        return [batch.pinned() for batch in made] if self.device.startswith("cuda") else made
 
     @torch.no_grad()
     def _measure_rest(self) -> None:
@@ -285,33 +380,44 @@ SKETCH_COST = 0.04
 """What an image costs the sketch, in images of the diffusion model: progress is told in the latter's."""
 
 
-def fit(training: Training, context: Context, checkpoint_images: int) -> None:
-    """Trains to the end, from the newest checkpoint of `context` where there is one."""
+def fit(training: Training, context: Context, checkpoint_images: int, taps: Sequence[str]) -> None:
+    """Trains to the end, from the newest checkpoint of `context` where there is one. `taps` are their names."""
     if (checkpoint := context.checkpoints.latest()) is not None:
         training.restore(checkpoint)
+    training.compare_positions()
     painting = training.second.steps * training.second.batch
     total = round(SKETCH_COST * training.first.images) + painting
     looks = {training.first.steps + training.second.steps * (look + 1) // LOOKS for look in range(LOOKS)}
     every = max(1, checkpoint_images // training.second.batch)
+    fresh: list[Tensor] = []
     recent: list[float] = []
-    while training.step < training.steps:
-        recent.append(training.advance(context.rank, context.world))
-        if training.step in looks:
-            loss = torch.tensor(recent, dtype=torch.float64).mean()
-            if context.world > 1:
-                torch.distributed.all_reduce(loss)
-            # All ranks keep the curve, as any of them may go on from a checkpoint; one look is enough for all.
-            heldout = torch.tensor(training.heldout_losses() if context.rank == 0 else [0.0] * training.taps)
-            if context.world > 1:
-                torch.distributed.broadcast(heldout, 0)
-            training.curve.append({"images": training.painted, "loss": float(loss), "heldout": heldout.tolist()})
-            recent.clear()
-        if training.step % 20 == 0 or training.step == training.steps:
-            sketched = min(min(training.step, training.first.steps) * training.first.batch, training.first.images)
-            shown = round(SKETCH_COST * sketched) + training.painted
-            metrics = {"loss": float(np.mean(recent[-20:] or [training.curve[-1]["loss"]]))}
-            context.report(min(shown, total), total, metrics)
-        if training.step % every == 0 and training.step < training.steps and context.rank == 0:
-            context.checkpoints.save(training.step, training.state())
-        if training.step == training.first.steps:
-            recent.clear()
+    with training:
+        while training.step < training.steps:
+            fresh.append(training.advance())
+            telling = training.step % TOLD == 0 or training.step == training.steps
+            if telling or training.step in looks:
+                # Only now: asking a GPU for a number waits for all that it has to do.
+                recent += torch.stack(fresh).tolist()
+                fresh.clear()
+            if training.step in looks:
+                training.look(float(np.mean(recent)))
+                recent.clear()
+            if telling:
+                sketched = min(min(training.step, training.first.steps) * training.first.batch, training.first.images)
+                shown = round(SKETCH_COST * sketched) + training.painted
+                context.report(min(shown, total), total, _metrics(training, recent, taps))
+            if training.step % every == 0 and training.step < training.steps and context.rank == 0:
+                context.checkpoints.save(training.step, training.state())
+            if training.step == training.first.steps:
+                recent.clear()
+                fresh.clear()
+
+
+def _metrics(training: Training, recent: Sequence[float], taps: Sequence[str]) -> dict[str, float]:
+    """What is told of a training: loss of the last steps, learning rate, newest held-out losses."""
+    # A rank's loss is its share of the batch's.
+    loss = float(np.mean(recent[-TOLD:])) * training.world if recent else training.curve[-1]["loss"]
+    metrics = {"loss": loss, "learning_rate": training.learning_rate}
+    if training.curve:
+        metrics |= {f"heldout/{tap}": loss for tap, loss in zip(taps, training.curve[-1]["heldout"], strict=True)}
+    return metrics

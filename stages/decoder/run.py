@@ -1,19 +1,23 @@
-"""What the `decoder` step does: reads images and embeddings into memory, trains, writes the decoder."""
+"""What the `decoder` step does: lays images and embeddings down as rows on a local disk, trains, writes the decoder."""
 
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stages import made
-from stages.contract import Context, Input, Inputs, Output, Summary
+from stages.contract import Context, Inputs, Output, Summary
 from stages.decoder import format
 from stages.decoder.data import VIEWS, PairedSet
 from stages.decoder.loop import Training, fit
-from stages.embeddings.format import Statistics, Table, open_table
+from stages.decoder.network import Network
+from stages.decoder.objective import Edm
+from stages.decoder.rows import open_rows, wait_for_all
+from stages.embeddings.format import OK, Table, open_table
 from stages.errors import InputError
-from stages.images import open_images
+from stages.images import Images, open_images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,9 +27,21 @@ if TYPE_CHECKING:
 
 def run(stage: "Decoder", context: Context, inputs: Inputs, out: Output) -> Summary:
     """Trains on the train images of `shards`; rank 0 writes the decoder's files."""
-    train, heldout, statistics = read_sets(stage, inputs)
-    training = Training(stage.network, stage.training, train, heldout, stage.num_images, stage.seed, context.device)
-    fit(training, context, stage.checkpoint_images)
+    train, heldout = read_sets(stage, inputs, context.rank, context.world)
+    torch.manual_seed(stage.seed)
+    training = Training(
+        Network(stage.network, train.widths, train.size),
+        Edm(stage.training.log_sigma_mean, stage.training.log_sigma_std),
+        stage.training,
+        train,
+        heldout,
+        stage.num_images,
+        stage.seed,
+        context.device,
+        context.rank,
+        context.world,
+    )
+    fit(training, context, stage.checkpoint_images, stage.taps)
     curve = tuple(
         format.Point(
             images=look["images"], loss=look["loss"], heldout=dict(zip(stage.taps, look["heldout"], strict=True))
@@ -50,7 +66,7 @@ def run(stage: "Decoder", context: Context, inputs: Inputs, out: Output) -> Summ
         for vector in (training.average, training.halfway):
             with training.averaged(vector):
                 weights.append(_copied(training.network.painter.state_dict()))
-        files = format.dump(training.network, weights[0], weights[1], statistics, card)
+        files = format.dump(training.network, weights[0], weights[1], train.statistics, card)
         for name, data in files.items():
             stored = out.put(name, data)
             if name == format.CARD:
@@ -64,8 +80,8 @@ def run(stage: "Decoder", context: Context, inputs: Inputs, out: Output) -> Summ
     }
 
 
-def read_sets(stage: "Decoder", inputs: Inputs) -> tuple[PairedSet, PairedSet, list[Statistics]]:
-    """Train and held-out images with their standardised embeddings, and the statistics of each tap.
+def read_sets(stage: "Decoder", inputs: Inputs, rank: int = 0, world: int = 1) -> tuple[PairedSet, PairedSet]:
+    """Train and held-out images with the embeddings of all taps, laid down on the local disk by all ranks together.
 
     Raises InputError for a size that the network cannot work at, an unknown tap, or a set without images.
     """
@@ -75,41 +91,60 @@ def read_sets(stage: "Decoder", inputs: Inputs) -> tuple[PairedSet, PairedSet, l
             found=f"{stage.size}",
             remedy="Change the decoder's size, or its patch and number of levels.",
         )
-    pixels, rows, train = read_images(inputs["shards"], stage.size)
+    images = open_images(inputs["shards"])
+    rows = {split: _rows_of(images, split) for split in ("train", "heldout")}
+    for split, found in rows.items():
+        if not len(found):
+            raise InputError(
+                expected=f"at least one {'train' if split == 'train' else 'held-out'} image",
+                found="none",
+                remedy="Give more images: the split is by a hash of each image.",
+            )
     tables: dict[str, Table] = {}
-    embeddings: list[Tensor] = []
-    statistics: list[Statistics] = []
     places = [place.split(":") for place in stage.taps]
     for encoder, _ in places:
         if encoder not in tables:
             tables[encoder] = open_table(inputs[f"embeddings.{encoder}"])
+    statistics = tuple(tables[encoder].statistics(tap) for encoder, tap in places)
     # A flipped image needs its own embedding at every tap.
     views = VIEWS if all("flip" in table.views for table in tables.values()) else VIEWS[:1]
-    for encoder, tap in places:
-        found = tables[encoder].statistics(tap)
-        vectors = [found.standardise(tables[encoder].read(tap, view, rows)) for view in views]
-        embeddings.append(torch.from_numpy(np.stack(vectors).astype(np.float32)))
-        statistics.append(found)
-    sets = []
-    for name, chosen in (("train", train), ("held-out", ~train)):
-        if not chosen.any():
-            raise InputError(
-                expected=f"at least one {name} image",
-                found="none",
-                remedy="Give more images: the split is by a hash of each image.",
-            )
-        here = torch.from_numpy(np.flatnonzero(chosen))
-        sets.append(PairedSet(torch.from_numpy(pixels)[here], tuple(table[:, here] for table in embeddings)))
-    return sets[0], sets[1], statistics
+    pixels = (images.count, (stage.size, stage.size, 3), np.uint8)
+    vectors = [(images.count, (len(views), tables[name].taps[tap]), tables[name].dtype) for name, tap in places]
+    (pictures, *embeddings), mine = open_rows([pixels, *vectors], rank, world)
+
+    def lay_down(part: int) -> None:
+        here, decoded = images.decode_part(part, stage.size)
+        if not len(here):
+            return
+        whole = np.arange(here[0], here[-1] + 1)
+        pictures.write(whole[0], _spread(decoded, here - here[0]))
+        for (encoder, tap), file in zip(places, embeddings, strict=True):
+            read = np.stack([tables[encoder].read(tap, view, here) for view in views], axis=1)
+            file.write(whole[0], _spread(read, here - here[0]))
+
+    with ThreadPoolExecutor(torch.get_num_threads(), "lay-down") as threads:
+        list(threads.map(lay_down, range(mine.index, images.parts, mine.count)))
+    wait_for_all(world)
+    train, heldout = (PairedSet(pictures, tuple(embeddings), statistics, rows[split]) for split in ("train", "heldout"))
+    return train, heldout
 
 
-def read_images(shards: Input, size: int) -> tuple["NDArray[np.uint8]", "NDArray[np.int64]", "NDArray[np.bool_]"]:
-    """All readable images as uint8 [N, size, size, 3], their rows int64 [N], and which of them are train images."""
-    images = open_images(shards)
-    parts = [images.decode_part(part, size) for part in range(images.parts)]
-    rows = np.concatenate([found for found, _ in parts])
-    split = np.array(images.table().column("split").to_pylist(), dtype=object)[rows]
-    return np.concatenate([pixels for _, pixels in parts]), rows, np.asarray(split == "train", dtype=np.bool_)
+def _rows_of(images: Images, split: str) -> "NDArray[np.int64]":
+    """Rows of a split that hold an image, rising."""
+    import pyarrow.compute as pc
+
+    table = images.table()
+    chosen = pc.and_(pc.equal(table.column("split"), split), pc.equal(table.column("status"), OK))
+    return np.flatnonzero(chosen.to_numpy())
+
+
+def _spread(found: "NDArray[Any]", places: "NDArray[np.int64]") -> "NDArray[Any]":
+    """[B, …] put at `places` (rising, from 0) of a longer array; what lies between belongs to rows without an image."""
+    if len(found) == places[-1] + 1:
+        return found
+    whole = np.zeros((places[-1] + 1, *found.shape[1:]), dtype=found.dtype)
+    whole[places] = found
+    return whole
 
 
 def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:

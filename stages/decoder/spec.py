@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from stages.contract import Unkeyed
+
 
 class Settings(BaseModel):
     """Base of the settings in this room: frozen, and an unknown field is an error."""
@@ -60,3 +62,8 @@ class TrainingSettings(Settings):
     sketch_learning_rate: PositiveFloat = 1e-3
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the network's arithmetic; weights, averages, losses and preconditioning are float32 always."""
+    micro_batch: Annotated[PositiveInt | None, Unkeyed("gradients are summed: the same training up to rounding")] = None
+    """Images of one pass through the network, where a rank's share of the batch does not fit its memory; None: all."""
+    compile: Annotated[bool, Unkeyed("the same arithmetic, in fewer kernels")] = True
+    """On GPUs, whether torch.compile makes kernels for the U-Net. On CPUs never: it takes minutes there, as long as
+    a small training."""

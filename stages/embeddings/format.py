@@ -102,7 +102,10 @@ class Table:
         self.taps: dict[str, int] = self.attributes["fingerprint"]["taps"]
         """Name -> width."""
         self.views: tuple[str, ...] = tuple(self.attributes["views"])
-        self.count = int(self._array(next(iter(self.taps)), self.views[0]).shape[0])
+        first = self._array(next(iter(self.taps)), self.views[0])
+        self.count = int(first.shape[0])
+        self.dtype = str(first.dtype)
+        """Of the stored vectors: float16 or float32."""
 
     def read(
         self, tap: str, view: str = "plain", rows: Sequence[int] | NDArray[np.integer[Any]] | None = None

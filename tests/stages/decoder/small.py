@@ -1,10 +1,18 @@
 """A decoder small enough to train in a test, and what it trains on."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from torch import Tensor
 
 from stages.decoder.data import PairedSet
 from stages.decoder.loop import Training
+from stages.decoder.network import Network
+from stages.decoder.objective import Edm
+from stages.decoder.rows import open_rows
 from stages.decoder.spec import NetworkSettings, TrainingSettings
+from stages.embeddings.format import Statistics
 from stages.embeddings.stage import Embeddings
 from stages.encoders.spec import Oracle
 from stages.shards.sources import ScenesSource
@@ -15,18 +23,34 @@ NETWORK = NetworkSettings(channels=(8, 12), blocks=(1, 1), width=16, sketch=(16,
 TRAINING = TrainingSettings(batch=8, sketch_images=96, sketch_batch=32, precision="float32")
 
 
+def laid_down(images: Tensor, tables: Sequence[Tensor]) -> PairedSet:
+    """Images uint8 [N, S, S, 3] and, per tap, embeddings float32 [V, N, D] that are standardised already."""
+    arrays = [images.numpy(), *(table.transpose(0, 1).numpy() for table in tables)]
+    (pictures, *embeddings), _ = open_rows([(len(array), array.shape[1:], array.dtype) for array in arrays])
+    for file, array in zip((pictures, *embeddings), arrays, strict=True):
+        file.write(0, array)
+    plain = [Statistics(np.zeros(w, np.float32), np.ones(w, np.float32), 1.0) for w in (t.shape[2] for t in tables)]
+    return PairedSet(pictures, tuple(embeddings), tuple(plain), np.arange(len(images)))
+
+
 def paired(count: int, seed: int = 0) -> PairedSet:
     """Images of one colour each, which a tap of 4 and a tap of 3 features know; float32 and uint8 as in training."""
     generator = torch.Generator().manual_seed(seed)
     colour = torch.randint(0, 256, (count, 3), generator=generator)
     images = colour[:, None, None, :].expand(-1, 8, 8, -1).to(torch.uint8)
     known = torch.cat([colour / 128.0 - 1.0, torch.zeros(count, 1)], dim=1)
-    return PairedSet(images.contiguous(), (known.expand(2, -1, -1).clone(), known[:, :3].expand(2, -1, -1).clone()))
+    return laid_down(images.contiguous(), (known.expand(2, -1, -1), known[:, :3].expand(2, -1, -1)))
 
 
-def training(num_images: int = 64, settings: TrainingSettings = TRAINING, seed: int = 0) -> Training:
+def training(
+    num_images: int = 64, settings: TrainingSettings = TRAINING, seed: int = 0, rank: int = 0, world: int = 1
+) -> Training:
     """A training of the small network on `paired`."""
-    return Training(NETWORK, settings, paired(100), paired(20, seed=1), num_images, seed, "cpu")
+    data, heldout = paired(100), paired(20, seed=1)
+    torch.manual_seed(seed)
+    network = Network(NETWORK, data.widths, data.size)
+    objective = Edm(settings.log_sigma_mean, settings.log_sigma_std)
+    return Training(network, objective, settings, data, heldout, num_images, seed, "cpu", rank, world)
 
 
 def scenes(count: int = 96) -> tuple[MemoryArtifact, MemoryArtifact]:

@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from stages.decoder.conditioning import NULL
-from stages.decoder.data import Series, fixed_levels, order, share
-from tests.stages.decoder.small import paired
+from stages.decoder.data import Ahead, Series, order, pieces, share
+from stages.decoder.objective import Edm
+from tests.stages.decoder.small import laid_down, paired
 
-SERIES = Series(paired(100), seed=5, null=0.1, log_sigma_mean=-0.4, log_sigma_std=1.2)
+OBJECTIVE = Edm(log_sigma_mean=-0.4, log_sigma_std=1.2)
+SERIES = Series(paired(100), seed=5, null=0.1, levels=OBJECTIVE.levels)
 
 
 def test_every_epoch_shows_every_row_once_in_another_order() -> None:
@@ -21,7 +23,7 @@ def test_every_epoch_shows_every_row_once_in_another_order() -> None:
 
 def test_a_training_image_is_the_same_in_any_batch() -> None:
     whole, part = SERIES.batch(np.arange(90, 130)), SERIES.batch(np.arange(97, 104))
-    for name in ("clean", "h", "tap", "sigma", "noise"):
+    for name in ("clean", "h", "tap", "level", "noise"):
         assert torch.equal(getattr(whole, name)[7:14], getattr(part, name))
 
 
@@ -32,20 +34,20 @@ def test_taps_views_and_nulls_come_in_their_shares_and_noise_levels_as_asked() -
     assert taps.mean() == pytest.approx(0.5, abs=0.02)
     batch = SERIES.batch(np.arange(4_000))
     assert (batch.tap == NULL).float().mean().item() == pytest.approx(0.1, abs=0.02)
-    assert batch.sigma.log().mean().item() == pytest.approx(-0.4, abs=0.08)
-    assert batch.sigma.log().std().item() == pytest.approx(1.2, abs=0.08)
+    assert batch.level.log().mean().item() == pytest.approx(-0.4, abs=0.08)
+    assert batch.level.log().std().item() == pytest.approx(1.2, abs=0.08)
 
 
 def test_image_and_embedding_of_a_row_are_of_one_view() -> None:
-    data = paired(6)
-    data.embeddings[0][1] += 10.0
-    data.images[:, :, :4] = 0
+    images = torch.randint(0, 256, (6, 8, 8, 3), dtype=torch.uint8)
+    table = torch.randn(2, 6, 4)
+    data = laid_down(images, [table])
     rows, flipped = np.array([2, 2]), np.array([False, True])
     h, _ = data.conditions(rows, flipped, np.zeros(2, dtype=np.int64))
     pixels = data.pixels(rows, flipped)
     assert torch.equal(pixels[1], pixels[0].flip(2))
-    assert torch.equal(h[0], data.embeddings[0][0, 2])
-    assert torch.equal(h[1], data.embeddings[0][1, 2])
+    assert torch.equal(h[0], table[0, 2])
+    assert torch.equal(h[1], table[1, 2])
 
 
 def test_a_row_without_a_condition_carries_none() -> None:
@@ -60,7 +62,19 @@ def test_ranks_share_a_step_without_gap_or_overlap() -> None:
     assert (np.concatenate([share(numbers, rank, 3) for rank in range(3)]) == numbers).all()
 
 
-def test_the_fixed_noise_levels_stand_at_equal_steps_of_the_distribution() -> None:
-    assert fixed_levels(3, -0.4, 1.2).log().tolist() == pytest.approx(
-        [-0.4 - 1.2 * 0.96742, -0.4, -0.4 + 1.2 * 0.96742], abs=1e-5
-    )
+def test_micro_batches_cut_a_share_without_gap_or_overlap() -> None:
+    assert [piece.tolist() for piece in pieces(np.arange(5, 12), 3)] == [[5, 6, 7], [8, 9, 10], [11]]
+    assert [piece.tolist() for piece in pieces(np.arange(3), None)] == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_batches_made_ahead_are_those_asked_for_in_any_order(depth: int) -> None:
+    ahead = Ahead(lambda step: step * step, 10, depth)
+    assert [ahead.take(step) for step in (0, 1, 2, 3, 8, 9, 4)] == [0, 1, 4, 9, 64, 81, 16]
+    ahead.close()
+
+
+def test_noise_levels_are_log_normal() -> None:
+    draws = torch.tensor([1 / 6, 3 / 6, 5 / 6], dtype=torch.float64)
+    expected = [-0.4 - 1.2 * 0.96742, -0.4, -0.4 + 1.2 * 0.96742]
+    assert OBJECTIVE.levels(draws).log().tolist() == pytest.approx(expected, abs=1e-5)

@@ -9,9 +9,12 @@ import torch
 from stages.decoder import format
 from stages.decoder.conditioning import NULL
 from stages.decoder.network import Network
+from stages.decoder.run import read_sets
 from stages.decoder.stage import Decoder
 from stages.embeddings.format import open_table
 from stages.errors import FormatError, InputError
+from stages.images import open_images
+from stages.pixels import to_network
 from tests.artifacts import MemoryArtifact, run_stage
 from tests.stages.decoder.small import NETWORK, TRAINING, scenes
 
@@ -106,13 +109,16 @@ def test_a_card_of_another_format_is_refused(artifact: MemoryArtifact) -> None:
         format.load(MemoryArtifact(artifact.objects | {format.CARD: json.dumps(other).encode()}), "cpu")
 
 
-def test_heldout_rows_are_never_trained_on(inputs: dict[str, MemoryArtifact]) -> None:
-    from stages.decoder.run import read_sets
-    from stages.images import open_images
-
-    train, heldout, statistics = read_sets(STAGE, inputs)
-    split = np.array(open_images(inputs["shards"]).table().column("split").to_pylist())
-    assert (len(train), len(heldout)) == ((split == "train").sum(), (split == "heldout").sum())
-    table = open_table(inputs["embeddings.oracle"])
-    expected = statistics[1].standardise(table.read("pixels", "flip", np.flatnonzero(split == "train")))
-    assert np.allclose(train.embeddings[1][1].numpy(), expected)
+def test_the_sets_hold_the_images_and_embeddings_of_their_own_split(inputs: dict[str, MemoryArtifact]) -> None:
+    train, heldout = read_sets(STAGE, inputs)
+    images, table = open_images(inputs["shards"]), open_table(inputs["embeddings.oracle"])
+    split = np.array(images.table().column("split").to_pylist())
+    for found, name in ((train, "train"), (heldout, "heldout")):
+        rows = np.flatnonzero(split == name)
+        assert (found.rows == rows).all()
+        here, flipped = np.arange(len(rows)), np.arange(len(rows)) % 2 == 1
+        h, _ = found.conditions(here, flipped, np.ones(len(rows), dtype=np.int64))
+        expected = [table.read("pixels", "flip" if row % 2 else "plain", rows)[row] for row in here]
+        assert np.array_equal(h.numpy(), table.statistics("pixels").standardise(np.stack(expected)))
+        pixels = to_network(images.decode(rows, STAGE.size))
+        assert torch.equal(found.pixels(here, np.zeros(len(rows), dtype=np.bool_)), pixels)

@@ -13,13 +13,14 @@ from stages.decoder.spec import TrainingSettings
 from tests.artifacts import InlineContext, MemoryCheckpoints
 from tests.stages.decoder.small import TRAINING, training
 
+TAPS = ("a:colour", "b:colour")
 SPAWN = multiprocessing.get_context("spawn")
 
 
 def trained(context: InlineContext, num_images: int = 64, every: int = 1_000) -> Training:
     torch.set_num_threads(1)
-    made = training(num_images)
-    fit(made, context, every)
+    made = training(num_images, rank=context.rank, world=context.world)
+    fit(made, context, every, TAPS)
     return made
 
 
@@ -83,7 +84,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(limit: int, monke
 def test_training_lowers_the_held_out_loss_and_the_sketch_knows_the_colour() -> None:
     settings = TRAINING.model_copy(update={"sketch_images": 6400, "learning_rate": 3e-3, "sketch_learning_rate": 3e-3})
     made = training(2_000, settings)
-    fit(made, InlineContext(), 10**6)
+    fit(made, InlineContext(), 10**6, TAPS)
     assert made.network.rest < 0.25
     assert made.curve[-1]["heldout"][0] < 0.9 * made.curve[0]["heldout"][0]
     assert made.curve[-1]["images"] == made.painted == 2_000
@@ -92,9 +93,9 @@ def test_training_lowers_the_held_out_loss_and_the_sketch_knows_the_colour() -> 
 def test_the_halfway_average_is_that_of_a_training_stopped_there() -> None:
     made = training(64, TrainingSettings(**(TRAINING.model_dump() | {"cool_down": 1e-6, "warm_up": 0.0})))
     half = training(64, made.settings)
-    fit(made, InlineContext(), 1_000)
+    fit(made, InlineContext(), 1_000, TAPS)
     while half.painted < 32:
-        half.advance(0, 1)
+        half.advance()
     assert torch.allclose(made.halfway, half.average, atol=1e-6)
 
 
