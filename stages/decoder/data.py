@@ -1,7 +1,7 @@
 """What training image number n is: row, view, tap, noise level and noise, each a function of (seed, n) alone.
 
 So one rank or eight, one batch or another way to cut it: the same training. Images and embeddings stand on a local disk
-(`rows.py`), and a batch is read from it: memory does not grow with their number.
+(`stages.rows`), and a batch is read from it: memory does not grow with their number.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from stages.decoder.conditioning import NULL
-from stages.decoder.rows import RowFile
 from stages.diffusion import noise
 from stages.embeddings.format import Statistics
 from stages.encoders.augment import uniform
+from stages.rows import RowFile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

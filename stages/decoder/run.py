@@ -14,10 +14,10 @@ from stages.decoder.data import VIEWS, PairedSet
 from stages.decoder.loop import Training, fit
 from stages.decoder.network import Network
 from stages.decoder.objective import Edm
-from stages.decoder.rows import open_rows, wait_for_all
 from stages.embeddings.format import OK, Table, open_table
 from stages.errors import InputError
 from stages.images import Images, open_images
+from stages.rows import open_rows, wait_for_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,11 +10,11 @@ from stages.decoder.data import PairedSet
 from stages.decoder.loop import Training
 from stages.decoder.network import Network
 from stages.decoder.objective import Edm
-from stages.decoder.rows import open_rows
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.embeddings.format import Statistics
 from stages.embeddings.stage import Embeddings
 from stages.encoders.spec import Oracle
+from stages.rows import open_rows
 from stages.shards.sources import ScenesSource
 from stages.shards.stage import Listing, Shards
 from tests.artifacts import MemoryArtifact, run_stage
