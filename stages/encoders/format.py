@@ -45,6 +45,8 @@ class Card(Settings):
     format: int = FORMAT
     method: str
     architecture: Architecture
+    projector_norm: bool = True
+    """Whether BatchNorm follows the last layer of the projector: not in VICReg and Barlow Twins."""
     preprocessing: Preprocessing
     taps: dict[str, int]
     """Name -> width, in the order of the forward pass."""
@@ -121,6 +123,6 @@ def read_network(inp: Input) -> "tuple[Network, Card, dict[str, Tensor]]":
             found=f"{found} in {WEIGHTS}",
             remedy="Invalidate the pretrain step and run again.",
         )
-    network = Network(card.architecture)
+    network = Network(card.architecture, card.projector_norm)
     network.load_state_dict(weights)
     return network.eval().to(memory_format=torch.channels_last), card, probes

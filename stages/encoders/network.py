@@ -56,24 +56,30 @@ class ResNet(nn.Module):
         return features.mean((2, 3))
 
 
-def projector(width: int, widths: Sequence[int]) -> nn.Sequential:
-    """SimCLR's head: linear layers without bias, each with BatchNorm, ReLU between them."""
+def projector(width: int, widths: Sequence[int], last_norm: bool = True) -> nn.Sequential:
+    """Linear layers without bias, each with BatchNorm, ReLU between them: SimCLR's head.
+
+    Without `last_norm` the last layer has no BatchNorm: the head of VICReg and Barlow Twins.
+    """
     layers: list[nn.Module] = []
     for number, wide in enumerate(widths):
-        layers += [nn.Linear(width, wide, bias=False), nn.BatchNorm1d(wide)]
-        if number < len(widths) - 1:
+        last = number == len(widths) - 1
+        layers.append(nn.Linear(width, wide, bias=False))
+        if last_norm or not last:
+            layers.append(nn.BatchNorm1d(wide))
+        if not last:
             layers.append(nn.ReLU())
         width = wide
     return nn.Sequential(*layers)
 
 
 class Network(nn.Module):
-    """Backbone and projector, read at every tap in one pass."""
+    """Backbone and projector, read at every tap in one pass; `projector_norm`: see `projector`."""
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, projector_norm: bool = True) -> None:
         super().__init__()
         self.backbone = ResNet(architecture)
-        self.projector = projector(architecture.widths[-1], architecture.projector)
+        self.projector = projector(architecture.widths[-1], architecture.projector, projector_norm)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised images [B, 3, H, W] -> tap -> [B, D]: `backbone`, `projector.0`, …, `projector`."""
