@@ -78,7 +78,8 @@ def main(store: Path, sources: int) -> None:
                 heldout[chosen].tolist(),
                 [0] * sources,
             )
-            ranks.append(measures.ranks(standardise(embedded(encoder, samples, tap)), gallery, chosen))
+            seen_by = standardise(embedded(encoder, samples, tap).astype(np.float32)).astype(np.float64)
+            ranks.append(measures.ranks(seen_by, gallery, chosen))
             seen.append(embedded(judge, samples, "backbone"))
         reciprocal[name] = (1.0 / np.stack(ranks)).mean(axis=0)
         features[name] = seen
