@@ -40,7 +40,7 @@ class RowFile:
 
     def write(self, first: int, rows: NDArray[Any]) -> None:
         """Lays down rows [B, *shape] from row `first` on."""
-        left = memoryview(np.ascontiguousarray(rows, dtype=self.dtype)).cast("B")
+        left = np.ascontiguousarray(rows, dtype=self.dtype).data.cast("B")
         offset = first * self._row_bytes
         while left:
             done = os.pwrite(self._file, left, offset)
@@ -51,7 +51,7 @@ class RowFile:
         found = np.empty((len(rows), *self.shape), dtype=self.dtype)
         if not len(rows):
             return found
-        whole, size, number = memoryview(found.reshape(-1)).cast("B"), self._row_bytes, self._file
+        whole, size, number = found.data.cast("B"), self._row_bytes, self._file
         for place, row in enumerate(rows.tolist()):
             read = os.preadv(number, [whole[place * size : (place + 1) * size]], row * size)
             assert read == size, f"row {row} was never written"
