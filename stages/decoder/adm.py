@@ -135,19 +135,19 @@ class Chain(nn.Sequential):
 
 
 class Adm(nn.Module):
-    """The U-Net: x_t [B, 3, S, S] at unit scale, step t [B], embedding h [B, ssl_dim] -> [B, 6, S, S].
+    """The U-Net: x_t [B, 3, S, S] at unit scale, step t [B], embedding h [B, D] -> [B, 6, S, S].
 
     The first three channels estimate the noise in x_t, the others say where the variance of the reverse step lies
     (`stages.diffusion.discrete`). The step may be a fraction; it counts from 0, the least noise.
     """
 
-    def __init__(self, settings: AdmSettings) -> None:
+    def __init__(self, settings: AdmSettings, embedding: int) -> None:
         super().__init__()
         self.settings = settings
         base = settings.model_channels
         width = 4 * base
         self.time_embed = nn.Sequential(nn.Linear(base, width), nn.SiLU(), nn.Linear(width, width))
-        self.ssl_emb = nn.Linear(settings.ssl_dim, width)
+        self.ssl_emb = nn.Linear(embedding, width)
         channels = [base * times for times in settings.channel_mult]
         sides = [settings.image_size >> level for level in range(len(channels))]
 
@@ -185,7 +185,7 @@ class Adm(nn.Module):
         self.out = nn.Sequential(_norm(here), nn.SiLU(), _silent(nn.Conv2d(here, 6, 3, padding=1)))
 
     def forward(self, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-        """[B, 3, S, S], [B] and [B, ssl_dim] -> [B, 6, S, S]."""
+        """[B, 3, S, S], [B] and [B, D] -> [B, 6, S, S]."""
         e = self.time_embed(time_embedding(t, self.settings.model_channels)) + self.ssl_emb(h)
         skips = []
         for chain in self.input_blocks:

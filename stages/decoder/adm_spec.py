@@ -9,7 +9,7 @@ GROUPS = 32
 
 
 class AdmSettings(BaseModel):
-    """An ADM U-Net (Dhariwal & Nichol 2021, arXiv 2105.05233) with an embedding as its condition.
+    """An ADM U-Net (Dhariwal & Nichol 2021, arXiv 2105.05233). The width of its condition, an embedding, is no setting.
 
     The defaults are the published RCDM of 128 px. No field but the sizes shows in the shapes of the weights: a wrong
     number of heads loads and paints nonsense.
@@ -37,8 +37,6 @@ class AdmSettings(BaseModel):
     """Whether residual blocks change the side; else a strided convolution, and nearest neighbours and a convolution."""
     use_new_attention_order: bool = False
     """Whether the joint projection of a self-attention stands as query, key, value of all heads; else head by head."""
-    ssl_dim: PositiveInt = 2048
-    """Width of the embedding."""
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "AdmSettings":

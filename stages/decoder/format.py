@@ -1,4 +1,4 @@
-"""The decoder's files, and a trained decoder ready to paint.
+"""The decoder's files, and a trained decoder ready to paint. Decoders with an ADM U-Net are `adm_format.py`'s.
 
 decoder.safetensors   averaged weights of sketch and painter, and `<tap>/mean` and `<tap>/scale` of every tap
 halfway.safetensors   the same painter as it was after half of its training, painter only
@@ -8,7 +8,7 @@ decoder.json          taps, size, network, training, and the curve of its losses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,6 +17,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stages.contract import Input
+from stages.decoder import adm_format
+from stages.decoder.adm_format import AdmCard, AdmDecoder
+from stages.decoder.card import CARD as CARD
+from stages.decoder.card import FORMAT, Snapshot
+from stages.decoder.card import Point as Point
+from stages.decoder.conditioning import NULL
 from stages.decoder.network import Network
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.diffusion.samplers import Denoiser
@@ -25,22 +31,9 @@ from stages.errors import FormatError, InputError
 if TYPE_CHECKING:
     from stages.embeddings.format import Statistics
 
-FORMAT = 1
-WEIGHTS, HALFWAY, CARD = "decoder.safetensors", "halfway.safetensors", "decoder.json"
+WEIGHTS, HALFWAY = "decoder.safetensors", "halfway.safetensors"
 STANDARD = "standard/"
 """Prefix of the tensors that standardise a tap's embeddings."""
-
-Snapshot = Literal["final", "halfway"]
-
-
-class Point(BaseModel):
-    """One point of the training curve: images seen, training loss, held-out loss by tap."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    images: int
-    loss: float
-    heldout: dict[str, float]
 
 
 class Card(BaseModel):
@@ -96,16 +89,24 @@ class Decoder:
                 remedy="Name the tap among `taps` of the decoder and train it again.",
             )
         number = list(self.taps).index(place)
+        return lambda x, sigma, h: self._denoised(x, sigma, self.standardise(place, h), number)
+
+    def free(self) -> Denoiser:
+        """The denoiser without a condition; h is not looked at."""
+        widest = max(self.taps.values())
+        return lambda x, sigma, h: self._denoised(x, sigma, x.new_zeros(len(x), widest), NULL)
+
+    @torch.no_grad()
+    def _denoised(self, x: Tensor, sigma: Tensor, standard: Tensor, number: int) -> Tensor:
+        tap = torch.full((len(x),), number, device=self.device)
         bfloat16 = self.card.training.precision == "bfloat16"
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=bfloat16):
+            out: Tensor = self.network(x, sigma, standard, tap)
+        return out
 
-        @torch.no_grad()
-        def denoised(x: Tensor, sigma: Tensor, h: Tensor) -> Tensor:
-            tap = torch.full((len(x),), number, device=self.device)
-            with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=bfloat16):
-                out: Tensor = self.network(x, sigma, self.standardise(place, h), tap)
-            return out
 
-        return denoised
+AnyCard: TypeAlias = Card | AdmCard
+AnyDecoder: TypeAlias = Decoder | AdmDecoder
 
 
 def dump(
@@ -128,12 +129,12 @@ def dump(
     }
 
 
-def read_card(inp: Input) -> Card:
+def read_card(inp: Input) -> AnyCard:
     """`decoder.json`; FormatError where it is of another format."""
     return parse_card(inp.read(CARD))
 
 
-def parse_card(data: bytes) -> Card:
+def parse_card(data: bytes) -> AnyCard:
     """The card from its bytes; FormatError where they are of another format."""
     document: Any = json.loads(data)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -143,15 +144,18 @@ def parse_card(data: bytes) -> Card:
             found=f"format {found!r}",
             remedy="Read it with the version of Repscope that wrote it, or train the decoder again.",
         )
+    kind: type[AnyCard] = AdmCard if "architecture" in document else Card
     try:
-        return Card.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
         raise FormatError(f"{CARD} of format {FORMAT}", str(error), "Train the decoder again.") from error
 
 
-def load(inp: Input, device: str, snapshot: Snapshot = "final") -> Decoder:
-    """The decoder of an artifact of `decoder`; FormatError where its tensors do not fit its card."""
+def load(inp: Input, device: str, snapshot: Snapshot = "final") -> AnyDecoder:
+    """The decoder of an artifact of `decoder` or `released`; FormatError where its tensors do not fit its card."""
     card = read_card(inp)
+    if isinstance(card, AdmCard):
+        return adm_format.load(inp, card, device, snapshot)
     tensors = load_tensors(inp.read(WEIGHTS))
     standard = {name: tensors.pop(name) for name in list(tensors) if name.startswith(STANDARD)}
     if snapshot == "halfway":

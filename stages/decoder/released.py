@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import PositiveInt, TypeAdapter, ValidationError
 from torch import Tensor
 
 from stages.decoder.adm import Adm
 from stages.decoder.adm_spec import AdmSettings
 from stages.errors import InputError
 
+WIDTH = "ssl_dim"
+"""The field of a checkpoint's configuration that has the width of the embedding."""
 NAMED = 6
 """How many names of tensors a message holds at most."""
 
@@ -18,19 +20,21 @@ NAMED = 6
 def load(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> Adm:
     """The network of a checkpoint, `network(x, t, h)`: evaluation mode, float32, without gradients of its weights.
 
-    `config` holds every field of `AdmSettings`; what else it holds, of the schedule or of the training, is not the
-    network's. The tensors are taken as they are where they are float32, and not copied. Raises InputError where a
-    setting is missing or wrong, and where tensors are missing, left over or of another shape, naming them.
+    `config` holds every field of `AdmSettings` and `ssl_dim`, the width of the embedding; what else it holds, of the
+    schedule or of the training, is not the network's. The tensors are taken as they are where they are float32, and
+    not copied. Raises InputError where a setting is missing or wrong, and where tensors are missing, left over or of
+    another shape, naming them.
     """
-    network = skeleton(settings_of(config))
-    require(state_dict, {name: tensor.shape for name, tensor in network.state_dict().items()})
-    network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state_dict.items()}, assign=True)
-    return network.eval().requires_grad_(False)
+    settings, embedding = settings_of(config)
+    return assembled(settings, embedding, state_dict)
 
 
-def settings_of(config: Mapping[str, Any]) -> AdmSettings:
-    """The network's settings out of a checkpoint's. None has a default here, for most of them show in no shape."""
-    known = AdmSettings.model_fields
+def settings_of(config: Mapping[str, Any]) -> tuple[AdmSettings, int]:
+    """The network's settings out of a checkpoint's, and the width of its embedding.
+
+    None has a default here, for most of them show in no shape.
+    """
+    known = (*AdmSettings.model_fields, WIDTH)
     if missing := [name for name in known if name not in config]:
         raise InputError(
             expected=f"a configuration with {', '.join(known)}",
@@ -38,7 +42,8 @@ def settings_of(config: Mapping[str, Any]) -> AdmSettings:
             remedy="Give the settings that the checkpoint was trained with.",
         )
     try:
-        return AdmSettings.model_validate({name: config[name] for name in known})
+        settings = AdmSettings.model_validate({name: config[name] for name in AdmSettings.model_fields})
+        return settings, TypeAdapter(PositiveInt).validate_python(config[WIDTH])
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}" for e in error.errors(include_url=False))
         raise InputError(
@@ -48,10 +53,18 @@ def settings_of(config: Mapping[str, Any]) -> AdmSettings:
         ) from error
 
 
-def skeleton(settings: AdmSettings) -> Adm:
+def assembled(settings: AdmSettings, embedding: int, tensors: Mapping[str, Tensor]) -> Adm:
+    """The network of these tensors, as `load` does."""
+    network = skeleton(settings, embedding)
+    require(tensors, {name: tensor.shape for name, tensor in network.state_dict().items()})
+    network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in tensors.items()}, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def skeleton(settings: AdmSettings, embedding: int) -> Adm:
     """The network without memory for its weights: names and shapes only."""
     with torch.device("meta"):
-        return Adm(settings)
+        return Adm(settings, embedding)
 
 
 def require(found: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:

@@ -70,7 +70,9 @@ def run(stage: "Decoder", context: Context, inputs: Inputs, out: Output) -> Summ
         for name, data in files.items():
             stored = out.put(name, data)
             if name == format.CARD:
-                card = format.parse_card(stored)
+                kept = format.parse_card(stored)
+                assert isinstance(kept, format.Card)
+                card = kept
     return {
         "taps": card.taps,
         "num_images": card.num_images,

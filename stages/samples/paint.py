@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.contract import Inputs, Output, Summary
-from stages.decoder.format import Decoder, load, read_card
+from stages.decoder.format import AnyDecoder, load, read_card
 from stages.diffusion import noise, samplers
 from stages.errors import FormatError
 from stages.pixels import from_network
@@ -29,7 +29,7 @@ BATCH = 256
 class State:
     """What a worker keeps between parts."""
 
-    decoder: Decoder
+    decoder: AnyDecoder
     conditions: "pa.Table"
     vectors: list[NDArray[np.float32]]
 
@@ -47,7 +47,7 @@ def sigmas(stage: "Samples") -> Tensor:
 
 
 def paint(
-    stage: "Samples", decoder: Decoder, place: str, vectors: Tensor, source_rows: Sequence[int], ks: Sequence[int]
+    stage: "Samples", decoder: AnyDecoder, place: str, vectors: Tensor, source_rows: Sequence[int], ks: Sequence[int]
 ) -> NDArray[np.uint8]:
     """One sample per row: uint8 [N, size, size, 3].
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from stages.decoder import format
+from stages.decoder.card import Snapshot
 from stages.decoder.conditioning import NULL
 from stages.decoder.network import Network
 from stages.decoder.run import read_sets
@@ -32,9 +33,15 @@ def artifact(inputs: dict[str, MemoryArtifact]) -> MemoryArtifact:
     return run_stage(STAGE, inputs)
 
 
+def trained(artifact: MemoryArtifact, snapshot: Snapshot = "final") -> format.Decoder:
+    decoder = format.load(artifact, "cpu", snapshot)
+    assert isinstance(decoder, format.Decoder)
+    return decoder
+
+
 def test_the_decoder_is_written_and_read_back(artifact: MemoryArtifact, inputs: dict[str, MemoryArtifact]) -> None:
     assert artifact.names() == [format.CARD, format.WEIGHTS, format.HALFWAY]
-    decoder = format.load(artifact, "cpu")
+    decoder = trained(artifact)
     table = open_table(inputs["embeddings.oracle"])
     assert dict(decoder.taps) == {place: table.taps[place.split(":")[1]] for place in STAGE.taps}
     assert [point.images for point in decoder.card.curve] == [8, 16, 24, 32, 40, 48, 56, 64]
@@ -42,7 +49,7 @@ def test_the_decoder_is_written_and_read_back(artifact: MemoryArtifact, inputs: 
 
 
 def test_conditions_are_raw_embeddings(artifact: MemoryArtifact, inputs: dict[str, MemoryArtifact]) -> None:
-    decoder = format.load(artifact, "cpu")
+    decoder = trained(artifact)
     table = open_table(inputs["embeddings.oracle"])
     raw = table.read("pixels", rows=[0, 1, 2])
     expected = table.statistics("pixels").standardise(raw)
@@ -55,7 +62,7 @@ def test_conditions_are_raw_embeddings(artifact: MemoryArtifact, inputs: dict[st
 
 
 def test_the_halfway_snapshot_is_another_painter_with_the_same_sketch(artifact: MemoryArtifact) -> None:
-    final, halfway = (format.load(artifact, "cpu", snapshot) for snapshot in ("final", "halfway"))
+    final, halfway = trained(artifact), trained(artifact, "halfway")
     assert torch.equal(final.network.sketch.out.weight, halfway.network.sketch.out.weight)
     assert not torch.equal(final.network.painter.unet.out.weight, halfway.network.painter.unet.out.weight)
 

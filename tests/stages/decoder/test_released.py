@@ -85,7 +85,7 @@ def test_ten_ddim_steps_agree(known: Reference, network: Adm, schedule: discrete
 
 def test_every_tensor_of_a_published_checkpoint_has_its_place() -> None:
     shapes = full_shapes()
-    own = {name: tuple(tensor.shape) for name, tensor in skeleton(AdmSettings()).state_dict().items()}
+    own = {name: tuple(tensor.shape) for name, tensor in skeleton(AdmSettings(), 2048).state_dict().items()}
     assert len(shapes) == 494
     assert own == shapes
     assert sum(torch.Size(shape).numel() for shape in shapes.values()) == pytest.approx(422.6e6, rel=1e-3)
@@ -94,7 +94,7 @@ def test_every_tensor_of_a_published_checkpoint_has_its_place() -> None:
 @pytest.mark.parametrize("width", [128, 256, 8192])
 def test_a_published_checkpoint_of_any_embedding_width_loads(width: int) -> None:
     shapes = full_shapes() | {"ssl_emb.weight": (1024, width)}
-    settings = AdmSettings(ssl_dim=width).model_dump()
+    settings = AdmSettings().model_dump() | {"ssl_dim": width}
     network = load({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, settings)
     assert network.ssl_emb.in_features == width
     assert not any(parameter.requires_grad for parameter in network.parameters())
@@ -130,5 +130,5 @@ def test_a_configuration_without_heads_is_refused_because_no_shape_would_show_it
 
 def test_a_fresh_network_estimates_no_noise_whatever_it_sees() -> None:
     config = reference("A").config
-    network = Adm(AdmSettings(**{name: config[name] for name in AdmSettings.model_fields}))
+    network = Adm(AdmSettings(**{name: config[name] for name in AdmSettings.model_fields}), 16)
     assert not network(torch.randn(2, 3, 32, 32), torch.tensor([0, 9]), torch.randn(2, 16)).any()

@@ -100,6 +100,7 @@ def test_noise_is_matched_across_taps_and_differs_between_samples_sources_and_se
 ) -> None:
     state = STAGE.setup(inputs, "cpu")
     found = state.decoder
+    assert isinstance(found, Decoder)
     indifferent = Indifferent(found.card, found.network, found.means, found.scales, found.device)
     out = MemoryArtifact()
     whole = STAGE.model_copy(update={"part_conditions": 6})

@@ -1,0 +1,76 @@
+"""What the `released` step does: checks a published file, writes its tensors as ours, and a card beside them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zipfile import is_zipfile
+
+import torch
+from torch import Tensor
+
+from stages.contract import Output, Summary
+from stages.decoder import released
+from stages.decoder.adm_format import AdmCard, pieces
+from stages.decoder.card import CARD
+from stages.errors import InputError
+from stages.files import local_copy
+
+if TYPE_CHECKING:
+    from stages.decoder.released_stage import Released
+
+EMBEDDING = "ssl_emb.weight"
+"""The tensor that shows the width of the embedding."""
+
+
+def convert(stage: "Released", out: Output) -> Summary:
+    """Writes the weights; returns the names of the files and the width of the embedding.
+
+    Raises InputError where the file cannot be read, has another sha256, or holds other tensors than the network.
+    """
+    with local_copy(stage.url, stage.sha256) as path:
+        tensors = read(path, stage.url)
+        width = tensors[EMBEDDING].shape[-1] if EMBEDDING in tensors else 1
+        expected = released.skeleton(stage.network, width).state_dict()
+        released.require(tensors, {name: tensor.shape for name, tensor in expected.items()})
+        names = []
+        for name, data in pieces(tensors):
+            out.put(name, data)
+            names.append(name)
+    return {"weights": names, "width": width}
+
+
+def describe(stage: "Released", converted: Summary, out: Output) -> Summary:
+    """Writes the card and returns the step's summary."""
+    card = AdmCard(
+        taps={stage.taps[0]: converted["width"]},
+        size=stage.network.image_size,
+        network=stage.network,
+        schedule=stage.schedule,
+        steps=stage.steps,
+        precision=stage.precision,
+        weights={"final": converted["weights"]},
+        published_sha256=stage.sha256,
+    )
+    out.put(CARD, card.model_dump_json(indent=1).encode())
+    return {"taps": card.taps, "published_sha256": card.published_sha256}
+
+
+def read(path: Path, url: str) -> dict[str, Tensor]:
+    """The tensors of a state dict by name, read without running code of the file and held in it until they are used."""
+    try:
+        found = torch.load(path, map_location="cpu", mmap=is_zipfile(path), weights_only=True)
+    # A file that is something else makes the reader fail in any way that bytes can be wrong.
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0][:200]
+        raise InputError(
+            expected=f"a state dict of tensors, written by torch.save, at {url}",
+            found=f"{type(error).__name__} {said}".strip(),
+            remedy="Give the published file as it was downloaded.",
+        ) from error
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        what = f"entries such as {', '.join(map(str, list(found)[:4]))}" if isinstance(found, dict) else type(found)
+        raise InputError(
+            expected=f"a plain state dict of tensors at {url}",
+            found=str(what),
+            remedy="Give the averaged weights, not a checkpoint of a training.",
+        )
+    return {str(name): tensor for name, tensor in found.items()}

@@ -1,0 +1,64 @@
+"""The `released` step: takes a published RCDM into the store as a decoder, without any training."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, PositiveInt, field_validator
+
+from stages.contract import Estimate, External, Inputs, Output, Part, Stage, Summary, Unkeyed
+from stages.decoder.adm_spec import AdmSettings
+
+
+class Released(Stage):
+    """No inputs: reads one published file, a plain state dict of averaged weights written by `torch.save`.
+
+    Writes `decoder-00.safetensors` … and `decoder.json` (see `stages.decoder.adm_format`).
+    """
+
+    name: ClassVar[str] = "released"
+    version: ClassVar[int] = 1
+    bitwise: ClassVar[bool] = True
+
+    sampling: ClassVar[Mapping[str, Any]] = {"steps": 30, "sigma_min": 0.02, "sigma_max": 157.0}
+    """How to sample where a study does not say: the noise levels of the published schedule, whose last is 157."""
+
+    url: Annotated[str, Field(min_length=1), Unkeyed("sha256 says which bytes stand there")]
+    """The published file, by path or any URL that fsspec opens."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Of the file; one with another is refused."""
+    taps: Annotated[tuple[Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]], Field(min_length=1)]
+    """The one tap whose embeddings it was trained with, as `encoder:tap`."""
+    network: AdmSettings = AdmSettings()
+    """The defaults are those of every published file of 128 px."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    steps: Annotated[PositiveInt, Field(ge=2)] = 1000
+    """Steps of the schedule that it was trained with."""
+    precision: Literal["bfloat16", "float32"] = "float32"
+    """Of the network's arithmetic when it paints."""
+
+    @field_validator("url")
+    @classmethod
+    def _absolute(cls, url: str) -> str:
+        # Workers may stand in another folder than whoever wrote a relative path.
+        return url if "://" in url or "::" in url else os.path.abspath(os.path.expanduser(url))
+
+    def external(self) -> Mapping[str, External]:
+        """The file, known by its sha256, so that nothing is read to know the key."""
+        return {"weights": External(self.url, self.sha256)}
+
+    def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
+        """Rough cost for a file of 128 px."""
+        return Estimate(rows=1, size_bytes=1_690_000_000, cpu_seconds=30)
+
+    def work(self, part: Part, state: Any, inputs: Inputs, out: Output) -> Summary:
+        """Converts the weights; the summary says which files hold them, and the width of the embedding."""
+        from stages.decoder.released_run import convert
+
+        return convert(self, out)
+
+    def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
+        """Writes `decoder.json`."""
+        from stages.decoder.released_run import describe
+
+        return describe(self, summaries[0], out)
