@@ -6,14 +6,16 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
+from stages.questions.sources import painted_rows
 
 
 class Faithfulness(Stage):
     """Answers from the embedded samples of the `sources` ask.
 
-    Inputs: `shards`, `conditions`, `samples`, `embeddings.<encoder>`, `sample_embeddings.<encoder>`. Taps whose samples
-    were not embedded (they do not read pixels) are left out. Writes `results.parquet`: rank of the source among all
-    held-out images, for the samples and for controls; and distances, in units of two random images.
+    Inputs: `shards`, `embeddings.<encoder>`, `conditions`, `samples` and `sample_embeddings.<encoder>`, the last three
+    again for each further tap group, as `samples.1`. Taps whose samples were not embedded (they do not read pixels) are
+    left out. Writes `results.parquet`: rank of the source among all held-out images, for the samples and for controls;
+    and distances, in units of two random images.
     """
 
     name: ClassVar[str] = "faithfulness"
@@ -26,8 +28,7 @@ class Faithfulness(Stage):
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Distances of samples to the gallery."""
-        rows = upstream["samples"].rows
-        return Estimate(rows=100, size_bytes=30_000, cpu_seconds=1 + rows * 5e-4)
+        return Estimate(rows=100, size_bytes=30_000, cpu_seconds=1 + painted_rows(upstream) * 5e-4)
 
     def work(self, part: Part, state: None, inputs: Inputs, out: Output) -> Summary:
         """Ranks and distances."""

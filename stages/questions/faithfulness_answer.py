@@ -8,7 +8,8 @@ from stages.contract import Inputs, Output, Summary
 from stages.questions import measures
 from stages.questions.asking import CROPS
 from stages.questions.format import Row, put_rows, row
-from stages.questions.painted import Painting, Space, painting, space
+from stages.questions.painted import CONDITIONS, Space, painting, space
+from stages.questions.sources import of_group
 from stages.readers import score
 from stages.readers.score import Floats, Numbers
 
@@ -23,8 +24,9 @@ def answer(stage: "Faithfulness", inputs: Inputs, out: Output) -> Summary:
     """Rows for every tap whose samples were embedded; the summary holds the mean reciprocal ranks."""
     from safetensors.numpy import load
 
-    found = painting(inputs["conditions"], inputs["samples"])
-    crops = load(inputs["conditions"].read(CROPS))
+    found = painting(inputs)
+    asks = [inputs[of_group(CONDITIONS, group)] for group in found.starts]
+    crops = {place: crop for ask in asks for place, crop in load(ask.read(CROPS)).items()}
     rows: list[Row] = []
     left_out, gallery = [], 0
     for place in found.places:
@@ -34,7 +36,7 @@ def answer(stage: "Faithfulness", inputs: Inputs, out: Output) -> Summary:
             left_out.append(place)
             continue
         crop = crops.get(place)
-        queries = _queries(stage.seed, found, place, where)
+        queries = _queries(stage.seed, where)
         if crop is not None:
             queries["crop"] = (where.statistics.standardise(crop).astype(np.float64)[:, None], None)
         for subject, (vectors, removed) in queries.items():
@@ -48,11 +50,11 @@ def answer(stage: "Faithfulness", inputs: Inputs, out: Output) -> Summary:
     }
 
 
-def _queries(seed: int, found: Painting, place: str, where: Space) -> dict[str, tuple[Floats, Numbers | None]]:
+def _queries(seed: int, where: Space) -> dict[str, tuple[Floats, Numbers | None]]:
     """What is ranked, float64 [N, K, D] by subject, and which image is taken out of the gallery for it."""
     assert where.samples is not None
-    count = len(found.rows)
-    samples = where.samples[found.numbers[place][0]]
+    count = len(where.positions)
+    samples = where.samples[0]
     nearest, _ = measures.nearest_other(where.gallery, where.positions)
     rng = np.random.Generator(np.random.Philox(key=[seed, count]))
     # Any image but the source itself.

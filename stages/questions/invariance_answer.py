@@ -8,15 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.attributes import PREFIX
-from stages.contract import Inputs, Output, Summary
+from stages.contract import Input, Inputs, Output, Summary
 from stages.embeddings.format import open_table
+from stages.errors import FormatError
 from stages.images import open_images
 from stages.pixels import fit
 from stages.questions import measures, verdicts
 from stages.questions.asking import MOVED, OWN, PLAIN, SHOWN, TRANSFORMED
 from stages.questions.format import Figure, Row, put_rows, row, split_tap
-from stages.questions.painted import Painting, painting
-from stages.questions.sources import EMBEDDINGS
+from stages.questions.painted import CONDITIONS, Painting, painting
+from stages.questions.sources import EMBEDDINGS, of_group
 from stages.questions.transforms import TRANSFORMS
 from stages.readers import score
 from stages.readers.data import rows_of, table_attributes
@@ -29,6 +30,26 @@ QUESTION = "invariance"
 UNIT = "distance of two random images"
 BORROWED = "usual augmentations"
 """Instead of `own` for encoders that were trained with none: the default recipe."""
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """What was asked of one tap group."""
+
+    conditions: Input
+    sources: Numbers
+    variants: list[list[Any]]
+    """Name and strength of every transform."""
+    trained: list[str]
+    """Encoders with augmentations of their own."""
+    left_out: list[str]
+
+    @classmethod
+    def read(cls, conditions: Input) -> "_Ask":
+        """From an artifact of `transformed`."""
+        about = json.loads(conditions.read(TRANSFORMED))
+        sources = np.array(about["rows"], dtype=np.int64)
+        return cls(conditions, sources, about["variants"], about["trained"], about["left_out"])
 
 
 @dataclass(frozen=True)
@@ -53,11 +74,15 @@ def answer(stage: "Invariance", inputs: Inputs, out: Output) -> Summary:
     """Rows and grids of every tap of the ask; the summary holds r of the encoder's own augmentations."""
     from safetensors.numpy import load
 
-    conditions = inputs["conditions"]
-    about = json.loads(conditions.read(TRANSFORMED))
-    sources = np.array(about["rows"], dtype=np.int64)
-    found = painting(conditions, inputs["samples"])
-    taps = {place: _tap(inputs, place, about, sources) for place in found.places}
+    found = painting(inputs)
+    asks = [_Ask.read(inputs[of_group(CONDITIONS, group)]) for group in found.starts]
+    sources = asks[0].sources
+    if any(not np.array_equal(ask.sources, sources) or ask.variants != asks[0].variants for ask in asks):
+        raise FormatError(
+            "the same sources under the same transforms in every tap group", "others", "Ask all groups again."
+        )
+    by_group = dict(zip(found.starts, asks, strict=True))
+    taps = {place: _tap(inputs, place, by_group[found.groups[place]]) for place in found.places}
     rows: list[Row] = []
     for place, tap in taps.items():
         rows += _rows(stage.seed, inputs, place, tap, sources)
@@ -72,21 +97,21 @@ def answer(stage: "Invariance", inputs: Inputs, out: Output) -> Summary:
                 paired = score.interval(estimate, len(sources), stage.seed)
                 rows.append(row(QUESTION, metric, both, subject, paired, unit))
     rows = put_rows(out, rows)
-    shown = load(conditions.read(SHOWN))
+    shown = {encoder: seen for ask in asks for encoder, seen in load(ask.conditions.read(SHOWN)).items()}
     for figure in _grids(stage, found, shown):
         figure.put(out)
     return {
         "sources": len(sources),
         "own": {f"{r.encoder}:{r.tap}": round(r.value, 4) for r in rows if (r.metric, r.subject) == ("r", OWN)},
-        "left_out": about["left_out"],
+        "left_out": [place for ask in asks for place in ask.left_out],
     }
 
 
-def _tap(inputs: Inputs, place: str, about: dict[str, Any], sources: Numbers) -> _Tap:
+def _tap(inputs: Inputs, place: str, ask: _Ask) -> _Tap:
     from safetensors.numpy import load
 
     encoder, tap = split_tap(place)
-    tensors = load(inputs["conditions"].read(f"{MOVED}/{encoder}/{tap}.safetensors"))
+    tensors = load(ask.conditions.read(f"{MOVED}/{encoder}/{tap}.safetensors"))
     table = open_table(inputs[EMBEDDINGS + encoder])
     statistics = table.statistics(tap)
 
@@ -95,16 +120,16 @@ def _tap(inputs: Inputs, place: str, about: dict[str, Any], sources: Numbers) ->
 
     plain = standardised(tensors[PLAIN])
     moved, turned = {}, {}
-    for (name, strength), vectors in zip(about["variants"], tensors["transformed"], strict=True):
+    for (name, strength), vectors in zip(ask.variants, tensors["transformed"], strict=True):
         moved[f"{name} {strength:g}"] = measures.l2(standardised(vectors), plain)
         turned[f"{name} {strength:g}"] = measures.cosine(standardised(vectors), plain)
-    drawn = OWN if encoder in about["trained"] else BORROWED
+    drawn = OWN if encoder in ask.trained else BORROWED
     draws = [standardised(vectors) for vectors in tensors[OWN]]
     moved[drawn] = np.mean([measures.l2(vectors, plain) for vectors in draws], axis=0)
     turned[drawn] = np.mean([measures.cosine(vectors, plain) for vectors in draws], axis=0)
     heldout = rows_of(inputs["shards"], "heldout")
     gallery = standardised(table.read(tap, PLAIN, heldout))
-    _, nearest = measures.nearest_other(gallery, np.searchsorted(heldout, sources))
+    _, nearest = measures.nearest_other(gallery, np.searchsorted(heldout, ask.sources))
     return _Tap(moved, turned, measures.pair_distances(plain), nearest)
 
 

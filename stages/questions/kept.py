@@ -6,14 +6,16 @@ from typing import Annotated, ClassVar
 from pydantic import Field, PositiveInt
 
 from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
+from stages.questions.sources import painted_rows
 
 
 class Kept(Stage):
     """Answers from samples of the `sources` ask.
 
-    Inputs: `shards`, `conditions`, `samples`, `readers`, `embeddings.<encoder>`, and where they are there `probes`,
+    Inputs: `shards`, `readers`, `embeddings.<encoder>`, `conditions`, `samples`, and where they are there `probes`,
     `sample_embeddings.<encoder>` (twins, faithfulness) and `halfway_samples` (the same conditions painted by the
-    decoder at half of its training). Writes `results.parquet` and figures: twins, grids and maps per tap.
+    decoder at half of its training). From `conditions` on they come again for each further tap group, as `samples.1`.
+    Writes `results.parquet` and figures: twins, grids and maps per tap.
     """
 
     name: ClassVar[str] = "kept"
@@ -28,8 +30,7 @@ class Kept(Stage):
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Reading the samples is most of it."""
-        rows = upstream["samples"].rows
-        return Estimate(rows=500, size_bytes=1_000_000, cpu_seconds=5 + rows * 2e-3)
+        return Estimate(rows=500, size_bytes=1_000_000, cpu_seconds=5 + painted_rows(upstream) * 2e-3)
 
     def work(self, part: Part, state: None, inputs: Inputs, out: Output) -> Summary:
         """Reads the samples, scores them and draws the figures."""

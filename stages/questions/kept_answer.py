@@ -13,6 +13,7 @@ from stages.images import open_images
 from stages.questions import measures, verdicts
 from stages.questions.format import Figure, Row, note, put_rows, row, split_tap
 from stages.questions.painted import Painting, Space, painting, space
+from stages.questions.sources import of_group
 from stages.readers import format as readers_format
 from stages.readers import score
 from stages.readers.data import truth
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from stages.questions.kept import Kept
 
 QUESTION = "kept"
+HALFWAY = "halfway_samples"
 CEILING = "oracle:attributes"
 """The tap whose condition is the truth."""
 SCORE = "1 - d / d of other images"
@@ -56,18 +58,18 @@ class _Asked:
 
 def answer(stage: "Kept", inputs: Inputs, out: Output) -> Summary:
     """Scores every attribute at every tap; writes rows and figures; the summary holds kept and the verdicts."""
-    found = painting(inputs["conditions"], inputs["samples"])
+    found = painting(inputs)
     reader = readers_format.load(inputs["readers"])
     sources = open_images(inputs["shards"]).decode(found.rows, found.size)
     known = truth(inputs["shards"], found.rows, sources)
     halfway = None
-    if "halfway_samples" in inputs:
-        early = painting(inputs["conditions"], inputs["halfway_samples"])
-        halfway = _read(reader, early.images)
+    if all(of_group(HALFWAY, group) in inputs for group in found.starts):
+        halfway = _read(reader, painting(inputs, HALFWAY).images)
     asked = _Asked(stage.seed, found, known, _read(reader, found.images), halfway)
     probes = {}
-    if "probes" in inputs:
-        probes = {(f"{p.encoder}:{p.tap}", p.attribute): p for p in load_probes(inputs["probes"].read(PROBES))}
+    for name in inputs:
+        if name.split(".")[0] == "probes":
+            probes |= {(f"{p.encoder}:{p.tap}", p.attribute): p for p in load_probes(inputs[name].read(PROBES))}
     spaces = {place: space(inputs, found, place) for place in found.places}
 
     rows = [note(QUESTION, "rules", "", verdicts.THRESHOLDS)]
@@ -109,7 +111,7 @@ def _tap_rows(
 ) -> list[Row]:
     """Every row of one tap, the sentence last."""
     rows: list[Row] = []
-    nearness = _nearness(asked, place, tap_space)
+    nearness = _nearness(asked, tap_space)
     if nearness is not None:
         rows.append(row(QUESTION, "nearness", place, "", nearness, "distance of the nearest other image"))
     said = []
@@ -165,16 +167,16 @@ def _interval(value: float | None, low: float | None, high: float | None, n: int
     return Interval(value, low, high, n)
 
 
-def _distances(asked: Painting, place: str, tap_space: Space) -> Floats | None:
+def _distances(tap_space: Space) -> Floats | None:
     """Distance of each sample's embedding to its source's, float64 [N, K]."""
     if tap_space.samples is None:
         return None
-    return measures.l2(tap_space.samples[asked.numbers[place][0]], tap_space.sources[:, None])
+    return measures.l2(tap_space.samples[0], tap_space.sources[:, None])
 
 
-def _nearness(asked: _Asked, place: str, tap_space: Space) -> Interval | None:
+def _nearness(asked: _Asked, tap_space: Space) -> Interval | None:
     """Median over sources of d(sample, source) / d(nearest other image, source), the samples' own median first."""
-    distances = _distances(asked.found, place, tap_space)
+    distances = _distances(tap_space)
     if distances is None:
         return None
     _, nearest = measures.nearest_other(tap_space.gallery, tap_space.positions)
@@ -194,7 +196,7 @@ def _figures(stage: "Kept", found: Painting, sources: NDArray[np.uint8], spaces:
         samples = found.at(place)
         where = dict(zip(("encoder", "tap"), split_tap(place), strict=True))
         name = place.replace(":", "-")
-        distances = _distances(found, place, spaces[place])
+        distances = _distances(spaces[place])
         if distances is not None and found.per_source > 1:
             pair = measures.twins(samples, distances)[:count]
             line = np.arange(count)

@@ -1,21 +1,27 @@
-"""What an answer starts from: the samples of each source at each tap, the sources, and the space of a tap."""
+"""What an answer starts from: the samples of each source at each tap, the sources, and the space of a tap.
+
+Each tap group (the decoder's own taps, and those of each of its extensions) is asked about and painted by itself, so
+that a new one repaints nothing. Its inputs have its number at their end (`conditions`, `samples`, `conditions.1`,
+`samples.1`, …). All groups have the same sources, variants and noise, so an answer sees one painting.
+"""
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract import Input, Inputs
+from stages.contract import Inputs
 from stages.embeddings.format import Statistics, open_table
 from stages.errors import FormatError
 from stages.images import open_images
 from stages.questions import measures
 from stages.questions.format import Condition, read_conditions, split_tap
-from stages.questions.sources import EMBEDDINGS
+from stages.questions.sources import EMBEDDINGS, of_group
 from stages.readers.data import rows_of
 from stages.readers.score import Floats, Numbers
 
-SAMPLE_EMBEDDINGS = "sample_embeddings."
+CONDITIONS, SAMPLES, SAMPLE_EMBEDDINGS = "conditions", "samples", "sample_embeddings"
 BOTH_ENDS = ("backbone", "projector")
 
 
@@ -30,9 +36,13 @@ class Painting:
     variants: tuple[str, ...]
     """Variants of each source, in the order of the ask."""
     numbers: dict[str, Numbers]
-    """Per place the number of each condition, int64 [V, N]."""
+    """Per place the number of each condition, int64 [V, N]; those of a group follow those of the group before."""
     images: NDArray[np.uint8]
     """All samples by condition: uint8 [conditions, K, size, size, 3]."""
+    groups: dict[str, int]
+    """Per place the tap group that it belongs to."""
+    starts: dict[int, int]
+    """Per group the number of its first condition."""
 
     @property
     def size(self) -> int:
@@ -59,10 +69,46 @@ class Painting:
         return found
 
 
-def painting(conditions: Input, samples: Input) -> Painting:
-    """The samples of an ask; FormatError where they are not those of its conditions."""
-    asked = read_conditions(conditions)
-    images = open_images(samples)
+def groups_of(inputs: Inputs) -> list[int]:
+    """The tap groups that were asked about; 0 is that of the decoder itself."""
+    named = [name.removeprefix(CONDITIONS).removeprefix(".") for name in inputs if name.split(".")[0] == CONDITIONS]
+    return sorted(int(number or 0) for number in named)
+
+
+def painting(inputs: Inputs, samples: str = SAMPLES) -> Painting:
+    """The samples of all groups of an ask, of which `samples` is the input's name.
+
+    Raises FormatError where samples are not those of their conditions, or groups were not asked the same.
+    """
+    found = [_group(inputs, samples, group) for group in groups_of(inputs)]
+    first = found[0]
+    for other in found[1:]:
+        same = np.array_equal(other.rows, first.rows) and other.variants == first.variants
+        if not same or other.images.shape[1:] != first.images.shape[1:]:
+            raise FormatError(
+                "the same sources, variants and number of samples in every tap group",
+                f"others at {other.places[0]} than at {first.places[0]}",
+                "Ask and paint all groups with the same settings.",
+            )
+    ends = list(accumulate(len(other.images) for other in found))
+    starts = dict(zip(groups_of(inputs), [0, *ends[:-1]], strict=True))
+    return Painting(
+        places=tuple(place for other in found for place in other.places),
+        rows=first.rows,
+        variants=first.variants,
+        numbers={
+            place: numbers + starts[other.groups[place]] for other in found for place, numbers in other.numbers.items()
+        },
+        images=first.images if len(found) == 1 else np.concatenate([other.images for other in found]),
+        groups={place: group for other in found for place, group in other.groups.items()},
+        starts=starts,
+    )
+
+
+def _group(inputs: Inputs, samples: str, group: int) -> Painting:
+    """The samples of one group, numbered from 0."""
+    asked = read_conditions(inputs[of_group(CONDITIONS, group)])
+    images = open_images(inputs[of_group(samples, group)])
     if not asked or images.count == 0 or images.count % len(asked):
         raise FormatError(
             f"samples of {len(asked)} conditions, equally many of each", f"{images.count} samples", "Paint them again."
@@ -73,8 +119,8 @@ def painting(conditions: Input, samples: Input) -> Painting:
     arranged = {place: _arranged(asked, place, variants, rows) for place in places}
     parts = [images.read_part(part)[1] for part in range(images.parts)]
     pixels = np.concatenate([np.asarray(part, dtype=np.uint8) for part in parts])
-    per_source = images.count // len(asked)
-    return Painting(places, rows, variants, arranged, pixels.reshape(len(asked), per_source, *pixels.shape[1:]))
+    pixels = pixels.reshape(len(asked), images.count // len(asked), *pixels.shape[1:])
+    return Painting(places, rows, variants, arranged, pixels, dict.fromkeys(places, group), {group: 0})
 
 
 def _arranged(asked: list[Condition], place: str, variants: tuple[str, ...], rows: Numbers) -> Numbers:
@@ -96,7 +142,7 @@ class Space:
     unit: float
     """Mean distance of two random images."""
     samples: Floats | None
-    """Embeddings of the samples, float64 [conditions, K, D]; None where the tap cannot see pixels."""
+    """Embeddings of the samples at the tap, float64 [V, N, K, D]; None where it cannot see pixels."""
 
     @property
     def sources(self) -> Floats:
@@ -112,10 +158,13 @@ def space(inputs: Inputs, found: Painting, place: str) -> Space:
     heldout = rows_of(inputs["shards"], "heldout")
     gallery = statistics.standardise(table.read(tap, "plain", heldout)).astype(np.float64)
     samples = None
-    if SAMPLE_EMBEDDINGS + encoder in inputs:
-        painted = open_table(inputs[SAMPLE_EMBEDDINGS + encoder])
+    group = found.groups[place]
+    embedded = inputs.get(f"{of_group(SAMPLE_EMBEDDINGS, group)}.{encoder}")
+    if embedded is not None:
+        painted = open_table(embedded)
         if tap in painted.taps:
             vectors = statistics.standardise(painted.read(tap, "plain")).astype(np.float64)
-            samples = vectors.reshape(len(found.images), found.per_source, -1)
+            by_condition = vectors.reshape(-1, found.per_source, vectors.shape[1])
+            samples = by_condition[found.numbers[place] - found.starts[group]]
     positions = np.searchsorted(heldout, found.rows)
     return Space(statistics, gallery, positions, measures.random_pair(gallery), samples)

@@ -11,6 +11,16 @@ EMBEDDINGS, ENCODER = "embeddings.", "encoder."
 """Inputs of a named encoder: its table of embeddings, and the encoder itself where it was pretrained."""
 
 
+def painted_rows(upstream: Mapping[str, Estimate]) -> int:
+    """Samples of all tap groups that an answer reads."""
+    return sum(estimate.rows for name, estimate in upstream.items() if name.split(".")[0] == "samples")
+
+
+def of_group(name: str, group: int) -> str:
+    """Name of an input of a tap group: `samples` of the decoder's own taps, `samples.1` of its first extension."""
+    return f"{name}.{group}" if group else name
+
+
 class Sources(Stage):
     """One condition per tap and source image.
 

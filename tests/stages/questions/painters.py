@@ -3,7 +3,7 @@
 The painter of a tap keeps some attributes of its source and draws the others anew, so what must be found is known.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from stages.encoders.encoder import NetworkEncoder, probe_batch
 from stages.encoders.network import initialise
 from stages.encoders.spec import Architecture, EncoderSpec, Oracle, Preprocessing, Pretrained
 from stages.questions.format import read_conditions
+from stages.questions.painted import Painting
+from stages.questions.sources import of_group
 from stages.readers.stage import Probes, Readers
 from stages.samples import format as samples_format
 from stages.shards import scenes
@@ -55,12 +57,30 @@ class World:
 
     def answer(self, stage: Stage, conditions: Input, painted: MemoryArtifact, **more: Input) -> MemoryArtifact:
         """Runs an answer on the samples and their embeddings."""
-        embedded = run_stage(
-            Embeddings(encoder=SPECS["small"], views=("plain",)),
-            {"images": painted, "encoder": self.artifacts["encoder.small"]},
-        )
-        given = {"conditions": conditions, "samples": painted, "sample_embeddings.small": embedded}
+        given = {"conditions": conditions, "samples": painted, "sample_embeddings.small": self.embed(painted)}
         return run_stage(stage, self.artifacts | given | more)
+
+    def embed(self, painted: MemoryArtifact) -> MemoryArtifact:
+        """Samples as the small encoder sees them."""
+        given = {"images": painted, "encoder": self.artifacts["encoder.small"]}
+        return run_stage(Embeddings(encoder=SPECS["small"], views=("plain",)), given)
+
+    def answer_groups(
+        self, stage: Stage, ask: Callable[[tuple[str, ...]], Stage], groups: Sequence[tuple[str, ...]], whole: Painting
+    ) -> MemoryArtifact:
+        """Runs an answer on tap groups, each asked about and painted by itself, with the samples of `whole`."""
+        given: dict[str, Input] = {}
+        for number, taps in enumerate(groups):
+            conditions = self.ask(ask(taps))
+            numbers = np.concatenate(
+                [whole.numbers[tap].ravel() for tap in dict.fromkeys(c.place for c in read_conditions(conditions))]
+            )
+            images = whole.images[numbers]
+            painted = samples(images.reshape(-1, *images.shape[2:]), conditions, whole.per_source)
+            given |= {of_group("conditions", number): conditions, of_group("samples", number): painted}
+            given |= {of_group("halfway_samples", number): painted}
+            given[f"{of_group('sample_embeddings', number)}.small"] = self.embed(painted)
+        return run_stage(stage, self.artifacts | given)
 
 
 def world() -> World:

@@ -9,10 +9,11 @@ import torch
 from safetensors.numpy import load
 
 from stages import pixels
+from stages.contract import Stage
 from stages.errors import FormatError, InputError
 from stages.questions import verdicts
 from stages.questions.faithfulness import Faithfulness
-from stages.questions.format import Row, load_rows, read_conditions
+from stages.questions.format import Row, load_ranks, load_rows, read_conditions
 from stages.questions.invariance import Invariance, Transformed
 from stages.questions.kept import Kept
 from stages.questions.painted import painting
@@ -248,9 +249,9 @@ def test_without_embedded_samples_probes_or_halfway_the_answer_says_less(
 
 
 def test_samples_of_other_conditions_are_refused(conditions: MemoryArtifact, painted: MemoryArtifact) -> None:
-    images = painting(conditions, painted).images.reshape(-1, SIZE, SIZE, 3)
+    images = painting({"conditions": conditions, "samples": painted}).images.reshape(-1, SIZE, SIZE, 3)
     with pytest.raises(FormatError, match="equally many"):
-        painting(conditions, samples(images[:-1], conditions, 1))
+        painting({"conditions": conditions, "samples": samples(images[:-1], conditions, 1)})
 
 
 def test_perfect_samples_find_their_source_and_controls_stand_where_they_must(faithfulness: MemoryArtifact) -> None:
@@ -266,6 +267,18 @@ def test_perfect_samples_find_their_source_and_controls_stand_where_they_must(fa
     assert mrr["small:projector", "samples"].value < 0.5
     assert mrr["small:backbone", "crop"].value > mrr["small:backbone", "random"].value
     assert mrr["small:backbone", "nearest"].value > mrr["small:backbone", "random"].value
+
+
+def test_every_single_rank_is_kept_and_gives_the_rows(faithfulness: MemoryArtifact, painted: MemoryArtifact) -> None:
+    mrr, median = rows(faithfulness, "mrr"), rows(faithfulness, "median rank")
+    kept_ranks = load_ranks(faithfulness.objects["ranks.parquet"])
+    assert {(found.place, found.subject) for found in kept_ranks} == set(mrr)
+    for found in kept_ranks:
+        assert (1.0 / found.ranks).mean() == pytest.approx(mrr[found.place, found.subject].value)
+        assert np.median(np.median(found.ranks, axis=1)) == median[found.place, found.subject].value
+        gallery = faithfulness.summary["gallery"]
+        assert found.gallery == (gallery - 1 if found.subject in ("nearest", "random") else gallery)
+        assert len(set(found.sources.tolist())) == COUNT
 
 
 def test_distances_are_in_units_of_two_random_images(faithfulness: MemoryArtifact) -> None:
@@ -345,3 +358,47 @@ def test_answers_are_equal_bytes_when_asked_again(
     small: World, conditions: MemoryArtifact, painted: MemoryArtifact, faithfulness: MemoryArtifact
 ) -> None:
     assert small.answer(Faithfulness(), conditions, painted).objects == faithfulness.objects
+
+
+GROUPS = (("small:backbone", "oracle:attributes"), ("small:projector", "oracle:pixels"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "asked"), [(Kept(), "conditions"), (Faithfulness(), "conditions"), (Invariance(), "transformed")]
+)
+def test_tap_groups_that_were_painted_apart_are_answered_as_if_together(
+    small: World, stage: Stage, asked: str, request: pytest.FixtureRequest
+) -> None:
+    together: MemoryArtifact = request.getfixturevalue(stage.name)
+    conditions: MemoryArtifact = request.getfixturevalue(asked)
+    per_source = 2 if asked == "transformed" else 4
+    whole = painting({"conditions": conditions, "samples": small.paint(conditions, KEEPS, per_source)})
+
+    def ask(taps: tuple[str, ...]) -> Stage:
+        if asked == "transformed":
+            return Transformed(taps=taps, count=30, paint=3, draws=2)
+        return Sources(taps=taps, count=COUNT)
+
+    apart = small.answer_groups(stage, ask, GROUPS, whole)
+    found, expected = (
+        {
+            (r.metric, r.encoder, r.tap, r.subject): r
+            for r in load_rows(answer.objects["results.parquet"])
+            if r.metric != "rules"
+        }
+        for answer in (apart, together)
+    )
+    assert found.keys() == expected.keys()
+    for name, row in found.items():
+        assert (row.n, row.verdict) == (expected[name].n, expected[name].verdict), name
+        numbers = [(r.value, r.low, r.high) for r in (row, expected[name])]
+        assert numbers[0] == pytest.approx(numbers[1], abs=1e-4, nan_ok=True), name
+    assert apart.names() == together.names()
+
+
+def test_tap_groups_with_other_sources_are_refused(small: World, conditions: MemoryArtifact) -> None:
+    given = {"conditions": small.ask(Sources(taps=TAPS[:1], count=5)), "conditions.1": conditions}
+    given["samples"] = small.paint(given["conditions"], KEEPS)
+    given["samples.1"] = small.paint(conditions, KEEPS)
+    with pytest.raises(FormatError, match="the same sources"):
+        painting(given)
