@@ -15,7 +15,8 @@ class Faithfulness(Stage):
     Inputs: `shards`, `embeddings.<encoder>`, `conditions`, `samples` and `sample_embeddings.<encoder>`, the last three
     again for each further tap group, as `samples.1`. Taps whose samples were not embedded (they do not read pixels) are
     left out. Writes `results.parquet`: rank of the source among all held-out images, for the samples and for controls;
-    and distances, in units of two random images.
+    and distances, in units of two random images. Writes
+    `ranks.parquet`: every single rank.
     """
 
     name: ClassVar[str] = "faithfulness"

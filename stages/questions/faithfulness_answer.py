@@ -1,4 +1,7 @@
-"""The answer to faithfulness: rank and distance of the source, for samples and controls."""
+"""The answer to faithfulness: rank and distance of the source, for samples and controls.
+
+Beside the rows of all questions it leaves every single rank in `ranks.parquet`, from which its rows can be made again.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +10,7 @@ import numpy as np
 from stages.contract import Inputs, Output, Summary
 from stages.questions import measures
 from stages.questions.asking import CROPS
-from stages.questions.format import Row, put_rows, row
+from stages.questions.format import Ranks, Row, put_ranks, put_rows, row
 from stages.questions.painted import CONDITIONS, Space, painting, space
 from stages.questions.sources import of_group
 from stages.readers import score
@@ -21,13 +24,14 @@ UNIT = "distance of two random images"
 
 
 def answer(stage: "Faithfulness", inputs: Inputs, out: Output) -> Summary:
-    """Rows for every tap whose samples were embedded; the summary holds the mean reciprocal ranks."""
+    """Rows and ranks for every tap whose samples were embedded; the summary holds the mean reciprocal ranks."""
     from safetensors.numpy import load
 
     found = painting(inputs)
     asks = [inputs[of_group(CONDITIONS, group)] for group in found.starts]
     crops = {place: crop for ask in asks for place, crop in load(ask.read(CROPS)).items()}
     rows: list[Row] = []
+    ranked: list[Ranks] = []
     left_out, gallery = [], 0
     for place in found.places:
         where = space(inputs, found, place)
@@ -40,12 +44,14 @@ def answer(stage: "Faithfulness", inputs: Inputs, out: Output) -> Summary:
         if crop is not None:
             queries["crop"] = (where.statistics.standardise(crop).astype(np.float64)[:, None], None)
         for subject, (vectors, removed) in queries.items():
-            rows += _rows(stage.seed, place, subject, where, vectors, removed)
+            ranks = _ranks(where, vectors, removed)
+            ranked.append(Ranks(place, subject, len(where.gallery) - (removed is not None), found.rows, ranks))
+            rows += _rows(stage.seed, place, subject, where, vectors, ranked[-1])
+    put_ranks(out, ranked)
     rows = put_rows(out, rows)
-    ranked = [r for r in rows if r.metric == "mrr"]
     return {
         "gallery": gallery,
-        "mrr": {f"{r.encoder}:{r.tap} {r.subject}": round(r.value, 4) for r in ranked},
+        "mrr": {f"{r.encoder}:{r.tap} {r.subject}": round(r.value, 4) for r in rows if r.metric == "mrr"},
         "left_out": left_out,
     }
 
@@ -67,15 +73,18 @@ def _queries(seed: int, where: Space) -> dict[str, tuple[Floats, Numbers | None]
     }
 
 
-def _rows(seed: int, place: str, subject: str, where: Space, vectors: Floats, removed: Numbers | None) -> list[Row]:
-    """Ranks and distances of one kind of query."""
+def _ranks(where: Space, vectors: Floats, removed: Numbers | None) -> Floats:
+    """Rank of the source for each of its queries: vectors float64 [N, K, D] to float64 [N, K]."""
     count, per_source, width = vectors.shape
-    flat = vectors.reshape(-1, width)
     taken_out = None if removed is None else removed.repeat(per_source)
-    ranks = measures.ranks(flat, where.gallery, where.positions.repeat(per_source), taken_out)
-    ranks = ranks.reshape(count, per_source)
-    size = len(where.gallery) - (removed is not None)
-    among = f"among {size} held-out images"
+    sources = where.positions.repeat(per_source)
+    return measures.ranks(vectors.reshape(-1, width), where.gallery, sources, taken_out).reshape(count, per_source)
+
+
+def _rows(seed: int, place: str, subject: str, where: Space, vectors: Floats, ranked: Ranks) -> list[Row]:
+    """Ranks and distances of one kind of query."""
+    count, ranks = len(vectors), ranked.ranks
+    among = f"among {ranked.gallery} held-out images"
     apart = measures.l2(vectors, where.sources[:, None]).mean(axis=1) / where.unit
     turned = measures.cosine(vectors, where.sources[:, None]).mean(axis=1)
     estimates = {

@@ -22,7 +22,7 @@ from stages.samples.format import read_conditions as read_table
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RESULTS = "results.parquet"
+RESULTS, RANKS = "results.parquet", "ranks.parquet"
 
 Vectors: TypeAlias = Mapping[str, NDArray[np.float32]]
 
@@ -127,6 +127,52 @@ def load_rows(data: bytes) -> list[Row]:
     import pyarrow.parquet as pq
 
     return [Row(**record) for record in pq.read_table(io.BytesIO(data)).to_pylist()]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """Where the sources come when all held-out images are sorted by their distance to a query at one tap.
+
+    `subject` is what was ranked (`samples`, or a control), `gallery` the number of images sorted.
+    """
+
+    place: str
+    subject: str
+    gallery: int
+    sources: NDArray[np.int64]
+    """Rows of the sources, [N]."""
+    ranks: NDArray[np.float64]
+    """[N, K], 1 is best; images at equal distance share their mean rank."""
+
+
+def put_ranks(out: Output, found: Sequence[Ranks]) -> None:
+    """Writes `ranks.parquet`, a line for each query."""
+    import pyarrow as pa
+
+    kinds = {"encoder": pa.string(), "tap": pa.string(), "subject": pa.string(), "gallery": pa.int64()}
+    kinds |= {"source_row": pa.int64(), "k": pa.int64(), "rank": pa.float64()}
+    lines = [
+        (*split_tap(entry.place), entry.subject, entry.gallery, row, k, rank)
+        for entry in found
+        for row, ranks in zip(entry.sources.tolist(), entry.ranks.tolist(), strict=True)
+        for k, rank in enumerate(ranks)
+    ]
+    columns = list(zip(*lines, strict=True)) or [()] * len(kinds)
+    out.put(RANKS, _parquet(pa.table(columns, schema=pa.schema(kinds))))
+
+
+def load_ranks(data: bytes) -> list[Ranks]:
+    """What `put_ranks` wrote, from the bytes of `ranks.parquet`."""
+    import pyarrow.parquet as pq
+
+    found: dict[tuple[str, str, int], dict[int, list[float]]] = {}
+    for line in pq.read_table(io.BytesIO(data)).to_pylist():
+        queries = found.setdefault((f"{line['encoder']}:{line['tap']}", line["subject"], line["gallery"]), {})
+        queries.setdefault(line["source_row"], []).append(line["rank"])
+    return [
+        Ranks(*query, np.array(list(ranks), dtype=np.int64), np.array(list(ranks.values()), dtype=np.float64))
+        for query, ranks in found.items()
+    ]
 
 
 @dataclass(frozen=True)

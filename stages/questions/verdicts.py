@@ -179,7 +179,7 @@ def backbone_moves(backbone: Row, gap: Row) -> Finding:
 
 def projector_rests(share: Row, kept: Sequence[Row]) -> Finding:
     """Finding ii from r(projector) / r(backbone) and kept(backbone) - kept(projector) of augmented attributes."""
-    claim = "The projector nearly is invariant to them, and keeps less of what they change."
+    claim = "The projector is nearly invariant to them, and keeps less of what they change."
     more = [r.subject for r in kept if r.low > 0.0]
     less = [r.subject for r in kept if r.high < 0.0]
     needed = min(ATTRIBUTES_MIN, max(1, len(kept)))

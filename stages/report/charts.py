@@ -66,7 +66,9 @@ def nice_axis(values: Iterable[float], count: int = 4, zero: bool = True) -> Axi
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(magnitude * factor for factor in (1, 2, 5, 10) if magnitude * factor >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = tuple((index * step, f"{index * step:.6g}") for index in range(first, max(last, first + 1) + 1))
+    ticks = tuple(
+        (index * step, f"{index * step:.6g}".replace("-", "−")) for index in range(first, max(last, first + 1) + 1)
+    )
     return Axis(ticks[0][0], ticks[-1][0], ticks)
 
 

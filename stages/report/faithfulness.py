@@ -1,17 +1,24 @@
-"""The section on faithfulness: ranks on a logarithmic scale with their controls, and tables of all numbers."""
+"""The section on faithfulness: ranks on a logarithmic scale with their controls, how they are spread, all numbers."""
 
 import math
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from stages.questions.format import Row
 from stages.report import charts
-from stages.report.charts import Mark, log_axis
+from stages.report.charts import Axis, Line, Mark, Point, log_axis
 from stages.report.numbers import Entry, Plot, Table, count, interval, plain
 from stages.report.results import Answer, place
 from stages.report.taps import Tap
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SAMPLES = "samples"
 MRR, MEDIAN = "mrr", "median rank"
@@ -35,6 +42,7 @@ class Faithfulness:
 
     among: str
     ranks: tuple[Ranks, ...]
+    histograms: tuple[Plot, ...]
     key: tuple[tuple[Markup, str], ...]
     table: Table
     controls: Table
@@ -64,8 +72,9 @@ def faithfulness(answer: Answer, nearness: Sequence[Row], taps: Sequence[Tap]) -
             lines.append(Entry(tap, tap.place, tuple("" if row is None else written(row) for row in [*found, near])))
     head = ("tap", *(plain(metric) if metric != MRR else "MRR" for metric in metrics), "nearness")
     return Faithfulness(
-        among=ranked[0].unit.rpartition(" among ")[2],
+        among=re.sub(r"\d+", lambda found: count(int(found[0])), ranked[0].unit.rpartition(" among ")[2]),
         ranks=tuple(entry for entry in ranks if entry.plots),
+        histograms=tuple(_histograms(answer, taps, controls)),
         key=tuple(key),
         table=Table("", head, tuple(lines)),
         controls=_controls(answer, taps, metrics),
@@ -95,6 +104,44 @@ def _ranks(answer: Answer, taps: Sequence[Tap], metric: str, title: str, note: s
         if marks:
             plots.append(Plot(tap.place, "", charts.dots([marks], axis, height=22, ticks=ticks), tap))
     return Ranks(title, note, tuple(plots), charts.scale(axis))
+
+
+def _histograms(answer: Answer, taps: Sequence[Tap], controls: Sequence[str]) -> list[Plot]:
+    """How the ranks of each tap are spread, in bins that double: samples filled, controls as outlines."""
+    bins = _bin(max((found.gallery for found in answer.ranks), default=1)) + 1
+    # Room for the labels of the upward axis is left before the first bin.
+    labels = tuple((number + 0.5, count(2**number)) for number in range(0, bins, 3))
+    across = Axis(-1.2, float(bins), labels)
+    up = Axis(0.0, 1.0, ((0.0, ""), (0.5, "50 %"), (1.0, "100 %")))
+    plots = []
+    for tap in taps:
+        own = {found.subject: found.ranks for found in answer.ranks if found.place == tap.place}
+        if SAMPLES not in own:
+            continue
+        styles = {name: f"control control-{number}" for number, name in enumerate(controls)}
+        curves = [
+            Line(NAMES.get(name, plain(name)), _steps(ranks, bins), styles[name])
+            for name, ranks in own.items()
+            if name in styles
+        ]
+        steps = _steps(own[SAMPLES], bins)
+        curves.append(Line("samples", steps, f"{tap.style} filled", bounds=tuple((0.0, share) for _, share in steps)))
+        first, ten = ((own[SAMPLES] <= most).mean() for most in (1, 10))
+        said = f"source first {100 * first:.0f} %, among the first ten {100 * ten:.0f} %"
+        plots.append(Plot(tap.place, said, charts.lines(curves, across, up, 150, f"ranks at {tap.place}: {said}"), tap))
+    return plots
+
+
+def _bin(rank: float) -> int:
+    """The bin of a rank: 1, 2 to 3, 4 to 7, and so on."""
+    return int(math.log2(rank))
+
+
+def _steps(ranks: "NDArray[np.float64]", bins: int) -> tuple[Point, ...]:
+    """The share of ranks in each bin, as the corners of a staircase."""
+    counted = Counter(_bin(rank) for rank in ranks.reshape(-1).tolist())
+    shares = [counted[number] / ranks.size for number in range(bins)]
+    return tuple((float(edge), share) for number, share in enumerate(shares) for edge in (number, number + 1))
 
 
 def _mark(row: Row, tap: Tap) -> Mark:

@@ -119,11 +119,11 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def count(value: float) -> str:
-    """A rank or a number of things: no decimals from 10 on, thin spaces between thousands."""
+    """A rank or a number of things: no decimals from 10 on, narrow spaces between thousands."""
     if not math.isfinite(value):
         return "–"
     whole = abs(value) >= 10 or value == round(value)
-    return f"{value:,.0f}".replace(",", "\u2009") if whole else f"{value:.1f}"
+    return f"{value:,.0f}".replace(",", "\u202f") if whole else f"{value:.1f}"
 
 
 def interval(row: Row, digits: int = 2) -> str:

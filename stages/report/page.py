@@ -42,6 +42,8 @@ UNASKED = (
     ("robustness", "Finding iii, on small attacks, was not asked in this study"),
     ("manipulation", "Finding iv, on edits, was not asked in this study"),
 )
+FACTS = ("repscope", "torch", "ray", "zarr")
+"""Libraries named at the head of the page; all of them stand beside what was trained."""
 KNOWN = ("kept", "faithfulness", "invariance")
 """Questions with sections of their own; any other gets its figures and a table of its rows."""
 
@@ -217,6 +219,8 @@ def _widths(inputs: Inputs, encoders: Mapping[str, Mapping[str, Any]]) -> dict[s
 
 
 def _facts(stage: "Report", inputs: Inputs, dressed: Sequence[Tap], kept: Answer) -> list[tuple[str, str]]:
+    from stages.decoder.format import read_card
+
     facts = [("study", stage.study)]
     if "shards" in inputs:
         about = inputs["shards"].summary
@@ -233,6 +237,11 @@ def _facts(stage: "Report", inputs: Inputs, dressed: Sequence[Tap], kept: Answer
         about = inputs["decoder"].summary
         shown = f", {numbers.count(about['num_images'])} images shown"
         facts.append(("decoder", f"one for {_plural(len(about['taps']), 'tap')}{shown}"))
+        card = read_card(inputs["decoder"])
+        if card.finished:
+            facts.append(("trained", card.finished))
+        if named := [f"{name} {card.versions[name]}" for name in FACTS if name in card.versions]:
+            facts.append(("with", ", ".join(named)))
     scored = [row.n for row in kept.where("kept")]
     if scored:
         facts.append(("measured on", f"{_plural(max(scored), 'held-out source')}"))
@@ -278,7 +287,7 @@ def _how(grids: Sequence[Figure], own: Sequence[Tap]) -> How | None:
 
 
 def _finding(found: verdicts.Finding, subjects: Collection[str]) -> Finding:
-    why = found.why
+    why = found.why.replace(" - ", " − ")
     for subject in subjects:
         why = why.replace(subject, numbers.plain(subject)) if "_" in subject else why
     return Finding(found.number, found.encoder, found.claim, found.outcome, found.outcome.replace(" ", "-"), why)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stages import pixels
 from stages.contract import Input
 from stages.errors import FormatError
-from stages.questions.format import RESULTS, Figure, Row, load_rows
+from stages.questions.format import RANKS, RESULTS, Figure, Ranks, Row, load_ranks, load_rows
 from stages.questions.verdicts import BOTH
 
 if TYPE_CHECKING:
@@ -20,12 +20,13 @@ FIGURES = "figures/"
 
 @dataclass(frozen=True)
 class Answer:
-    """The rows and figures of one question, and the key of the artifact they come from."""
+    """The rows and figures of one question, its single ranks if it has any, and the key of the artifact."""
 
     question: str
     key: str
     rows: tuple[Row, ...]
     figures: tuple[Figure, ...]
+    ranks: tuple[Ranks, ...] = ()
 
     def where(self, metric: str) -> list[Row]:
         """Rows of one metric, in their order."""
@@ -49,7 +50,8 @@ def read(question: str, artifact: Input) -> Answer:
         if name.startswith(FIGURES) and name.endswith(".json")
     ]
     figures.sort(key=lambda found: (found.order, found.name))
-    return Answer(question, artifact.key, tuple(load_rows(artifact.read(RESULTS))), tuple(figures))
+    ranks = load_ranks(artifact.read(RANKS)) if RANKS in names else ()
+    return Answer(question, artifact.key, tuple(load_rows(artifact.read(RESULTS))), tuple(figures), tuple(ranks))
 
 
 def figure(about: dict[str, Any], png: bytes) -> Figure:

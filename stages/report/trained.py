@@ -33,15 +33,19 @@ def decoder(inputs: Inputs, taps: Sequence[Tap]) -> list[Block]:
 
     card = read_card(inputs["decoder"])
     by_place = {tap.place: tap for tap in taps}
-    curves = [
-        Line(place, tuple((point.images / 1000, point.heldout[place]) for point in card.curve), by_place[place].style)
-        for place in card.taps
-        if place in by_place and len(card.curve) > 1
-    ]
+    curves = []
+    for place in card.taps if len(card.curve) > 1 else ():
+        if (tap := by_place.get(place)) is not None:
+            points = tuple((point.images / 1000, point.heldout[place]) for point in card.curve)
+            # The mark at the end tells taps of one encoder from each other, which share a colour.
+            curves += [Line(place, points, tap.style), Line(place, points[-1:], tap.style, tap.shape)]
     text = (
         f"One decoder for {len(card.taps)} taps, {card.size} px, {count(card.num_images)} training images shown "
         f"({count(card.train_images)} different ones), batches of {card.training.batch}, seed {card.seed}."
     )
+    if card.finished:
+        text += f" Finished on {card.finished}."
+    text += made_with(card.versions)
     values = [y for curve in curves for _, y in curve.points]
     chart = None
     if curves:
@@ -55,8 +59,14 @@ def decoder(inputs: Inputs, taps: Sequence[Tap]) -> list[Block]:
         if place in by_place
     )
     table = Table("", ("tap", "numbers", "loss at the end"), rows)
-    note = "Loss on held-out images by thousands of images shown; every line is a tap." if curves else ""
+    note = "Loss on held-out images by thousands of images shown, one line per tap." if curves else ""
     return [Block("Decoder", text, chart, note, table)]
+
+
+def made_with(versions: Mapping[str, str]) -> str:
+    """A sentence on the libraries of a training, with the space before it; empty where they were not written down."""
+    listed = ", ".join(f"{'Python' if name == 'python' else name} {version}" for name, version in versions.items())
+    return f" Trained with {listed}." if listed else ""
 
 
 def encoders(summaries: Mapping[str, Mapping[str, Any]], taps: Sequence[Tap]) -> list[Block]:
@@ -80,7 +90,7 @@ def encoders(summaries: Mapping[str, Mapping[str, Any]], taps: Sequence[Tap]) ->
         rows.append(Entry(None, "chance", tuple(text for value in chance for text in (number(value), number(value)))))
         head = ("tap", *(text for a in attributes for text in (f"{plain(a)}, k-NN", "linear")))
         loss = f" Loss at the end {number(summary['loss'], 3)}." if "loss" in summary else ""
-        text = f"Accuracy on held-out images, read from each tap.{loss}"
+        text = f"Accuracy on held-out images, read from each tap.{loss}{made_with(summary.get('versions', {}))}"
         blocks.append(Block(f"Encoder {name}", text, table=Table("", head, tuple(rows))))
     return blocks
 

@@ -62,3 +62,17 @@ def test_a_figure_is_its_tiles_side_by_side() -> None:
     image = pixels.decode(out.objects["figures/f.png"])
     np.testing.assert_array_equal(image[4:8, 8:12], tiles[1, 2])
     assert b'"tile_px": 4' in out.objects["figures/f.json"]
+
+
+def test_single_ranks_come_back_as_they_were_put() -> None:
+    sources = np.array([7, 3], dtype=np.int64)
+    samples = format.Ranks("a:x.0", "samples", 9, sources, np.array([[1.0, 2.5, 9.0], [3.0, 1.0, 1.0]]))
+    crop = format.Ranks("a:x.0", "crop", 9, sources, np.array([[1.0], [2.0]]))
+    out = MemoryArtifact()
+    format.put_ranks(out, [samples, crop])
+    for found, given in zip(format.load_ranks(out.objects["ranks.parquet"]), (samples, crop), strict=True):
+        assert (found.place, found.subject, found.gallery) == (given.place, given.subject, given.gallery)
+        np.testing.assert_array_equal(found.sources, given.sources)
+        np.testing.assert_array_equal(found.ranks, given.ranks)
+    format.put_ranks(out := MemoryArtifact(), [])
+    assert format.load_ranks(out.objects["ranks.parquet"]) == []

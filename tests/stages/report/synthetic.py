@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stages.decoder.format import CARD, Card, Point
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.questions import verdicts
-from stages.questions.format import RESULTS, Figure, Row, dump_rows
+from stages.questions.format import RESULTS, Figure, Ranks, Row, dump_rows, put_ranks
 from stages.questions.transforms import TRANSFORMS
 from stages.shards import scenes
 from tests.artifacts import MemoryArtifact
@@ -51,6 +51,7 @@ PROBE: Mapping[str, Sequence[float]] = {
 }
 READER = (0.93, 0.99, 1.00, 1.00, 0.99, 0.99, 0.97, 0.90, 0.99, 1.00, 1.00, 1.00, 1.00, 1.00, 1.00, 1.00)
 WIDTH = {"backbone": 256, "projector.0": 256, "projector": 128, "pixels": 192, "attributes": 23}
+VERSIONS = {"python": "3.11.2", "repscope": "0.1.0", "ray": "2.60.0", "torch": "2.14.1+cu130", "zarr": "3.1.6"}
 IN_TRAINING = ("crop", "flip", "greyscale", "hue", "brightness", "contrast")
 
 
@@ -196,7 +197,7 @@ def figure(
 
 def faithfulness() -> MemoryArtifact:
     """The answer to `faithfulness`; the oracle's taps have none, as they see no pixels of a sample."""
-    rows = []
+    rows, ranked = [], []
     for place, values in KEPT.items():
         if place.startswith("oracle"):
             continue
@@ -216,7 +217,12 @@ def faithfulness() -> MemoryArtifact:
                 rows.append(
                     row("faithfulness", metric, place, subject, mean, low=0.9 * mean, high=1.1 * mean, unit=unit)
                 )
-    return answer("faithfulness", rows)
+            per_source = SAMPLES if subject in ("samples", "shuffled") else 1
+            spread = np.exp(rng("ranks", place, subject).gamma(1.5, np.log(rank), (128, per_source)))
+            ranked.append(Ranks(place, subject, 2000, np.arange(128) * 15, np.clip(np.floor(spread), 1, 2000)))
+    artifact = answer("faithfulness", rows)
+    put_ranks(artifact, ranked)
+    return artifact
 
 
 def invariance() -> MemoryArtifact:
@@ -271,7 +277,9 @@ def pretrained() -> MemoryArtifact:
         for tap, (knn, linear) in scores.items()
     ]
     taps = {tap: WIDTH[tap] for tap in ("backbone", "projector.0", "projector")}
-    artifact.summary = {"taps": taps, "weights_sha256": key("weights"), "loss": 4.31, "quality": quality}
+    artifact.summary = {
+        "taps": taps, "weights_sha256": key("weights"), "loss": 4.31, "quality": quality, "versions": VERSIONS,
+    }  # fmt: skip
     return artifact
 
 
@@ -289,7 +297,7 @@ def decoder() -> MemoryArtifact:
     ]
     card = Card(
         taps=taps, size=SIZE, network=NetworkSettings(), training=TrainingSettings(), seed=0, num_images=480_000,
-        train_images=10_000, rest=0.3, curve=tuple(curve),
+        train_images=10_000, rest=0.3, curve=tuple(curve), finished="2026-11-22", versions=VERSIONS,
     )  # fmt: skip
     artifact = MemoryArtifact({CARD: card.model_dump_json().encode()}, key=key("decoder"), bitwise=False)
     last = curve[-1]

@@ -64,7 +64,7 @@ def test_a_nice_axis_holds_every_value_and_has_few_ticks(values: list[float]) ->
 
 def test_a_nice_axis_has_round_ticks() -> None:
     assert [label for _, label in charts.nice_axis([0.0, 1.0]).ticks] == ["0", "0.5", "1"]
-    assert [label for _, label in charts.nice_axis([-0.13, 0.62]).ticks] == ["-0.2", "0", "0.2", "0.4", "0.6", "0.8"]
+    assert [label for _, label in charts.nice_axis([-0.13, 0.62]).ticks] == ["−0.2", "0", "0.2", "0.4", "0.6", "0.8"]
 
 
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=20))

@@ -39,7 +39,7 @@ def test_scores_are_written_for_people(value: float, written: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "written"), [(2.5, "2.5"), (3.0, "3"), (1234567.0, "1\u2009234\u2009567"), (float("inf"), "–")]
+    ("value", "written"), [(2.5, "2.5"), (3.0, "3"), (1234567.0, "1\u202f234\u202f567"), (float("inf"), "–")]
 )
 def test_counts_are_written_for_people(value: float, written: str) -> None:
     assert numbers.count(value) == written

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from stages.errors import FormatError
 from stages.questions import verdicts
-from stages.questions.format import Row
+from stages.questions.format import RESULTS, Row
 from stages.report import results
 from stages.report.stage import Report
 from tests.artifacts import MemoryArtifact, run_stage
@@ -185,6 +185,39 @@ def test_thresholds_and_keys_and_the_command_are_printed(document: Document, stu
     assert verdicts.THRESHOLDS in said
     assert "repscope run scenes" in said
     assert all(artifact.key in said for artifact in study.values())
+
+
+def test_the_page_says_when_and_with_what_the_decoder_was_trained(document: Document) -> None:
+    said = document.said()
+    assert "trained2026-11-22" in said
+    assert "withrepscope 0.1.0, torch 2.14.1+cu130, ray 2.60.0, zarr 3.1.6" in said
+    assert said.count("Trained with Python 3.11.2, repscope 0.1.0") == 2
+
+
+def test_the_spread_of_the_ranks_stands_beside_their_gallery_and_their_controls(
+    document: Document, page: str, study: dict[str, MemoryArtifact]
+) -> None:
+    said = document.said()
+    assert "share of samples by rank of their source, 2 000 held-out images" in said
+    (ranks,) = (
+        found.ranks
+        for found in results.read("faithfulness", study["results.faithfulness"]).ranks
+        if (found.place, found.subject) == ("simclr:projector", "samples")
+    )
+    first, ten = (ranks == 1).mean(), (ranks <= 10).mean()
+    assert f"source first {100 * first:.0f} %, among the first ten {100 * ten:.0f} %" in said
+    spreads = re.findall(r'<figure class="tap-\d+">.*?</figure>', page, re.DOTALL)
+    assert len(spreads) == 4
+    assert all(spread.count('<polyline class="line control control-') == 4 for spread in spreads)
+
+
+def test_an_answer_of_before_without_single_ranks_is_shown_without_their_spread(
+    study: dict[str, MemoryArtifact],
+) -> None:
+    old = MemoryArtifact({RESULTS: study["results.faithfulness"].objects[RESULTS]})
+    said = parsed(html({"results.faithfulness": old})).said()
+    assert "Median rank" in said
+    assert "How the ranks are spread" not in said
 
 
 def test_a_number_that_is_none_is_a_dash() -> None:
