@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from stages.contract import Input
 from stages.encoders.augment import Augmentations
@@ -55,7 +55,7 @@ class Card(Settings):
     """The settings of the training run, and the loss at its end."""
     quality: tuple[Quality, ...]
     weights_sha256: str
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     """Of Python and the libraries that it was trained with; empty where they were not written down."""
 
 
