@@ -2,21 +2,18 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.encoders.format import digest
 from stages.encoders.spec import Preprocessing
 from stages.errors import InputError
 from stages.pixels import Framing, fit, normalise, to_unit
-
-if TYPE_CHECKING:
-    from stages.encoders.network import Network
 
 View = Literal["plain", "flip"]
 Vectors = dict[str, NDArray[np.float32]]
@@ -25,10 +22,13 @@ Vectors = dict[str, NDArray[np.float32]]
 PROBES = 4
 TOLERANCE = 1e-3
 """Largest relative L2 distance between two embeddings of the probe batch by one encoder in float32."""
+Precision = Literal["float32", "bfloat16"]
+TOLERANCES: dict[Precision, float] = {"float32": TOLERANCE, "bfloat16": 2e-2}
+"""The same by the precision of the forward pass."""
 
 
 class Fingerprint(BaseModel):
-    """What tells one encoder from another: equal weights, preprocessing and taps, and embeddings within `TOLERANCE`."""
+    """What tells one encoder from another: equal weights, preprocessing, taps, precision; alike embeddings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,6 +37,12 @@ class Fingerprint(BaseModel):
     taps: dict[str, int]
     probe: dict[str, tuple[float, ...]]
     """L2 norm of the embedding of each image of the probe batch, per tap that reads pixels."""
+    precision: Precision = "float32"
+
+    @property
+    def tolerance(self) -> float:
+        """Largest relative difference between two embeddings that is one of rounding."""
+        return TOLERANCES[self.precision]
 
 
 class Encoder(ABC):
@@ -46,6 +52,13 @@ class Encoder(ABC):
     taps: dict[str, int]
     """Name -> width of every tap, in the order of the forward pass."""
     weights_sha256: str
+    precision: Precision = "float32"
+    """Of the forward pass."""
+
+    @property
+    def tolerance(self) -> float:
+        """Largest relative L2 distance between two embeddings of the same images."""
+        return TOLERANCES[self.precision]
 
     @abstractmethod
     def embed(self, images: NDArray[np.uint8]) -> Vectors:
@@ -68,16 +81,26 @@ class Encoder(ABC):
                 tap: tuple(float(f"{norm:.4g}") for norm in np.linalg.norm(vectors.astype(np.float64), axis=1))
                 for tap, vectors in self.embed(probe_batch(self.preprocessing.size)).items()
             },
+            precision=self.precision,
         )
 
 
 class NetworkEncoder(Encoder):
-    """An encoder that is a network: evaluation mode, float32, no gradient of its weights."""
+    """An encoder that is a network: evaluation mode, no gradient of its weights, which stay float32."""
 
-    def __init__(self, network: "Network", preprocessing: Preprocessing, device: str) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        device: str,
+        precision: Precision = "float32",
+        weights_sha256: str | None = None,
+    ) -> None:
+        """`network` maps normalised images [B, 3, H, W] to tap -> [B, D]; its digest is taken where it is not given."""
         self.preprocessing = preprocessing
         self.device = device
-        self.weights_sha256 = digest(network.state_dict())
+        self.precision = precision
+        self.weights_sha256 = digest(network.state_dict()) if weights_sha256 is None else weights_sha256
         self._network = network.eval().requires_grad_(False).to(device)
         blank = torch.zeros(1, 3, preprocessing.size, preprocessing.size, device=device)
         self.taps = {tap: vectors.shape[1] for tap, vectors in self.forward(blank).items()}
@@ -91,7 +114,9 @@ class NetworkEncoder(Encoder):
     @torch.no_grad()
     def embed(self, images: NDArray[np.uint8]) -> Vectors:
         """Embeds uint8 [B, H, W, 3] at every tap, in one forward pass."""
-        taps = self.forward(to_unit(sized(images, self.preprocessing.framing)).to(self.device))
+        pixels = to_unit(sized(images, self.preprocessing.framing)).to(self.device)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            taps = self.forward(pixels)
         return {tap: vectors.float().cpu().numpy() for tap, vectors in taps.items()}
 
 
@@ -111,18 +136,23 @@ def probe_batch(size: int) -> NDArray[np.uint8]:
     return (coarse + generator.integers(-32, 32, coarse.shape)).astype(np.uint8)
 
 
-def require_same(expected: Vectors, found: Vectors) -> None:
-    """Raises InputError where two embeddings of the probe batch differ by more than `TOLERANCE`, naming the taps."""
+def distances(expected: Vectors, found: Vectors, tolerance: float) -> str:
+    """Taps at which two embeddings differ by more than `tolerance` (relative L2), and by how much; empty: none."""
     far = []
     for tap, reference in expected.items():
         distance = np.linalg.norm(found[tap] - reference) / max(float(np.linalg.norm(reference)), 1e-12)
-        if not distance <= TOLERANCE:
+        if not distance <= tolerance:
             far.append(f"{tap} by {distance:.2g}")
-    if far:
+    return ", ".join(far)
+
+
+def require_same(expected: Vectors, found: Vectors, tolerance: float = TOLERANCE) -> None:
+    """Raises InputError where two embeddings of the probe batch differ by more than `tolerance`, naming the taps."""
+    if far := distances(expected, found, tolerance):
         raise InputError(
-            expected=f"the same embeddings of the probe batch as when the encoder was stored, within {TOLERANCE:g}",
-            found=f"a relative difference at {', '.join(far)}",
-            remedy="Use the library versions of the stored encoder (its manifest has them), or train it again.",
+            expected=f"the same embeddings of the probe batch as when the encoder was stored, within {tolerance:g}",
+            found=f"a relative difference at {far}",
+            remedy="Use the library versions of the stored encoder (its manifest has them), or make it again.",
         )
 
 

@@ -1,8 +1,9 @@
 """From a spec to the encoder it names: frozen, checked, on its device."""
 
-from stages.contract import Inputs
+from stages.contract import Input, Inputs
+from stages.encoders.augment import Augmentations
 from stages.encoders.encoder import Encoder, NetworkEncoder, probe_batch, require_same
-from stages.encoders.format import read_network
+from stages.encoders.format import CARD, read_card, read_network
 from stages.encoders.network import initialise
 from stages.encoders.oracle import OracleEncoder
 from stages.encoders.spec import EncoderSpec, Oracle, Pretrained, Untrained
@@ -12,7 +13,7 @@ from stages.errors import InputError
 def load(spec: EncoderSpec, inputs: Inputs, device: str) -> Encoder:
     """The encoder that `spec` names.
 
-    A pretrained one is read from the input that the spec names, an oracle takes the truth from the input `images`.
+    One that is an artifact is read from the input that the spec names, an oracle takes the truth from input `images`.
     Raises InputError where the input is missing or the encoder no longer gives the embeddings it was stored with,
     FormatError where its files are damaged.
     """
@@ -20,16 +21,35 @@ def load(spec: EncoderSpec, inputs: Inputs, device: str) -> Encoder:
         case Pretrained():
             if spec.input not in inputs:
                 raise InputError(
-                    expected=f"the pretrained encoder as input {spec.input!r}",
+                    expected=f"the encoder's artifact as input {spec.input!r}",
                     found=f"inputs {', '.join(sorted(inputs)) or 'none'}",
-                    remedy="Wire the `pretrain` step to it.",
+                    remedy="Wire the step that makes it.",
                 )
-            network, card, probes = read_network(inputs[spec.input])
-            encoder = NetworkEncoder(network, card.preprocessing, device)
-            found = encoder.embed(probe_batch(card.preprocessing.size))
-            require_same({tap: values.numpy() for tap, values in probes.items()}, found)
-            return encoder
+            return _stored(inputs[spec.input], device)
         case Untrained():
             return NetworkEncoder(initialise(spec.architecture, spec.seed), spec.preprocessing, device)
         case Oracle():
             return OracleEncoder(inputs.get("images"))
+
+
+def trained_with(encoder: Input) -> Augmentations | None:
+    """The augmentations that an encoder's artifact says it was trained with; None: it is not known."""
+    if CARD in encoder.names():
+        return read_card(encoder).augmentations
+    from stages.encoders import imported
+
+    return imported.parse_card(encoder.read(imported.CARD)).augmentations
+
+
+def _stored(artifact: Input, device: str) -> Encoder:
+    """The encoder that `pretrain` trained or that was imported."""
+    if CARD not in artifact.names():
+        # Not at the top: it knows the libraries of every kind of source.
+        from stages.encoders import imported
+
+        return imported.read(artifact, device)
+    network, card, probes = read_network(artifact)
+    encoder = NetworkEncoder(network, card.preprocessing, device)
+    found = encoder.embed(probe_batch(card.preprocessing.size))
+    require_same({tap: values.numpy() for tap, values in probes.items()}, found)
+    return encoder

@@ -1,0 +1,37 @@
+"""What every kind of source gives back when it is built: the network, how it sees images, and how to build it again."""
+
+import importlib
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from stages.encoders.spec import Preprocessing
+from stages.encoders.taps import Trunk
+from stages.errors import InputError
+
+
+@dataclass
+class Built:
+    """A network with its weights."""
+
+    trunk: Trunk
+    preprocessing: Preprocessing | None
+    """How it is meant to see images; None: nobody says."""
+    recipe: dict[str, Any]
+    """What builds the same network again, without its weights: plain JSON."""
+    missing: list[str] = field(default_factory=list)
+    """Names of weights that no file gave: as initialised."""
+    unused: list[str] = field(default_factory=list)
+    """Names in the file that the network has no use for."""
+    files: dict[str, str] = field(default_factory=dict)
+    """sha256 of each file that was read, by name."""
+
+
+def library(name: str, extra: str) -> ModuleType:
+    """An optional library. Raises InputError with the command that installs it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"the library {name}, for this kind of encoder", str(error), f"Install it: pip install 'repscope[{extra}]'"
+        ) from error

@@ -1,0 +1,267 @@
+"""Importing an encoder, and the files it is kept in: `network.json` and `weights-00000.safetensors` ….
+
+`network.json` says how the network is built again, how it sees images, which taps it has and what it was made from;
+the last file of weights also holds the embeddings of the probe batch, against which every later load is checked.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from stages import made
+from stages.contract import Input, Output, Summary
+from stages.encoders import from_code, from_hf, from_timm, from_torchvision, released
+from stages.encoders.augment import Augmentations
+from stages.encoders.build import Built
+from stages.encoders.encoder import NetworkEncoder, Precision, Vectors, probe_batch, require_same
+from stages.encoders.format import PROBE, digest
+from stages.encoders.sources import Hf, Override, Released, Tap, Timm, Torch, Torchvision
+from stages.encoders.spec import Preprocessing, Settings
+from stages.encoders.steady import SEEDS, digests, require_steady, seeded, settle, unlike
+from stages.encoders.taps import Tapped, Trunk
+from stages.errors import FormatError, InputError
+
+if TYPE_CHECKING:
+    from stages.encoders.stage import Imported
+
+FORMAT = 1
+CARD = "network.json"
+UNKNOWN = ""
+"""Digest of weights that are still being looked at."""
+PIECE_BYTES = 2**28
+"""Weights are cut into files of about this size: one must go into one request."""
+
+
+class Card(Settings):
+    """`network.json`."""
+
+    format: int = FORMAT
+    source: dict[str, Any]
+    """What the study says of where the encoder comes from."""
+    recipe: dict[str, Any]
+    """What builds the network again, without its weights."""
+    own_taps: tuple[str, ...]
+    named_taps: dict[str, Tap]
+    taps: dict[str, int]
+    """Name -> width, in the order of the table."""
+    preprocessing: Preprocessing
+    precision: Precision
+    augmentations: Augmentations | None
+    weights_sha256: str
+    """Over names, shapes and bytes of all weights (see `stages.encoders.format.digest`)."""
+    files: dict[str, str]
+    """sha256 of each file that was read, by name; of weights from a hub their commit."""
+    unused: tuple[str, ...]
+    """Names in the file that the network has no use for."""
+    zeroed: tuple[str, ...]
+    """Names that the file lacks and no tap depends on: they are zero."""
+    pieces: int
+    """Number of files of weights."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Of Python and the libraries that imported it."""
+
+
+def run(stage: "Imported", out: Output) -> Summary:
+    """Loads the encoder of `stage` twice, compares, checks and writes it; returns the summary."""
+    before, known = _first(stage)
+    with seeded(_seed(stage, SEEDS[1])):
+        built = build(stage)
+    chance = unlike(known, digests(built.trunk.network))
+    seen = preprocessing(stage.preprocessing, built.preprocessing)
+    own = stage.source.taps()
+    encoder = encoder_of(built.trunk, own, stage.taps, seen, stage.precision, "cpu", UNKNOWN)
+    probe = probe_batch(seen.size)
+    zeroed = settle(built, encoder, probe, chance)
+    probes = require_steady(encoder, built.trunk.network, probe, before)
+    weights = built.trunk.network.state_dict()
+    pieces = list(_pieces(weights, probes))
+    card = Card(
+        source=stage.source.model_dump(mode="json"),
+        recipe=built.recipe,
+        own_taps=own,
+        named_taps=stage.taps,
+        taps=encoder.taps,
+        preprocessing=seen,
+        precision=stage.precision,
+        augmentations=stage.augmentations,
+        weights_sha256=digest(weights),
+        files=built.files,
+        unused=tuple(built.unused),
+        zeroed=tuple(zeroed),
+        pieces=len(pieces),
+        versions=made.versions(),
+    )
+    for number, data in enumerate(pieces):
+        out.put(_piece(number), data)
+    card = parse_card(out.put(CARD, card.model_dump_json(indent=1).encode()))
+    return {
+        "taps": card.taps,
+        "weights_sha256": card.weights_sha256,
+        "files": card.files,
+        "parameters": sum(tensor.numel() for tensor in built.trunk.network.parameters()),
+        "preprocessing": card.preprocessing.model_dump(mode="json"),
+        "precision": card.precision,
+        "unused": len(card.unused),
+        "zeroed": len(card.zeroed),
+        "versions": card.versions,
+    }
+
+
+def build(stage: "Imported") -> Built:
+    """The network of a stage's source, with its weights, on the CPU."""
+    match stage.source:
+        case Timm() as source:
+            return from_timm.build(source)
+        case Hf() as source:
+            return from_hf.build(source)
+        case Torchvision() as source:
+            return from_torchvision.build(source)
+        case Torch() as source:
+            return from_code.build(source)
+        case Released() as source:
+            return released.build(source)
+
+
+def rebuild(recipe: dict[str, Any]) -> Trunk:
+    """The network of a recipe, with any weights."""
+    kinds = {
+        "timm": from_timm.rebuild,
+        "hf": from_hf.rebuild,
+        "torchvision": from_torchvision.rebuild,
+        "torch": from_code.rebuild,
+        "released": released.rebuild,
+    }
+    return kinds[recipe["kind"]](recipe)
+
+
+def preprocessing(override: Override, found: Preprocessing | None) -> Preprocessing:
+    """What comes with a network, as the study changes it. Raises InputError where nothing comes and little is said."""
+    if found is None:
+        if override.size is None or override.mean is None or override.std is None:
+            raise InputError(
+                "`preprocessing` with size, mean and std, for the network comes without one that is known",
+                override.model_dump_json(exclude_none=True),
+                "Write them into the study, or `preprocessing: imagenet`.",
+            )
+        found = Preprocessing(size=override.size)
+    try:
+        return override.on(found)
+    except ValidationError as error:
+        raise InputError("a preprocessing that fits together", str(error), "Correct `preprocessing`.") from error
+
+
+def encoder_of(
+    trunk: Trunk,
+    own: tuple[str, ...],
+    taps: Mapping[str, Tap],
+    seen: Preprocessing,
+    precision: Precision,
+    device: str,
+    weights_sha256: str,
+) -> NetworkEncoder:
+    """A trunk as an encoder. Raises InputError for a tap that it has not."""
+    try:
+        return NetworkEncoder(Tapped(trunk, own, taps), seen, device, precision, weights_sha256)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise InputError(
+            f"a network that takes images of {seen.size} x {seen.size} pixels",
+            " ".join(str(error).split())[:300],
+            "Correct `preprocessing: {size: …}`, or the network's own `options`.",
+        ) from error
+
+
+def parse_card(data: bytes) -> Card:
+    """`network.json` from its bytes; raises FormatError where its format is unknown or a field is wrong."""
+    document: dict[str, Any] = json.loads(data)
+    if document.get("format") != FORMAT:
+        raise FormatError(
+            expected=f"{CARD} of format {FORMAT}",
+            found=f"format {document.get('format')!r}",
+            remedy="Read it with the version of Repscope that wrote it, or import the encoder again.",
+        )
+    try:
+        return Card.model_validate(document)
+    except ValidationError as error:
+        raise FormatError(
+            expected=f"{CARD} of format {FORMAT}",
+            found=str(error),
+            remedy="Invalidate the encoder step and run again.",
+        ) from error
+
+
+def read(inp: Input, device: str) -> NetworkEncoder:
+    """The imported encoder in an artifact of the `encoder` step.
+
+    Raises FormatError where its weights are not those the card was written for, InputError where it no longer gives the
+    embeddings it was stored with.
+    """
+    from safetensors.torch import load
+
+    card = parse_card(inp.read(CARD))
+    tensors: dict[str, Tensor] = {}
+    for number in range(card.pieces):
+        tensors |= load(inp.read(_piece(number)))
+    stored = {name.removeprefix(PROBE): tensors.pop(name) for name in list(tensors) if name.startswith(PROBE)}
+    found = digest(tensors)
+    if found != card.weights_sha256:
+        raise FormatError(
+            expected=f"weights with sha256 {card.weights_sha256}",
+            found=found,
+            remedy="Invalidate the encoder step and run again.",
+        )
+    with seeded(SEEDS[0]):
+        trunk = rebuild(card.recipe)
+    try:
+        trunk.network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(
+            expected="the network that the weights were stored for",
+            found=" ".join(str(error).split())[:300],
+            remedy=f"Use the library versions it was imported with: {card.versions}.",
+        ) from error
+    encoder = encoder_of(
+        trunk, card.own_taps, card.named_taps, card.preprocessing, card.precision, device, card.weights_sha256
+    )
+    embedded = encoder.embed(probe_batch(card.preprocessing.size))
+    require_same({tap: values.numpy() for tap, values in stored.items()}, embedded, encoder.tolerance)
+    return encoder
+
+
+def _first(stage: "Imported") -> tuple[Vectors, dict[str, str]]:
+    """What the second load is compared with: embeddings of the probe batch and a digest of every weight."""
+    with seeded(_seed(stage, SEEDS[0])):
+        built = build(stage)
+    seen = preprocessing(stage.preprocessing, built.preprocessing)
+    known = digests(built.trunk.network)
+    encoder = encoder_of(built.trunk, stage.source.taps(), stage.taps, seen, stage.precision, "cpu", UNKNOWN)
+    return encoder.embed(probe_batch(seen.size)), known
+
+
+def _seed(stage: "Imported", seed: int) -> int:
+    """A network that is meant to be random is drawn with its own seed, both times."""
+    source = stage.source
+    return source.seed if isinstance(source, Timm | Hf | Torchvision) and source.untrained else seed
+
+
+def _pieces(weights: Mapping[str, Tensor], probes: Vectors) -> Iterator[bytes]:
+    """safetensors files of about `PIECE_BYTES`, the embeddings of the probe batch in the last."""
+    from safetensors.torch import save
+
+    piece: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in weights.items():
+        if piece and size + tensor.nbytes > PIECE_BYTES:
+            yield save(piece)
+            piece, size = {}, 0
+        # A clone, because safetensors refuses tensors that share memory.
+        piece[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        size += tensor.nbytes
+    yield save(piece | {PROBE + tap: torch.from_numpy(vectors) for tap, vectors in probes.items()})
+
+
+def _piece(number: int) -> str:
+    return f"weights-{number:05d}.safetensors"

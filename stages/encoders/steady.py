@@ -1,0 +1,177 @@
+"""Is an encoder one encoder? Weights left to chance, dropout and batches that look at each other are named."""
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from stages.encoders.build import Built
+from stages.encoders.encoder import NetworkEncoder, Vectors, distances
+from stages.encoders.weights import NAMED, few
+from stages.errors import InputError
+
+SEEDS = (11, 23)
+"""Global seeds of the two loads: what is left to chance comes out differently."""
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Python, NumPy and torch draw from `seed` inside, and go on afterwards as if nothing had been drawn."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def digests(network: nn.Module) -> dict[str, str]:
+    """Short sha256 of every parameter and buffer, by name."""
+    return {name: _digest(tensor) for name, tensor in _tensors(network).items()}
+
+
+def unlike(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
+    """Names of parameters and buffers that two loads do not share."""
+    return [name for name in (*first, *(set(second) - set(first))) if first.get(name) != second.get(name)]
+
+
+def settle(built: Built, encoder: NetworkEncoder, probe: NDArray[np.uint8], chance: Sequence[str]) -> list[str]:
+    """Sets weights that no file gave and no tap depends on to zero; returns their names.
+
+    `chance` are names that two loads do not share, `probe` is uint8 [B, H, W, 3]. Raises InputError where a tap depends
+    on one of them, or on weights that the file lacks: they stand at random initialisation.
+    """
+    suspects = list(dict.fromkeys([*built.missing, *chance]))
+    if not suspects:
+        return []
+    at_fault = _depended_on(encoder, built.trunk.network, suspects, probe)
+    if at_fault:
+        lacking = [name for name in at_fault if name in built.missing]
+        others = [name for name in at_fault if name not in built.missing]
+        found = [f"no weights for {few(lacking)}: they stand at random initialisation"] if lacking else []
+        found += [f"other values of {few(others)} each time the network is made"] if others else []
+        raise InputError(
+            "the same network each time it is loaded",
+            "; ".join(found),
+            "Give a file with all its weights (`inside` says where in it), or code that draws nothing at random.",
+        )
+    tensors = _tensors(built.trunk.network)
+    for name in suspects:
+        tensors[name].data.zero_()
+    return suspects
+
+
+def _depended_on(
+    encoder: NetworkEncoder, network: nn.Module, names: Sequence[str], probe: NDArray[np.uint8]
+) -> list[str]:
+    """Those of `names` that an embedding depends on: it is no number where they are none."""
+    tensors = _tensors(network)
+
+    def reach(poisoned: Sequence[str]) -> bool:
+        kept = {name: tensors[name].detach().clone() for name in poisoned}
+        for name in poisoned:
+            tensors[name].data.fill_(float("nan"))
+        reached = any(np.isnan(vectors).any() for vectors in encoder.embed(probe[:1]).values())
+        for name in poisoned:
+            tensors[name].data.copy_(kept[name])
+        return reached
+
+    counted = [name for name in names if not tensors[name].is_floating_point()]
+    real = [name for name in names if tensors[name].is_floating_point()]
+    if not real or not reach(real):
+        return counted
+    # One by one only as many as a message names: each costs a forward pass.
+    return counted + [name for name in real[: 4 * NAMED] if reach([name])] + real[4 * NAMED :]
+
+
+def require_steady(encoder: NetworkEncoder, network: nn.Module, probe: NDArray[np.uint8], before: Vectors) -> Vectors:
+    """The embeddings of the probe batch, uint8 [B, H, W, 3]: the same again, in another load and image by image.
+
+    `before` are those of another load. Raises InputError where they differ by more than the encoder's tolerance, and
+    names the submodules that give two answers to one question.
+    """
+    tolerance = encoder.tolerance
+    first, second = encoder.embed(probe), encoder.embed(probe)
+    for other, which in ((second, "a second time"), (before, "in another load")):
+        if far := distances(first, other, tolerance):
+            raise InputError(
+                f"the same embeddings of the same images {which}, within {tolerance:g}",
+                f"a relative difference at {far}; of the same input these make different outputs: "
+                f"{few(_fickle(encoder, network, probe)) or 'no submodule alone'}",
+                "Take chance out of the forward pass: dropout that stays on in evaluation, noise, random masks.",
+            )
+    alone = [encoder.embed(image[None]) for image in probe]
+    joined = {tap: np.concatenate([vectors[tap] for vectors in alone]) for tap in first}
+    if far := distances(first, joined, tolerance):
+        raise InputError(
+            f"the same embedding of an image whatever stands beside it in the batch, within {tolerance:g}",
+            f"a relative difference at {far}; normalised over the batch: {few(_over_batch(network)) or 'unknown'}",
+            "Give the network normalisation with statistics of its own (track_running_stats), in evaluation mode.",
+        )
+    return first
+
+
+def _fickle(encoder: NetworkEncoder, network: nn.Module, probe: NDArray[np.uint8]) -> list[str]:
+    """Submodules that, given the same in two passes, gave different things; the innermost of each."""
+    passes: list[dict[str, tuple[str, str]]] = []
+    for _ in range(2):
+        seen: dict[str, tuple[str, str]] = {}
+
+        hooks = [
+            module.register_forward_hook(partial(_look, seen, name)) for name, module in network.named_modules() if name
+        ]
+        encoder.embed(probe)
+        for hook in hooks:
+            hook.remove()
+        passes.append(seen)
+    one, two = passes
+    fickle = [name for name in one if name in two and one[name][0] == two[name][0] and one[name][1] != two[name][1]]
+    return [name for name in fickle if not any(other.startswith(f"{name}.") for other in fickle)]
+
+
+def _look(seen: dict[str, tuple[str, str]], name: str, module: nn.Module, given: Any, output: Any) -> None:
+    seen[name] = (_digest_of(given), _digest_of(output))
+
+
+def _over_batch(network: nn.Module) -> list[str]:
+    norm = nn.modules.batchnorm._NormBase
+    return [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, norm) and (module.training or module.running_mean is None)
+    ]
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+def _digest_of(value: Any) -> str:
+    """Digest of all tensors in what a module was given or returned."""
+    total = hashlib.sha256()
+    waiting = [value]
+    while waiting:
+        entry = waiting.pop()
+        if isinstance(entry, Tensor):
+            total.update(_digest(entry).encode())
+        elif isinstance(entry, Mapping):
+            waiting += entry.values()
+        elif isinstance(entry, list | tuple):
+            waiting += entry
+    return total.hexdigest()
+
+
+def _digest(tensor: Tensor) -> str:
+    data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + data).hexdigest()[:16]

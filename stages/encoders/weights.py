@@ -1,0 +1,238 @@
+"""Files of weights: fetched by URL, known by their sha256, read without running anything that stands in them."""
+
+import argparse
+import hashlib
+import pickle
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stages.errors import InputError
+
+BLOCK_BYTES = 1 << 20
+WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "teacher", "module")
+"""Entries of a checkpoint under which trainers keep a network's weights, where nothing else says so."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before every name."""
+COUNTED = "num_batches_tracked"
+"""A buffer that no output depends on; old files lack it."""
+NAMED = 6
+"""Names that a message lists before it only counts."""
+
+# Plain data that checkpoints of well-known trainers carry beside their tensors.
+PLAIN: list[Any] = [argparse.Namespace, np.dtype, np.ndarray]
+PLAIN += [
+    (getattr(np._core.multiarray, name), f"numpy.{core}.multiarray.{name}")
+    for name in ("scalar", "_reconstruct")
+    for core in ("core", "_core")
+]
+PLAIN += [type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A local copy of files from outside, and the sha256 of each by its name."""
+
+    path: Path
+    sha256: dict[str, str]
+
+
+@contextmanager
+def fetched(url: str, pinned: str | None = None) -> Iterator[Fetched]:
+    """A file by URL as a local one, while it is used. Raises InputError where it is missing or not `pinned`."""
+    with tempfile.TemporaryDirectory(prefix="repscope-") as folder:
+        path = local(url)
+        if path is None:
+            path = Path(folder) / (urlsplit(url).path.rpartition("/")[2] or "weights")
+            _download(url, path)
+        if not path.is_file():
+            raise InputError(f"a file at {url}", "none" if not path.exists() else "a folder", "Check the URL.")
+        found = sha256_of(path)
+        if pinned is not None and found != pinned:
+            raise InputError(
+                f"{url} with sha256 {pinned}", found, "Bring back the file that was meant, or correct `sha256`."
+            )
+        yield Fetched(path, {path.name: found})
+
+
+@contextmanager
+def fetched_folder(url: str, wanted: tuple[str, ...]) -> Iterator[Fetched]:
+    """The files in a folder whose names end in one of `wanted`. Raises InputError where there is no folder."""
+    with tempfile.TemporaryDirectory(prefix="repscope-") as folder:
+        path = local(url)
+        if path is None:
+            import fsspec
+
+            path = Path(folder)
+            try:
+                files, root = fsspec.core.url_to_fs(url)
+                names = [entry["name"] for entry in files.ls(root, detail=True) if entry["type"] == "file"]
+                for name in names:
+                    if name.endswith(wanted):
+                        files.get_file(name, str(path / name.rpartition("/")[2]))
+            except (OSError, ValueError, ImportError) as error:
+                raise InputError(f"a folder at {url}", str(error), "Check the URL and the credentials.") from error
+        if not path.is_dir():
+            raise InputError(f"a folder at {url}", "none", "Check the path: an id of the hub needs `pretrained: true`.")
+        found = sorted(file for file in path.iterdir() if file.is_file() and file.name.endswith(wanted))
+        yield Fetched(path, {file.name: sha256_of(file) for file in found})
+
+
+def local(url: str) -> Path | None:
+    """The path of a local URL; None for another."""
+    if url.startswith("file://"):
+        return Path(unquote(urlsplit(url).path))
+    return None if "://" in url or "::" in url else Path(url)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 (hex) of a file."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            total.update(block)
+    return total.hexdigest()
+
+
+def read(path: Path) -> Any:
+    """What a file of weights holds: nested dicts with tensors. Raises InputError where it is neither safetensors nor a
+    file of `torch.save` that can be read without running code.
+    """
+    with path.open("rb") as file:
+        head = file.read(9)
+    if len(head) == 9 and head[8:] == b"{":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise _unreadable(path, f"a damaged safetensors file ({error})") from error
+    try:
+        with torch.serialization.safe_globals(PLAIN):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _unreadable(path, f"more than tensors and plain data ({_first_line(error)})") from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise _unreadable(path, _first_line(error) or type(error).__name__) from error
+
+
+def state_of(document: Any, inside: str = "") -> dict[str, Tensor]:
+    """The state dict in what a file holds.
+
+    `inside` says where: dotted names of entries, then the beginning that all names share. Empty: it is looked for
+    under the entries that trainers use, and what wrappers of modules put before each name is taken away.
+    """
+    if inside:
+        beginning = f"{inside}."
+        found = {name.removeprefix(beginning): t for name, t in _flat(document) if name.startswith(beginning)}
+    else:
+        while isinstance(document, Mapping) and not any(isinstance(value, Tensor) for value in document.values()):
+            inner = [document[name] for name in WRAPPERS if isinstance(document.get(name), Mapping)]
+            if not inner:
+                break
+            document = inner[0]
+        found = dict(document) if isinstance(document, Mapping) else {}
+        found = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    if not found:
+        entries = sorted({name.partition(".")[0] for name, _ in _flat(document)})
+        where = f"{document.__class__.__name__} with {', '.join(entries[:NAMED]) or 'no tensor'}"
+        raise InputError(f"tensors by name{f' under {inside!r}' if inside else ''}", where, "Correct `inside`.")
+    return unwrapped(found)
+
+
+def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without what wrappers of modules put before every name."""
+    found = dict(state)
+    while prefix := next((p for p in PREFIXES if found and all(name.startswith(p) for name in found)), None):
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
+
+
+@dataclass
+class Filled:
+    """What became of a file's weights in a network."""
+
+    missing: list[str] = field(default_factory=list)
+    """Names of the network that the file lacks: still as initialised."""
+    unused: list[str] = field(default_factory=list)
+    """Names of the file that the network has no use for."""
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], ignore: tuple[str, ...] = ()) -> Filled:
+    """Gives a network the weights of a file, cast to its own dtype.
+
+    Raises InputError where shapes differ, or the file holds what the network has no place for and `ignore` (beginnings
+    of names) does not say so: then the file is another network's.
+    """
+    own = network.state_dict()
+    fitting = {name: tensor for name, tensor in state.items() if name in own}
+    misfits = [
+        f"{name} {list(tensor.shape)} instead of {list(own[name].shape)}"
+        for name, tensor in fitting.items()
+        if tensor.shape != own[name].shape
+    ]
+    unused = [name for name in state if name not in own]
+    missing = [name for name in own if name not in state and not name.endswith(COUNTED)]
+    strange = [name for name in unused if not name.startswith(ignore)] if ignore else unused
+    if misfits or strange:
+        found = []
+        if misfits:
+            found.append(f"other shapes: {few(misfits)}")
+        if strange:
+            found.append(f"weights that it has no place for: {few(strange)}")
+        if missing:
+            found.append(f"none for {few(missing)}")
+        raise InputError(
+            f"the weights of this network: {few(list(own))}",
+            "; ".join(found),
+            "Check that name and file belong together; `inside` says where its weights stand in the file, `ignore` "
+            "which of them are not needed.",
+        )
+    network.load_state_dict(fitting, strict=False)
+    return Filled(missing, unused)
+
+
+def few(names: list[str]) -> str:
+    """Some names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _download(url: str, path: Path) -> None:
+    import fsspec
+
+    try:
+        with fsspec.open(url, "rb") as remote, path.open("wb") as file:
+            while block := remote.read(BLOCK_BYTES):
+                file.write(block)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"a file at {url}", str(error), "Check the URL and the credentials.") from error
+
+
+def _flat(document: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(document, Tensor):
+        yield prefix.removesuffix("."), document
+    elif isinstance(document, Mapping):
+        for name, value in document.items():
+            yield from _flat(value, f"{prefix}{name}.")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]
+
+
+def _unreadable(path: Path, found: str) -> InputError:
+    return InputError(
+        f"{path.name} to be safetensors, or tensors as torch.save writes them",
+        found,
+        "Where you trust it: load it yourself and save `model.state_dict()` with safetensors.torch.save_file.",
+    )
