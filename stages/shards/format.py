@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from stages.attributes import PREFIX
-from stages.contract import Input
-from stages.images import PART_ROWS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,35 +37,24 @@ def key_of(row: int) -> str:
     return f"{row:09d}"
 
 
-def write_table(columns: Mapping[str, Sequence[Any] | NDArray[Any]], part_rows: int | None = None) -> bytes:
-    """A table as Parquet. `part_rows` (rows of a tar) goes into its metadata. Equal columns give equal bytes."""
+def table_of(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> "pa.Table":
+    """Columns of a listing or an index as a table: attributes float64, counts and numbers int64, the rest text."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    types = {
-        "row": pa.int64(),
-        "size": pa.int64(),
-        "offset": pa.int64(),
-        "width": pa.int64(),
-        "height": pa.int64(),
-    }
+    types = dict.fromkeys(("row", "size", "offset", "width", "height"), pa.int64())
     schema = pa.schema(
-        [(name, pa.float64() if name.startswith(PREFIX) else types.get(name, pa.string())) for name in columns],
-        metadata=None if part_rows is None else {PART_ROWS: str(part_rows).encode()},
+        [(name, pa.float64() if name.startswith(PREFIX) else types.get(name, pa.string())) for name in columns]
     )
-    sink = io.BytesIO()
-    pq.write_table(pa.table(dict(columns), schema=schema), sink, compression="zstd")
-    return sink.getvalue()
+    return pa.table(dict(columns), schema=schema)
 
 
-def read_members(listing: Input, start: int, stop: int, rows_per_part: int) -> "pa.Table":
-    """Rows start … stop - 1 of a listing, from the parts that hold them."""
-    import pyarrow as pa
+def write_table(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> bytes:
+    """A table as Parquet. Equal columns give equal bytes."""
     import pyarrow.parquet as pq
 
-    first, last = start // rows_per_part, (stop - 1) // rows_per_part
-    tables = [pq.read_table(io.BytesIO(listing.read(members_name(part)))) for part in range(first, last + 1)]
-    return pa.concat_tables(tables).slice(start - first * rows_per_part, stop - start)
+    sink = io.BytesIO()
+    pq.write_table(table_of(columns), sink, compression="zstd")
+    return sink.getvalue()
 
 
 def write_tar(samples: Iterable[tuple[str, str, bytes, Mapping[str, Any]]]) -> tuple[bytes, list[int]]:

@@ -1,7 +1,8 @@
 """Where images come from: the settings of each source, and how its images are named, counted, labelled and fetched.
 
-A source is asked three things: its `catalogue` (what is there, without opening an image), the `values` of the
-attributes of some rows, and the bytes of some rows (`fetch`).
+Scenes and folders are catalogued: they are asked for their `catalogue` (what is there, without opening an image), the
+`values` of the attributes of some rows, and the bytes of some rows (`fetch`). The others are files of many images each
+(`stages.shards.files`), of which nothing is known before they are read.
 """
 
 import hashlib
@@ -16,6 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 from stages.attributes import Attribute
 from stages.contract import External, Unkeyed
 from stages.errors import InputError
+from stages.shards.cifar import Cifar10Source
+from stages.shards.parquet import ParquetSource
+from stages.shards.places import READERS, Unreadable, absolute, open_url, readable
+from stages.shards.tars import WebdatasetSource
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,19 +31,6 @@ ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval"})
 """Folders of these names divide a dataset; they are no classes of it."""
-
-FILE_LIMIT_BYTES = 2**28
-"""Size above which a file is not read."""
-
-READERS = 16
-"""Files of a remote folder that are read at the same time."""
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """Stands in for the bytes of an image that cannot be had, and says why."""
-
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -101,11 +93,6 @@ class ScenesSource(BaseModel):
             yield encode_png(image)
 
 
-def _absolute(url: str) -> str:
-    """A local path made absolute, because workers may stand in another folder."""
-    return url if "://" in url or "::" in url else os.path.abspath(os.path.expanduser(url))
-
-
 class FolderSource(BaseModel):
     """Image files under a folder; the folder in which an image stands is its class."""
 
@@ -119,7 +106,7 @@ class FolderSource(BaseModel):
     fingerprint: Annotated[str, Unkeyed("it says how the digest is made; the digest is in the key")] = "listing"
     """What tells one state of the folder from another: `listing` (paths and sizes), `content`, or your own string."""
 
-    _made_absolute = field_validator("url")(_absolute)
+    _made_absolute = field_validator("url")(absolute)
 
     def external(self) -> Mapping[str, External]:
         """The folder."""
@@ -159,7 +146,7 @@ class FolderSource(BaseModel):
 
         numbers = {attribute.name: {c: i for i, c in enumerate(attribute.classes)} for attribute in attributes}
         return {
-            attribute: np.array([number[_readable(name.split("/")[0])] for name in names], dtype=np.float64)
+            attribute: np.array([number[readable(name.split("/")[0])] for name in names], dtype=np.float64)
             for attribute, number in numbers.items()
         }
 
@@ -167,7 +154,7 @@ class FolderSource(BaseModel):
         """The files' bytes, in order. What may pass (a network's error, a missing permission) is raised."""
         from concurrent.futures import ThreadPoolExecutor
 
-        files, root = self._opened()
+        files, root = open_url(self.url)
 
         def read(name: str) -> bytes | Unreadable:
             try:
@@ -178,7 +165,7 @@ class FolderSource(BaseModel):
                 # Raised and not recorded: the listing would remember it when the permission has long been granted.
                 raise InputError(
                     f"files that may be read in {self.url}",
-                    f"no permission to read {_readable(name)}",
+                    f"no permission to read {readable(name)}",
                     "Grant it (or renew your credentials), or take the file away.",
                 ) from error
             assert isinstance(data, bytes)
@@ -192,23 +179,9 @@ class FolderSource(BaseModel):
             for start in range(0, len(names), 4 * READERS):
                 yield from pool.map(read, names[start : start + 4 * READERS])
 
-    def _opened(self) -> tuple[Any, str]:
-        """The file system and the folder's path in it."""
-        from fsspec.core import url_to_fs
-
-        try:
-            files, root = url_to_fs(self.url)
-        except (ImportError, ValueError) as error:
-            raise InputError(
-                "a folder or a URL that fsspec opens",
-                f"{self.url} ({error})",
-                "Correct `url`, or install the package named.",
-            ) from error
-        return files, str(root).rstrip("/")
-
     def _files(self) -> Iterator[tuple[str, int]]:
         """Relative path and bytes of every file that is not hidden."""
-        files, root = self._opened()
+        files, root = open_url(self.url)
         try:
             if not files.isdir(root or "/"):
                 found = "a file" if files.exists(root) else "nothing"
@@ -232,10 +205,10 @@ class FolderSource(BaseModel):
         if loose:
             raise InputError(
                 f"every image in a folder named after its class, below {self.url}",
-                f"{len(loose)} of {len(names)} images directly in it, such as {_readable(loose[0])}",
+                f"{len(loose)} of {len(names)} images directly in it, such as {readable(loose[0])}",
                 "Move them into class folders, or set `labels: none` to work without classes.",
             )
-        classes = tuple(sorted({_readable(name.split("/")[0]) for name in names}))
+        classes = tuple(sorted({readable(name.split("/")[0]) for name in names}))
         if {name.lower() for name in classes} <= SPLITS and all(name.count("/") > 1 for name in names):
             raise InputError(
                 f"a folder per class directly below {self.url}",
@@ -245,7 +218,9 @@ class FolderSource(BaseModel):
         return Attribute(name="class", kind="class", classes=classes)
 
 
-Source: TypeAlias = Annotated[ScenesSource | FolderSource, Field(discriminator="kind")]
+Source: TypeAlias = Annotated[
+    ScenesSource | FolderSource | WebdatasetSource | ParquetSource | Cifar10Source, Field(discriminator="kind")
+]
 
 
 @dataclass(frozen=True)
@@ -261,11 +236,6 @@ class _SceneNames(Sequence[str]):
         if isinstance(index, slice):
             return [f"scene-{number}" for number in self.numbers[index]]
         return f"scene-{self.numbers[index]}"
-
-
-def _readable(name: str) -> str:
-    """A name as text that any format can hold: bytes that are no UTF-8 are written as escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _protocols(files: Any) -> tuple[str, ...]:

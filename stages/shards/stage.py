@@ -1,19 +1,24 @@
 """The stages `listing` (what is in a source, is each image sound, is it held out) and `shards` (images as tars)."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, PositiveInt, TypeAdapter
 
 from stages import attributes
-from stages.contract import Estimate, External, Inputs, Output, Part, Stage, Summary, Unkeyed
+from stages.contract import Estimate, External, Input, Inputs, Output, Part, Stage, Summary, Unkeyed
 from stages.errors import InputError
 from stages.pixels import PIXEL_LIMIT
-from stages.shards.sources import FILE_LIMIT_BYTES, Catalogue, Source, Unreadable
+from stages.shards.files import FileReader, FilesSource, Notes, Wanted
+from stages.shards.places import FILE_LIMIT_BYTES, Place, Unreadable, readable
+from stages.shards.sources import Catalogue, FolderSource, ScenesSource, Source
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LISTING_ROWS = 1024
-"""Rows of one part of a listing."""
+"""Rows of one part of a listing, where the source is no files of many images."""
 
 TAR_LIMIT_BYTES = 2**30
 """No object of a store is larger."""
@@ -23,12 +28,15 @@ NAMED = 5
 
 OK = "ok"
 
+ATTRIBUTES = "attributes.json"
+
 
 class Listing(Stage):
     """Looks at every image of a source once.
 
-    Writes `members-00000.parquet` … (row, source, name, size, sha256, split, width, height, format, status,
-    attribute.*) and `attributes.json`. An image that cannot be used keeps its row, and `status` says why.
+    Writes `listing.parquet` (row, source, name, size, sha256, split, width, height, format, status, attribute.*; where
+    files hold many images each, `source` is the file and `position` says where in it), the parts it is made of,
+    `members-00000.parquet` …, and `attributes.json`. An image that cannot be used keeps its row, and `status` says why.
     """
 
     name: ClassVar[str] = "listing"
@@ -49,14 +57,23 @@ class Listing(Stage):
         return self.source.external()
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
-        """Counts the source; measured on small PNGs and on photographs as JPEG."""
-        catalogue = self.source.catalogue()
-        rows = len(catalogue.names)
-        seconds = 0.5 + rows * 5e-4 + sum(catalogue.sizes) * 3e-8
-        return Estimate(rows=rows, size_bytes=rows * 110, cpu_seconds=seconds)
+        """Counts the source, or guesses from one of its files; measured on small PNGs and on photographs as JPEG."""
+        if isinstance(self.source, FilesSource):
+            rows, size = self.source.expected_rows(), sum(place.size for place in self.source.places())
+        else:
+            catalogue = self.source.catalogue()
+            rows, size = len(catalogue.names), sum(catalogue.sizes)
+        return Estimate(rows=rows, size_bytes=rows * 220, cpu_seconds=0.5 + rows * 5e-4 + size * 3e-8)
 
     def split(self, inputs: Inputs) -> list[Part]:
-        """Runs of rows; each carries a digest of its names, for the source may change before it is worked."""
+        """One part for each file of images; else runs of rows, with a digest of their names, for the source may
+        change before it is worked.
+        """
+        if isinstance(self.source, FilesSource):
+            return [
+                Part(index=index, fields={"file": place.name, "size": place.size})
+                for index, place in enumerate(self.source.places())
+            ]
         catalogue = self.source.catalogue()
         count = len(catalogue.names)
         return [
@@ -64,84 +81,131 @@ class Listing(Stage):
             for start in range(0, count, LISTING_ROWS)
         ]
 
-    def setup(self, inputs: Inputs, device: str) -> Catalogue:
-        """The source's catalogue."""
-        return self.source.catalogue()
+    def setup(self, inputs: Inputs, device: str) -> Catalogue | FileReader:
+        """The source's catalogue, or what reads its files."""
+        return self.source.reader() if isinstance(self.source, FilesSource) else self.source.catalogue()
 
     def work(self, part: Part, state: Any, inputs: Inputs, out: Output) -> Summary:
-        """Reads, hashes, decodes and judges the images of one run of rows."""
-        import hashlib
+        """Reads, hashes, decodes and judges the images of one part."""
+        if isinstance(self.source, FilesSource):
+            return self._work_file(part, state, out)
+        return self._work_rows(self.source, part, state, out)
 
-        from stages.pixels import inspect
+    def _work_rows(self, source: ScenesSource | FolderSource, part: Part, catalogue: Catalogue, out: Output) -> Summary:
         from stages.shards.format import members_name, write_table
 
-        catalogue: Catalogue = state
         start, stop = part.fields["start"], part.fields["stop"]
         if part.fields != _run(catalogue, start, stop):
-            raise InputError(
-                "the source to stay as it was", "other files in it", "Let nobody change it, and run again."
-            )
+            raise _changed("other files in it")
         rows, names = range(start, stop), list(catalogue.names[start:stop])
-        values = self.source.values(rows, names, catalogue.attributes)
-        columns: dict[str, Any] = {"row": list(rows), "source": [self.source.kind] * len(rows), "name": []}
+        values = source.values(rows, names, catalogue.attributes)
+        columns: dict[str, Any] = {"row": list(rows), "source": [source.kind] * len(rows), "name": []}
         for name in ("size", "sha256", "split", "width", "height", "format", "status"):
             columns[name] = []
 
         refused = {row: reason for row, name in zip(rows, names, strict=True) if (reason := _refused(catalogue, row))}
-        fetched = self.source.fetch(
+        fetched = source.fetch(
             [row for row in rows if row not in refused],
             [name for row, name in zip(rows, names, strict=True) if row not in refused],
         )
+        tally = _Tally()
         for row, name in zip(rows, names, strict=True):
-            data = Unreadable(refused[row]) if row in refused else next(fetched)
-            width, height, ending, status = 0, 0, "", OK
-            if isinstance(data, Unreadable):
-                size, digest, status = 0, "", data.reason
-            else:
-                size, digest = len(data), hashlib.sha256(data).hexdigest()
-                try:
-                    header = inspect(data, self.pixel_limit)
-                    width, height, ending = header.width, header.height, header.ending
-                except InputError as error:
-                    status = error.found
-            heldout = bool(digest) and int(digest[:16], 16) < self.holdout * 2.0**64
-            columns["name"].append(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
-            columns["size"].append(size)
-            columns["sha256"].append(digest)
-            columns["split"].append("heldout" if heldout else "train")
-            columns["width"].append(width)
-            columns["height"].append(height)
-            columns["format"].append(ending)
-            columns["status"].append(status)
+            record = self._judge(name, Unreadable(refused[row]) if row in refused else next(fetched), None)
+            tally.add(record)
+            for column, value in record.items():
+                columns[column].append(value)
         for attribute in catalogue.attributes:
             columns[attributes.PREFIX + attribute.name] = values[attribute.name]
         out.put(members_name(part.index), write_table(columns))
-
-        bad = [entry for entry in zip(columns["name"], columns["status"], strict=True) if entry[1] != OK]
-        summary: Summary = {
-            "rows": len(rows),
-            "bad": len(bad),
-            "heldout": sum(
-                s == "heldout" and t == OK for s, t in zip(columns["split"], columns["status"], strict=True)
-            ),
-            "first_bad": bad[:NAMED],
-        }
         if part.index == 0:
-            out.put("attributes.json", attributes.dump(catalogue.attributes))
-            summary["ignored"] = dict(catalogue.ignored)
-        return summary
+            out.put(ATTRIBUTES, attributes.dump(catalogue.attributes))
+        return tally.summary() | ({"ignored": dict(catalogue.ignored)} if part.index == 0 else {})
+
+    def _work_file(self, part: Part, reader: FileReader, out: Output) -> Summary:
+        from stages.shards.format import members_name
+        from stages.shards.members import FileTable
+
+        meant = Place(part.fields["file"], part.fields["size"])
+        place = reader.place(meant.name)
+        if place != meant:
+            raise _changed(f"{place.name} of {place.size} bytes and not {meant.size}")
+        table = FileTable(reader.declared(place), LISTING_ROWS)
+        tally, notes = _Tally(), Notes()
+        for found in reader.read(place, notes):
+            record = self._judge(found.name, found.data, found.split)
+            tally.add(record)
+            table.add({"source": place.name, "position": found.position} | record, found.values)
+        out.put(members_name(part.index), table.close())
+        return tally.summary() | {"ignored": notes.ignored, "columns": sorted(notes.columns)}
+
+    def _judge(self, name: str, data: bytes | Unreadable, split: str | None) -> dict[str, Any]:
+        """What the listing says of an image; `split` None: its own bytes decide."""
+        import hashlib
+
+        from stages.pixels import inspect
+
+        size, digest, width, height, ending, status = 0, "", 0, 0, "", OK
+        if isinstance(data, Unreadable):
+            status = data.reason
+        else:
+            size, digest = len(data), hashlib.sha256(data).hexdigest()
+            try:
+                header = inspect(data, self.pixel_limit)
+                width, height, ending = header.width, header.height, header.ending
+            except InputError as error:
+                status = error.found
+        if split is None:
+            split = "heldout" if digest and int(digest[:16], 16) < self.holdout * 2.0**64 else "train"
+        return {
+            "name": readable(name),
+            "size": size,
+            "sha256": digest,
+            "split": split,
+            "width": width,
+            "height": height,
+            "format": ending,
+            "status": status,
+        }
 
     def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
-        """Totals. Raises InputError where more than `max_bad` of the images are bad, or a split has none."""
+        """Writes `listing.parquet`, and returns totals.
+
+        Raises InputError where more than `max_bad` of the images are bad, a split has none, or files disagree about
+        their columns.
+        """
+        from stages.shards.members import LISTING, merge_files, merge_rows, publish
+
         total: Counter[str] = Counter()
+        ignored: Counter[str] = Counter()
         for summary in summaries:
             total.update({name: summary[name] for name in ("rows", "bad", "heldout")})
-        bad = [f"{name} ({reason})" for summary in summaries for name, reason in summary["first_bad"]]
+            ignored.update(summary.get("ignored", {}))
+        bad = [f"{name} ({reason})" for summary in summaries for name, reason in summary["first_bad"]][:NAMED]
+        self._accept(total, bad, ignored)
+        if isinstance(self.source, FilesSource):
+            columns = {name for summary in summaries for name in summary["columns"]}
+            known, rows = merge_files(out, len(summaries), columns)
+            out.put(ATTRIBUTES, attributes.dump(known))
+        else:
+            rows = merge_rows(out, len(summaries))
+        publish(out, LISTING, rows)
+        return {
+            **total,
+            "first_bad": bad,
+            "ignored": dict(sorted(ignored.items())),
+            "source": self.source.model_dump(mode="json"),
+        }
+
+    def _accept(self, total: Mapping[str, int], bad: Sequence[str], ignored: Mapping[str, int]) -> None:
+        """Raises InputError where the images are too few or too bad."""
+        if not total["rows"]:
+            others = ", ".join(f"{count} x {ending}" for ending, count in sorted(ignored.items())[:NAMED])
+            raise InputError("images in the source", f"none{f' among {others}' if others else ''}", "Correct `url`.")
         if total["bad"] > self.max_bad * total["rows"]:
             more = f" and {total['bad'] - NAMED} more" if total["bad"] > NAMED else ""
             raise InputError(
                 f"at most {self.max_bad:.2%} bad images",
-                f"{total['bad']} of {total['rows']}: {'; '.join(bad[:NAMED])}{more}",
+                f"{total['bad']} of {total['rows']}: {'; '.join(bad)}{more}",
                 "Replace or remove them, or raise `max_bad`.",
             )
         train = total["rows"] - total["bad"] - total["heldout"]
@@ -151,12 +215,6 @@ class Listing(Stage):
                 f"{train} to train on and {total['heldout']} held out",
                 "Give more images, or change `holdout`.",
             )
-        return {
-            **total,
-            "first_bad": bad[:NAMED],
-            "ignored": summaries[0]["ignored"],
-            "source": self.source.model_dump(mode="json"),
-        }
 
 
 class Shards(Stage):
@@ -186,21 +244,21 @@ class Shards(Stage):
             for start in range(0, count, self.shard_rows)
         ]
 
-    def setup(self, inputs: Inputs, device: str) -> Source:
-        """The source that was listed."""
+    def setup(self, inputs: Inputs, device: str) -> ScenesSource | FolderSource | FileReader:
+        """The source that was listed, or what reads its files."""
         source: Source = TypeAdapter(Source).validate_python(inputs["listing"].summary["source"])
-        return source
+        return source.reader() if isinstance(source, FilesSource) else source
 
     def work(self, part: Part, state: Any, inputs: Inputs, out: Output) -> Summary:
         """Fetches the images of one tar again, makes sure that they are those of the listing, and packs them."""
         import hashlib
 
         from stages.pixels import decode, encode_png
-        from stages.shards.format import KEPT, defined, key_of, read_members, shard_name, write_tar
+        from stages.shards.format import KEPT, defined, key_of, shard_name, write_tar
+        from stages.shards.members import ListingRows
 
-        source: Source = state
         start, stop = part.fields["start"], part.fields["stop"]
-        members = read_members(inputs["listing"], start, stop, LISTING_ROWS).to_pylist()
+        members = ListingRows(inputs["listing"], LISTING_ROWS).read(start, stop).to_pylist()
         sound = [member for member in members if member["status"] == OK]
         size = sum(member["size"] for member in sound)
         if size > TAR_LIMIT_BYTES:
@@ -211,7 +269,7 @@ class Shards(Stage):
             )
         samples = []
         converted: dict[str, tuple[int, str]] = {}
-        fetched = source.fetch([member["row"] for member in sound], [member["name"] for member in sound])
+        fetched = _fetch(state, sound)
         for member, data in zip(sound, fetched, strict=True):
             if isinstance(data, Unreadable) or hashlib.sha256(data).hexdigest() != member["sha256"]:
                 found = data.reason if isinstance(data, Unreadable) else "other bytes"
@@ -236,33 +294,82 @@ class Shards(Stage):
 
     def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
         """Writes the index."""
-        from stages.shards.format import key_of, read_members, shard_name, write_table
+        from stages.images import INDEX, PART_ROWS
+        from stages.shards.members import publish
 
         listing = inputs["listing"]
         rows = sum(summary["rows"] for summary in summaries)
-        listed = read_members(listing, 0, rows, LISTING_ROWS).to_pydict()
-        offsets = iter([offset for summary in summaries for offset in summary["offsets"]])
-        for summary in summaries:
-            for row, (size, digest) in summary["converted"].items():
-                listed["size"][int(row)], listed["sha256"][int(row)] = size, digest
-        columns: dict[str, Any] = {
-            "row": listed["row"],
-            "key": [key_of(row) for row in listed["row"]],
-            "shard": [shard_name(row // self.shard_rows) for row in listed["row"]],
-            "offset": [next(offsets) if status == OK else -1 for status in listed["status"]],
-        }
-        columns |= {n: listed[n] for n in ("size", "sha256", "split", "width", "height", "status", "name")}
-        columns |= {name: column for name, column in listed.items() if name.startswith(attributes.PREFIX)}
-        out.put("index.parquet", write_table(columns, self.shard_rows))
-        out.put("attributes.json", listing.read("attributes.json"))
-        sound = [split for split, status in zip(listed["split"], listed["status"], strict=True) if status == OK]
+        metadata = {PART_ROWS: str(self.shard_rows).encode()}
+        counts: Counter[str] = Counter()
+        publish(out, INDEX, self._index(summaries, listing, rows, counts), metadata)
+        out.put(ATTRIBUTES, listing.read(ATTRIBUTES))
         return {
             "rows": rows,
-            "ok": len(sound),
-            "train": sound.count("train"),
-            "heldout": sound.count("heldout"),
+            "ok": counts["train"] + counts["heldout"],
+            "train": counts["train"],
+            "heldout": counts["heldout"],
             "bytes": sum(summary["bytes"] for summary in summaries),
         }
+
+    def _index(
+        self, summaries: Sequence[Summary], listing: Input, rows: int, counts: "Counter[str]"
+    ) -> "Iterator[pa.Table]":
+        """The index, tar by tar; `counts` the sound images of each split."""
+        from stages.shards.format import key_of, shard_name, table_of
+        from stages.shards.members import ListingRows
+
+        rows_of = ListingRows(listing, LISTING_ROWS)
+        for part, summary in enumerate(summaries):
+            start = part * self.shard_rows
+            listed = rows_of.read(start, min(start + self.shard_rows, rows)).to_pydict()
+            offsets = iter(summary["offsets"])
+            for row, (size, digest) in summary["converted"].items():
+                listed["size"][int(row) - start], listed["sha256"][int(row) - start] = size, digest
+            sound = [status == OK for status in listed["status"]]
+            counts.update(split for split, ok in zip(listed["split"], sound, strict=True) if ok)
+            columns: dict[str, Any] = {
+                "row": listed["row"],
+                "key": [key_of(row) for row in listed["row"]],
+                "shard": [shard_name(part)] * len(sound),
+                "offset": [next(offsets) if ok else -1 for ok in sound],
+            }
+            columns |= {n: listed[n] for n in ("size", "sha256", "split", "width", "height", "status", "name")}
+            columns |= {name: column for name, column in listed.items() if name.startswith(attributes.PREFIX)}
+            yield table_of(columns)
+
+
+class _Tally:
+    """What a part of a listing says of itself."""
+
+    def __init__(self) -> None:
+        self._counts = dict.fromkeys(("rows", "bad", "heldout"), 0)
+        self._first_bad: list[tuple[str, str]] = []
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """One image."""
+        sound = record["status"] == OK
+        self._counts["rows"] += 1
+        self._counts["bad"] += not sound
+        self._counts["heldout"] += sound and record["split"] == "heldout"
+        if not sound and len(self._first_bad) < NAMED:
+            self._first_bad.append((record["name"], record["status"]))
+
+    def summary(self) -> Summary:
+        """Counts, and the first bad images with their reasons."""
+        return {**self._counts, "first_bad": self._first_bad}
+
+
+def _fetch(
+    state: ScenesSource | FolderSource | FileReader, members: Sequence[Mapping[str, Any]]
+) -> Iterator[bytes | Unreadable]:
+    """The images of these rows of a listing again."""
+    if isinstance(state, FileReader):
+        return state.fetch([Wanted(m["source"], m["position"], m["size"]) for m in members])
+    return state.fetch([m["row"] for m in members], [m["name"] for m in members])
+
+
+def _changed(found: str) -> InputError:
+    return InputError("the source to stay as it was", found, "Let nobody change it, and run again.")
 
 
 def _run(catalogue: Catalogue, start: int, stop: int) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from stages.contract import External
 from stages.errors import InputError
 from stages.pixels import encode_png
-from stages.shards.sources import FolderSource, ScenesSource, Source, Unreadable
+from stages.shards.places import Unreadable
+from stages.shards.sources import FolderSource, ScenesSource, Source
 
 PICTURE = encode_png(np.zeros((4, 4, 3), dtype=np.uint8))
 

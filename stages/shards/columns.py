@@ -1,0 +1,138 @@
+"""What a dataset's own columns say of its images: attributes by declaration, and which images are held out."""
+
+import math
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+
+from stages.attributes import Attribute
+from stages.errors import InputError
+
+CLASS_LIMIT = 30_000
+"""Different values above which a column is taken for an id or a text and for no class."""
+
+TEXT_LIMIT = 200
+"""Letters of the name of a class."""
+
+
+class Column(BaseModel):
+    """How a column becomes an attribute; where only its kind is said, the word alone will do: `{hue: circle}`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["auto", "class", "scalar", "circle"] = "auto"
+    """`auto`: by the column's type: texts, booleans and named numbers are classes, fractions scalars."""
+    period: PositiveFloat = 1.0
+    """Of a circle: the value at which it is where it was at 0, for example 360."""
+    mirror: Literal["same", "complement", "negate", "unknown"] = "same"
+    """What becomes of the value when the image is mirrored left to right; `complement`: 1 - value, `negate`: -value."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_kind(cls, value: Any) -> Any:
+        if value is None:
+            return {}
+        return {"kind": value} if isinstance(value, str) else value
+
+
+class Split(BaseModel):
+    """Which images are held out, by a column of the dataset or by the names of its files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    column: str | None = None
+    """None: the name of the file in which the image stands decides, and values are patterns such as `test-*`."""
+    heldout: tuple[str, ...] = Field(min_length=1)
+    """Values of held-out images."""
+    train: tuple[str, ...] = ()
+    """Values of train images; none: all others."""
+
+    def of(self, value: str | None, where: str) -> Literal["train", "heldout"]:
+        """Train or held out, by the column's value or the file's name. Raises InputError for a value nobody named."""
+        if self._names(self.heldout, value):
+            return "heldout"
+        if not self.train or self._names(self.train, value):
+            return "train"
+        kind = "the file" if self.column is None else f"{self.column}:"
+        raise InputError(
+            f"`split` to say where every image belongs, by {', '.join((*self.train, *self.heldout))}",
+            f"{kind} {value} in {where}",
+            "Name it in `train` or `heldout`, or leave `train` out: then all others are train images.",
+        )
+
+    def _names(self, entries: tuple[str, ...], value: str | None) -> bool:
+        if value is None:
+            return False
+        if self.column is not None:
+            return value in entries
+        # A pattern without a folder is one of the file's own name.
+        return any(fnmatchcase(value if "/" in e else value.rpartition("/")[2], e) for e in entries)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """An attribute of a file of images, before the classes of all files are known.
+
+    `classes`: their names in order, where the file itself says so. `asked`: a person named it in the study.
+    """
+
+    column: str
+    name: str
+    kind: Literal["class", "scalar", "circle"]
+    period: float = 1.0
+    mirror: Literal["same", "complement", "negate", "unknown"] = "same"
+    classes: tuple[str, ...] | None = None
+    asked: bool = True
+
+    def attribute(self, classes: tuple[str, ...] = ()) -> Attribute:
+        """The attribute, with the classes that all files have together."""
+        return Attribute(
+            name=self.name, kind=self.kind, mirror=self.mirror, classes=classes if self.kind == "class" else ()
+        )
+
+    def value(self, found: Any) -> str | float | None:
+        """A column's value as the attribute's: the name of a class, or a number. None: undefined.
+
+        Raises ValueError, with what is wrong in words.
+        """
+        if found is None or (isinstance(found, float) and math.isnan(found)):
+            return None
+        if self.kind == "class":
+            return self._class_of(found)
+        if isinstance(found, str | bytes) or not isinstance(found, int | float):
+            raise ValueError(f"{self.column} is no number but {_shown(found)}")
+        try:
+            number = float(found)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise ValueError(f"{self.column} is infinite")
+        if self.kind == "scalar":
+            return number
+        turn = (number / self.period) % 1.0
+        return turn if turn < 1.0 else 0.0
+
+    def _class_of(self, found: Any) -> str:
+        if isinstance(found, bool):
+            return "true" if found else "false"
+        text = str(found) if isinstance(found, int) else found
+        if isinstance(text, str) and len(text) <= TEXT_LIMIT:
+            return text
+        raise ValueError(f"{self.column} is no class but {_shown(found)}")
+
+
+def in_order(classes: set[str]) -> tuple[str, ...]:
+    """Classes as a person counts them: whole numbers by their value, all else by letters."""
+    if all(name.isascii() and name.removeprefix("-").isdigit() for name in classes):
+        return tuple(sorted(classes, key=lambda name: (int(name), name)))
+    return tuple(sorted(classes))
+
+
+def _shown(found: Any) -> str:
+    if isinstance(found, str):
+        return f"a text of {len(found)} letters" if len(found) > 40 else repr(found)
+    return {"dict": "a record", "list": "a list", "float": f"the fraction {found}"}.get(
+        type(found).__name__, type(found).__name__
+    )
