@@ -110,7 +110,9 @@ def _named_files(url: str, names: Sequence[str]) -> Iterator[SourceFile]:
         with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
             details = list(pool.map(lambda name: files.info(f"{root.rstrip('/')}/{name}"), names))
     except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"{len(names)} files in {url}", str(error), "Check their names and the credentials.") from error
+        raise InputError(
+            f"{len(names)} files in {url}", str(error), "Check their names and the credentials."
+        ) from error
     for name, detail in zip(names, details, strict=True):
         yield SourceFile(name, int(detail["size"] or 0), _stamp(detail))
 
