@@ -235,7 +235,7 @@ def _facts(stage: "Report", inputs: Inputs, dressed: Sequence[Tap], kept: Answer
         facts.append(("for reference", ", ".join(references)))
     if "decoder" in inputs:
         about = inputs["decoder"].summary
-        shown = f", {numbers.count(about['num_images'])} images shown"
+        shown = f", {numbers.count(about['num_images'])} images shown" if about.get("num_images") else ", published"
         facts.append(("decoder", f"one for {_plural(len(about['taps']), 'tap')}{shown}"))
         card = read_card(inputs["decoder"])
         if card.finished:

@@ -1,5 +1,6 @@
 """What was trained on the way: the decoder's losses, each encoder's accuracy, the reader's scores."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,10 +40,14 @@ def decoder(inputs: Inputs, taps: Sequence[Tap]) -> list[Block]:
             points = tuple((point.images / 1000, point.heldout[place]) for point in card.curve)
             # The mark at the end tells taps of one encoder from each other, which share a colour.
             curves += [Line(place, points, tap.style), Line(place, points[-1:], tap.style, tap.shape)]
-    text = (
-        f"One decoder for {len(card.taps)} taps, {card.size} px, {count(card.num_images)} training images shown "
-        f"({count(card.train_images)} different ones), batches of {card.training.batch}, seed {card.seed}."
-    )
+    text = f"One decoder for {count(len(card.taps))} tap{'' if len(card.taps) == 1 else 's'}, {card.size} px"
+    if card.training is None:
+        text += ", with weights as they were published."
+    else:
+        text += (
+            f", {count(card.num_images)} training images shown ({count(card.train_images)} different ones), "
+            f"batches of {card.training.batch}, seed {card.seed}."
+        )
     if card.finished:
         text += f" Finished on {card.finished}."
     text += made_with(card.versions)
@@ -53,8 +58,9 @@ def decoder(inputs: Inputs, taps: Sequence[Tap]) -> list[Block]:
         last = max(x for curve in curves for x, _ in curve.points)
         across = Axis(across.start, last, tuple(tick for tick in across.ticks if tick[0] <= last))
         chart = charts.lines(curves, across, nice_axis(values, zero=False), 200, "loss of the decoder over training")
+    losses = card.curve[-1].heldout if card.curve else {}
     rows = tuple(
-        Entry(by_place[place], place, (count(width), number(card.curve[-1].heldout[place], 4)))
+        Entry(by_place[place], place, (count(width), number(losses.get(place, math.nan), 4)))
         for place, width in card.taps.items()
         if place in by_place
     )

@@ -12,6 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.decoder.adm_format import AdmCard
+from stages.decoder.adm_spec import AdmSettings
+from stages.decoder.format import CARD
 from stages.errors import FormatError
 from stages.questions import verdicts
 from stages.questions.format import RESULTS, Row
@@ -192,6 +195,18 @@ def test_the_page_says_when_and_with_what_the_decoder_was_trained(document: Docu
     assert "trained2026-11-22" in said
     assert "withrepscope 0.1.0, torch 2.14.1+cu130, ray 2.60.0, zarr 3.1.6" in said
     assert said.count("Trained with Python 3.11.2, repscope 0.1.0") == 2
+
+
+def test_a_decoder_with_published_weights_is_shown_without_a_training(study: dict[str, MemoryArtifact]) -> None:
+    card = AdmCard(
+        taps={"simclr:backbone": 256}, size=128, network=AdmSettings(), schedule="linear", steps=1000,
+        precision="float32", weights={"final": ("weights-00000.safetensors",)}, published_sha256="0" * 64,
+    )  # fmt: skip
+    decoder = MemoryArtifact({CARD: card.model_dump_json().encode()}, key="d")
+    decoder.summary = {"taps": card.taps, "published_sha256": card.published_sha256}
+    said = parsed(html({"results.kept": study["results.kept"], "decoder": decoder})).said()
+    assert "one for 1 tap, published" in said
+    assert "One decoder for 1 tap, 128 px, with weights as they were published." in said
 
 
 def test_the_spread_of_the_ranks_stands_beside_their_gallery_and_their_controls(
