@@ -296,7 +296,7 @@ def report(study: str, root: str, out: Path | None) -> None:
 def show(study: str, image: Path, root: str, taps: tuple[str, ...], count: int, seed: int, out: Path) -> None:
     """Paint what each tap of a finished STUDY knows of IMAGE: the image, then its samples, one row per tap."""
     from pipeline.errors import UsageError
-    from pipeline.graph import spec_of, trained_of
+    from pipeline.graph import encoders_of, made_of, spec_of
     from stages.samples.show import show as show_image
 
     if not image.is_file():
@@ -306,8 +306,8 @@ def show(study: str, image: Path, root: str, taps: tuple[str, ...], count: int, 
     picture, rows = show_image(
         image.read_bytes(),
         decoder,
-        specs={name: spec_of(encoder) for name, encoder in read.encoders.items()},
-        encoders={name: _finished(study, root, f"encoder.{name}") for name in trained_of(read)},
+        specs={name: spec_of(encoder) for name, encoder in encoders_of(read).items()},
+        encoders={name: _finished(study, root, f"encoder.{name}") for name in made_of(read)},
         taps=taps,
         settings=read.samples.model_copy(update={"per_source": count, "seed": seed}),
     )

@@ -11,6 +11,7 @@ from pipeline.study import Encoder, Study
 from stages.contract import Stage
 from stages.embeddings.stage import Embeddings
 from stages.encoders.spec import EncoderSpec, Oracle, Pretrained
+from stages.encoders.stage import Imported
 from stages.pretrain.stage import Pretrain
 from stages.report.stage import Report
 
@@ -33,16 +34,23 @@ class _Graph:
 def graph_of(study: Study) -> list[Step]:
     """The steps of a study, each after those it reads."""
     graph = _Graph()
+    encoders = encoders_of(study)
+    # First of all: what is wrong with an encoder is said before an image is read.
+    made = {
+        name: graph.add(f"encoder.{name}", encoder, {})
+        for name, encoder in made_of(study).items()
+        if isinstance(encoder, Imported)
+    }
     listing = graph.add("listing", study.dataset.listing, {})
     shards = graph.add("shards", study.dataset.shards, {"listing": listing})
-
-    encoders = encoders_of(study)
-    trained = {
-        name: graph.add(f"encoder.{name}", encoder, {"shards": shards}) for name, encoder in trained_of(study).items()
+    made |= {
+        name: graph.add(f"encoder.{name}", encoder, {"shards": shards})
+        for name, encoder in made_of(study).items()
+        if name not in made
     }
 
     def embed(step: str, name: str, images: str, views: tuple[str, ...]) -> str:
-        weights = {"encoder": trained[name]} if name in trained else {}
+        weights = {"encoder": made[name]} if name in made else {}
         stage = Embeddings(encoder=spec_of(encoders[name]), views=views)
         return graph.add(step, stage, {"images": images} | weights)
 
@@ -54,7 +62,7 @@ def graph_of(study: Study) -> list[Step]:
     # An oracle reads the truth, which a sample does not have.
     seeing = [name for name, encoder in encoders.items() if not isinstance(encoder, Oracle)]
 
-    weights = {f"encoder.{name}": step for name, step in trained.items()}
+    weights = {f"encoder.{name}": step for name, step in made.items()}
     asked_about = {"taps": study.decoder.taps}
     asked = study.questions
     results: dict[str, str] = {}
@@ -94,11 +102,11 @@ def encoders_of(study: Study) -> dict[str, Encoder]:
     return {name: encoder for name, encoder in study.encoders.items() if name in used}
 
 
-def trained_of(study: Study) -> dict[str, Pretrain]:
-    """The encoders that the study trains."""
-    return {name: encoder for name, encoder in encoders_of(study).items() if isinstance(encoder, Pretrain)}
+def made_of(study: Study) -> dict[str, Pretrain | Imported]:
+    """The encoders that are steps of their own: trained here, or imported."""
+    return {name: encoder for name, encoder in encoders_of(study).items() if isinstance(encoder, Pretrain | Imported)}
 
 
 def spec_of(encoder: Encoder) -> EncoderSpec:
-    """What the embeddings stage is told: a trained encoder comes as an input, the others are settings."""
-    return Pretrained() if isinstance(encoder, Pretrain) else encoder
+    """What the embeddings stage is told: an encoder that is a step comes as an input, the others are settings."""
+    return Pretrained() if isinstance(encoder, Pretrain | Imported) else encoder

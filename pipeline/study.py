@@ -15,7 +15,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pipeline.errors import UsageError
 from stages.decoder.stage import Decoder
+from stages.encoders.sources import KINDS, from_short
 from stages.encoders.spec import Oracle, Untrained
+from stages.encoders.stage import Imported
 from stages.pretrain.stage import Pretrain
 from stages.questions.faithfulness import Faithfulness
 from stages.questions.invariance import Invariance, Transformed
@@ -35,17 +37,22 @@ class Block(BaseModel):
 
 
 def _by_kind(value: Any) -> Any:
-    """`{kind: pretrain, …}` names the class and the rest are its fields."""
+    """`{kind: pretrain, …}` names the class and the rest are its fields; kinds of sources have a short form too."""
     kinds: Mapping[str, type[BaseModel]] = {"pretrain": Pretrain, "untrained": Untrained, "oracle": Oracle}
+    kinds = {**kinds, **dict.fromkeys(KINDS, Imported)}
+    if isinstance(value, str):
+        value = from_short(value)
     if not isinstance(value, dict):
         return value
     kind = value.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"expected kind to be one of {', '.join(kinds)}; found {kind!r}")
+    if kind in KINDS:
+        return Imported.model_validate(value)
     return kinds[kind].model_validate({name: entry for name, entry in value.items() if name != "kind"})
 
 
-Encoder = Annotated[Pretrain | Untrained | Oracle, BeforeValidator(_by_kind)]
+Encoder = Annotated[Pretrain | Untrained | Oracle | Imported, BeforeValidator(_by_kind)]
 
 
 class Dataset(Block):
@@ -100,8 +107,10 @@ class Study(Block):
         return self
 
 
-def taps_of(encoder: Pretrain | Untrained | Oracle) -> tuple[str, ...]:
+def taps_of(encoder: Pretrain | Untrained | Oracle | Imported) -> tuple[str, ...]:
     """The taps that an encoder has, known before it exists."""
+    if isinstance(encoder, Imported):
+        return encoder.tap_names()
     if isinstance(encoder, Oracle):
         return ("attributes", "pixels")
     layers = len(encoder.architecture.projector)
