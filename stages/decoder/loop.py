@@ -57,7 +57,7 @@ class Flat:
     """The trainable parameters of a module as one vector; the module goes on working, on views of it."""
 
     def __init__(self, module: nn.Module) -> None:
-        parameters = list(module.parameters())
+        parameters = [p for p in module.parameters() if p.requires_grad]
         self.shapes = [p.shape for p in parameters]
         self.values = nn.Parameter(torch.cat([_flattened(p.detach()) for p in parameters]))
         self.gradient = torch.zeros_like(self.values)
@@ -172,7 +172,7 @@ class Training:
             if self.step + 1 == self.first.steps:
                 if self.world > 1:
                     torch.distributed.broadcast(self.sketch.values.data, 0)
-                self._measure_rest()
+                self.measure_rest()
         else:
             loss = self._paint(self.step - self.first.steps)
             if self.step + 1 == self.first.steps + (self.second.steps + 1) // 2:
@@ -366,7 +366,7 @@ class Training:
         return [batch.pinned() for batch in made] if self.device.startswith("cuda") else made
 
     @torch.no_grad()
-    def _measure_rest(self) -> None:
+    def measure_rest(self) -> None:
         """Sets the second phase's sigma_data: the standard deviation of what the sketch leaves, on train images."""
         squares = []
         for start in range(0, MEASURED, 512):
