@@ -292,11 +292,20 @@ def report(study: str, root: str, out: Path | None) -> None:
 )
 @click.option("--samples", "count", type=click.IntRange(1, 64), default=8, show_default=True, help="Samples per tap.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of their noise.")
+@click.option(
+    "--guidance",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Above 1, samples cling to the tap's vector and differ less. No measurement uses it.",
+)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default="shown.png", show_default=True)
-def show(study: str, image: Path, root: str, taps: tuple[str, ...], count: int, seed: int, out: Path) -> None:
+def show(
+    study: str, image: Path, root: str, taps: tuple[str, ...], count: int, seed: int, guidance: float, out: Path
+) -> None:
     """Paint what each tap of a finished STUDY knows of IMAGE: the image, then its samples, one row per tap."""
     from pipeline.errors import UsageError
-    from pipeline.graph import encoders_of, made_of, spec_of
+    from pipeline.graph import encoders_of, made_of, samples_of, spec_of
     from stages.samples.show import show as show_image
 
     if not image.is_file():
@@ -309,7 +318,8 @@ def show(study: str, image: Path, root: str, taps: tuple[str, ...], count: int, 
         specs={name: spec_of(encoder) for name, encoder in encoders_of(read).items()},
         encoders={name: _finished(study, root, f"encoder.{name}") for name in made_of(read)},
         taps=taps,
-        settings=read.samples.model_copy(update={"per_source": count, "seed": seed}),
+        settings=samples_of(read).model_copy(update={"per_source": count, "seed": seed}),
+        guidance=guidance,
     )
     out.write_bytes(picture)
     click.echo(f"{out}: the image and {count} samples each for {', '.join(rows)}")

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from pipeline.step import Step
 from pipeline.study import Encoder, Study
 from stages.contract import Stage
+from stages.decoder.released_stage import Released
 from stages.embeddings.stage import Embeddings
 from stages.encoders.spec import EncoderSpec, Oracle, Pretrained
 from stages.encoders.stage import Imported
 from stages.pretrain.stage import Pretrain
 from stages.report.stage import Report
+from stages.samples.stage import Samples
 
 
 class _Graph:
@@ -57,14 +59,15 @@ def graph_of(study: Study) -> list[Step]:
     tables = {f"embeddings.{name}": embed(f"embeddings.{name}", name, shards, ("plain", "flip")) for name in encoders}
     readers = graph.add("readers", study.readers, {"shards": shards})
     probes = graph.add("probes", study.probes, {"shards": shards} | tables)
-    decoder = graph.add("decoder", study.decoder, {"shards": shards} | tables)
+    published = isinstance(study.decoder, Released)
+    decoder = graph.add("decoder", study.decoder, {} if published else {"shards": shards} | tables)
 
     # An oracle reads the truth, which a sample does not have.
     seeing = [name for name, encoder in encoders.items() if not isinstance(encoder, Oracle)]
 
     weights = {f"encoder.{name}": step for name, step in made.items()}
     asked_about = {"taps": study.decoder.taps}
-    asked = study.questions
+    asked, sampling = study.questions, samples_of(study)
     results: dict[str, str] = {}
 
     def answer(name: str, question: Stage, inputs: dict[str, str]) -> None:
@@ -73,20 +76,23 @@ def graph_of(study: Study) -> list[Step]:
     if asked.kept is not None or asked.faithfulness is not None:
         ask = study.sources.model_copy(update=asked_about)
         conditions = graph.add("ask.sources", ask, {"shards": shards} | tables | weights)
-        samples = graph.add("samples.sources", study.samples, {"conditions": conditions, "decoder": decoder})
+        samples = graph.add("samples.sources", sampling, {"conditions": conditions, "decoder": decoder})
         painted = {"conditions": conditions, "samples": samples} | {
             f"sample_embeddings.{name}": embed(f"samples.sources.{name}", name, samples, ("plain",)) for name in seeing
         }
         if asked.kept is not None:
-            halfway = study.samples.model_copy(update={"snapshot": "halfway"})
-            early = graph.add("samples.halfway", halfway, {"conditions": conditions, "decoder": decoder})
-            answer("kept", asked.kept, painted | {"readers": readers, "probes": probes, "halfway_samples": early})
+            rising = {}
+            if not published:
+                halfway = sampling.model_copy(update={"snapshot": "halfway"})
+                early = graph.add("samples.halfway", halfway, {"conditions": conditions, "decoder": decoder})
+                rising = {"halfway_samples": early}
+            answer("kept", asked.kept, painted | {"readers": readers, "probes": probes} | rising)
         if asked.faithfulness is not None:
             answer("faithfulness", asked.faithfulness, painted)
     if asked.invariance is not None:
         transformed = study.transformed.model_copy(update=asked_about)
         moved = graph.add("ask.invariance", transformed, {"shards": shards} | tables | weights)
-        samples = graph.add("samples.invariance", study.samples, {"conditions": moved, "decoder": decoder})
+        samples = graph.add("samples.invariance", sampling, {"conditions": moved, "decoder": decoder})
         answer("invariance", asked.invariance, {"conditions": moved, "samples": samples})
     graph.add(
         "report",
@@ -94,6 +100,14 @@ def graph_of(study: Study) -> list[Step]:
         results | weights | {"shards": shards, "readers": readers, "probes": probes, "decoder": decoder},
     )
     return graph.steps
+
+
+def samples_of(study: Study) -> Samples:
+    """How the study samples: what it does not say is as its kind of decoder needs it."""
+    if not isinstance(study.decoder, Released):
+        return study.samples
+    unsaid = {name: value for name, value in Released.sampling.items() if name not in study.samples.model_fields_set}
+    return study.samples.model_copy(update=unsaid)
 
 
 def encoders_of(study: Study) -> dict[str, Encoder]:

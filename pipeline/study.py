@@ -11,9 +11,19 @@ from types import UnionType
 from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from pipeline.errors import UsageError
+from stages.decoder.released_stage import Released
 from stages.decoder.stage import Decoder
 from stages.encoders.sources import KINDS, from_short
 from stages.encoders.spec import Oracle, Untrained
@@ -55,6 +65,31 @@ def _by_kind(value: Any) -> Any:
 Encoder = Annotated[Pretrain | Untrained | Oracle | Imported, BeforeValidator(_by_kind)]
 
 
+TRAINED = "trained"
+"""What a decoder without a kind is; no message says it, since nobody wrote it."""
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return str(value.get("kind", TRAINED))
+    return Released.name if isinstance(value, Released) else TRAINED
+
+
+def _without_kind(value: Any) -> Any:
+    return {name: entry for name, entry in value.items() if name != "kind"} if isinstance(value, dict) else value
+
+
+AnyDecoder = Annotated[
+    Annotated[Decoder, BeforeValidator(_without_kind), Tag(TRAINED)]
+    | Annotated[Released, BeforeValidator(_without_kind), Tag(Released.name)],
+    Discriminator(
+        _kind,
+        custom_error_type="decoder_kind",
+        custom_error_message=f"expected no kind, for a decoder that is trained, or kind: {Released.name}",
+    ),
+]
+
+
 class Dataset(Block):
     """Where images come from and how they are stored."""
 
@@ -83,7 +118,7 @@ class Study(Block):
     encoders: dict[str, Encoder] = Field(min_length=1)
     readers: Readers = Readers()
     probes: Probes = Probes()
-    decoder: Decoder
+    decoder: AnyDecoder
     sources: Sources = Sources()
     """Which held-out images are painted from; shared by kept and faithfulness."""
     transformed: Transformed = Transformed()
@@ -154,7 +189,7 @@ def load(name: str) -> Study:
 
 def _said(error: Any) -> str:
     """One validation error as a person reads it."""
-    where = ".".join(str(piece) for piece in error["loc"])
+    where = ".".join(str(piece) for piece in error["loc"] if piece != TRAINED)
     if error["type"] == "extra_forbidden":
         *parent, name = error["loc"]
         return f"unknown field {where!r}{_meant(str(name), _fields(Study, tuple(parent)))}"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stages.contract import Inputs, Output, Summary
 from stages.decoder.format import AnyDecoder, load, read_card
-from stages.diffusion import noise, samplers
+from stages.diffusion import denoisers, noise, samplers
 from stages.errors import FormatError
 from stages.pixels import from_network
 from stages.samples import format
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
     from stages.samples.stage import Samples
 
-BATCH = 256
-"""Samples painted at once; it changes nothing but speed and memory."""
+GUIDED = 0.2, 5.0
+"""Noise levels between which `guidance` other than 1 acts: above it narrows what is painted, below it adds nothing."""
+PIXELS = 256 * 32 * 32
+"""Pixels painted at once; it changes nothing but speed and memory."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,28 @@ def sigmas(stage: "Samples") -> Tensor:
 
 
 def paint(
-    stage: "Samples", decoder: AnyDecoder, place: str, vectors: Tensor, source_rows: Sequence[int], ks: Sequence[int]
+    stage: "Samples",
+    decoder: AnyDecoder,
+    place: str,
+    vectors: Tensor,
+    source_rows: Sequence[int],
+    ks: Sequence[int],
+    guidance: float = 1.0,
 ) -> NDArray[np.uint8]:
     """One sample per row: uint8 [N, size, size, 3].
 
     `vectors` [N, D] are raw embeddings at the tap `place`; sample i has the noise of (seed, source_rows[i], ks[i]), and
-    in a step of an ancestral sampler that of (seed, source_rows[i], ks[i], step).
+    in a step of an ancestral sampler that of (seed, source_rows[i], ks[i], step). `guidance` above 1 moves samples away
+    from what is painted without a condition; InputError where the decoder cannot.
     """
     denoiser, sampler, levels = decoder.denoiser(place), samplers.SAMPLERS[stage.sampler], sigmas(stage)
+    if guidance != 1.0:
+        denoiser = denoisers.guided(denoiser, decoder.free(), guidance, *GUIDED)
     size = decoder.card.size
+    batch = max(1, PIXELS // size**2)
     painted = []
-    for start in range(0, len(vectors), BATCH):
-        here = slice(start, start + BATCH)
+    for start in range(0, len(vectors), batch):
+        here = slice(start, start + batch)
         streams = [(stage.seed, row, k) for row, k in zip(source_rows[here], ks[here], strict=True)]
         drawn = noise.by_step(streams, (3, size, size), decoder.device)
         painted.append(from_network(sampler(denoiser, drawn, levels, vectors[here].to(decoder.device))))

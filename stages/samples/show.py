@@ -27,11 +27,13 @@ def show(
     encoders: Mapping[str, Input],
     taps: Sequence[str],
     settings: Samples,
+    guidance: float = 1.0,
 ) -> tuple[bytes, list[str]]:
     """A PNG with a row per tap (the image, then `settings.per_source` samples), and the taps in order of the rows.
 
     `specs` are the encoders of the study by name, `encoders` the artifacts of those that were pretrained. No `taps`
-    means all that read pixels. Raises InputError for an unknown tap, one that does not read pixels, and a bad image.
+    means all that read pixels. `guidance` is that of `stages.samples.paint`. Raises InputError for an unknown tap, one
+    that does not read pixels, a bad image, and guidance where the decoder knows none.
     """
     model = load_decoder(decoder, "cpu")
     decoded = pixels.decode(image)
@@ -50,7 +52,7 @@ def show(
     for tap in chosen:
         count = settings.per_source
         repeated = torch.from_numpy(vectors[tap]).repeat(count, 1)
-        painted = paint(settings, model, tap, repeated, [0] * count, range(count))
+        painted = paint(settings, model, tap, repeated, [0] * count, range(count), guidance)
         rows.append(np.concatenate([pictures, painted]))
     return pixels.encode_png(_sheet(np.stack(rows))), chosen
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import zarr
 from safetensors.numpy import save
 from zarr.core.metadata import ArrayV3Metadata
@@ -17,7 +18,7 @@ from stages.embeddings.format import open_table
 from stages.errors import FormatError
 from stages.images import open_images
 from stages.samples.format import decode_shard, shard_name
-from stages.samples.paint import State, paint_part
+from stages.samples.paint import State, paint, paint_part
 from stages.samples.stage import Samples
 from tests.artifacts import MemoryArtifact, run_stage
 from tests.stages.decoder.small import NETWORK, TRAINING, scenes
@@ -118,6 +119,20 @@ def test_an_ancestral_sample_depends_on_neither_parts_nor_neighbours(inputs: dic
     other_parts = images(run_stage(stage.model_copy(update={"part_conditions": 1, "per_source": 1}), inputs))
     assert np.abs(whole[::2].astype(int) - other_parts.astype(int)).max() <= 1
     assert not np.array_equal(whole, images(run_stage(stage.model_copy(update={"sampler": "ddim"}), inputs)))
+
+
+def test_guidance_of_one_changes_nothing_and_of_two_moves_samples_away_from_those_without_a_condition(
+    inputs: dict[str, MemoryArtifact],
+) -> None:
+    state = STAGE.setup(inputs, "cpu")
+    h = torch.from_numpy(np.stack(state.vectors[:2]))
+
+    def painted(guidance: float) -> np.ndarray:
+        return paint(STAGE, state.decoder, "oracle:attributes", h, [3, 8], [0, 0], guidance).astype(float)
+
+    plain, free, led = painted(1.0), painted(1e-9), painted(2.0)
+    assert np.array_equal(plain, paint(STAGE, state.decoder, "oracle:attributes", h, [3, 8], [0, 0]))
+    assert np.abs(led - free).mean() > np.abs(plain - free).mean() > 0
 
 
 def test_the_halfway_snapshot_paints_other_samples(inputs: dict[str, MemoryArtifact]) -> None:

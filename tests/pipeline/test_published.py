@@ -1,0 +1,100 @@
+"""A study on a published RCDM: only readers and probes are trained, and whatever reads a decoder reads this one."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.graph import graph_of, samples_of
+from pipeline.study import Study, load
+from stages.decoder.released_stage import Released
+from tests.finished import MICRO, STUDIES, repscope
+from tests.stages.decoder.published import reference
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    torch.save(reference("A").weights(), folder / "rcdm.pt")
+    sha256 = hashlib.sha256((folder / "rcdm.pt").read_bytes()).hexdigest()
+    text = (STUDIES / "published.yaml").read_text()
+    path = folder / "published.yaml"
+    path.write_text(text.replace("FILE", f"file://{folder / 'rcdm.pt'}").replace("SHA256", sha256))
+    return path
+
+
+@pytest.fixture(scope="module")
+def read(study: Path) -> Study:
+    return load(str(study))
+
+
+def changed(study: Path, tmp_path: Path, *change: str) -> Path:
+    text = study.read_text()
+    assert change[0] in text
+    path = tmp_path / "changed.yaml"
+    path.write_text(text.replace(*change))
+    return path
+
+
+def test_its_decoder_reads_nothing_of_the_study_and_has_no_half_of_a_training(read: Study) -> None:
+    steps = {step.name: step for step in graph_of(read)}
+    assert isinstance(steps["decoder"].stage, Released)
+    assert steps["decoder"].inputs == {}
+    assert "samples.halfway" not in steps
+    assert "halfway_samples" not in steps["kept"].inputs
+
+
+def test_it_samples_on_the_noise_levels_of_its_schedule_unless_told_otherwise(
+    read: Study, study: Path, tmp_path: Path
+) -> None:
+    sampling = samples_of(read)
+    assert (sampling.sigma_min, sampling.sigma_max) == (0.02, 157.0)
+    assert sampling.steps == 2
+    other = load(str(changed(study, tmp_path, "samples: {", "samples: {sampler: ddim, sigma_max: 80, ")))
+    assert (samples_of(other).sampler, samples_of(other).sigma_max) == ("ddim", 80.0)
+    assert samples_of(load(str(MICRO))) == load(str(MICRO)).samples
+
+
+def test_a_study_on_it_runs_to_the_page_and_shows_an_image_of_the_users(study: Path, tmp_path: Path) -> None:
+    words = ("--store", tmp_path / "store")
+    run = json.loads(repscope("run", study, *words, "--executor", "inline", "--json").stdout)
+    assert {"decoder", "kept", "faithfulness", "report"} <= set(run["made"])
+    page = Path(run["report"].removeprefix("file://")).read_text()
+    assert "published" in page
+    image = tmp_path / "image.png"
+    shown = ("show", study, image, *words, "--samples", "2", "--out", tmp_path / "shown.png")
+    from stages.pixels import encode_png
+    from stages.shards.scenes import render
+
+    image.write_bytes(encode_png(render(1, range(1))[0][0]))
+    assert "2 samples each for net:backbone" in repscope(*shown).stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            ("kind: released", "kind: publshed"),
+            "decoder: expected no kind, for a decoder that is trained, or kind: released",
+        ),
+        (("kind: released", "kind: released\n  num_images: 3"), "unknown field 'decoder.released.num_images'"),
+        (("schedule", "schedul"), "did you mean 'schedule'?"),
+        (('["net:backbone"]', '["net:backbone", "net:projector"]'), "decoder.released.taps"),
+        (("net:backbone", "net:backbon"), "did you mean 'backbone'?"),
+        (("channel_mult: [1, 2, 2]", "channel_mult: [1, 2, 2, 2, 2, 2, 2]"), "multiple of 64"),
+        (("sha256: ", "sha256: x"), "decoder.released.sha256"),
+    ],
+)
+def test_a_wrong_field_of_it_is_named(change: tuple[str, str], said: str, study: Path, tmp_path: Path) -> None:
+    path = changed(study, tmp_path, "  network:", "  schedule: linear\n  network:")
+    message = repscope("plan", changed(path, tmp_path, *change), "--store", tmp_path / "store", code=2).stderr
+    assert said in message
+    assert "Traceback" not in message
+
+
+def test_fields_of_a_decoder_that_is_trained_are_named_without_a_kind(tmp_path: Path) -> None:
+    path = changed(MICRO, tmp_path, "  checkpoint_images: 512", "  checkpoint_image: 512")
+    message = repscope("plan", path, "--store", tmp_path / "store", code=2).stderr
+    assert "unknown field 'decoder.checkpoint_image' (did you mean 'checkpoint_images'?)" in message
