@@ -1,28 +1,36 @@
-"""The `pretrain` step: trains an encoder on the train images of a dataset, without looking at a label."""
+"""The `pretrain` step: trains an encoder on the train images of a dataset, by one of several methods."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from stages.contract import Context, Estimate, Gang, Inputs, Output, Summary, Unkeyed
+from stages.contract import Added, Context, Estimate, Gang, Inputs, Output, Summary, Unkeyed
 from stages.encoders.augment import Augmentations
 from stages.encoders.spec import Architecture, Preprocessing
 
+OWN: Mapping[str, tuple[str, ...]] = {
+    "simclr": ("temperature",),
+    "vicreg": ("invariance", "variance", "covariance"),
+    "barlow": ("redundancy",),
+    "supervised": ("label",),
+}
+"""Fields of one method only, by method."""
+
 
 class Pretrain(Gang):
-    """SimCLR (Chen et al. 2020, arXiv 2002.05709) on a small ResNet; input `shards`.
+    """Trains a small ResNet with a projector on two augmented views of every image; input `shards`.
 
-    Writes `encoder.safetensors` and `encoder.json` (see `stages.encoders.format`). One rank, because the loss and
-    BatchNorm are over the whole batch.
+    Writes `encoder.safetensors` and `encoder.json` (see `stages.encoders.format`). Any number of ranks trains the same
+    encoder: BatchNorm and loss are over the whole batch. No method but `supervised` is given a label.
     """
 
     name: ClassVar[str] = "pretrain"
     version: ClassVar[int] = 1
     bitwise: ClassVar[bool] = False
-    max_ranks: ClassVar[int | None] = 1
 
-    method: Literal["simclr"] = "simclr"
+    method: Literal["simclr", "vicreg", "barlow", "supervised"] = "simclr"
+    """What is learned; all else, architecture and augmentations included, is the same for all methods."""
     architecture: Architecture = Architecture()
     preprocessing: Preprocessing = Preprocessing()
     augmentations: Augmentations = Augmentations()
@@ -30,16 +38,36 @@ class Pretrain(Gang):
     num_images: PositiveInt = 240_000
     """Length of the training, in images; each is shown in two augmented views."""
     batch: Annotated[int, Field(ge=2)] = 256
-    """Images per step; the other images of the batch are the negatives."""
+    """Images per step, of all ranks together; to SimCLR the other images of the batch are the negatives."""
     learning_rate: PositiveFloat = 2e-3
     """Peak of the cosine schedule, reached after the first 5 % of the steps."""
     weight_decay: NonNegativeFloat = 1e-4
     temperature: PositiveFloat = 0.5
-    """Of the loss; 0.5 is what the paper found best for small images (appendix B.9)."""
+    """Of SimCLR's loss; 0.5 is what the paper found best for small images (appendix B.9)."""
+    invariance: Annotated[NonNegativeFloat, Added(when_absent=25.0)] = 25.0
+    """Weights of the three terms of VICReg's loss; the defaults are the paper's."""
+    variance: Annotated[NonNegativeFloat, Added(when_absent=25.0)] = 25.0
+    covariance: Annotated[NonNegativeFloat, Added(when_absent=1.0)] = 1.0
+    redundancy: Annotated[NonNegativeFloat, Added(when_absent=5e-3)] = 5e-3
+    """Weight of the off-diagonal term of Barlow Twins' loss; the default is the paper's."""
+    label: Annotated[str | None, Added(when_absent=None)] = None
+    """Class attribute that `supervised` learns. None: the only one that the dataset has."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the forward pass in training; weights, BatchNorm statistics, loss and all later use are float32."""
     checkpoint_images: Annotated[PositiveInt, Unkeyed("resuming gives the same training")] = 65_536
     """Images between two checkpoints."""
+
+    def model_post_init(self, context: object) -> None:
+        """Refuses a setting of another method than the one that is named."""
+        for method, names in OWN.items():
+            for name in names:
+                if method != self.method and getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"expected {name} with method {method} only; found it with {self.method}")
+
+    @property
+    def own_fields(self) -> tuple[str, ...]:
+        """Names of the fields that only this method has."""
+        return OWN[self.method]
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Rough cost: seconds measured at the default architecture and size, in proportion to the multiplications."""
@@ -50,6 +78,6 @@ class Pretrain(Gang):
 
     def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:
         """Trains, scores and writes the encoder; the summary holds the scores."""
-        from stages.pretrain.simclr import run
+        from stages.pretrain.run import run
 
         return run(self, context, inputs, out)

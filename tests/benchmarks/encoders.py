@@ -22,7 +22,7 @@ from stages.contract import Part
 from stages.embeddings.stage import Embeddings
 from stages.encoders.encoder import NetworkEncoder
 from stages.encoders.spec import Architecture, Untrained
-from stages.pretrain.simclr import Trainer
+from stages.pretrain.loop import Trainer, TrainSet
 from stages.pretrain.stage import Pretrain
 from stages.shards.scenes import render
 from stages.shards.sources import ScenesSource
@@ -56,7 +56,7 @@ def pretraining() -> None:
     """A step of the default settings, and its share of augmentation, forward and the rest."""
     stage = Pretrain()
     images = render(7, range(2048))[0]
-    trainer = Trainer(stage, torch.from_numpy(images).permute(0, 3, 1, 2), "cpu")
+    trainer = Trainer(stage, TrainSet(len(images), lambda places: images[places]), "cpu")
     views = trainer.views(0)
 
     def forward() -> None:

@@ -1,11 +1,10 @@
-"""Pretraining: resumable to the bit, deterministic, scored on held-out images only."""
+"""Pretraining by any method: resumable to the bit, deterministic, scored on held-out images only."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from lightly.models.modules.heads import SimCLRProjectionHead
 
 from stages.attributes import Attribute
 from stages.contract import Estimate
@@ -13,18 +12,18 @@ from stages.encoders.augment import Augmentations
 from stages.encoders.encoder import NetworkEncoder
 from stages.encoders.format import CARD, WEIGHTS, digest, parse_card
 from stages.encoders.load import load
-from stages.encoders.spec import Architecture, Pretrained
+from stages.encoders.spec import Pretrained
 from stages.errors import InputError
+from stages.images import open_images
+from stages.pretrain import run
+from stages.pretrain.loop import Trainer, TrainSet, learning_rate, rows
 from stages.pretrain.quality import knn, linear, score
-from stages.pretrain.simclr import Trainer, fit, learning_rate, rows
 from stages.pretrain.stage import Pretrain
 from stages.shards.scenes import render
 from stages.shards.sources import ScenesSource
 from stages.shards.stage import Listing, Shards
 from tests.artifacts import InlineContext, MemoryArtifact, MemoryCheckpoints, run_stage
-
-SMALL = Architecture(widths=(8, 16), blocks=(1, 1), projector=(16, 8))
-STAGE = Pretrain(architecture=SMALL, seed=7, num_images=320, batch=16, checkpoint_images=96)
+from tests.stages.pretrain.small import METHODS, SMALL, STAGE, fit, held
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +52,18 @@ class Failing(InlineContext):
             raise MachineGoneError
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("after", [160, 320])
-def test_an_interrupted_training_ends_as_an_uninterrupted_one(scenes: np.ndarray, after: int) -> None:
-    straight, loss = fit(STAGE, scenes, InlineContext())
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(scenes: np.ndarray, method: str, after: int) -> None:
+    stage = STAGE.model_copy(update={"method": method})
+    straight, loss = fit(stage, scenes, InlineContext())
     checkpoints = MemoryCheckpoints()
     with pytest.raises(MachineGoneError):
-        fit(STAGE, scenes, Failing(checkpoints=checkpoints, after=after))
+        fit(stage, scenes, Failing(checkpoints=checkpoints, after=after))
     newest = checkpoints.latest()
     assert newest is not None
     assert newest.step == 6 * (1 if after == 160 else 3)
-    resumed, resumed_loss = fit(STAGE, scenes, InlineContext(checkpoints=checkpoints))
+    resumed, resumed_loss = fit(stage, scenes, InlineContext(checkpoints=checkpoints))
     assert digest(resumed.state_dict()) == digest(straight.state_dict())
     assert resumed_loss == loss
 
@@ -118,7 +119,7 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
 
 
 def test_the_two_views_of_an_image_differ_and_neither_repeats_in_the_next_epoch(scenes: np.ndarray) -> None:
-    trainer = Trainer(STAGE, torch.from_numpy(scenes).permute(0, 3, 1, 2), "cpu")
+    trainer = Trainer(STAGE, held(STAGE, scenes), "cpu")
     views = trainer.views(0)
     assert views.shape == (32, 3, 32, 32)
     assert views.is_contiguous(memory_format=torch.channels_last)
@@ -126,12 +127,6 @@ def test_the_two_views_of_an_image_differ_and_neither_repeats_in_the_next_epoch(
     assert (first - second).abs().amax((1, 2, 3)).min() > 0.05
     torch.testing.assert_close(views, trainer.views(0), rtol=0, atol=0)
     assert (views - trainer.views(1)).abs().max() > 0.5
-
-
-def test_the_projector_is_lightlys_head(scenes: np.ndarray) -> None:
-    trainer = Trainer(STAGE, torch.from_numpy(scenes).permute(0, 3, 1, 2), "cpu")
-    head = SimCLRProjectionHead(16, 16, 8)
-    assert [type(module) for module in trainer.network.projector] == [type(module) for module in head.layers]
 
 
 def test_too_few_images_and_an_impossible_projector_are_refused(scenes: np.ndarray) -> None:
@@ -163,21 +158,27 @@ def test_the_stage_writes_an_encoder_that_loads_and_says_how_it_was_made(shards:
 
 
 def test_training_sees_train_images_only(shards: MemoryArtifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stages.images import open_images
-    from stages.pretrain import simclr
-
     seen: list[np.ndarray] = []
-    real = simclr.fit
+    real = run.fit
 
-    def watched(stage: Pretrain, images: np.ndarray, context: InlineContext) -> object:
-        seen.append(images)
+    def watched(stage: Pretrain, images: TrainSet, context: InlineContext) -> object:
+        seen.append(images.read(np.arange(images.count)))
         return real(stage, images, context)
 
-    monkeypatch.setattr(simclr, "fit", watched)
+    monkeypatch.setattr(run, "fit", watched)
     run_stage(STAGE.model_copy(update={"num_images": 16}), {"shards": shards})
     images = open_images(shards)
     train = np.flatnonzero(np.array(images.table().column("split").to_pylist()) == "train")
     np.testing.assert_array_equal(seen[0], images.decode(train, 32))
+
+
+def test_quality_is_taken_over_a_bounded_number_of_images(
+    shards: MemoryArtifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "FITTED", 50)
+    monkeypatch.setattr(run, "SCORED", 20)
+    artifact = run_stage(STAGE.model_copy(update={"num_images": 16}), {"shards": shards})
+    assert {entry["n"] for entry in artifact.summary["quality"]} == {20}
 
 
 def test_knn_takes_the_majority_and_the_linear_probe_a_direction() -> None:

@@ -1,0 +1,206 @@
+"""Trains a network by any of the methods: two augmented views of each image, one loop.
+
+The images of step k are a function of (seed, k), a view's transform of (seed, number of the view): an interrupted
+training goes on unchanged, and any number of ranks trains the same network, each on its share of every batch.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from stages.contract import Checkpoint, Context
+from stages.encoders import augment
+from stages.encoders.network import Network, initialise
+from stages.errors import InputError
+from stages.pixels import normalise
+from stages.pretrain import methods
+from stages.pretrain.ranks import gathered, sum_gradients, synchronise
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from stages.pretrain.stage import Pretrain
+
+WARM_UP = 0.05
+LOSS = "loss."
+"""Prefix of the weights in a checkpoint that belong to the loss and not to the network."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The class of each train image."""
+
+    values: Tensor
+    """int64 [N], below `classes`."""
+    classes: int
+
+
+@dataclass(frozen=True)
+class TrainSet:
+    """The images that are trained on, and their classes where the method is told them."""
+
+    count: int
+    read: "Callable[[NDArray[np.int64]], NDArray[np.uint8]]"
+    """Places int64 [B] below `count`, in any order, to uint8 [B, S, S, 3]."""
+    labels: Labels | None = None
+    """None: the method has no use for them and does not get them."""
+
+
+def rows(seed: int, count: int, start: int, length: int) -> "NDArray[np.int64]":
+    """Rows shown at positions start … start + length - 1 of an endless series of shuffled epochs of `count` rows."""
+    found = []
+    while length > 0:
+        epoch, offset = divmod(start, count)
+        order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
+        found.append(order[offset : offset + length])
+        start, length = start + len(found[-1]), length - len(found[-1])
+    return np.concatenate(found)
+
+
+def learning_rate(peak: float, step: int, steps: int) -> float:
+    """Linear warm-up to `peak`, then half a cosine down to 0."""
+    warm = max(1, round(WARM_UP * steps))
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+class Trainer:
+    """Network, loss and optimiser of one training, on one of `world` ranks."""
+
+    def __init__(self, stage: "Pretrain", images: TrainSet, device: str, rank: int = 0, world: int = 1) -> None:
+        self.stage, self.images, self.device, self.rank, self.world = stage, images, device, rank, world
+        method = methods.build(stage, None if images.labels is None else images.labels.classes)
+        self.network: Network = initialise(stage.architecture, stage.seed)
+        self.network.projector = method.projector
+        self.loss = method.loss
+        self.projector_norm = method.projector_norm
+        if world > 1:
+            synchronise(self.network)
+        self.network.to(device).train()
+        self.loss.to(device)
+        self.parameters = [*self.network.parameters(), *self.loss.parameters()]
+        decayed = [p for p in self.parameters if p.ndim > 1]
+        plain = [p for p in self.parameters if p.ndim <= 1]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": stage.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=stage.learning_rate,
+            fused=True,
+        )
+        self.steps = max(1, round(stage.num_images / stage.batch))
+
+    def chosen(self, step: int) -> "NDArray[np.int64]":
+        """Places of the images of a step, of all ranks: int64 [B]."""
+        return rows(self.stage.seed, self.images.count, step * self.stage.batch, self.stage.batch)
+
+    def views(self, step: int) -> Tensor:
+        """Normalised views float32 [2 B, 3, H, W] of this rank's images: view 0 of every image, then view 1."""
+        stage = self.stage
+        numbers = np.arange(step * stage.batch, (step + 1) * stage.batch)
+        mine, shown = (np.array_split(array, self.world)[self.rank] for array in (numbers, self.chosen(step)))
+        read = torch.from_numpy(self.images.read(shown)).permute(0, 3, 1, 2)
+        images = read.to(self.device).float().div_(255.0)
+        views = torch.cat(
+            [augment.apply(images, augment.draw(stage.augmentations, stage.seed, 2 * mine + view)) for view in range(2)]
+        )
+        normalised = normalise(views, stage.preprocessing.mean, stage.preprocessing.std)
+        return normalised.contiguous(memory_format=torch.channels_last)
+
+    def advance(self, step: int) -> float:
+        """One optimiser step; returns the loss of the whole batch."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.stage.learning_rate, step, self.steps)
+        views = self.views(step)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.stage.precision == "bfloat16"):
+            projected = self.network(views)["projector"]
+        both = projected.to(views.dtype).chunk(2)
+        if self.world > 1:
+            sizes = [len(part) for part in np.array_split(np.empty(self.stage.batch), self.world)]
+            both = tuple(gathered(view, sizes) for view in both)
+        known = self.images.labels
+        labels = () if known is None else (known.values[torch.from_numpy(self.chosen(step))].to(self.device),)
+        loss = self.loss(*both, *labels)
+        self.optimiser.zero_grad()
+        (loss / self.world).backward()
+        if self.world > 1:
+            sum_gradients(self.parameters)
+        self.optimiser.step()
+        return float(loss.detach())
+
+    def trained(self) -> Network:
+        """The network in evaluation mode, as it would be had one rank trained it."""
+        network = Network(self.stage.architecture, self.projector_norm).to(self.device)
+        network.load_state_dict(self.network.state_dict())
+        return network.to(memory_format=torch.channels_last).eval()
+
+    def state(self) -> dict[str, bytes]:
+        """The files of a checkpoint."""
+        moments = {
+            f"{number}.{name}": value.contiguous()
+            for number, values in self.optimiser.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        own = {LOSS + name: value.detach() for name, value in self.loss.named_parameters()}
+        held = {name: value.contiguous() for name, value in (self.network.state_dict() | own).items()}
+        return {"model.safetensors": save(held), "optimiser.safetensors": save(moments)}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes back to the state of a checkpoint."""
+        weights = load(checkpoint.read("model.safetensors"))
+        with torch.no_grad():
+            for name, parameter in self.loss.named_parameters():
+                parameter.copy_(weights[LOSS + name])
+        self.network.load_state_dict({name: value for name, value in weights.items() if not name.startswith(LOSS)})
+        ordered = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in load(checkpoint.read("optimiser.safetensors")).items():
+            number, _, what = name.partition(".")
+            # The fused optimiser goes through a weight and its moments in the order of memory, so layouts must agree.
+            like = ordered[int(number)]
+            moments.setdefault(int(number), {})[what] = torch.empty_like(like).copy_(value) if value.ndim else value
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def fit(stage: "Pretrain", images: TrainSet, context: Context) -> tuple[Trainer, float]:
+    """Trains to the end; returns the trainer and the mean loss of the last 5 % of steps.
+
+    Goes on from the newest checkpoint of `context`. Raises InputError where there are fewer images than a batch, or
+    fewer in a batch than ranks.
+    """
+    if images.count < stage.batch:
+        raise InputError(
+            expected=f"at least one batch of {stage.batch} train images",
+            found=f"{images.count}",
+            remedy="Set a smaller batch for the encoder, or give more images.",
+        )
+    if stage.batch < context.world:
+        raise InputError(
+            expected=f"an image of every batch for each of {context.world} ranks",
+            found=f"a batch of {stage.batch}",
+            remedy="Use fewer ranks, or a larger batch.",
+        )
+    trainer = Trainer(stage, images, context.device, context.rank, context.world)
+    every = max(1, round(stage.checkpoint_images / stage.batch))
+    start = 0
+    if (checkpoint := context.checkpoints.latest()) is not None:
+        trainer.restore(checkpoint)
+        start = checkpoint.step
+    tail = max(1, trainer.steps // 20)
+    losses = []
+    for step in range(start, trainer.steps):
+        losses.append(trainer.advance(step))
+        done = step + 1
+        if done % 10 == 0 or done == trainer.steps:
+            recent = float(np.mean(losses[-10:]))
+            context.report(done * stage.batch, trainer.steps * stage.batch, {"loss": recent})
+        # None within the tail, so that its mean loss is known however often the training was interrupted.
+        if done % every == 0 and done <= trainer.steps - tail and context.rank == 0:
+            context.checkpoints.save(done, trainer.state())
+    return trainer, float(np.mean(losses[-tail:]))

@@ -1,0 +1,147 @@
+"""What the `pretrain` step does: lays decoded images down on disk, trains, scores the result, writes the encoder."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from stages import attributes, made
+from stages.attributes import Attribute
+from stages.contract import Context, Input, Inputs, Output, Summary
+from stages.encoders import format
+from stages.encoders.encoder import NetworkEncoder, probe_batch
+from stages.encoders.spec import Preprocessing, require
+from stages.errors import InputError
+from stages.images import open_images
+from stages.pretrain.loop import Labels, TrainSet, fit
+from stages.pretrain.quality import score
+from stages.rows import RowFile, open_rows, wait_for_all
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from stages.pretrain.stage import Pretrain
+
+COMMON = {"seed", "num_images", "batch", "learning_rate", "weight_decay", "precision"}
+"""Settings of every training that its card repeats; beside them stand those of the method."""
+FITTED, SCORED = 32_768, 8_192
+"""Train images that quality is fitted on, and held-out images that it is taken over, at most."""
+
+
+def run(stage: "Pretrain", context: Context, inputs: Inputs, out: Output) -> Summary:
+    """Trains on the train images of input `shards`; rank 0 scores on the others and writes the encoder's files.
+
+    Raises InputError where the method or the images do not allow it.
+    """
+    shards = inputs["shards"]
+    train = rows_of(shards, "train")
+    label = labelled(shards, stage.label) if stage.method == "supervised" else None
+    labels = None
+    if label is not None:
+        values = _values(shards, label)
+        train = train[~np.isnan(values[train])]
+        labels = Labels(torch.from_numpy(values[train].astype(np.int64)), len(label.classes))
+    pictures = lay_down(shards, stage.preprocessing, context.rank, context.world)
+    trainer, loss = fit(stage, TrainSet(len(train), lambda places: pictures.read(train[places]), labels), context)
+    if context.rank != 0:
+        return {}
+    network = trainer.trained()
+    encoder = NetworkEncoder(network, stage.preprocessing, context.device)
+    card = format.Card(
+        method=stage.method,
+        architecture=stage.architecture,
+        projector_norm=trainer.projector_norm,
+        preprocessing=stage.preprocessing,
+        taps=encoder.taps,
+        augmentations=stage.augmentations,
+        training={
+            **stage.model_dump(include=COMMON | set(stage.own_fields)),
+            **({} if label is None else {"label": label.name}),
+            "train_images": len(train),
+            "final_loss": loss,
+        },
+        quality=_quality(encoder, shards, pictures, rows_of(shards, "train"), rows_of(shards, "heldout")),
+        weights_sha256=encoder.weights_sha256,
+        versions=made.versions(),
+    )
+    probes = encoder.embed(probe_batch(stage.preprocessing.size))
+    files = format.dump(network, card, {tap: torch.from_numpy(values) for tap, values in probes.items()})
+    stored = {name: out.put(name, data) for name, data in files.items()}
+    card = format.parse_card(stored[format.CARD])
+    return {
+        "taps": card.taps,
+        "weights_sha256": card.weights_sha256,
+        "versions": card.versions,
+        "loss": card.training["final_loss"],
+        "quality": [entry.model_dump() for entry in card.quality],
+    }
+
+
+def rows_of(shards: Input, split: str) -> "NDArray[np.int64]":
+    """Rows of a split that hold an image, rising: int64 [N]."""
+    import pyarrow.compute as pc
+
+    table = open_images(shards).table()
+    chosen = pc.and_(pc.equal(table.column("split"), split), pc.equal(table.column("status"), "ok"))
+    return np.flatnonzero(chosen.to_numpy())
+
+
+def labelled(shards: Input, name: str | None) -> Attribute:
+    """The class attribute of that name, or the only one; InputError where there is none, or more to choose from."""
+    known = {a.name: a for a in attributes.load(shards.read("attributes.json")) if a.kind == "class"}
+    if name is None and len(known) == 1:
+        return next(iter(known.values()))
+    if name is None or not known:
+        raise InputError(
+            expected="a class attribute of the dataset, as the label that `supervised` learns",
+            found=f"{', '.join(known)}, and no `label`" if known else "none",
+            remedy="Write `label:` with one of them." if known else "Give images with classes, or use another method.",
+        )
+    require("class attribute", name, known)
+    return known[name]
+
+
+def lay_down(shards: Input, preprocessing: Preprocessing, rank: int, world: int) -> RowFile:
+    """All images as the encoder sees them, uint8 [size, size, 3] each, on the local disk; by all ranks together."""
+    images, size = open_images(shards), preprocessing.size
+    (pictures,), mine = open_rows([(images.count, (size, size, 3), np.uint8)], rank, world)
+
+    def decode(part: int) -> None:
+        here, decoded = images.decode_part(part, preprocessing.framing)
+        # Rows without an image lie between.
+        for run in np.split(np.arange(len(here)), np.flatnonzero(np.diff(here) > 1) + 1):
+            if len(run):
+                pictures.write(int(here[run[0]]), decoded[run])
+
+    with ThreadPoolExecutor(torch.get_num_threads(), "lay-down") as threads:
+        list(threads.map(decode, range(mine.index, images.parts, mine.count)))
+    wait_for_all(world)
+    return pictures
+
+
+def _values(shards: Input, attribute: Attribute) -> "NDArray[np.float64]":
+    """An attribute of all rows; NaN where it is unknown."""
+    column = open_images(shards).table().column(attributes.PREFIX + attribute.name)
+    return np.asarray(column.to_numpy(), dtype=np.float64)
+
+
+def _quality(
+    encoder: NetworkEncoder,
+    shards: Input,
+    pictures: RowFile,
+    train: "NDArray[np.int64]",
+    heldout: "NDArray[np.int64]",
+) -> tuple[format.Quality, ...]:
+    fitted, scored = _spread(train, FITTED), _spread(heldout, SCORED)
+    chosen = np.concatenate([fitted, scored])
+    known = [a for a in attributes.load(shards.read("attributes.json")) if a.kind == "class"]
+    values = {a.name: _values(shards, a)[chosen] for a in known}
+    batches = [encoder.embed(pictures.read(chosen[start : start + 512])) for start in range(0, len(chosen), 512)]
+    embeddings = {tap: torch.from_numpy(np.concatenate([batch[tap] for batch in batches])) for tap in encoder.taps}
+    return score(embeddings, known, values, np.arange(len(chosen)) < len(fitted))
+
+
+def _spread(rows: "NDArray[np.int64]", most: int) -> "NDArray[np.int64]":
+    """`most` of the rows at equal distances, or all."""
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]

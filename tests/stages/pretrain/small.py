@@ -1,0 +1,31 @@
+"""A small training for the tests of pretraining."""
+
+import numpy as np
+import torch
+
+from stages.encoders.network import Network
+from stages.encoders.spec import Architecture
+from stages.pretrain import loop
+from stages.pretrain.loop import Labels, TrainSet
+from stages.pretrain.stage import Pretrain
+from tests.artifacts import InlineContext
+
+SMALL = Architecture(widths=(8, 16), blocks=(1, 1), projector=(16, 8))
+STAGE = Pretrain(architecture=SMALL, seed=7, num_images=320, batch=16, checkpoint_images=96)
+METHODS = ("simclr", "vicreg", "barlow", "supervised")
+
+
+def held(stage: Pretrain, images: np.ndarray) -> TrainSet:
+    """Images uint8 [N, S, S, 3] as a train set; a supervised stage is told which of them are brighter than most."""
+    if stage.method != "supervised":
+        return TrainSet(len(images), lambda places: images[places])
+    brightness = images.mean((1, 2, 3))
+    values = torch.from_numpy((brightness > np.median(brightness)).astype(np.int64))
+    return TrainSet(len(images), lambda places: images[places], Labels(values, 2))
+
+
+def fit(stage: Pretrain, images: np.ndarray, context: InlineContext) -> tuple[Network, float]:
+    """The trained network and its loss at the end."""
+    torch.set_num_threads(1)
+    trainer, loss = loop.fit(stage, held(stage, images), context)
+    return trainer.trained(), loss
