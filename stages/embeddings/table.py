@@ -22,7 +22,7 @@ from stages.embeddings.format import (
     metadata,
     shard_name,
 )
-from stages.encoders.encoder import TOLERANCE, Encoder, Fingerprint
+from stages.encoders.encoder import Encoder, Fingerprint
 from stages.encoders.load import load
 from stages.encoders.spec import EncoderSpec, Pretrained
 from stages.errors import FormatError, InputError
@@ -162,14 +162,10 @@ def _agreed(fingerprints: Sequence[Fingerprint]) -> Fingerprint:
     """The one encoder that made all parts; InputError where workers had different ones."""
     first = fingerprints[0]
     for other in fingerprints[1:]:
-        same = other.model_copy(update={"probe": first.probe}) == first
-        close = other.probe.keys() == first.probe.keys() and all(
-            np.allclose(other.probe[tap], first.probe[tap], rtol=TOLERANCE, atol=0) for tap in first.probe
-        )
-        if not (same and close):
+        if differences := first.differences(other):
             raise InputError(
                 expected="one encoder on all workers",
-                found=f"fingerprints {first.model_dump_json()} and {other.model_dump_json()}",
+                found=differences,
                 remedy="Install the same library versions on every node, then invalidate the embeddings step.",
             )
     return first

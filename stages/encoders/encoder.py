@@ -44,6 +44,20 @@ class Fingerprint(BaseModel):
         """Largest relative difference between two embeddings that is one of rounding."""
         return TOLERANCES[self.precision]
 
+    def differences(self, other: "Fingerprint") -> str:
+        """In what two fingerprints differ, in words; empty where they are of one encoder."""
+        found = [
+            f"{name} {getattr(self, name)} and {getattr(other, name)}"
+            for name in ("weights_sha256", "preprocessing", "taps", "precision")
+            if getattr(self, name) != getattr(other, name)
+        ]
+        for tap in self.probe.keys() & other.probe.keys():
+            if not np.allclose(other.probe[tap], self.probe[tap], rtol=self.tolerance, atol=0):
+                found.append(
+                    f"embeddings of the probe batch at {tap} of length {self.probe[tap]} and {other.probe[tap]}"
+                )
+        return "; ".join(found)
+
 
 class Encoder(ABC):
     """A network under study, or a reference in its place. It never learns and never changes."""

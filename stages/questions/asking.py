@@ -15,9 +15,8 @@ from torch import Tensor
 from stages.contract import Input, Inputs, Output, Summary
 from stages.embeddings.format import Table, open_table
 from stages.encoders import augment
-from stages.encoders.encoder import Encoder
-from stages.encoders.format import read_card
-from stages.encoders.load import load
+from stages.encoders.encoder import Encoder, Fingerprint
+from stages.encoders.load import load, trained_with
 from stages.encoders.spec import EncoderSpec, Pretrained
 from stages.errors import InputError
 from stages.images import Images, open_images
@@ -95,8 +94,9 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
         taps = [tap for tap in taps if tap not in blind]
         if seeing is None or not taps:
             continue
-        own = _Own(_own_settings(inputs, encoder), stage.seed, stage.draws)
-        trained += [encoder] if ENCODER + encoder in inputs else []
+        settings = _own_settings(inputs, encoder)
+        own = _Own(settings or augment.Augmentations(), stage.seed, stage.draws)
+        trained += [encoder] if settings is not None else []
         changes = [partial(transformed, name=name, strength=strength, seed=stage.seed) for name, strength in variants]
         plain = _embed(seeing, images, rows, lambda x, _: x)
         moved = [_embed(seeing, images, rows, change) for change in changes]
@@ -160,14 +160,22 @@ def _table(inputs: Inputs, encoder: str) -> Table:
 
 
 def _encoder(inputs: Inputs, encoder: str, table: Table, device: str) -> Encoder | None:
-    """The encoder that made a table; None where it was pretrained and is not among the inputs."""
+    """The encoder that made a table; None where it is an artifact and not among the inputs."""
     spec: EncoderSpec = TypeAdapter(EncoderSpec).validate_python(table.attributes["encoder"])
     given = {"images": inputs["shards"]}
     if isinstance(spec, Pretrained):
         if ENCODER + encoder not in inputs:
             return None
         given[spec.input] = inputs[ENCODER + encoder]
-    return load(spec, given, device)
+    seeing = load(spec, given, device)
+    made_by = Fingerprint.model_validate(table.attributes["fingerprint"])
+    if differences := made_by.differences(seeing.fingerprint()):
+        raise InputError(
+            f"the encoder {encoder} that made the stored embeddings",
+            differences,
+            "Use the library versions that they were made with, or invalidate the embeddings step and run again.",
+        )
+    return seeing
 
 
 @dataclass(frozen=True)
@@ -183,10 +191,10 @@ class _Own:
         return augment.apply(images, augment.draw(self.settings, self.seed, rows * self.draws + number))
 
 
-def _own_settings(inputs: Inputs, encoder: str) -> augment.Augmentations:
-    """What a pretrained encoder was trained with; for others the default recipe, so that they can be compared."""
+def _own_settings(inputs: Inputs, encoder: str) -> augment.Augmentations | None:
+    """What an encoder was trained with, where it is known; others get the default recipe, to be compared."""
     trained = inputs.get(ENCODER + encoder)
-    return augment.Augmentations() if trained is None else read_card(trained).augmentations
+    return None if trained is None else trained_with(trained)
 
 
 def _blank(encoder: Encoder) -> NDArray[np.uint8]:
