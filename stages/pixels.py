@@ -23,6 +23,9 @@ PIXEL_LIMIT = 64_000_000
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "GIF": "gif"}
 """Encodings that are read, by Pillow's name, and the ending under which each is kept."""
 
+_PILLOW = r"PIL\."
+"""Modules whose warnings are not shown."""
+
 
 Interpolation: TypeAlias = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 """How Pillow finds a pixel of a resized image; all but nearest are antialiased."""
@@ -95,28 +98,21 @@ def fit(image: "NDArray[np.uint8]", framing: int | Framing) -> "NDArray[np.uint8
     import numpy as np
     from PIL import Image
 
-    if isinstance(framing, int):
-        framing = Framing(framing)
-    size, resample = framing.size, Image.Resampling[framing.interpolation.upper()]
-    height, width = image.shape[:2]
-    if framing.resize is None and not framing.squash:
-        if (height, width) == (size, size):
-            return image
-        side = min(height, width)
-        left, top = (width - side) / 2, (height - side) / 2
-        square = (left, top, left + side, top + side)
-        return np.array(Image.fromarray(image).resize((size, size), resample, box=square), dtype=np.uint8)
-    wanted = framing.resize or size
-    if framing.squash:
-        scaled = (wanted, wanted)
-    elif width <= height:
-        scaled = (wanted, wanted * height // width)
-    else:
-        scaled = (wanted * width // height, wanted)
-    if scaled != (width, height):
-        image = np.array(Image.fromarray(image).resize(scaled, resample), dtype=np.uint8)
-    top, left = round((image.shape[0] - size) / 2), round((image.shape[1] - size) / 2)
-    return np.ascontiguousarray(image[top : top + size, left : left + size])
+    framing = Framing(framing) if isinstance(framing, int) else framing
+    if _fits(framing, image.shape[1], image.shape[0]):
+        return image
+    return np.array(_framed(Image.fromarray(image), framing), dtype=np.uint8)
+
+
+def decode_fit(data: bytes, framing: int | Framing, pixel_limit: int = PIXEL_LIMIT) -> "NDArray[np.uint8]":
+    """`fit` of `decode`, without the copies between them: uint8 [size, size, 3]. Raises what `decode` raises.
+
+    Pillow lets other threads run while it decodes and resizes.
+    """
+    import numpy as np
+
+    framing = Framing(framing) if isinstance(framing, int) else framing
+    return np.asarray(_framed(_decode(data, pixel_limit)[0], framing))
 
 
 def to_network(images: "NDArray[np.uint8] | torch.Tensor") -> "torch.Tensor":
@@ -163,33 +159,71 @@ def normalise(images: "torch.Tensor", mean: Sequence[float], std: Sequence[float
     return (images - images.new_tensor(mean).reshape(shape)) / images.new_tensor(std).reshape(shape)
 
 
-def _decode(data: bytes, pixel_limit: int) -> "tuple[Image.Image, str]":
-    """The image as RGB, and the ending of its format."""
+def _fits(framing: Framing, width: int, height: int) -> bool:
+    """Whether an image is left as it is."""
+    return framing.resize is None and not framing.squash and width == height == framing.size
+
+
+def _framed(image: "Image.Image", framing: Framing) -> "Image.Image":
+    from PIL import Image
+
+    size, resample = framing.size, Image.Resampling[framing.interpolation.upper()]
+    width, height = image.size
+    if _fits(framing, width, height):
+        return image
+    if framing.resize is None and not framing.squash:
+        side = min(height, width)
+        left, top = (width - side) / 2, (height - side) / 2
+        return image.resize((size, size), resample, box=(left, top, left + side, top + side))
+    wanted = framing.resize or size
+    if framing.squash:
+        scaled = (wanted, wanted)
+    elif width <= height:
+        scaled = (wanted, wanted * height // width)
+    else:
+        scaled = (wanted * width // height, wanted)
+    if scaled != (width, height):
+        image = image.resize(scaled, resample)
+    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def _silence() -> None:
+    """Pillow warns of large images and of odd metadata in images that it decodes all the same.
+
+    The filter stays: `warnings.catch_warnings` changes the filters of all threads, and puts back those of another.
+    """
+    import re
     import warnings
 
+    if ("ignore", None, Warning, re.compile(_PILLOW), 0) not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_PILLOW)
+
+
+def _decode(data: bytes, pixel_limit: int) -> "tuple[Image.Image, str]":
+    """The image as RGB, and the ending of its format."""
     from PIL import Image, ImageOps
 
-    # Pillow warns of large images and of odd metadata in images that it decodes all the same.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    _silence()
+    try:
+        image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
+    except Image.DecompressionBombError as error:
+        raise _bomb("far more", pixel_limit) from error
+    except Exception as error:
+        what = "an empty file" if not data else f"no such image ({_short(error)})"
+        raise _unreadable(what) from error
+    with image:
+        width, height = image.size
+        if width * height > pixel_limit:
+            raise _bomb(f"{width} x {height}", pixel_limit)
         try:
-            image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
-        except Image.DecompressionBombError as error:
-            raise _bomb("far more", pixel_limit) from error
+            # Cameras append thumbnails to a JPEG, which Pillow then calls MPO; its first frame is the photograph.
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            upright = _as_rgb(image)
         except Exception as error:
-            what = "an empty file" if not data else f"no such image ({_short(error)})"
-            raise _unreadable(what) from error
-        with image:
-            width, height = image.size
-            if width * height > pixel_limit:
-                raise _bomb(f"{width} x {height}", pixel_limit)
-            try:
-                # Cameras append thumbnails to a JPEG, which Pillow then calls MPO; its first frame is the photograph.
-                frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-                image.load()
-                upright = _as_rgb(ImageOps.exif_transpose(image))
-            except Exception as error:
-                raise _unreadable(f"a damaged {image.format} ({_short(error)})") from error
+            raise _unreadable(f"a damaged {image.format} ({_short(error)})") from error
     if frames > 1:
         raise InputError("an image of one frame", f"{frames} frames", "Give the frame that you mean as its own image.")
     return upright, FORMATS.get(str(image.format), "jpg")

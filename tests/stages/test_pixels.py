@@ -1,8 +1,12 @@
 """Pixels: every sensible encoding is read alike, everything else is refused with a reason."""
 
+import hashlib
 import io
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -156,6 +160,55 @@ def test_reasons_are_equal_from_run_to_run() -> None:
         reasons.add(str(caught.value))
     assert len(reasons) == 1
     assert "0x" not in reasons.pop()
+
+
+FRAMINGS = [
+    16,
+    20,
+    pixels.Framing(12, resize=15),
+    pixels.Framing(12, resize=15, squash=True),
+    pixels.Framing(9, interpolation="bilinear"),
+]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "JPEG"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_decoding_and_framing_at_once_is_decoding_and_then_framing(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(GRADIENT), kind, **({} if kind == "BMP" else {"exif": exif}))
+    for framing in FRAMINGS:
+        assert np.array_equal(pixels.decode_fit(data, framing), pixels.fit(pixels.decode(data), framing))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "LA", "RGBA"])
+def test_other_colour_modes_are_framed_alike(mode: str) -> None:
+    data = encoded(Image.fromarray(GRADIENT).convert(mode), "JPEG" if mode == "CMYK" else "PNG")
+    assert np.array_equal(pixels.decode_fit(data, 9), pixels.fit(pixels.decode(data), 9))
+
+
+@pytest.mark.parametrize(
+    ("name", "digests"),
+    [
+        ("scenes.jpg", {96: "cff3eef30ed420cd", 64: "c9ac6955eafd0f7e", 224: "1bd7c6df4793fd18"}),
+        ("scenes.png", {96: "2d32f901394a3ed2", 64: "70a024710a9b6b05", 224: "49214f93eecdbd9a"}),
+    ],
+)
+def test_pixels_are_those_that_stored_embeddings_were_made_of(name: str, digests: dict[int, str]) -> None:
+    data = (Path(__file__).parents[1] / "data/images" / name).read_bytes()
+    found = {size: hashlib.sha256(pixels.decode_fit(data, size).tobytes()).hexdigest()[:16] for size in digests}
+    assert found == digests
+
+
+def test_warnings_of_pillow_are_silent_in_every_thread_and_those_of_others_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)  # Pillow warns of more
+    data = encoded(Image.fromarray(GRADIENT), "PNG")
+    with ThreadPoolExecutor(4) as pool:
+        assert all(np.array_equal(image, GRADIENT) for image in pool.map(pixels.decode, [data] * 64))
+    with pytest.warns(UserWarning, match="ours"):
+        warnings.warn("ours", stacklevel=1)
 
 
 def test_fit_takes_the_centre_square() -> None:
