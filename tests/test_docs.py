@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
+from pydantic import TypeAdapter
 
 from pipeline.cli import main
+from pipeline.study import Encoder
 from stages.decoder.stage import Decoder
 from stages.pretrain.stage import Pretrain
 from stages.questions.faithfulness import Faithfulness
@@ -24,7 +27,7 @@ from stages.shards.stage import Listing, Shards
 from tests.finished import Finished
 
 ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"```(python|console)\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"```(python|console|yaml)\n(.*?)```", re.DOTALL)
 
 
 def blocks(path: str, language: str) -> list[str]:
@@ -66,6 +69,18 @@ def test_the_study_page_names_every_field() -> None:
     for stage in (*blocks_of_study, Decoder, Samples):
         for field in stage.model_fields:
             assert f"`{field}`" in page or field == "snapshot", f"{stage.__name__}.{field}"
+
+
+def test_encoders_shown_are_encoders_and_inherit_by_anchors() -> None:
+    shown = [yaml.safe_load(block) for block in blocks("docs/study.md", "yaml")]
+    encoders = [
+        TypeAdapter(dict[str, Encoder]).validate_python(block["encoders"]) for block in shown if "encoders" in block
+    ]
+    assert any(
+        [(e.method, e.label, e.seed) for e in found.values() if isinstance(e, Pretrain)]
+        == [("simclr", None, s) for s in range(3)] + [("supervised", "shape", s) for s in range(3)]
+        for found in encoders
+    )
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/study.md"])
