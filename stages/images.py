@@ -1,16 +1,19 @@
 """Sets of images, however they are stored: the tars of `shards` or the Zarr array of `samples`, read part by part."""
 
+import hashlib
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages import pixels
 from stages.contract import Input
-from stages.errors import FormatError
+from stages.errors import FormatError, InputError
 from stages.pixels import Framing
 
 if TYPE_CHECKING:
@@ -18,12 +21,19 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
+Frame: TypeAlias = Callable[[int, int | Framing], Pixels]
+"""From the place of an image among those of a part to uint8 [size, size, 3]; may be called by several threads."""
 
 INDEX = "index.parquet"
 SAMPLES = "samples.parquet"
 ARRAY = "images.zarr"
 PART_ROWS = b"part_rows"
 """Key in the metadata of `index.parquet` under which the number of rows of a tar stands."""
+
+RUN = 16
+"""Images that a thread decodes in one go: enough that handing them over costs nothing, few enough to share a batch."""
+DIGITS = 16
+"""Hexadecimal digits of an image's sha256 that are kept in memory and compared."""
 
 
 class Images(ABC):
@@ -38,8 +48,8 @@ class Images(ABC):
         return -(-self.count // self.part_rows)
 
     @abstractmethod
-    def table(self) -> "pa.Table":
-        """One record per row: `index.parquet` or `samples.parquet`."""
+    def table(self, columns: Sequence[str] | None = None) -> "pa.Table":
+        """One record per row: `index.parquet` or `samples.parquet`, or those of `columns` that it has."""
 
     @abstractmethod
     def read_part(self, part: int) -> tuple[Rows, list[bytes] | Pixels]:
@@ -47,12 +57,55 @@ class Images(ABC):
 
     def decode_part(self, part: int, size: int | Framing) -> tuple[Rows, Pixels]:
         """Rows int64 [B] of a part that hold an image, and uint8 [B, size, size, 3]: framed as `pixels.fit` does."""
-        rows, images = self.read_part(part)
-        return rows, _stack(images, size)
+        rows, frame = self._open(part)
+        return rows, _filled(frame, 0, len(rows), size)
+
+    def stream(self, part: int, size: int | Framing, batch: int, threads: int = 0) -> Iterator[tuple[Rows, Pixels]]:
+        """The images of a part as batches, in order: rows int64 [B] and uint8 [B, size, size, 3], B <= `batch`.
+
+        `threads` decode while the caller works on the batch before; with 0 the caller decodes. Pixels are the same
+        whatever their number. Memory holds the part as it is stored and a few batches. FormatError names a row whose
+        bytes are not those that were listed.
+        """
+        rows, frame = self._open(part)
+        starts = range(0, len(rows), batch)
+        if threads == 0:
+            for first in starts:
+                own = rows[first : first + batch]
+                yield own, _filled(frame, first, len(own), size)
+            return
+        pool = ThreadPoolExecutor(threads, "decode")
+        ahead = 1 + -(-threads * RUN // batch)
+        begun: deque[tuple[Rows, Pixels, list[Future[None]]]] = deque()
+        waiting = iter(starts)
+        try:
+            while True:
+                while len(begun) <= ahead and (first := next(waiting, None)) is not None:
+                    own = rows[first : first + batch]
+                    images = _empty(len(own), size)
+                    runs = range(0, len(own), RUN)
+                    begun.append(
+                        (own, images, [pool.submit(_fill, images[r : r + RUN], frame, first + r, size) for r in runs])
+                    )
+                if not begun:
+                    return
+                own, images, futures = begun.popleft()
+                for future in futures:
+                    future.result()
+                yield own, images
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    @abstractmethod
+    def _open(self, part: int) -> tuple[Rows, Frame]:
+        """Rows int64 [B] of a part that hold an image, and what frames each of them."""
 
     @abstractmethod
     def decode(self, rows: Sequence[int] | Rows, size: int | Framing) -> Pixels:
-        """Single rows as uint8 [B, size, size, 3]; FormatError where a row holds no image."""
+        """Single rows as uint8 [B, size, size, 3].
+
+        FormatError where a row holds no image or bytes that are not those that were listed.
+        """
 
 
 def open_images(artifact: Input) -> Images:
@@ -71,44 +124,82 @@ def open_images(artifact: Input) -> Images:
 
 class _Tars(Images):
     def __init__(self, artifact: Input) -> None:
+        import pyarrow.compute as pc
+
         self._artifact = artifact
-        self._table = _parquet(artifact, INDEX)
-        metadata = self._table.schema.metadata or {}
+        index = self.table(("shard", "offset", "size", "sha256"))
+        metadata = index.schema.metadata or {}
         if PART_ROWS not in metadata:
             raise FormatError(f"{INDEX} with its rows per tar", "none in its metadata", "Make the shards again.")
         self.part_rows = int(metadata[PART_ROWS])
-        self.count = self._table.num_rows
-        self._shard = self._table.column("shard")
-        self._offset: Rows = self._table.column("offset").to_numpy()
-        self._size: Rows = self._table.column("size").to_numpy()
+        self.count = index.num_rows
+        # Of each column no more is kept than is needed: there may be millions of rows.
+        self._shard = index.column("shard").dictionary_encode()
+        self._offset: Rows = index.column("offset").to_numpy()
+        self._size: Rows = index.column("size").to_numpy()
+        self._sha256 = pc.utf8_slice_codeunits(index.column("sha256"), 0, DIGITS)
 
-    def table(self) -> "pa.Table":
-        return self._table
+    def table(self, columns: Sequence[str] | None = None) -> "pa.Table":
+        return _parquet(self._artifact, INDEX, columns)
 
     def read_part(self, part: int) -> tuple[Rows, list[bytes] | Pixels]:
-        rows = np.arange(part * self.part_rows, min((part + 1) * self.part_rows, self.count))
-        rows = rows[self._offset[rows] >= 0]
-        if not len(rows):
-            return rows, []
-        tar = self._artifact.read(self._shard[int(rows[0])].as_py())
-        return rows, [tar[self._offset[row] : self._offset[row] + self._size[row]] for row in rows]
+        rows, tar = self._tar(part)
+        return rows, [self._bytes(tar, row) for row in rows]
 
     def decode(self, rows: Sequence[int] | Rows, size: int | Framing) -> Pixels:
-        images = []
-        for row in rows:
+        images = _empty(len(rows), size)
+        for place, row in enumerate(map(int, rows)):
             if not 0 <= row < self.count or self._offset[row] < 0:
                 raise FormatError("a row that holds an image", f"row {row}", "Choose among rows of status ok.")
-            images.append(
-                self._artifact.read_range(self._shard[int(row)].as_py(), int(self._offset[row]), int(self._size[row])),
+            data = self._artifact.read_range(self._shard[row].as_py(), int(self._offset[row]), int(self._size[row]))
+            images[place] = self._decode(row, data, size)
+        return images
+
+    def _open(self, part: int) -> tuple[Rows, Frame]:
+        rows, tar = self._tar(part)
+
+        def frame(place: int, size: int | Framing) -> Pixels:
+            row = int(rows[place])
+            return self._decode(row, self._bytes(tar, row), size)
+
+        return rows, frame
+
+    def _tar(self, part: int) -> tuple[Rows, bytes]:
+        rows = np.arange(part * self.part_rows, min((part + 1) * self.part_rows, self.count))
+        rows = rows[self._offset[rows] >= 0]
+        return rows, self._artifact.read(self._shard[int(rows[0])].as_py()) if len(rows) else b""
+
+    def _bytes(self, tar: bytes, row: int) -> bytes:
+        return tar[self._offset[row] : self._offset[row] + self._size[row]]
+
+    def _decode(self, row: int, data: bytes, size: int | Framing) -> Pixels:
+        # A JPEG has no checksum of its own: most changed bytes decode to other pixels without a word.
+        if hashlib.sha256(data).hexdigest()[:DIGITS] != self._sha256[row].as_py():
+            raise FormatError(
+                f"the bytes that were listed in {self._named(row)}",
+                f"{len(data)} others",
+                "The tar is damaged: run again with --force for the shards.",
             )
-        return _stack(images, size)
+        try:
+            # The pixel limit was applied when the image was accepted.
+            return pixels.decode_fit(data, size, pixel_limit=2**62)
+        except InputError as error:
+            raise FormatError(
+                f"an image in {self._named(row)}, as when it was listed",
+                error.found,
+                "Its bytes are the same, so Pillow is not: use one version on all machines, or list the images anew.",
+            ) from error
+
+    def _named(self, row: int) -> str:
+        name = self.table(("name",)).column("name")[row].as_py()
+        return f"row {row} ({name}) of {self._shard[row].as_py()}"
 
 
 class _Array(Images):
     def __init__(self, artifact: Input) -> None:
         import zarr
 
-        self._table = _parquet(artifact, SAMPLES)
+        self._artifact = artifact
         self._array: Any = zarr.open_array(store=artifact.zarr(ARRAY), mode="r", zarr_format=3)
         if self._array.ndim != 4 or self._array.shape[3] != 3 or self._array.dtype != np.uint8:
             raise FormatError(
@@ -119,8 +210,8 @@ class _Array(Images):
         self.count = int(self._array.shape[0])
         self.part_rows = int((self._array.shards or self._array.chunks)[0])
 
-    def table(self) -> "pa.Table":
-        return self._table
+    def table(self, columns: Sequence[str] | None = None) -> "pa.Table":
+        return _parquet(self._artifact, SAMPLES, columns)
 
     def read_part(self, part: int) -> tuple[Rows, list[bytes] | Pixels]:
         rows = np.arange(part * self.part_rows, min((part + 1) * self.part_rows, self.count))
@@ -129,20 +220,34 @@ class _Array(Images):
         return rows, np.asarray(self._array[rows[0] : rows[-1] + 1])
 
     def decode(self, rows: Sequence[int] | Rows, size: int | Framing) -> Pixels:
-        return _stack(np.asarray(self._array.oindex[np.asarray(rows, dtype=np.int64)]), size)
+        images = np.asarray(self._array.oindex[np.asarray(rows, dtype=np.int64)])
+        return _filled(lambda place, size: pixels.fit(images[place], size), 0, len(rows), size)
+
+    def _open(self, part: int) -> tuple[Rows, Frame]:
+        rows, images = self.read_part(part)
+        return rows, lambda place, size: pixels.fit(np.asarray(images[place]), size)
 
 
-def _stack(images: list[bytes] | Pixels, size: int | Framing) -> Pixels:
-    """Encoded or decoded images as uint8 [B, size, size, 3]."""
-    if not len(images):
-        side = size if isinstance(size, int) else size.size
-        return np.empty((0, side, side, 3), dtype=np.uint8)
-    # The pixel limit was applied when the image was accepted.
-    decoded = (pixels.decode(i, pixel_limit=2**62) if isinstance(i, bytes) else i for i in images)
-    return np.stack([pixels.fit(image, size) for image in decoded])
+def _empty(count: int, size: int | Framing) -> Pixels:
+    side = size if isinstance(size, int) else size.size
+    return np.empty((count, side, side, 3), dtype=np.uint8)
 
 
-def _parquet(artifact: Input, name: str) -> "pa.Table":
+def _filled(frame: Frame, first: int, count: int, size: int | Framing) -> Pixels:
+    """`count` images from place `first` as uint8 [count, size, size, 3]."""
+    images = _empty(count, size)
+    _fill(images, frame, first, size)
+    return images
+
+
+def _fill(images: Pixels, frame: Frame, first: int, size: int | Framing) -> None:
+    for place in range(len(images)):
+        images[place] = frame(first + place, size)
+
+
+def _parquet(artifact: Input, name: str, columns: Sequence[str] | None) -> "pa.Table":
     import pyarrow.parquet as pq
 
-    return pq.read_table(io.BytesIO(artifact.read(name)))
+    file = pq.ParquetFile(io.BytesIO(artifact.read(name)))
+    wanted = None if columns is None else [column for column in columns if column in file.schema_arrow.names]
+    return file.read(columns=wanted)
