@@ -38,10 +38,11 @@ class Samples(Stage):
     """Conditions of a part; their samples are one Zarr shard."""
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
-        """Rough cost for the default network at 32 px."""
+        """Rough cost: that of the default network at 32 px, times how much larger the decoder is than that."""
         rows = upstream["conditions"].rows * self.per_source
         evaluations = self.steps * 2 - 1 if self.sampler == "heun" else self.steps
-        return Estimate(rows=rows, size_bytes=rows * 3072, cpu_seconds=3 + rows * evaluations * 1.2e-3)
+        larger = upstream["decoder"].size_bytes / 40_000_000
+        return Estimate(rows=rows, size_bytes=rows * 3072, cpu_seconds=3 + rows * evaluations * larger * 1.2e-3)
 
     def split(self, inputs: Inputs) -> list[Part]:
         """One part per `part_conditions` conditions."""
