@@ -27,8 +27,11 @@ class Embeddings(Stage):
     views: Annotated[tuple[Literal["plain", "flip"], ...], Field(min_length=1)] = ("plain", "flip")
     """`flip` is the image mirrored left to right before the encoder's preprocessing."""
     dtype: Literal["float16", "float32"] = "float32"
-    """Of the stored vectors; encoders compute in float32."""
-    batch: Annotated[PositiveInt, Unkeyed("an encoder sees each image alone; rounding is within the tolerance")] = 128
+    """Of the stored vectors, whatever the encoder computes in."""
+    batch: Annotated[
+        PositiveInt | None, Unkeyed("an encoder sees each image alone; rounding is within the tolerance")
+    ] = None
+    """Images of a forward pass. None: by the image's size on a CPU, found by trying on a GPU."""
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Rough cost; a pretrained encoder is taken to be of the default architecture, whose seconds were measured."""
@@ -55,7 +58,7 @@ class Embeddings(Stage):
         """Loads the encoder and the index of the images."""
         from stages.embeddings.table import State
 
-        return State.load(self.encoder, inputs, device)
+        return State.load(self.encoder, inputs, device, self.batch)
 
     def work(self, part: Part, state: "State", inputs: Inputs, out: Output) -> Summary:
         """Embeds one part and writes its shards; the summary has the counts and the part's sums for the statistics."""

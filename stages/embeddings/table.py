@@ -22,11 +22,12 @@ from stages.embeddings.format import (
     metadata,
     shard_name,
 )
+from stages.embeddings.pace import Passes, choose_batch, decoding_threads
 from stages.encoders.encoder import Encoder, Fingerprint
 from stages.encoders.load import load
 from stages.encoders.spec import EncoderSpec, Pretrained
 from stages.errors import FormatError, InputError
-from stages.images import Images, open_images
+from stages.images import Images, Rows, open_images
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,45 +44,57 @@ class State:
     images: Images
     train: NDArray[np.bool_] | None
     """Which rows are train rows; None where the images have no split."""
+    passes: Passes
+    threads: int
+    """That decode ahead of the forward passes."""
 
     @classmethod
-    def load(cls, spec: EncoderSpec, inputs: Inputs, device: str) -> "State":
-        """Opens the images and loads the encoder."""
-        images = open_images(inputs["images"])
-        encoder = load(spec, inputs, device)
-        table = images.table()
+    def load(cls, spec: EncoderSpec, inputs: Inputs, device: str, batch: int | None = None) -> "State":
+        """Opens the images and loads the encoder; without `batch` one that suits the device is chosen."""
+        return cls.of(load(spec, inputs, device), open_images(inputs["images"]), device, batch)
+
+    @classmethod
+    def of(cls, encoder: Encoder, images: Images, device: str, batch: int | None = None) -> "State":
+        """Of an encoder that is loaded."""
+        table = images.table(("split",))
         train = None
         if "split" in table.column_names:
             train = np.array([split == "train" for split in table.column("split").to_pylist()], dtype=np.bool_)
-        return cls(encoder, encoder.fingerprint(), images, train)
+        passes = Passes(encoder, batch or choose_batch(encoder, device))
+        return cls(encoder, encoder.fingerprint(), images, train, passes, decoding_threads(device))
 
 
 def embed_part(stage: "Embeddings", part: int, state: State, out: Output) -> Summary:
     """Embeds a part in all views, each in one pass for all taps, and writes one shard per tap and view."""
     images, encoder = state.images, state.encoder
-    rows, pixels = images.decode_part(part, encoder.preprocessing.framing)
     start = part * images.part_rows
     length = min(images.part_rows, images.count - start)
     held = np.zeros(images.part_rows, dtype=np.bool_)
-    held[rows - start] = True
+    tables = {
+        (tap, view): np.full((length, width), np.nan, dtype=stage.dtype)
+        for view in stage.views
+        for tap, width in encoder.taps.items()
+    }
+    for rows, pixels in images.stream(part, encoder.preprocessing.framing, state.passes.batch, state.threads):
+        held[rows - start] = True
+        for view in stage.views:
+            shown = pixels if view == "plain" else np.ascontiguousarray(pixels[:, :, ::-1])
+            found = state.passes.embed(shown) | encoder.embed_rows(rows, view)
+            # A tap left out would be taken for rows without an image.
+            assert found.keys() == encoder.taps.keys(), f"vectors at {set(found)}, taps {set(encoder.taps)}"
+            for tap, vectors in found.items():
+                tables[tap, view][rows - start] = _stored(vectors, stage.dtype, tap, rows)
     moments: dict[str, Moments] = {}
     for view in stage.views:
-        shown = pixels if view == "plain" else np.ascontiguousarray(pixels[:, :, ::-1])
-        tables = {tap: np.full((length, width), np.nan, dtype=stage.dtype) for tap, width in encoder.taps.items()}
-        for first in range(0, len(rows), stage.batch):
-            batch = slice(first, first + stage.batch)
-            found = encoder.embed(shown[batch]) | encoder.embed_rows(rows[batch], view)
-            for tap, vectors in found.items():
-                tables[tap][rows[batch] - start] = _stored(vectors, stage.dtype, tap)
         for tap in encoder.taps:
-            stored = _put(out, shard_name(tap, view, part), tables[tap], images.part_rows, held)
+            stored = _put(out, shard_name(tap, view, part), tables.pop((tap, view)), images.part_rows, held)
             if state.train is not None:
                 fit = np.flatnonzero(held[:length] & state.train[start : start + length])
                 own = Moments.of(stored[fit])
                 moments[tap] = moments[tap] + own if tap in moments else own
     return {
         "rows": length,
-        "embedded": len(rows),
+        "embedded": int(held.sum()),
         "fingerprint": state.fingerprint.model_dump(mode="json"),
         "moments": {tap: _pack(sums) for tap, sums in moments.items()},
     }
@@ -95,7 +108,7 @@ def merge(stage: "Embeddings", summaries: Sequence[Summary], inputs: Inputs, out
         )
     fingerprint = _agreed([Fingerprint.model_validate(summary["fingerprint"]) for summary in summaries])
     images = open_images(inputs["images"])
-    out.put(ROWS, _rows(images.table(), images.count))
+    out.put(ROWS, _rows(images.table(("key", "split", "status")), images.count))
     total: dict[str, Moments] = {}
     for summary in summaries:
         for tap, packed in summary["moments"].items():
@@ -144,15 +157,19 @@ def _put(out: Output, name: str, vectors: NDArray[Any], part_rows: int, held: ND
     return vectors if stored == data else decode_shard(stored, part_rows, width, dtype)
 
 
-def _stored(vectors: NDArray[np.float32], dtype: str, tap: str) -> NDArray[Any]:
-    """Vectors in the dtype of the table; InputError where one is not finite in it."""
+def _stored(vectors: NDArray[np.float32], dtype: str, tap: str, rows: Rows) -> NDArray[Any]:
+    """Vectors of `rows` in the dtype of the table; InputError names the first row that is not finite in it."""
     with np.errstate(over="ignore"):
-        cast = vectors.astype(dtype)
-    if not np.isfinite(cast).all():
-        finite = bool(np.isfinite(vectors).all())
+        cast = vectors.astype(dtype, copy=False)
+    bad = np.flatnonzero(~np.isfinite(cast).all(axis=1))
+    if len(bad):
+        first = vectors[bad[0]]
+        finite = bool(np.isfinite(first).all())
         raise InputError(
             expected=f"finite embeddings at tap {tap}",
-            found=f"values up to {np.abs(vectors).max():.3g}, too large for {dtype}" if finite else "NaN or infinity",
+            found=f"values up to {np.abs(first).max():.3g} in row {rows[bad[0]]}, too large for {dtype}"
+            if finite
+            else f"NaN or infinity in row {rows[bad[0]]}",
             remedy="Set dtype: float32." if finite else "The encoder is broken: look at its weights and preprocessing.",
         )
     return cast
