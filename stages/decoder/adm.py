@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.decoder.adm_spec import GROUPS, AdmSettings
+from stages.decoder.layers import attention, group_norm
 
 PERIOD = 10_000.0
 """The slowest frequency of the noise level's embedding has this period, in units of 2 pi steps."""
@@ -57,14 +58,15 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         """[B, channels, H, W] and [B, width] -> [B, out, H * resize, W * resize]."""
-        y = self.in_layers[2](_resized(self.in_layers[:2](x), self.resize))
-        modulation = self.emb_layers(e)[:, :, None, None]
+        before, _, first = self.in_layers
+        between, _, _, last = self.out_layers
+        y = first(_resized(group_norm(before, x), self.resize))
+        modulation = self.emb_layers(e)
         if self.scale_shift:
-            scale, shift = modulation.chunk(2, dim=1)
-            y = self.out_layers[1:](self.out_layers[0](y) * (1 + scale) + shift)
+            y = group_norm(between, y, *modulation.chunk(2, dim=1))
         else:
-            y = self.out_layers(y + modulation)
-        out: Tensor = self.skip_connection(_resized(x, self.resize)) + y
+            y = group_norm(between, y + modulation[:, :, None, None])
+        out: Tensor = self.skip_connection(_resized(x, self.resize)) + last(y)
         return out
 
 
@@ -87,15 +89,16 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, channels, H, W] -> the same."""
         batch, channels, high, wide = x.shape
-        joint = self.qkv(self.norm(x.flatten(2)))
-        width = channels // self.heads
+        # One row per position: channels-last images are that already.
+        normed = group_norm(self.norm, x, silu=False).permute(0, 2, 3, 1).reshape(batch, high * wide, channels)
+        joint = functional.linear(normed, self.qkv.weight.squeeze(2), self.qkv.bias)
         if self.new_order:
-            q, k, v = joint.view(batch, 3, self.heads, width, high * wide).transpose(3, 4).unbind(1)
+            q, k, v = joint.view(batch, high * wide, 3, self.heads, -1).transpose(1, 3).unbind(2)
         else:
-            q, k, v = joint.view(batch, self.heads, 3, width, high * wide).transpose(3, 4).unbind(2)
-        seen = functional.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(batch, channels, high * wide)
-        out: Tensor = x + self.proj_out(seen).view_as(x)
-        return out
+            q, k, v = joint.view(batch, high * wide, self.heads, 3, -1).transpose(1, 2).unbind(3)
+        seen = attention(q, k, v).transpose(1, 2).reshape(batch, high * wide, channels)
+        out = functional.linear(seen, self.proj_out.weight.squeeze(2), self.proj_out.bias)
+        return x + out.view(batch, high, wide, channels).permute(0, 3, 1, 2)
 
 
 class Downsample(nn.Module):
@@ -154,11 +157,11 @@ class Adm(nn.Module):
         def block(inward: int, outward: int, resize: float = 1.0) -> ResBlock:
             return ResBlock(inward, outward, width, settings.use_scale_shift_norm, resize)
 
-        def attention(wide: int) -> Attention:
+        def looking(wide: int) -> Attention:
             return Attention(wide, settings.heads(wide), settings.use_new_attention_order)
 
         def attentive(wide: int, side: int) -> list[nn.Module]:
-            return [attention(wide)] if side in settings.attention_resolutions else []
+            return [looking(wide)] if side in settings.attention_resolutions else []
 
         self.input_blocks = nn.ModuleList([Chain(nn.Conv2d(3, channels[0], 3, padding=1))])
         here = channels[0]
@@ -173,7 +176,7 @@ class Adm(nn.Module):
                     Chain(block(here, here, 0.5) if settings.resblock_updown else Downsample(here))
                 )
                 skips.append(here)
-        self.middle_block = Chain(block(here, here), attention(here), block(here, here))
+        self.middle_block = Chain(block(here, here), looking(here), block(here, here))
         self.output_blocks = nn.ModuleList()
         for level, (wide, side) in reversed(list(enumerate(zip(channels, sides, strict=True)))):
             for number in range(settings.num_res_blocks + 1):
@@ -194,5 +197,6 @@ class Adm(nn.Module):
         x = self.middle_block(x, e)
         for chain in self.output_blocks:
             x = chain(torch.cat([x, skips.pop()], dim=1), e)
-        out: Tensor = self.out(x)
+        norm, _, last = self.out
+        out: Tensor = last(group_norm(norm, x))
         return out

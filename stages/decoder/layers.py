@@ -1,0 +1,105 @@
+"""Layers of the networks that are fast where a framework's own are not: bfloat16 on CPUs, channels-last.
+
+Convolutions in bfloat16 are fastest on channels-last images, where PyTorch's group norm is slow on CPUs (its gradient
+takes longer than that of the convolution beside it), and so is its fused attention. Both are here a few passes over the
+image or a few matrix products. Elsewhere, on GPUs and in float32, the framework's own are taken, with equal numbers.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def group_norm(
+    norm: nn.GroupNorm, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, silu: bool = True
+) -> Tensor:
+    """silu(norm(x) * (1 + scale) + shift): [B, C, H, W] to the same (Wu & He 2018, arXiv 1803.08494).
+
+    scale and shift [B, C] (None: 0) are how a condition enters (Dhariwal & Nichol 2021, arXiv 2105.05233, section 3).
+    Without `silu` the sum itself.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16:
+        gain, offset = (value.float().expand(len(x), -1) for value in (norm.weight, norm.bias))
+        if scale is not None and shift is not None:
+            gain, offset = gain * (1 + scale.float()), offset * (1 + scale.float()) + shift.float()
+        out: Tensor = _Normed.apply(x, gain, offset, norm.num_groups, norm.eps, silu)  # type: ignore[no-untyped-call]
+        return out
+    normed: Tensor = norm(x)
+    if scale is not None and shift is not None:
+        normed = torch.addcmul(shift[:, :, None, None], normed, 1 + scale[:, :, None, None])
+    return functional.silu(normed) if silu else normed
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v for queries, keys and values [B, heads, T, D]: [B, heads, T, D]."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        weights = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(2, 3)).softmax(-1)
+        return torch.matmul(weights, v)
+    return functional.scaled_dot_product_attention(q, k, v)
+
+
+class _Normed(torch.autograd.Function):
+    """Group norm, gain and offset [B, C], and SiLU, in one pass for the sums and one for the rest.
+
+    With xhat = (x - mean) r, r = 1 / sqrt(variance + epsilon), z = gain xhat + offset = a x + b. Sums are float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, offset: Tensor, groups: int, epsilon: float, silu: bool) -> Tensor:
+        rows = _rows(x)
+        size = rows.shape[1] * rows.shape[2] // groups
+        mean = _per_group(_summed(rows), groups) / size
+        variance = _per_group(_summed(rows * rows), groups) / size - mean.square()
+        r = (variance.clamp(min=0.0) + epsilon).rsqrt()
+        mean, r = (_per_channel(value, rows.shape[2]) for value in (mean, r))
+        a = r * gain
+        b = offset - mean * a
+        z = torch.addcmul(b.to(x.dtype)[:, None], rows, a.to(x.dtype)[:, None])
+        ctx.save_for_backward(x, z if silu else x, gain, mean, r)
+        ctx.groups, ctx.silu, ctx.size = groups, silu, size
+        return _image(functional.silu(z) if silu else z, x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, z, gain, mean, r = ctx.saved_tensors
+        rows, gz = _rows(x), _rows(gradients[0])
+        if ctx.silu:
+            gz = torch.ops.aten.silu_backward(gz, z)
+        total, with_x = _summed(gz), _summed(gz * rows)
+        # Sums of gz xhat: what gain gets, and per group what of xhat goes back through mean and variance.
+        with_xhat = r * (with_x - mean * total)
+        channels = rows.shape[2]
+        back = _per_channel(_per_group(gain * total, ctx.groups), channels) / ctx.size
+        stretch = _per_channel(_per_group(gain * with_xhat, ctx.groups), channels) / ctx.size
+        slope = -r.square() * stretch
+        level = -r * back - slope * mean
+        gx = torch.addcmul(level.to(x.dtype)[:, None], rows, slope.to(x.dtype)[:, None])
+        gx = torch.addcmul(gx, gz, (r * gain).to(x.dtype)[:, None])
+        return _image(gx, x), with_xhat, total, None, None, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[B, C, H, W] as [B, H W, C]; no copy where x is channels-last."""
+    return x.permute(0, 2, 3, 1).contiguous().flatten(1, 2)
+
+
+def _image(rows: Tensor, like: Tensor) -> Tensor:
+    """[B, H W, C] as [B, C, H, W], channels-last."""
+    return rows.view(len(rows), *like.shape[2:], like.shape[1]).permute(0, 3, 1, 2)
+
+
+def _summed(rows: Tensor) -> Tensor:
+    """[B, T, C] summed over T: float32 [B, C]."""
+    return rows.sum(1, dtype=torch.float32)
+
+
+def _per_group(values: Tensor, groups: int) -> Tensor:
+    """[B, C] summed over the channels of each group: [B, groups]."""
+    return values.view(len(values), groups, -1).sum(2)
+
+
+def _per_channel(values: Tensor, channels: int) -> Tensor:
+    """[B, groups] repeated for the channels of each group: [B, C]."""
+    return values.repeat_interleave(channels // values.shape[1], dim=1)
