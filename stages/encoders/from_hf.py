@@ -40,12 +40,14 @@ POOLED = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model", "c
 class HfTrunk(Trunk):
     """`backbone`: what the model's own pooling gives where it is trained, else a class token or the mean of patches."""
 
-    def __init__(self, network: nn.Module, how: str) -> None:
+    network: Any
+
+    def __init__(self, network: Any, how: str) -> None:
         super().__init__()
-        self.network: Any = network
+        self.network = network
         self._how = how
-        if self.network.config.model_type == "vit_mae":
-            self.network.config.mask_ratio = 0.0
+        if network.config.model_type == "vit_mae":
+            network.config.mask_ratio = 0.0
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised images [B, 3, H, W] to `backbone`."""
@@ -62,8 +64,8 @@ class HfTrunk(Trunk):
         hidden, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)
         if hasattr(network, WITH_PROJECTION):
             network.visual_projection(pooled)
-        own = pooled is not None and (hidden.ndim == 4 or config.model_type in POOLED)
-        if self._how == "auto" and own:
+        own = hidden.ndim == 4 or config.model_type in POOLED
+        if self._how == "auto" and own and pooled is not None:
             return {"backbone": pooled.flatten(1)}
         return {"backbone": pool(hidden, self._how, patches, self.prefix_tokens, "backbone")}
 

@@ -40,7 +40,7 @@ class ReleasedTrunk(Trunk):
 
     def __init__(self, network: "ReleasedNetwork") -> None:
         super().__init__()
-        self.network = network
+        self.network: ReleasedNetwork = network
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised images [B, 3, H, W] to `backbone`, `projector.0`, …, `projector`."""
@@ -71,10 +71,10 @@ def build(source: "Released") -> Built:
     with fetched(source.weights, source.sha256) as file:
         trunk, head, unused = parted(source.method, _entered(read(file.path), source.inside))
         files = file.sha256
-    projector = _layers(source.method, head)
+    projector = layers_of(source.method, head)
     recipe = {"kind": "released", "method": source.method, "name": source.name, "projector": projector}
     network = ReleasedNetwork(recipe)
-    named = {f"backbone.{name}": tensor for name, tensor in trunk.items()} | _renumbered(network.projector, head)
+    named = {f"backbone.{name}": tensor for name, tensor in trunk.items()} | renumbered(network.projector, head)
     filled = fill(network, named, source.ignore)
     seen = IMAGENET.model_copy(update={"interpolation": DINO_RESIZES}) if source.method == "dino" else IMAGENET
     return Built(ReleasedTrunk(network), seen, recipe, filled.missing, [*unused, *filled.unused], files)
@@ -128,15 +128,15 @@ def _split(
     return {name.removeprefix(trunk): tensor for name, tensor in rest.items()}, heads, unused
 
 
-def _layers(method: str, head: State) -> list[dict[str, Any]]:
+def layers_of(method: str, head: State) -> list[dict[str, Any]]:
     """The layers of a projector from the shapes of its weights."""
     modules: dict[int, dict[str, Tensor]] = {}
     for name, tensor in head.items():
         number, _, what = name.partition(".")
         modules.setdefault(int(number), {})[what] = tensor
     layers: list[dict[str, Any]] = []
-    for number in sorted(modules):
-        tensors = modules[number]
+    for place in sorted(modules):
+        tensors = modules[place]
         if "running_mean" in tensors:
             layers[-1] |= {"norm": True, "affine": "weight" in tensors}
         else:
@@ -148,7 +148,7 @@ def _layers(method: str, head: State) -> list[dict[str, Any]]:
     return layers
 
 
-def _renumbered(projector: nn.Sequential, head: State) -> State:
+def renumbered(projector: nn.Sequential, head: State) -> State:
     """The head's weights under the numbers that the modules have in ours."""
     theirs = sorted({int(name.partition(".")[0]) for name in head})
     ours = [str(number) for number, module in enumerate(projector) if module.state_dict()]

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import importlib
 import pickle
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,7 @@ NAMED = 6
 # Plain data that checkpoints of well-known trainers carry beside their tensors.
 PLAIN: list[Any] = [argparse.Namespace, np.dtype, np.ndarray]
 PLAIN += [
-    (getattr(np._core.multiarray, name), f"numpy.{core}.multiarray.{name}")
+    (getattr(importlib.import_module("numpy._core.multiarray"), name), f"numpy.{core}.multiarray.{name}")
     for name in ("scalar", "_reconstruct")
     for core in ("core", "_core")
 ]

@@ -1,0 +1,164 @@
+"""Published checkpoints: synthetic files in the layout of each method's authors, small where that is possible."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from stages.encoders.encoder import probe_batch
+from stages.encoders.released import ReleasedNetwork, layers_of, parted, renumbered
+from stages.encoders.sources import HEADS, Released
+from stages.errors import InputError
+from tests.stages.encoders.files import card, encoder, imported, normalised, shuffled_norms
+
+State = dict[str, Tensor]
+
+
+def mlp(
+    widths: list[int], norm: bool, act: type[nn.Module], bias: bool = True, last_bias: bool = True
+) -> nn.Sequential:
+    """A head as most authors write it: linear layers, normalised and activated but for the last."""
+    layers: list[nn.Module] = []
+    for number, (narrow, wide) in enumerate(pairwise(widths)):
+        last = number == len(widths) - 2
+        layers.append(nn.Linear(narrow, wide, bias=last_bias if last else bias))
+        if not last:
+            layers += [nn.BatchNorm1d(wide)] * norm + [act()]
+    return nn.Sequential(*layers)
+
+
+def vissl(trunk: State, head: nn.Sequential) -> dict[str, Any]:
+    """VISSL's layout: a head is a list of small stacks, one for each linear layer."""
+    heads: State = {}
+    stack = within = -1
+    for module in head:
+        if isinstance(module, nn.Linear):
+            stack, within = stack + 1, 0
+        heads |= {f"{stack}.clf.{within}.{name}": tensor for name, tensor in module.state_dict().items()}
+        within += 1
+    model = {"trunk": {f"_feature_blocks.{n}": t for n, t in trunk.items()}, "heads": heads}
+    return {"classy_state_dict": {"base_model": {"model": model, "meters": {}}}, "phase_idx": 999}
+
+
+def dino(trunk: State, head: nn.Sequential) -> dict[str, Any]:
+    state = {f"module.backbone.{n}": t for n, t in trunk.items()}
+    state |= {f"module.head.mlp.{n}": t for n, t in head.state_dict().items()}
+    last = {"module.head.last_layer.weight_g": torch.ones(9, 1), "module.head.last_layer.weight_v": torch.ones(9, 4)}
+    return {"student": state | last, "teacher": state | last, "epoch": 800, "args": Namespace(arch="resnet50")}
+
+
+def vicreg(trunk: State, head: nn.Sequential) -> dict[str, Any]:
+    state = {f"module.backbone.{n}": t for n, t in trunk.items()}
+    return {"epoch": 1000, "model": state | {f"module.projector.{n}": t for n, t in head.state_dict().items()}}
+
+
+def swav(trunk: State, head: nn.Sequential) -> dict[str, Any]:
+    state = trunk | {f"projection_head.{n}": t for n, t in head.state_dict().items()}
+    return {f"module.{n}": t for n, t in (state | {"prototypes.weight": torch.ones(9, 4)}).items()}
+
+
+def supervised(trunk: State, head: nn.Sequential) -> dict[str, Any]:
+    return trunk | {"fc.weight": torch.ones(10, len(trunk["layer4.1.bn2.weight"])), "fc.bias": torch.ones(10)}
+
+
+Layout = Callable[[State, nn.Sequential], dict[str, Any]]
+PUBLISHED: dict[str, tuple[Layout, list[int], dict[str, Any]]] = {
+    "simclr": (vissl, [2048, 2048, 128], {"norm": False, "act": nn.ReLU}),
+    "barlow": (vissl, [2048, 8192, 8192, 8192], {"norm": True, "act": nn.ReLU, "bias": False, "last_bias": False}),
+    "vicreg": (vicreg, [2048, 8192, 8192, 8192], {"norm": True, "act": nn.ReLU, "last_bias": False}),
+    "dino": (dino, [2048, 4096, 256], {"norm": True, "act": nn.GELU}),
+    "swav": (swav, [2048, 2048, 128], {"norm": True, "act": nn.ReLU}),
+    "supervised": (supervised, [2048], {"norm": False, "act": nn.ReLU}),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_a_published_layout_gives_the_backbone_and_every_layer_of_the_head(method: str, tmp_path: Path) -> None:
+    layout, widths, settings = PUBLISHED[method]
+    torch.manual_seed(8)
+    backbone = models.resnet18()
+    backbone.fc = nn.Identity()
+    shuffled_norms(backbone)
+    small = [512, *(max(4, width // 256) for width in widths[1:])]
+    head = shuffled_norms(mlp(small, **settings))
+    assert isinstance(head, nn.Sequential)
+    torch.save(layout(backbone.state_dict(), head), tmp_path / "published.pth")
+    artifact = imported(
+        kind="released",
+        method=method,
+        name="resnet18",
+        weights=str(tmp_path / "published.pth"),
+        preprocessing={"size": 32},
+        taps={"layer1": "backbone.layer1@mean"},
+    )
+    found = encoder(artifact)
+    images = probe_batch(32)
+    h = backbone(normalised(images, found))
+    expected = {"backbone": h}
+    layer = 0
+    for module in head:
+        if isinstance(module, nn.Linear) and layer > 0:
+            expected[f"projector.{layer - 1}"] = h
+        layer += isinstance(module, nn.Linear)
+        h = module(h)
+    if layer:
+        expected["projector"] = h
+    source = Released.model_validate({"method": method, "weights": "x.pth"})
+    assert tuple(expected) == source.taps()
+    given = found.embed(images)
+    assert tuple(given) == (*source.taps(), "layer1")
+    for tap, vectors in expected.items():
+        np.testing.assert_allclose(given[tap], vectors.numpy(), rtol=1e-3, atol=1e-4, err_msg=tap)
+    dropped = {"dino": 2, "swav": 1, "supervised": 2}.get(method, 0)
+    assert len(card(artifact)["unused"]) == dropped
+    assert found.preprocessing.interpolation == ("bicubic" if method == "dino" else "bilinear")
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_the_published_resnet50_is_mapped_name_for_name(method: str) -> None:
+    """At full size, without a byte of weights: every name of the file has its place, and every place its name."""
+    layout, widths, settings = PUBLISHED[method]
+    with torch.device("meta"):
+        backbone = models.resnet50()
+        backbone.fc = nn.Identity()
+        head = mlp(widths, **settings)
+        trunk = backbone.state_dict()
+        document = layout(trunk, head) if method != "supervised" else trunk | models.resnet50().state_dict()
+        found, heads, dropped = parted(method, document)
+        layers = layers_of(method, heads)
+        network = ReleasedNetwork({"method": method, "name": "resnet50", "projector": layers})
+    named = {f"backbone.{n}": t for n, t in found.items()} | renumbered(network.projector, heads)
+    own = network.state_dict()
+    assert set(named) == set(own)
+    assert {n: t.shape for n, t in named.items()} == {n: t.shape for n, t in own.items()}
+    assert len(found) == 318
+    assert [layer["width"] for layer in layers] == widths[1:]
+    assert len(layers) == HEADS[method]
+    assert all(name.startswith(("head.last_layer.", "prototypes.", "fc.")) for name in dropped)
+
+
+def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:
+    backbone = models.resnet18()
+    backbone.fc = nn.Identity()
+    torch.save(backbone.state_dict(), tmp_path / "plain.pth")
+    for method, why in (
+        ("simclr", "no entry classy_state_dict"),
+        ("dino", "no entry teacher"),
+        ("swav", "no projection"),
+    ):
+        with pytest.raises(InputError, match=rf"a checkpoint of {method} .*{why}.*kind: torchvision"):
+            imported(kind="released", method=method, weights=str(tmp_path / "plain.pth"))
+    torch.save(vicreg(backbone.state_dict(), mlp([512, 8, 8], True, nn.ReLU)), tmp_path / "two.pth")
+    with pytest.raises(InputError, match="a projector of 2 layers instead of 3"):
+        imported(kind="released", method="vicreg", name="resnet18", weights=str(tmp_path / "two.pth"))
+    torch.save(vissl(backbone.state_dict(), mlp([512, 8, 8], False, nn.ReLU)), tmp_path / "small.pth")
+    with pytest.raises(InputError, match=r"the weights of this network: .*; found"):
+        imported(kind="released", method="simclr", name="resnet50", weights=str(tmp_path / "small.pth"))
