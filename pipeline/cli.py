@@ -160,7 +160,7 @@ def status(study: str, root: str, as_json: bool, check: bool, refresh: bool) -> 
 )
 @click.option("--address", default=None, help="A running Ray cluster (host:port); without it one is started here.")
 @click.option(
-    "--ranks", type=click.IntRange(min=1), default=None, help="Ranks of a training [default: one per CPU, at most 2]."
+    "--ranks", type=click.IntRange(min=1), default=None, help="Ranks of a training [default: 1 or 2, as suits it]."
 )
 @click.option("--force", multiple=True, metavar="STEP", help="Make this step anew (may be given several times).")
 @click.option("--accept-drift", is_flag=True, help="Go on with work that was begun with other code.")
@@ -200,7 +200,7 @@ def run(
                 force=force,
                 accept_drift=accept_drift,
                 on_busy="fail" if on_busy == "fail" else "wait",
-                ranks=ranks or min(2, _cores()),
+                ranks=ranks,
                 listener=progress.hear,
             )
         except PipelineError as error:

@@ -82,15 +82,15 @@ def run(
     force: Collection[str] = (),
     accept_drift: bool = False,
     on_busy: Literal["wait", "fail"] = "wait",
-    ranks: int = 1,
+    ranks: int | None = 1,
     listener: Listener | None = None,
 ) -> RunResult:
     """Brings every step to done and returns where the artifacts are.
 
     `executor` is called and entered when the first step has work. `force` names steps that are made anew whatever the
     store holds; `accept_drift` continues what other code has begun. `study` is the name under which the artifacts are
-    remembered. Gangs run on `ranks` ranks at most. Raises `StepFailedError`, `BusyError`, `StoreError`, `UsageError`,
-    `InputError`.
+    remembered. Gangs run on `ranks` ranks at most; None: each on as many as it usually takes, one per CPU at most. Raises
+    `StepFailedError`, `BusyError`, `StoreError`, `UsageError`, `InputError`.
     """
     names = {step.name for step in graph}
     if unknown := sorted(set(force) - names):
@@ -150,7 +150,7 @@ class _Engine:
         listener: Listener | None,
         accept_drift: bool,
         on_busy: Literal["wait", "fail"],
-        ranks: int,
+        ranks: int | None,
     ) -> None:
         self._store = store
         self._make_executor = executor
@@ -390,7 +390,8 @@ class _Engine:
         if not todo:
             return
         if isinstance(job.stage, Gang):
-            ranks = min(self._ranks, job.stage.max_ranks or self._ranks)
+            asked = self._ranks or min(job.stage.usual_ranks, len(os.sched_getaffinity(0)))
+            ranks = min(asked, job.stage.max_ranks or asked)
             call = Call(f"{job.step.name}/0", "pipeline.worker:train", task.model_dump(mode="json"))
             on_done(executor.gang(call, ranks, lambda progress: self._progress(job, progress)))
         else:

@@ -1,12 +1,14 @@
 """What a run does and what it leaves: hits, force, damage, staleness, sharing, refusals. Counted by events."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.executor import Call, OnProgress, Outcome
 from cluster.inline import Inline
 from pipeline.errors import StepFailedError, UsageError, exit_code
 from pipeline.events import Event, read_events, run_ids
@@ -15,7 +17,7 @@ from pipeline.run import RunResult, run
 from pipeline.step import Step
 from pipeline.store import Store, open_store
 from pipeline.studies import history, latest
-from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
+from stages.contract import Context, Estimate, Gang, Inputs, Output, Part, Stage, Summary
 from stages.errors import InputError
 from tests.faults.arithmetic import Numbers, Squares, graph
 
@@ -294,3 +296,55 @@ def test_nothing_in_the_store_is_a_pickle(store: Store, tmp_path: Path) -> None:
     for path in (tmp_path / "store").rglob("*"):
         if path.is_file():
             assert not path.read_bytes().startswith(b"\x80")
+
+
+class Asked(Gang):
+    """Trains nothing; says what it was asked for by the name of its class."""
+
+    version = 1
+    bitwise = True
+
+    def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
+        return Estimate(rows=1, size_bytes=1, cpu_seconds=1)
+
+    def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:
+        return {}
+
+
+class Together(Asked):
+    """Is quicker on several ranks."""
+
+    name = "together"
+
+
+class Apart(Asked):
+    """May run on several ranks and is not quicker on them."""
+
+    name = "apart"
+    usual_ranks = 1
+
+
+class Alone(Asked):
+    """Runs on one rank only."""
+
+    name = "alone"
+    max_ranks = 1
+
+
+@pytest.mark.parametrize(
+    ("cpus", "ranks", "expected"),
+    [(8, None, [2, 1, 1]), (1, None, [1, 1, 1]), (8, 4, [4, 4, 1]), (8, 1, [1, 1, 1])],
+)
+def test_a_gang_has_the_ranks_that_are_named_or_as_many_as_suit_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, cpus: int, ranks: int | None, expected: list[int]
+) -> None:
+    asked = []
+
+    class Watching(Inline):
+        def gang(self, call: Call, ranks: int, on_progress: OnProgress | None = None) -> Outcome:
+            asked.append(ranks)
+            return super().gang(call, 1, on_progress)
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(cpus))
+    run([Step(stage.name, stage) for stage in (Together(), Apart(), Alone())], store, Watching, ranks=ranks)
+    assert asked == expected
