@@ -19,8 +19,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal
 
+from pipeline.backends import Entry
 from pipeline.errors import BusyError, ExistsError, MissingError, StoreError
-from pipeline.store import Entry, Store
+from pipeline.store import Store
 
 TTL_SECONDS = 60.0
 POLL_SECONDS = 2.0

@@ -21,9 +21,10 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.backends import Entry
 from pipeline.errors import MissingError, StoreError
 from pipeline.key import SHORT, Document, Key
-from pipeline.store import Entry, Store
+from pipeline.store import Store
 
 FORMAT = 1
 """Major version of these records. A newer one is refused, an older one is read."""

@@ -10,8 +10,9 @@ from typing import Literal, TypeAlias, TypeVar
 
 from obstore.store import MemoryStore
 
+from pipeline.backends import Backend, Entry, ObjectBackend
 from pipeline.errors import FullError, UnansweredError
-from pipeline.store import Backend, Entry, ObjectBackend, Store, share
+from pipeline.store import Store, share
 
 Fault: TypeAlias = Literal["die before", "die after", "lose the answer", "fill the disk"]
 Result = TypeVar("Result")

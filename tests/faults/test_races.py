@@ -12,10 +12,11 @@ import pytest
 from cluster.executor import Call, OnDone
 from cluster.inline import Inline
 from pipeline import worker
+from pipeline.backends import Backend, Entry
 from pipeline.errors import StepFailedError, UsageError
 from pipeline.plan import plan
 from pipeline.run import RunResult, run
-from pipeline.store import Backend, Entry, Store, share
+from pipeline.store import Store, share
 from tests.faults.arithmetic import graph
 from tests.faults.faulty import Place
 from tests.faults.truth import contents, finished, go, undisturbed
