@@ -14,7 +14,7 @@ demo: $(READY)  ## the scenes study on an embedded local Ray and a local folder 
 test: $(DEV) lint  ## everything that needs neither root nor apt
 	$(BIN)/python -m pytest -m "not system" -n 2 --dist loadgroup
 
-test-system: $(SYSTEM)  ## what needs apt packages: the page in a real browser
+test-system: $(SYSTEM)  ## what needs apt packages or root: a real browser, a real S3 server, disks that fill
 	$(BIN)/python -m pytest -m system
 
 lint: $(DEV)
@@ -35,9 +35,12 @@ $(DEV): $(READY)
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-$(SYSTEM): $(DEV)
+# The S3 server has an environment of its own, as its libraries are not ours.
+$(SYSTEM): $(DEV) tests/system/s3-server.txt
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; } || \
 	  { echo "expected Debian's chromium; found none and could not install it. Install it as root: apt-get install chromium"; exit 1; }
+	@test -x $(VENV)/s3/bin/python || $(PYTHON) -m venv $(VENV)/s3
+	@$(VENV)/s3/bin/pip install -qq --disable-pip-version-check -r tests/system/s3-server.txt
 	@touch $@
 
 clean:

@@ -1,19 +1,11 @@
-"""A study for processes that are killed: its third part begins and then waits for a file, as long work would.
+"""A study for processes that are killed: its third part begins and then waits for a file, as long work would."""
 
-python -m tests.faults.gated STORE GATE      prints one line per event
-"""
-
-import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from cluster.inline import Inline
-from pipeline.run import run
 from pipeline.step import Step
-from pipeline.store import open_store
 from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary, Unkeyed
 
 PARTS = 5
@@ -49,16 +41,3 @@ class Gated(Stage):
 def graph(gate: str) -> list[Step]:
     """One gated step."""
     return [Step("gated", Gated(gate=gate))]
-
-
-def main() -> None:
-    """Runs the study."""
-    store, gate = sys.argv[1:]
-    # Run as a script its stage would belong to `__main__`, which no worker can import.
-    from tests.faults import gated
-
-    run(gated.graph(gate), open_store(store), Inline, listener=lambda event: print(json.dumps(event.kind), flush=True))
-
-
-if __name__ == "__main__":
-    main()

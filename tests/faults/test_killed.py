@@ -1,10 +1,6 @@
 """Real processes, killed by SIGKILL in the middle of a part: the next run does the rest and nothing twice."""
 
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from cluster.inline import Inline
@@ -13,19 +9,7 @@ from pipeline.plan import plan
 from pipeline.run import run
 from pipeline.store import open_store
 from tests.faults.gated import PARTS, WAITING, graph
-
-
-def start(store: Path, gate: Path) -> subprocess.Popen[bytes]:
-    """A process that runs the gated study."""
-    command = [sys.executable, "-m", "tests.faults.gated", str(store), str(gate)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
-
-
-def wait_for(what: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Waits until something is so; fails where the process ends before."""
-    while not what():
-        assert process.poll() is None, "the process ended too early"
-        time.sleep(0.02)
+from tests.faults.processes import finish, start, wait_for
 
 
 def in_the_middle(store: Path) -> bool:
@@ -35,10 +19,10 @@ def in_the_middle(store: Path) -> bool:
 
 def test_a_killed_process_leaves_whole_objects_only_and_the_next_run_does_the_rest(tmp_path: Path) -> None:
     root, gate = tmp_path / "store", tmp_path / "gate"
-    process = start(root, gate)
+    process = start(root, "inline", gate)
     wait_for(lambda: in_the_middle(root), process)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    finish(process)
 
     store = open_store(str(root))
     state = plan(graph(str(gate)), store)[0]
@@ -57,7 +41,7 @@ def test_a_killed_process_leaves_whole_objects_only_and_the_next_run_does_the_re
 
 def test_a_second_run_waits_for_a_living_one_and_then_has_nothing_to_do(tmp_path: Path) -> None:
     root, gate = tmp_path / "store", tmp_path / "gate"
-    process = start(root, gate)
+    process = start(root, "inline", gate)
     wait_for(lambda: in_the_middle(root), process)
 
     heard: list[Event] = []
@@ -68,6 +52,6 @@ def test_a_second_run_waits_for_a_living_one_and_then_has_nothing_to_do(tmp_path
             gate.touch()
 
     result = run(graph(str(gate)), open_store(str(root)), Inline, listener=listen)
-    assert process.wait() == 0
+    assert finish(process)[0] == 0
     assert [event.kind for event in heard if event.step] == ["step_waiting", "step_hit"]
     assert result.steps[0].outcome == "hit"
