@@ -43,6 +43,8 @@ class Framing:
     resize: int | None = None
     squash: bool = False
     interpolation: Interpolation = "bicubic"
+    rounding: Literal["even", "down"] = "even"
+    """Of half a pixel of margin: torchvision's or that of transformers."""
 
     def __post_init__(self) -> None:
         """Raises InputError where the cut is larger than what it is cut from."""
@@ -93,7 +95,7 @@ def encode_png(image: "NDArray[np.uint8]") -> bytes:
 def fit(image: "NDArray[np.uint8]", framing: int | Framing) -> "NDArray[np.uint8]":
     """Frames an image by Pillow: uint8 [H, W, 3] to [size, size, 3]; a plain number is `Framing` of that size.
 
-    The steps and their rounding are those of torchvision's Resize and CenterCrop, on which timm and transformers rest.
+    The steps and their rounding are those of torchvision's Resize and CenterCrop, on which timm rests.
     """
     import numpy as np
     from PIL import Image
@@ -184,7 +186,8 @@ def _framed(image: "Image.Image", framing: Framing) -> "Image.Image":
         scaled = (wanted * width // height, wanted)
     if scaled != (width, height):
         image = image.resize(scaled, resample)
-    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+    rounded = round if framing.rounding == "even" else int
+    left, top = rounded((image.width - size) / 2), rounded((image.height - size) / 2)
     return image.crop((left, top, left + size, top + size))
 
 

@@ -171,7 +171,9 @@ def _preprocessing(transformers: Any, place: str | Path, options: dict[str, Any]
         return None
     mean, std = (found.image_mean, found.image_std) if found.do_normalize else ((0.0,) * 3, (1.0,) * 3)
     interpolation = Image.Resampling(int(found.resample)).name.lower()
-    return Preprocessing.model_validate({"interpolation": interpolation, "mean": mean, "std": std} | framing)
+    return Preprocessing.model_validate(
+        {"interpolation": interpolation, "rounding": "down", "mean": mean, "std": std} | framing
+    )
 
 
 def _interpolates(network: nn.Module) -> bool:

@@ -56,7 +56,7 @@ def build(source: "Torchvision") -> Built:
     else:
         network = _made(source.name, None)
     recipe = {"kind": "torchvision", "name": source.name, "classes": classes}
-    return Built(TorchvisionTrunk(network), _preprocessing(source), recipe, filled.missing, filled.unused, files)
+    return Built(TorchvisionTrunk(network), preprocessing_of(source), recipe, filled.missing, filled.unused, files)
 
 
 def rebuild(recipe: dict[str, Any]) -> Trunk:
@@ -98,7 +98,7 @@ def _downloaded(name: str) -> nn.Module:
     return network
 
 
-def _preprocessing(source: "Torchvision") -> Preprocessing:
+def preprocessing_of(source: "Torchvision") -> Preprocessing:
     """That of the weights torchvision has for the network: the newest where it downloads them, else the first."""
     known = list(models.get_model_weights(source.name))
     if not known:

@@ -34,6 +34,8 @@ class Preprocessing(Settings):
     squash: Annotated[bool, Added(when_absent=False)] = False
     """Both sides are resized to `resize` (or `size`), whatever the image's proportions."""
     interpolation: Annotated[Interpolation, Added(when_absent="bicubic")] = "bicubic"
+    rounding: Annotated[Literal["even", "down"], Added(when_absent="even")] = "even"
+    """Of half a pixel of margin when the centre is cut out: torchvision's, or that of transformers."""
 
     def model_post_init(self, context: object) -> None:
         """Refuses a cut that is larger than what it is cut from."""
@@ -43,7 +45,7 @@ class Preprocessing(Settings):
     @property
     def framing(self) -> Framing:
         """How an image becomes the square that the encoder is given."""
-        return Framing(self.size, self.resize, self.squash, self.interpolation)
+        return Framing(self.size, self.resize, self.squash, self.interpolation, self.rounding)
 
 
 class Architecture(Settings):

@@ -1,0 +1,171 @@
+"""An encoder's own preprocessing is that of the library it comes from, to a rounding level."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import transformers
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from torchvision import models, transforms
+from torchvision.transforms import InterpolationMode
+
+from pipeline.key import fields_of
+from stages.encoders.encoder import NetworkEncoder
+from stages.encoders.from_torchvision import preprocessing_of
+from stages.encoders.imported import preprocessing
+from stages.encoders.sources import IMAGENET, Override, Torchvision
+from stages.encoders.spec import Preprocessing
+from stages.encoders.stage import Imported
+from stages.errors import InputError
+from stages.pixels import Framing, fit, normalise, to_unit
+from tests.stages.encoders.files import VIT_PROCESSOR, card, encoder, hf_folder, imported, photo, pil
+
+SHAPES = [(90, 60), (60, 91), (64, 64), (33, 47)]
+LEVEL = 1 / 255
+
+
+def seen(image: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.float32]:
+    """What a network sees of an image: float32 [3, size, size]."""
+    found: NDArray[np.float32] = normalise(to_unit(fit(image, how.framing)[None]), how.mean, how.std)[0].numpy()
+    return found
+
+
+def assert_a_level_apart(ours: NDArray[np.float32], theirs: NDArray[np.float32], std: tuple[float, ...]) -> None:
+    assert ours.shape == theirs.shape
+    levels = np.abs(ours - theirs) * np.array(std)[:, None, None] / LEVEL
+    assert levels.max() <= 1.01
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest", "lanczos", "box"])
+def test_resizing_and_cutting_are_torchvisions(shape: tuple[int, int], interpolation: Any) -> None:
+    image = photo(*shape)
+    mode = InterpolationMode(interpolation)
+    theirs = transforms.Compose([transforms.Resize(48, interpolation=mode), transforms.CenterCrop(41)])(pil(image))
+    np.testing.assert_array_equal(fit(image, Framing(41, 48, interpolation=interpolation)), np.array(theirs))
+    squashed = transforms.Compose([transforms.Resize((48, 48), interpolation=mode), transforms.CenterCrop(41)])(
+        pil(image)
+    )
+    framing = Framing(41, 48, squash=True, interpolation=interpolation)
+    np.testing.assert_array_equal(fit(image, framing), np.array(squashed))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_16", "convnext_tiny", "efficientnet_b1"])
+def test_a_torchvision_network_comes_with_the_preprocessing_of_its_weights(name: str) -> None:
+    chosen: Any = next(iter(models.get_model_weights(name)))
+    how = preprocessing_of(Torchvision(name=name, untrained=True))
+    image = photo(300, 260)
+    assert_a_level_apart(seen(image, how), chosen.transforms()(pil(image)).numpy(), how.std)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "resnet10t", "test_convnext3"])
+def test_a_timm_network_comes_with_timms_own_preprocessing(name: str) -> None:
+    artifact = imported(kind="timm", name=name, untrained=True)
+    how = encoder(artifact).preprocessing
+    network = timm.create_model(name)
+    transform: Any = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+    for shape in SHAPES:
+        image = photo(3 * shape[0], 3 * shape[1])
+        assert_a_level_apart(seen(image, how), transform(pil(image)).numpy(), how.std)
+    assert card(artifact)["preprocessing"]["size"] == how.size
+
+
+PROCESSORS: dict[str, dict[str, Any]] = {
+    "vit": VIT_PROCESSOR,
+    "clip": {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": 40},
+        "crop_size": {"height": 32, "width": 32},
+        "resample": 3,
+    },
+    "convnext": {
+        "image_processor_type": "ConvNextImageProcessor",
+        "size": {"shortest_edge": 32},
+        "crop_pct": 0.875,
+        "resample": 3,
+    },
+    "dinov2": {
+        "image_processor_type": "BitImageProcessor",
+        "size": {"shortest_edge": 36},
+        "crop_size": {"height": 32, "width": 32},
+        "do_normalize": False,
+    },
+}
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_a_model_of_transformers_comes_with_its_image_processor(processor: str, tmp_path: Path) -> None:
+    path, _ = hf_folder(tmp_path, "vit", PROCESSORS[processor])
+    how = encoder(imported(kind="hf", path=str(path))).preprocessing
+    theirs = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True)
+    for shape in SHAPES:
+        image = photo(*shape)
+        pixels = theirs(images=pil(image), return_tensors="pt")["pixel_values"][0].numpy()
+        assert_a_level_apart(seen(image, how), pixels, how.std)
+
+
+SAID = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        None,
+        VIT_PROCESSOR | {"do_resize": False},
+        VIT_PROCESSOR | {"size": {"height": 32, "width": 24}},
+        VIT_PROCESSOR | {"rescale_factor": 1.0},
+        {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 40}, "do_center_crop": False},
+    ],
+)
+def test_a_model_without_a_preprocessing_that_is_known_asks_the_study_for_one(processor: Any, tmp_path: Path) -> None:
+    path, _ = hf_folder(tmp_path, "vit", processor)
+    with pytest.raises(InputError, match="`preprocessing` with size, mean and std"):
+        imported(kind="hf", path=str(path))
+    found = encoder(imported(kind="hf", path=str(path), preprocessing=SAID))
+    assert (found.preprocessing.size, found.preprocessing.resize) == (32, None)
+
+
+def test_the_preset_of_published_decoders_is_what_their_code_shows_the_encoder() -> None:
+    stage = Imported.model_validate({"kind": "timm", "name": "x", "untrained": True, "preprocessing": "rcdm"})
+    how = preprocessing(stage.preprocessing, IMAGENET)
+    image = photo(300, 260)
+    # Their own steps: bicubic to 224 on the shorter side, centre square, uint8 / 127.5 - 1.
+    resized = pil(image).resize((round(300 * 224 / 260), 224), 3)
+    left = (resized.width - 224) // 2
+    theirs = np.array(resized.crop((left, 0, left + 224, 224))).astype(np.float32).transpose(2, 0, 1) / 127.5 - 1
+    ours = seen(image, how)
+    assert (ours.min() >= -1, ours.max() <= 1) == (True, True)
+    np.testing.assert_allclose(ours, theirs, atol=2.01 / 255)
+
+
+def test_what_the_study_says_of_it_wins_and_a_size_alone_keeps_the_margin() -> None:
+    assert Override(size=112).on(IMAGENET) == IMAGENET.model_copy(update={"size": 112, "resize": 128})
+    assert Override(size=112, resize=120).on(IMAGENET).resize == 120
+    assert Override(resize="square").on(IMAGENET).framing == Framing(224, None, False, "bilinear")
+    assert Override(mean=(0.5, 0.5, 0.5)).on(IMAGENET).mean == (0.5, 0.5, 0.5)
+    with pytest.raises(InputError, match="resize to be at least size, 224; found 200"):
+        preprocessing(Override(resize=200), IMAGENET)
+    with pytest.raises(ValidationError, match="one of the presets imagenet, rcdm; found 'imagenett'"):
+        Imported.model_validate({"kind": "timm", "name": "x", "untrained": True, "preprocessing": "imagenett"})
+
+
+def test_keys_of_encoders_that_say_nothing_new_of_their_preprocessing_stand() -> None:
+    assert fields_of(Preprocessing()) == {"size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
+    assert fields_of(Preprocessing(resize=40))["resize"] == 40
+
+
+def test_images_that_are_framed_already_are_not_framed_again() -> None:
+    found: NetworkEncoder = encoder(
+        imported(kind="timm", name="test_resnet", untrained=True, preprocessing={"size": 32})
+    )
+    image = photo(32, 32)
+    framed = fit(image, found.preprocessing.framing)
+    assert not np.array_equal(framed, image)
+    whole, cut = found.embed(image[None])["backbone"], found.embed(framed[None])["backbone"]
+    assert not np.allclose(whole, cut)
+    larger = photo(50, 40)
+    again = found.embed(fit(larger, found.preprocessing.framing)[None])["backbone"]
+    np.testing.assert_array_equal(found.embed(larger[None])["backbone"], again)

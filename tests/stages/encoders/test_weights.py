@@ -1,0 +1,125 @@
+"""Files of weights: any URL, known by sha256, never code; what does not fit is said name by name."""
+
+import hashlib
+import io
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save, save_file
+from torch import nn
+
+from stages.encoders.weights import fetched, fetched_folder, fill, read, state_of, unwrapped
+from stages.errors import InputError
+
+
+class Evil:
+    """Runs a command where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, ("raise SystemExit('ran')",))
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def torch_bytes(document: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(document, buffer)
+    return buffer.getvalue()
+
+
+def test_a_file_is_fetched_by_any_url_and_known_by_its_sha256(tmp_path: Path) -> None:
+    data = save({"x": torch.arange(3.0)})
+    digest = hashlib.sha256(data).hexdigest()
+    (tmp_path / "w.safetensors").write_bytes(data)
+    with fsspec.open("memory://bucket/w.safetensors", "wb") as file:
+        file.write(data)
+    for url in (str(tmp_path / "w.safetensors"), f"file://{tmp_path}/w.safetensors", "memory://bucket/w.safetensors"):
+        with fetched(url, digest) as found:
+            assert found.sha256 == {"w.safetensors": digest}
+            assert read(found.path)["x"].tolist() == [0, 1, 2]
+        with pytest.raises(InputError, match=f"with sha256 {'0' * 64}; found {digest}"), fetched(url, "0" * 64):
+            pass
+    for missing in (str(tmp_path / "none.pth"), "memory://bucket/none.pth", str(tmp_path)):
+        with pytest.raises(InputError, match="a file at"), fetched(missing):
+            pass
+
+
+def test_a_folder_is_fetched_by_any_url(tmp_path: Path) -> None:
+    for url in (str(tmp_path / "model"), "memory://models/model"):
+        files = fsspec.core.url_to_fs(url)[0]
+        files.makedirs(url, exist_ok=True)
+        for name in ("config.json", "model.safetensors", "flax_model.msgpack"):
+            with fsspec.open(f"{url}/{name}", "wb") as file:
+                file.write(b"{}")
+        with fetched_folder(url, ("config.json", ".safetensors")) as found:
+            assert list(found.sha256) == ["config.json", "model.safetensors"]
+            assert (found.path / "config.json").read_bytes() == b"{}"
+    for missing in (str(tmp_path / "none"), "memory://models/none"):
+        with pytest.raises(InputError, match="a folder at"), fetched_folder(missing, (".json",)):
+            pass
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_file_that_would_run_code_is_refused_unread(old: bool, tmp_path: Path) -> None:
+    path = tmp_path / "evil.pth"
+    torch.save({"state_dict": {"x": torch.ones(1)}, "args": Evil()}, path, _use_new_zipfile_serialization=not old)
+    with pytest.raises(InputError, match=r"more than tensors and plain data.*safetensors\.torch\.save_file"):
+        read(path)
+
+
+def test_plain_data_of_trainers_beside_the_tensors_is_read(tmp_path: Path) -> None:
+    document = {
+        "args": Namespace(arch="resnet50", lr=[0.1]),
+        "best": np.float64(0.7),
+        "losses": np.arange(3.0),
+        "model": {"module.x": torch.ones(2)},
+    }
+    torch.save(document, tmp_path / "w.pth")
+    assert state_of(read(tmp_path / "w.pth"))["x"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("data", [b"", b"no weights at all", b"PK\x03\x04 not a zip", b"\x80\x02}q\x00."])
+def test_what_is_no_file_of_weights_is_refused(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(data)
+    with pytest.raises(InputError, match=r"w\.pth to be safetensors|tensors by name"):
+        state_of(read(tmp_path / "w.pth"))
+
+
+def test_a_damaged_safetensors_file_is_refused(tmp_path: Path) -> None:
+    save_file({"x": torch.ones(4)}, tmp_path / "w.safetensors")
+    data = (tmp_path / "w.safetensors").read_bytes()
+    (tmp_path / "w.safetensors").write_bytes(data[:-3])
+    with pytest.raises(InputError, match="a damaged safetensors file"):
+        read(tmp_path / "w.safetensors")
+
+
+def test_the_state_dict_is_found_by_itself_or_where_the_study_says() -> None:
+    x = torch.ones(1)
+    assert state_of({"state_dict": {"module._orig_mod.x": x}, "epoch": 3}) == {"x": x}
+    assert state_of({"student": {"x": x}, "teacher": {"backbone.x": x, "head.y": x}}, "teacher.backbone") == {"x": x}
+    assert unwrapped({"module.x": x, "y": x}) == {"module.x": x, "y": x}
+    with pytest.raises(InputError, match=r"tensors by name under 'encoder'; found dict with student, teacher"):
+        state_of({"student": {"x": x}, "teacher": {"x": x}}, "encoder")
+    with pytest.raises(InputError, match=r"tensors by name; found dict with ema"):
+        state_of({"ema": {"deep": {"x": x}}})
+
+
+def test_weights_fill_a_network_and_what_does_not_fit_is_named() -> None:
+    target = network()
+    state = {name: torch.full_like(t, 0.5) for name, t in network().state_dict().items() if t.is_floating_point()}
+    assert fill(target, {name: t.half() for name, t in state.items()}).missing == []
+    assert target[0].weight.dtype == torch.float32
+    assert target[0].weight.unique().tolist() == [0.5]
+    found = fill(target, {n: t for n, t in state.items() if n != "0.bias"} | {"head.w": torch.ones(1)}, ("head.",))
+    assert (found.missing, found.unused) == (["0.bias"], ["head.w"])
+    with pytest.raises(InputError, match=r"0\.weight \[4, 5\] instead of \[4, 3\]"):
+        fill(target, state | {"0.weight": torch.ones(4, 5)})
+    with pytest.raises(InputError, match=r"weights that it has no place for: a\.x, b\.y; none for 0\.bias"):
+        fill(target, {"a.x": torch.ones(1), "b.y": torch.ones(1)} | {n: t for n, t in state.items() if n != "0.bias"})
