@@ -116,7 +116,7 @@ def apply(images: "Tensor", draws: Draws) -> "Tensor":
     if draws.brightness is not None:
         images = (images * _column(draws.brightness, images)).clamp_(0, 1)
     if draws.contrast is not None:
-        mean = luma(images).mean((2, 3), keepdim=True)
+        mean = luma(images.mean((2, 3), keepdim=True))
         images = mean.lerp(images, _column(draws.contrast, images)).clamp_(0, 1)
     if draws.saturation is not None:
         images = luma(images).lerp(images, _column(draws.saturation, images)).clamp_(0, 1)
@@ -135,19 +135,22 @@ def cropped(images: "Tensor", boxes: "np.ndarray | None", flips: "np.ndarray | N
     import numpy as np
     import torch
 
-    count = len(images)
+    count, _, height, width = images.shape
     boxes = np.tile([0.0, 0.0, 1.0, 1.0], (count, 1)) if boxes is None else boxes
-    sign = 1.0 if flips is None else np.where(flips, -1.0, 1.0)
-    # Output coordinates in [-1, 1] to input coordinates in [-1, 1].
-    theta = np.zeros((count, 2, 3))
-    theta[:, 0, 0] = boxes[:, 2] * sign
-    theta[:, 1, 1] = boxes[:, 3]
-    theta[:, 0, 2] = 2 * boxes[:, 0] + boxes[:, 2] - 1
-    theta[:, 1, 2] = 2 * boxes[:, 1] + boxes[:, 3] - 1
-    grid = torch.nn.functional.affine_grid(
-        torch.as_tensor(theta, dtype=images.dtype, device=images.device), list(images.shape), align_corners=False
+    flips = np.zeros(count, dtype=np.bool_) if flips is None else flips
+
+    def places(start: "np.ndarray", length: "np.ndarray", mirrored: "np.ndarray", pixels: int) -> "Tensor":
+        """Where the pixels of the result lie in the image, along one axis: [B, pixels], -1 to 1 from edge to edge."""
+        centres = (np.arange(pixels) + 0.5) / pixels
+        centres = np.where(mirrored[:, None], 1 - centres, centres)
+        found = 2 * (start[:, None] + length[:, None] * centres) - 1
+        return torch.as_tensor(found, dtype=images.dtype, device=images.device)
+
+    across = places(boxes[:, 0], boxes[:, 2], flips, width)[:, None, :].expand(-1, height, -1)
+    down = places(boxes[:, 1], boxes[:, 3], np.zeros_like(flips), height)[:, :, None].expand(-1, -1, width)
+    return torch.nn.functional.grid_sample(
+        images, torch.stack([across, down], 3), mode="bilinear", padding_mode="border", align_corners=False
     )
-    return torch.nn.functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def luma(images: "Tensor") -> "Tensor":
@@ -161,19 +164,20 @@ def hue_turned(images: "Tensor", turns: "np.ndarray") -> "Tensor":
     import torch
 
     red, green, blue = images.unbind(1)
-    value, brightest = images.max(1)
-    chroma = value - images.amin(1)
-    scale = torch.where(chroma > 0, 1 / chroma.clamp_min(1e-12), torch.zeros_like(chroma))
-    # Hue in sixths of a turn, counted from the brightest channel.
-    sixths = torch.where(
-        brightest == 0,
-        (green - blue) * scale,
-        torch.where(brightest == 1, (blue - red) * scale + 2, (red - green) * scale + 4),
-    )
-    sixths = sixths + 6 * _column(turns, images).squeeze(1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    # A grey pixel has no hue; its differences are 0, whatever they are divided by.
+    scale = chroma.clamp_min(1e-12).reciprocal_()
+    # Hue in sixths of a turn, counted from the brightest channel; `torch.where` and `torch.remainder` take ten times as
+    # long as these products.
+    sixths = (red - green) * scale + 4
+    sixths = sixths.lerp((blue - red) * scale + 2, (value == green).to(images.dtype))
+    sixths = sixths.lerp((green - blue) * scale, (value == red).to(images.dtype))
+    sixths += 6 * _column(turns, images).squeeze(1)
     channels = []
     for offset in (5, 3, 1):
-        place = torch.remainder(sixths + offset, 6)
+        place = sixths + offset
+        place -= 6 * (place / 6).floor_()
         channels.append(value - chroma * torch.minimum(place, 4 - place).clamp_(0, 1))
     return torch.stack(channels, 1)
 
