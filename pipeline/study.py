@@ -5,7 +5,7 @@ The blocks of a study are the stages' own settings, so each field is declared, d
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
@@ -50,10 +50,10 @@ def _by_kind(value: Any) -> Any:
     """`{kind: pretrain, …}` names the class and the rest are its fields; kinds of sources have a short form too."""
     kinds: Mapping[str, type[BaseModel]] = {"pretrain": Pretrain, "untrained": Untrained, "oracle": Oracle}
     kinds = {**kinds, **dict.fromkeys(KINDS, Imported)}
-    if isinstance(value, str):
-        value = from_short(value)
-    if not isinstance(value, dict):
+    if isinstance(value, BaseModel):
         return value
+    if not isinstance(value, dict):
+        value = from_short(value)
     kind = value.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"expected kind to be one of {', '.join(kinds)}; found {kind!r}")
@@ -197,6 +197,14 @@ def _said(error: Any) -> str:
         return f"{where!r} is missing"
     message = error["msg"].removeprefix("Value error, ")
     return f"{where}: {message[0].lower()}{message[1:]}" if where else message
+
+
+def _place(where: Sequence[str | int]) -> str:
+    """Where an error stands in the file: fields of an encoder's source are written beside its other fields."""
+    pieces = [str(piece) for piece in where]
+    if pieces[:1] == ["encoders"] and pieces[2:3] == ["source"]:
+        del pieces[2:4]
+    return ".".join(pieces)
 
 
 def _meant(name: str, known: Any) -> str:
