@@ -16,10 +16,9 @@ from torch import Tensor
 
 from stages.contract import Input
 from stages.decoder.adm import Adm
-from stages.decoder.adm_spec import AdmSettings
+from stages.decoder.adm_spec import AdmSettings, AdmTraining
 from stages.decoder.card import CARD, FORMAT, Point, Snapshot
 from stages.decoder.released import assembled
-from stages.decoder.spec import TrainingSettings
 from stages.diffusion import denoisers, discrete
 from stages.diffusion.samplers import Denoiser
 from stages.errors import FormatError, InputError
@@ -51,7 +50,7 @@ class AdmCard(BaseModel):
     """The files that hold the weights, by what they are of."""
     published_sha256: str = ""
     """Of the published file that the weights are from; empty where they were trained here."""
-    training: TrainingSettings | None = None
+    training: AdmTraining | None = None
     """None where they are published; then what follows is not known."""
     seed: int = 0
     num_images: int = 0

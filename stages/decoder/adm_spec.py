@@ -1,8 +1,10 @@
-"""Settings of the ADM U-Net, by the names that its published checkpoints were trained with. Settings only."""
+"""Settings of the ADM U-Net and of its training, by the names and values of the published RCDM. Settings only."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from stages.contract import Unkeyed
 
 GROUPS = 32
 """Groups of every normalisation: all widths are multiples of it."""
@@ -50,9 +52,44 @@ class AdmSettings(BaseModel):
                 self.heads(times * self.model_channels)
         return self
 
+    def cost(self) -> tuple[int, int]:
+        """Number of weights, and multiply-adds for one image, roughly: within a tenth for the published network."""
+        weights = multiplications = 0
+        below = self.model_channels
+        blocks = self.num_res_blocks
+        for level, times in enumerate(self.channel_mult):
+            wide, side = times * self.model_channels, self.image_size >> level
+            # On the way down, on the way up beside as wide a skip, and where the side changes.
+            here = 9 * wide * (below + wide + 2 * (blocks - 1) * wide) + (blocks + 1) * 29 * wide**2
+            here += 36 * wide**2 if level + 1 < len(self.channel_mult) else 36 * wide**2 + 4 * wide**2
+            if side in self.attention_resolutions:
+                here += (2 * blocks + 1) * 4 * wide**2
+            weights += here + (2 * blocks + 3) * 8 * self.model_channels * wide
+            multiplications += here * side**2
+            below = wide
+        return weights, multiplications
+
     def heads(self, channels: int) -> int:
         """Heads of a self-attention over `channels`; ValueError where they do not divide it."""
         width = self.num_head_channels if self.num_head_channels > 0 else max(1, channels // self.num_heads)
         if channels % width or (self.num_head_channels <= 0 and channels % self.num_heads):
             raise ValueError(f"expected heads that divide {channels} channels; found {self.num_heads}, width {width}")
         return channels // width
+
+
+class AdmTraining(BaseModel):
+    """The training of the published RCDM: AdamW at one learning rate without decay, and no condition is dropped."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch: PositiveInt = 256
+    """Images per step over all ranks."""
+    learning_rate: PositiveFloat = 1e-4
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.9999
+    """What is left of the moving average of the weights after each step."""
+    precision: Literal["bfloat16", "float32"] = "float32"
+    """Of the network's arithmetic; weights, averages and losses are float32 always."""
+    micro_batch: Annotated[PositiveInt | None, Unkeyed("gradients are summed: the same training up to rounding")] = None
+    """Images of one pass through the network, where a rank's share of the batch does not fit its memory; None: all."""
+    compile: Annotated[bool, Unkeyed("the same arithmetic, in fewer kernels")] = True
+    """On GPUs, whether torch.compile makes kernels for the U-Net. On CPUs never."""

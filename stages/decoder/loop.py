@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self, TypedDict
+from typing import ClassVar, Self, TypedDict
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from stages.contract import Checkpoint, Context
 from stages.decoder.data import Ahead, Batch, PairedSet, Series, pieces, share
-from stages.decoder.network import Network
+from stages.decoder.network import Parts
 from stages.decoder.objective import Objective
 from stages.decoder.spec import TrainingSettings
 from stages.diffusion import noise
@@ -59,7 +59,8 @@ class Flat:
     def __init__(self, module: nn.Module) -> None:
         parameters = [p for p in module.parameters() if p.requires_grad]
         self.shapes = [p.shape for p in parameters]
-        self.values = nn.Parameter(torch.cat([_flattened(p.detach()) for p in parameters]))
+        flat = [_flattened(p.detach()) for p in parameters]
+        self.values = nn.Parameter(torch.cat(flat) if flat else torch.zeros(0))
         self.gradient = torch.zeros_like(self.values)
         self.values.grad = self.gradient
         cut = zip(parameters, self._views(self.values.data), self._views(self.gradient), strict=True)
@@ -104,7 +105,8 @@ def averaging_exponent(length: float) -> float:
 
 def rate(peak: float, done: float, warm_up: float, cool_down: float) -> float:
     """Learning rate when the share `done` of training is over: linear up, level, linear down to 0."""
-    return peak * min(1.0, done / warm_up if warm_up else 1.0, (1.0 - done) / cool_down)
+    rising = done / warm_up if warm_up else 1.0
+    return peak * min(1.0, rising, (1.0 - done) / cool_down if cool_down else 1.0)
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,12 @@ class Phase:
 class Training:
     """One training: network, averages, optimisers, and the step that it has reached, over both phases."""
 
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
+    """Of AdamW."""
+
     def __init__(
         self,
-        network: Network,
+        network: Parts,
         objective: Objective,
         training: TrainingSettings,
         data: PairedSet,
@@ -147,18 +152,20 @@ class Training:
         self.painter = Flat(self.network.painter)
         self.average = self.painter.values.detach().clone()
         self.optimisers = {
-            "sketch": torch.optim.AdamW([self.sketch.values], betas=(0.9, 0.99), weight_decay=0.0, fused=True),
-            "painter": torch.optim.AdamW([self.painter.values], betas=(0.9, 0.99), weight_decay=0.0, fused=True),
+            name: torch.optim.AdamW([flat.values], betas=self.betas, weight_decay=0.0, fused=True)
+            for name, flat in self._flats.items()
         }
         self.gamma = averaging_exponent(training.ema)
         self.halfway = self.average.clone()
         self.curve: list[Look] = []
         self.step = 0
+        if not self.first.steps:
+            self.measure_rest()
         on_gpu = torch.device(device).type == "cuda"
         self._pairs = Ahead(self._paired, self.first.steps, AHEAD if on_gpu else 0)
         self._batches = Ahead(self._batched, self.second.steps, AHEAD if on_gpu else 0)
         if on_gpu and training.compile:
-            self.network.painter.unet.compile()
+            self.network.heavy.compile()
 
     @property
     def steps(self) -> int:
@@ -346,8 +353,12 @@ class Training:
             total += loss.detach()
         self.painter.summed_over_ranks(self.world)
         self._update("painter", self.painter, settings.learning_rate, step / phase.steps)
-        self.average.lerp_(self.painter.values.detach(), 1.0 - (1.0 - 1.0 / (step + 1)) ** (self.gamma + 1.0))
+        self.average.lerp_(self.painter.values.detach(), self.share_in_average(step))
         return total
+
+    def share_in_average(self, step: int) -> float:
+        """Share of the average of the weights that those after a step of the diffusion model take, 0 first."""
+        return 1.0 - (1.0 - 1.0 / (step + 1)) ** (self.gamma + 1.0)
 
     def _update(self, name: str, flat: Flat, peak: float, done: float) -> None:
         optimiser = self.optimisers[name]

@@ -114,14 +114,35 @@ class Painter(nn.Module):
         return out
 
 
-class Network(nn.Module):
+class Parts(nn.Module):
+    """What a training trains: a sketch by itself and then a painter, which are all its weights."""
+
+    sketch: nn.Module
+    painter: nn.Module
+    rest: float
+
+    @property
+    def heavy(self) -> nn.Module:
+        """Where the time goes: what is worth compiling."""
+        return self.painter
+
+
+class Network(Parts):
     """Sketch and painter. `rest` is the standard deviation of what the sketch leaves, measured when that is trained."""
+
+    sketch: Sketch
+    painter: Painter
 
     def __init__(self, settings: NetworkSettings, widths: Sequence[int], size: int) -> None:
         super().__init__()
         self.sketch = Sketch(widths, settings.sketch, size)
         self.painter = Painter(settings, widths, size)
         self.rest = 0.5
+
+    @property
+    def heavy(self) -> nn.Module:
+        """The U-Net; what stands before it depends on the batch's taps."""
+        return self.painter.unet
 
     def denoise(self, x: Tensor, sigma: Tensor, h: Tensor, tap: Tensor, sketch: Tensor) -> Tensor:
         """D(x; sigma, h), float32 [B, 3, S, S], given the sketch of h.

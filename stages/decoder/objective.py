@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stages.decoder.data import Batch
-from stages.decoder.network import Network
+from stages.decoder.network import Network, Parts
 from stages.diffusion import edm
 
 
@@ -20,7 +20,7 @@ class Objective(Protocol):
     def levels(self, draws: Tensor) -> Tensor:
         """Noise levels [B] of uniform draws, float64 [B] in (0, 1)."""
 
-    def losses(self, network: Network, batch: Batch) -> Tensor:
+    def losses(self, network: Parts, batch: Batch) -> Tensor:
         """Loss of each image, float32 [B]. Called under the training's autocast."""
 
 
@@ -35,8 +35,9 @@ class Edm:
         """sigma, float32 [B]."""
         return edm.log_normal(torch.special.ndtri(draws), self.log_sigma_mean, self.log_sigma_std).float()
 
-    def losses(self, network: Network, batch: Batch) -> Tensor:
+    def losses(self, network: Parts, batch: Batch) -> Tensor:
         """See `Objective`; the sketch stays as it is."""
+        assert isinstance(network, Network)
         noisy = batch.clean + batch.level[:, None, None, None] * batch.noise
         with torch.no_grad():
             drawn = network.sketch(batch.h, batch.tap)

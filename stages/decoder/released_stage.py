@@ -48,8 +48,9 @@ class Released(Stage):
         return {"weights": External(self.url, self.sha256)}
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
-        """Rough cost for a file of 128 px."""
-        return Estimate(rows=1, size_bytes=1_690_000_000, cpu_seconds=30)
+        """Rough cost."""
+        size_bytes = 4 * self.network.cost()[0]
+        return Estimate(rows=1, size_bytes=size_bytes, cpu_seconds=3 + size_bytes / 60_000_000)
 
     def work(self, part: Part, state: Any, inputs: Inputs, out: Output) -> Summary:
         """Converts the weights; the summary says which files hold them, and the width of the embedding."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from stages.contract import Unkeyed
 
@@ -47,7 +47,7 @@ class TrainingSettings(Settings):
     learning_rate: PositiveFloat = 1.5e-3
     warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of training in which the learning rate rises from 0; it falls to 0 over `cool_down`."""
-    cool_down: Annotated[float, Field(gt=0, le=1)] = 1.0
+    cool_down: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of training, its last part, in which the learning rate falls linearly to 0."""
     ema: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Length of the moving average of the weights, as a fraction of the images seen so far."""
@@ -56,8 +56,9 @@ class TrainingSettings(Settings):
     """Noise levels in training: ln sigma ~ N(mean, std^2); pixels lie in [-1, 1]."""
     null: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of conditions replaced by the learned null."""
-    sketch_images: PositiveInt = 400_000
-    """Embeddings shown to the sketch, by itself, before the diffusion model starts."""
+    sketch_images: NonNegativeInt = 400_000
+    """Embeddings shown to the sketch, by itself, before the diffusion model starts. 0: it stays grey, and the diffusion
+    model does everything."""
     sketch_batch: PositiveInt = 128
     sketch_learning_rate: PositiveFloat = 1e-3
     precision: Literal["bfloat16", "float32"] = "bfloat16"
