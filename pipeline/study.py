@@ -189,7 +189,7 @@ def load(name: str) -> Study:
 
 def _said(error: Any) -> str:
     """One validation error as a person reads it."""
-    where = ".".join(str(piece) for piece in error["loc"] if piece != TRAINED)
+    where = _place(error["loc"])
     if error["type"] == "extra_forbidden":
         *parent, name = error["loc"]
         return f"unknown field {where!r}{_meant(str(name), _fields(Study, tuple(parent)))}"
@@ -201,7 +201,7 @@ def _said(error: Any) -> str:
 
 def _place(where: Sequence[str | int]) -> str:
     """Where an error stands in the file: fields of an encoder's source are written beside its other fields."""
-    pieces = [str(piece) for piece in where]
+    pieces = [str(piece) for piece in where if piece != TRAINED]
     if pieces[:1] == ["encoders"] and pieces[2:3] == ["source"]:
         del pieces[2:4]
     return ".".join(pieces)

@@ -83,7 +83,7 @@ class Tap(Settings):
 
     module: str = Field(min_length=1)
     """Dotted name, as in the network's state dict: `layer3`, `blocks.5`, `encoder.layer.2`."""
-    pool: Pool | Literal["flatten"] = "auto"
+    pool: Literal["auto", "cls", "mean", "flatten"] = "auto"
     """`flatten` keeps every position."""
 
 
@@ -286,12 +286,12 @@ WHAT: Mapping[str, str] = {
 """The field that the short form of each kind names first."""
 
 
-def from_short(text: str) -> dict[str, Any]:
+def from_short(text: Any) -> dict[str, Any]:
     """`kind:what` or `kind:what@weights` as fields, for example `timm:resnet50@s3://bucket/resnet50.safetensors`.
 
     Raises ValueError where the kind is none of `KINDS`, or weights are given to `hf`, which has them in its folder.
     """
-    kind, colon, rest = text.partition(":")
+    kind, colon, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
     if not colon or kind not in KINDS or not rest:
         raise ValueError(f"expected fields, or a short form such as timm:resnet50@weights.pth; found {text!r}")
     if kind == "hf":
