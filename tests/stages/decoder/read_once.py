@@ -1,0 +1,29 @@
+"""A process that lays down a set, reads all of it once, a batch at a time, and prints its peak memory in bytes.
+
+python -m tests.stages.decoder.read_once FOLDER
+"""
+
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from stages.decoder.run import read_sets
+from stages.decoder.stage import Decoder
+from tests.artifacts import FolderArtifact
+
+
+def main() -> None:
+    """Reads every training image once."""
+    folder = Path(sys.argv[1])
+    inputs = {name: FolderArtifact(folder / name) for name in ("shards", "embeddings.a")}
+    train, _ = read_sets(Decoder(taps=("a:t",), size=64), inputs)
+    for rows in np.array_split(np.arange(len(train)), len(train) // 64):
+        train.pixels(rows, rows % 2 == 0)
+        train.conditions(rows, rows % 2 == 0, np.zeros_like(rows))
+    print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+if __name__ == "__main__":
+    main()
