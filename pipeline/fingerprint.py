@@ -7,15 +7,16 @@ told to: what was found is kept in a cache of this user, the sha256 of each file
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import rfc8785
+
 from pipeline import cache
-from pipeline.key import digest_of
 from stages.contract import External
 from stages.errors import InputError
 
@@ -26,7 +27,7 @@ ASKED_AT_ONCE = 16
 """Files that are asked for their size at the same time."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceFile:
     """A file of a source: path relative to the source's URL, bytes, and what changes when it is written anew."""
 
@@ -62,18 +63,21 @@ class Fingerprints:
         if place not in self._fresh:
             if known and not self._refresh:
                 return str(known["digest"])
-            files = sorted(list_files(source.url, source.only), key=lambda file: file.path)
-            if not files:
-                raise InputError(f"files in {source.url}", "none", "Check the source's URL.")
             if source.digest == "content":
+                files = sorted(list_files(source.url, source.only), key=lambda file: file.path)
                 hashes = self._hashes(source.url, files, known.get("files", {}))
-                entries = [[file.path, file.size, hashes[file.path][2]] for file in files]
+                digest = _digest_of("content", ([file.path, file.size, hashes[file.path][2]] for file in files))
                 self._known[place] = {"files": hashes}
             else:
-                entries = [[file.path, file.size] for file in files]
+                # One short text for each file, for there may be millions; the separator sorts below all letters.
+                lines = sorted(f"{file.path}\0{file.size}" for file in list_files(source.url, source.only))
+                pairs = (line.split("\0") for line in lines)
+                digest = _digest_of("listing", ([path, int(size)] for path, size in pairs))
                 self._known[place] = {}
-            self._fresh[place] = digest_of({"kind": source.digest, "files": entries})
-            self._known[place]["digest"] = self._fresh[place]
+            if digest is None:
+                raise InputError(f"files in {source.url}", "none", "Check the source's URL.")
+            self._fresh[place] = digest
+            self._known[place]["digest"] = digest
             self._changed = self._changed or self._known[place] != known
         return self._fresh[place]
 
@@ -87,6 +91,19 @@ class Fingerprints:
             else:
                 found[file.path] = [file.size, file.stamp, _sha256(url, file.path)]
         return found
+
+
+def _digest_of(kind: str, entries: Iterable[list[Any]]) -> str | None:
+    """sha256 of the canonical JSON of `{"files": entries, "kind": kind}`, entry by entry; None where there are none."""
+    total = hashlib.sha256()
+    before = b'{"files":['
+    for entry in entries:
+        # A name that is no UTF-8 has no JSON; its escapes are as good to tell it from others.
+        name = str(entry[0]).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        total.update(before + rfc8785.dumps([name, *entry[1:]]))
+        before = b","
+    total.update(b'],"kind":' + rfc8785.dumps(kind) + b"}")
+    return None if before == b'{"files":[' else total.hexdigest()
 
 
 def list_files(url: str, only: Sequence[str] = ()) -> Iterator[SourceFile]:
@@ -146,20 +163,24 @@ def _list_local(root: Path, url: str) -> Iterator[SourceFile]:
         return
     if not root.is_dir():
         raise InputError(f"a file or folder at {url}", "nothing of that name", "Check the source's URL.")
-    folders = [str(root)]
+    start = len(str(root).rstrip("/")) + 1
+    folders: list[tuple[str, frozenset[tuple[int, int]]]] = [(str(root), frozenset())]
     while folders:
+        folder, above = folders.pop()
         try:
-            with os.scandir(folders.pop()) as entries:
+            status = os.stat(folder)
+            here = (status.st_dev, status.st_ino)
+            # A link to a folder in which it stands leads round and round.
+            if here in above:
+                continue
+            with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.is_dir():
-                        folders.append(entry.path)
+                        folders.append((entry.path, above | {here}))
                     elif entry.is_file():
                         status = entry.stat()
-                        yield SourceFile(
-                            os.path.relpath(entry.path, root).replace(os.sep, "/"),
-                            status.st_size,
-                            str(status.st_mtime_ns),
-                        )
+                        path = entry.path[start:].replace(os.sep, "/")
+                        yield SourceFile(path, status.st_size, str(status.st_mtime_ns))
         except OSError as error:
             raise InputError(f"to list {url}", str(error), "Change the rights of that folder.") from error
 

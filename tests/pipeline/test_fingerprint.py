@@ -119,3 +119,16 @@ def test_of_a_folder_only_the_files_that_are_named_count(images: Path) -> None:
     assert [now == then for now, then in zip(after, before, strict=True)] == [False, True, False]
     with pytest.raises(InputError, match=r"expected 2 files in .*nosuch\.png"):
         named("a.png", "nosuch.png")
+
+
+def test_digests_are_what_they_have_always_been(images: Path) -> None:
+    assert digest(images) == "6e6eb1b5cbcac630132e980a4a7cb02b4dffe0d45d4cd8ea689a2f97cb402874"
+    assert digest(images, "content") == "d3de15840331b1ec8ec45c05e2fcddc1e821d02cd252234b21914264aded17d7"
+
+
+def test_links_that_lead_round_and_names_that_are_no_text_do_no_harm(images: Path) -> None:
+    before = digest(images)
+    (images / "cats" / "loop").symlink_to(images)
+    assert digest(images) == before
+    Path(f"{images}/\udcff.png").write_bytes(b"1")
+    assert digest(images) != before
