@@ -53,9 +53,9 @@ class Architecture(Settings):
 
     stem: Literal[1, 2] = 2
     """Stride of the first convolution."""
-    widths: Positives = (32, 64, 128, 256)
+    widths: Positives = (32, 64, 256)
     """Channels of each stage; every stage but the first halves the resolution. The last is the width of `backbone`."""
-    blocks: Positives = (1, 1, 1, 1)
+    blocks: Positives = (1, 1, 1)
     """Residual blocks of each stage."""
     projector: Positives = (256, 128)
     """Width of each layer of the projector; the last is the width of `projector`."""

@@ -43,8 +43,8 @@ class Pretrain(Gang):
     learning_rate: PositiveFloat = 2e-3
     """Peak of the cosine schedule, reached after the first 5 % of the steps."""
     weight_decay: NonNegativeFloat = 1e-4
-    temperature: PositiveFloat = 0.5
-    """Of SimCLR's loss; 0.5 is what the paper found best for small images (appendix B.9)."""
+    temperature: PositiveFloat = 0.2
+    """Of SimCLR's loss. Low, because a short training learns fine features (shapes) only where near negatives count."""
     invariance: Annotated[NonNegativeFloat, Added(when_absent=25.0)] = 25.0
     """Weights of the three terms of VICReg's loss; the defaults are the paper's."""
     variance: Annotated[NonNegativeFloat, Added(when_absent=25.0)] = 25.0
