@@ -37,11 +37,11 @@ INTEGERS = ("row", "position", "size", "offset", "width", "height")
 
 
 class FileTable:
-    """The table of one file of images, written while the file is read."""
+    """The table of one file of images, written to a local file while the images are read."""
 
     columns = ("source", "position", "name", "size", "sha256", "split", "width", "height", "format", "status")
 
-    def __init__(self, declared: Sequence[Declared], rows_at_once: int) -> None:
+    def __init__(self, path: Path, declared: Sequence[Declared], rows_at_once: int) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -51,8 +51,7 @@ class FileTable:
         fields += [(PREFIX + d.name, pa.string() if d.kind == "class" else pa.float64()) for d in self._declared]
         text = json.dumps([asdict(entry) for entry in self._declared])
         self._schema = pa.schema(fields, metadata={DECLARED: text.encode()})
-        self._sink = io.BytesIO()
-        self._writer = pq.ParquetWriter(self._sink, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._held: dict[str, list[Any]] = {name: [] for name in self._schema.names}
 
     def add(self, record: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -64,11 +63,13 @@ class FileTable:
         if len(self._held["name"]) >= self._rows_at_once:
             self._flush()
 
-    def close(self) -> bytes:
-        """The table as Parquet."""
-        self._flush()
+    def __enter__(self) -> "FileTable":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
         self._writer.close()
-        return self._sink.getvalue()
 
     def _flush(self) -> None:
         import pyarrow as pa
@@ -85,7 +86,7 @@ def merge_files(out: Output, parts: int, others: Set[str]) -> tuple[list[Attribu
     declared, first = _agreed(out, parts)
     classes: dict[str, set[str]] = {entry.name: set() for entry in declared if entry.kind == "class"}
     seen: set[str] = set()
-    for _, group in _groups(out, parts, [PREFIX + entry.name for entry in declared]):
+    for group in _groups(out, parts, [PREFIX + entry.name for entry in declared]):
         for entry in declared:
             column = group.column(PREFIX + entry.name)
             if column.null_count < len(column):
@@ -115,7 +116,7 @@ def merge_files(out: Output, parts: int, others: Set[str]) -> tuple[list[Attribu
 
 def merge_rows(out: Output, parts: int) -> Iterator["pa.Table"]:
     """The rows of a listing whose parts know their rows, in order."""
-    return (group for _, group in _groups(out, parts, None))
+    return _groups(out, parts, None)
 
 
 def publish(
@@ -233,10 +234,11 @@ def _agreed(out: Output, parts: int) -> tuple[tuple[Declared, ...], str]:
     """What all files declare, and the name of the first."""
     agreed: list[dict[str, Any]] | None = None
     first = ""
-    for part in range(parts):
-        import pyarrow.parquet as pq
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-        file = pq.ParquetFile(io.BytesIO(out.read(members_name(part))))
+    for part in range(parts):
+        file = pq.ParquetFile(pa.BufferReader(out.read(members_name(part))))
         if not file.metadata.num_rows:
             continue
         declared = json.loads(file.schema_arrow.metadata[DECLARED])
@@ -261,14 +263,15 @@ def _difference(agreed: Sequence[Mapping[str, Any]], declared: Sequence[Mapping[
     return ", ".join(name for name in sorted(ours | theirs) if ours.get(name) != theirs.get(name))
 
 
-def _groups(out: Output, parts: int, columns: Sequence[str] | None) -> Iterator[tuple[int, "pa.Table"]]:
-    """Every row group of every part, with the part's number."""
+def _groups(out: Output, parts: int, columns: Sequence[str] | None) -> Iterator["pa.Table"]:
+    """Every row group of every part."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     for part in range(parts):
-        file = pq.ParquetFile(io.BytesIO(out.read(members_name(part))))
+        file = pq.ParquetFile(pa.BufferReader(out.read(members_name(part))))
         for number in range(file.metadata.num_row_groups):
-            yield part, file.read_row_group(number, columns=columns, use_threads=False)
+            yield file.read_row_group(number, columns=columns, use_threads=False)
 
 
 def _rows(out: Output, parts: int, attributes: Sequence[Attribute]) -> Iterator["pa.Table"]:
@@ -278,7 +281,7 @@ def _rows(out: Output, parts: int, attributes: Sequence[Attribute]) -> Iterator[
 
     names = {a.name: pa.array(a.classes, pa.string()) for a in attributes if a.kind == "class"}
     at = 0
-    for _, group in _groups(out, parts, None):
+    for group in _groups(out, parts, None):
         rows = pa.array(range(at, at + group.num_rows), pa.int64())
         at += group.num_rows
         columns = {"row": rows} | {name: group.column(name) for name in FileTable.columns}

@@ -7,6 +7,7 @@ Scenes and folders are catalogued: they are asked for their `catalogue` (what is
 
 import hashlib
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ class Catalogue:
 
     def digest(self, start: int, stop: int) -> str:
         """Short digest of names and sizes of rows start … stop - 1."""
-        entries = [self.names[start:stop], self.sizes[start:stop]]
+        entries = [list(self.names[start:stop]), list(self.sizes[start:stop])]
         return hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
 
 
@@ -122,21 +123,22 @@ class FolderSource(BaseModel):
         Hidden files and folders are passed over, files with other endings are counted. Raises InputError where there is
         no such folder or no image, and where classes are asked for and the folders do not give them.
         """
-        found = sorted(self._files())
-        images = [entry for entry in found if entry[0].lower().endswith(ENDINGS)]
-        ignored = Counter(
-            os.path.splitext(name)[1].lower() or "no ending" for name, _ in found if not name.lower().endswith(ENDINGS)
-        )
-        if not images:
+        names, sizes, ignored = _Names(), array("q"), Counter[str]()
+        for name, size in self._files():
+            if name.lower().endswith(ENDINGS):
+                names.append(name)
+                sizes.append(size)
+            else:
+                ignored[os.path.splitext(name)[1].lower() or "no ending"] += 1
+        if not names:
             kinds = ", ".join(f"{count} x {ending}" for ending, count in ignored.most_common(5))
             raise InputError(
                 f"images ({', '.join(ENDINGS)}) in {self.url}",
                 f"none, and {sum(ignored.values())} other files{f' ({kinds})' if kinds else ''}",
                 "Name the folder that holds the images.",
             )
-        names = [name for name, _ in images]
         attributes = (self._classes(names),) if self.labels == "folders" else ()
-        return Catalogue(names, attributes, [size for _, size in images], dict(sorted(ignored.items())))
+        return Catalogue(names, attributes, sizes, dict(sorted(ignored.items())))
 
     def values(
         self, rows: Sequence[int], names: Sequence[str], attributes: Sequence[Attribute]
@@ -180,7 +182,7 @@ class FolderSource(BaseModel):
                 yield from pool.map(read, names[start : start + 4 * READERS])
 
     def _files(self) -> Iterator[tuple[str, int]]:
-        """Relative path and bytes of every file that is not hidden."""
+        """Relative path and bytes of every file that is not hidden, in the order of the paths."""
         files, root = open_url(self.url)
         try:
             if not files.isdir(root or "/"):
@@ -189,7 +191,7 @@ class FolderSource(BaseModel):
             if "file" in _protocols(files):
                 yield from _walk(root or "/", "", frozenset())
                 return
-            for path, info in files.find(root, detail=True).items():
+            for path, info in sorted(files.find(root, detail=True).items()):
                 name = str(path)[len(root) :].lstrip("/")
                 if not any(piece.startswith(".") for piece in name.split("/")):
                     yield name, int(info.get("size") or 0)
@@ -238,27 +240,60 @@ class _SceneNames(Sequence[str]):
         return f"scene-{self.numbers[index]}"
 
 
+class _Names(Sequence[str]):
+    """Names in little more memory than their letters, for there may be millions."""
+
+    def __init__(self) -> None:
+        self._letters = bytearray()
+        self._ends = array("q", [0])
+
+    def append(self, name: str) -> None:
+        """One more."""
+        self._letters += name.encode("utf-8", "surrogateescape")
+        self._ends.append(len(self._letters))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        return self._letters[self._ends[number] : self._ends[number + 1]].decode("utf-8", "surrogateescape")
+
+
 def _protocols(files: Any) -> tuple[str, ...]:
     return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)
 
 
 def _walk(folder: str, inside: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int]]:
-    """Files below a local folder; links are followed, but never into a folder that they stand in."""
+    """Files below a local folder in the order of their paths; links are followed, but never into a folder that they
+    stand in.
+    """
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
+    names = []
     with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith("."):
-                continue
-            kind = _kind(entry)
-            if kind == "folder":
-                yield from _walk(entry.path, f"{inside}{entry.name}/", above | {here})
-            elif kind == "file":
-                yield f"{inside}{entry.name}", entry.stat().st_size
-            elif kind == "broken link":
-                yield f"{inside}{entry.name}", 0
+        for entry in entries:
+            kind = _kind(entry) if not entry.name.startswith(".") else "other"
+            if kind != "other":
+                # The order of paths is that of the names, where a folder's ends in a slash.
+                names.append(f"{entry.name}/" if kind == "folder" else entry.name)
+    names.sort()
+    for name in names:
+        if name.endswith("/"):
+            yield from _walk(f"{folder}/{name[:-1]}", f"{inside}{name}", above | {here})
+        else:
+            yield f"{inside}{name}", _size(f"{folder}/{name}")
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def _kind(entry: "os.DirEntry[str]") -> Literal["folder", "file", "broken link", "other"]:

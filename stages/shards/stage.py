@@ -1,7 +1,9 @@
 """The stages `listing` (what is in a source, is each image sound, is it held out) and `shards` (images as tars)."""
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, PositiveInt, TypeAdapter
@@ -129,13 +131,15 @@ class Listing(Stage):
         place = reader.place(meant.name)
         if place != meant:
             raise _changed(f"{place.name} of {place.size} bytes and not {meant.size}")
-        table = FileTable(reader.declared(place), LISTING_ROWS)
         tally, notes = _Tally(), Notes()
-        for found in reader.read(place, notes):
-            record = self._judge(found.name, found.data, found.split)
-            tally.add(record)
-            table.add({"source": place.name, "position": found.position} | record, found.values)
-        out.put(members_name(part.index), table.close())
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / members_name(part.index)
+            with FileTable(path, reader.declared(place), LISTING_ROWS) as table:
+                for found in reader.read(place, notes):
+                    record = self._judge(found.name, found.data, found.split)
+                    tally.add(record)
+                    table.add({"source": place.name, "position": found.position} | record, found.values)
+            out.put(path.name, path)
         return tally.summary() | {"ignored": notes.ignored, "columns": sorted(notes.columns)}
 
     def _judge(self, name: str, data: bytes | Unreadable, split: str | None) -> dict[str, Any]:
