@@ -1,0 +1,166 @@
+"""Encoders of users in a study: a few lines, checked before anything is built, in the key by what they hold."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from cluster.inline import Inline
+from cluster.on_ray import OnRay
+from pipeline.errors import UsageError
+from pipeline.fingerprint import Fingerprints
+from pipeline.graph import graph_of
+from pipeline.plan import keys_of
+from pipeline.run import run
+from pipeline.step import Step
+from pipeline.store import open_store
+from pipeline.study import Study, load, taps_of
+from stages.encoders.sources import Hf, Released, Timm, Torchvision
+from stages.encoders.stage import Imported
+from stages.errors import InputError
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of weights of timm's `test_vit`, and a cache of its own for digests."""
+    import timm
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_vit", img_size=32).state_dict(), tmp_path / "vit.safetensors")
+    return tmp_path / "vit.safetensors"
+
+
+def study(tmp_path: Path, encoder: Any, *taps: str) -> Study:
+    document = {
+        "study": "mine",
+        "dataset": {"listing": {"source": {"kind": "scenes", "count": 16}}},
+        "encoders": {"net": encoder},
+        "decoder": {"taps": list(taps) or ["net:backbone"]},
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    return load(str(tmp_path / "study.yaml"))
+
+
+def imported(tmp_path: Path, encoder: Any) -> Imported:
+    found = study(tmp_path, encoder).encoders["net"]
+    assert isinstance(found, Imported)
+    return found
+
+
+def test_the_short_form_and_the_long_one_are_one(tmp_path: Path) -> None:
+    long = imported(tmp_path, {"kind": "timm", "name": "resnet50", "weights": "s3://bucket/r50.safetensors"})
+    assert imported(tmp_path, "timm:resnet50@s3://bucket/r50.safetensors") == long
+    assert imported(tmp_path, f"hf:{tmp_path}/dinov2").source == Hf(path=str(tmp_path / "dinov2"))
+    assert imported(tmp_path, "hf:s3://bucket/dinov2").source == Hf(path="s3://bucket/dinov2")
+    assert imported(tmp_path, "torch:package.nets:make").source.kind == "torch"
+    published = imported(tmp_path, "released:dino@/files/dino.pth")
+    assert published.source == Released(method="dino", weights="/files/dino.pth")
+    assert Imported.model_validate_json(published.model_dump_json()) == published
+
+
+def test_relative_paths_mean_the_same_wherever_a_part_is_worked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = imported(tmp_path, "timm:resnet50@r50.pth").source
+    assert isinstance(found, Timm)
+    assert found.weights == str(tmp_path / "r50.pth")
+    assert imported(tmp_path, "torch:nets.py:make").source.external()["code"].url == str(tmp_path / "nets.py")
+    assert (
+        imported(tmp_path, {"kind": "hf", "path": "org/model", "pretrained": True}).source.external()["hub"].digest
+        == "org/model@main"
+    )
+
+
+def test_taps_are_known_before_the_network_is(tmp_path: Path) -> None:
+    stage = imported(tmp_path, {"kind": "timm", "name": "x", "untrained": True} | TAPS)
+    assert taps_of(stage) == ("backbone", "layer3", "early")
+    assert stage.taps["layer3"].pool == "mean"
+    assert stage.taps["early"].pool == "auto"
+    published = imported(tmp_path, "released:vicreg@x.pth")
+    assert taps_of(published) == ("backbone", "projector.0", "projector.1", "projector")
+    assert study(tmp_path, "released:vicreg@x.pth", "net:projector.1").decoder.taps == ("net:projector.1",)
+    with pytest.raises(UsageError, match=r"taps of net: backbone, layer3, early; found 'net:layer4'.*'layer3'"):
+        study(tmp_path, {"kind": "timm", "name": "x", "untrained": True} | TAPS, "net:layer4")
+
+
+TAPS = {"taps": {"layer3": "layer3@mean", "early": {"module": "layer1"}}}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "why"),
+    [
+        ("timm:resnet50", r"expected one of weights .* and untrained: true.*would leave weights to chance"),
+        ({"kind": "timm", "nam": "x"}, r"'encoders\.net\.name' is missing; unknown field 'encoders\.net\.nam'.*'name'"),
+        ({"kind": "torchvision", "name": "x", "weights": "a", "pretrained": True}, "found weights and pretrained"),
+        ({"kind": "tim"}, "expected kind to be one of pretrain, untrained, oracle, timm, hf.*found 'tim'"),
+        ("resnet50", "a short form such as timm:resnet50@weights.pth; found 'resnet50'"),
+        (7, "a short form such as"),
+        ({"kind": "released", "method": "simclr"}, "expected weights, the URL of the checkpoint"),
+        ({"kind": "hf", "path": "x", "taps": {"backbone": "y"}}, "another name than backbone, projector"),
+        ({"kind": "hf", "path": "x", "taps": {"a/b": "y"}}, "names of taps to match"),
+        ({"kind": "hf", "path": "x", "taps": ["a@max"]}, "'auto', 'cls', 'mean' or 'flatten'"),
+        ({"kind": "hf", "path": "x", "trust_remote_code": True}, r"unknown field 'encoders\.net\.trust_remote_code'"),
+        ({"kind": "hf", "path": "x", "preprocessing": {"sise": 3}}, "unknown field.*did you mean 'size'"),
+        ({"kind": "hf", "path": "x", "sha256": "1"}, "unknown field"),
+        ({"kind": "timm", "name": "hf-hub:x/y", "untrained": True}, "should match pattern"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_built(encoder: Any, why: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=why):
+        study(tmp_path, encoder)
+
+
+def test_an_encoder_is_imported_before_an_image_is_read(tmp_path: Path) -> None:
+    steps = [step.name for step in graph_of(study(tmp_path, {"kind": "timm", "name": "x", "untrained": True}))]
+    assert steps[:4] == ["encoder.net", "listing", "shards", "embeddings.net"]
+
+
+def key(stage: Imported) -> str:
+    return keys_of([Step("encoder", stage)], Fingerprints(refresh=True))["encoder"].digest
+
+
+def test_the_key_knows_the_weights_by_their_bytes_and_not_by_their_place(weights: Path) -> None:
+    def stage(path: Path, **more: Any) -> Imported:
+        fields = {"kind": "timm", "name": "test_vit", "weights": str(path), "options": {"img_size": 32}}
+        return Imported.model_validate(fields | more)
+
+    elsewhere = weights.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / weights.name).write_bytes(weights.read_bytes())
+    assert key(stage(weights)) == key(stage(elsewhere / weights.name))
+    for more in ({"precision": "bfloat16"}, {"pool": "mean"}, {"taps": ["norm"]}, {"preprocessing": {"size": 32}}):
+        assert key(stage(weights, **more)) != key(stage(weights)), more
+    before = key(stage(weights))
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    assert key(stage(weights)) != before
+    # Pinned, the file need not be read to know what it should be; the import refuses another.
+    pinned = stage(weights, sha256=digest)
+    assert pinned.external()["weights"].digest == digest
+    with pytest.raises(Exception, match=f"with sha256 {digest}"):
+        run([Step("encoder", pinned)], open_store(str(weights.parent / "store")), Inline)
+    with pytest.raises(InputError, match="nothing of that name"):
+        key(stage(weights.parent / "none.pth"))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_encoder_is_imported_on_a_worker_of_ray_as_here(weights: Path) -> None:
+    stage = Imported.model_validate(
+        {"kind": "timm", "name": "test_vit", "weights": f"file://{weights}", "options": {"img_size": 32}}
+    )
+    here, there = (
+        run([Step("encoder", stage)], open_store(str(weights.parent / name)), executor).summary("encoder")
+        for name, executor in (("inline", Inline), ("ray", OnRay))
+    )
+    assert here["weights_sha256"] == there["weights_sha256"]
+    assert here["files"] == {"vit.safetensors": hashlib.sha256(weights.read_bytes()).hexdigest()}
+
+
+def test_kinds_that_name_a_network_say_nothing_of_a_file_where_there_is_none() -> None:
+    assert Torchvision(name="resnet18", pretrained=True).external() == {}
