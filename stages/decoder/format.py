@@ -36,6 +36,17 @@ STANDARD = "standard/"
 """Prefix of the tensors that standardise a tap's embeddings."""
 
 
+class Extends(BaseModel):
+    """The decoder whose frozen trunk an extension paints with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    """Of its artifact."""
+    taps: tuple[str, ...]
+    """The taps that the trunk was trained with, as `encoder:tap`."""
+
+
 class Card(BaseModel):
     """`decoder.json`."""
 
@@ -59,6 +70,8 @@ class Card(BaseModel):
     """Day on which the training ended (UTC, `2026-11-22`); empty where it was not written down."""
     versions: dict[str, str] = {}
     """Of Python and the libraries that it was trained with; empty where they were not written down."""
+    extends: Extends | None = None
+    """None: sketch and painter were trained for these taps. Otherwise only how the taps enter them."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from stages.rows import open_rows, wait_for_all
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from stages.decoder.adm_stage import Rcdm
     from stages.decoder.stage import Decoder
 
 
@@ -41,7 +42,15 @@ def run(stage: "Decoder", context: Context, inputs: Inputs, out: Output) -> Summ
         context.rank,
         context.world,
     )
+    return fit_and_write(training, stage, context, out)
+
+
+def fit_and_write(
+    training: Training, stage: "Decoder", context: Context, out: Output, extends: format.Extends | None = None
+) -> Summary:
+    """Trains to the end; rank 0 writes the files of a decoder, of which `stage` says what the card tells."""
     fit(training, context, stage.checkpoint_images, stage.taps)
+    train = training.data
     curve = tuple(
         format.Point(
             images=look["images"], loss=look["loss"], heldout=dict(zip(stage.taps, look["heldout"], strict=True))
@@ -60,6 +69,7 @@ def run(stage: "Decoder", context: Context, inputs: Inputs, out: Output) -> Summ
         curve=curve,
         finished=made.today(),
         versions=made.versions(),
+        extends=extends,
     )
     if context.rank == 0:
         weights = []
@@ -82,7 +92,7 @@ def run(stage: "Decoder", context: Context, inputs: Inputs, out: Output) -> Summ
     }
 
 
-def read_sets(stage: "Decoder", inputs: Inputs, rank: int = 0, world: int = 1) -> tuple[PairedSet, PairedSet]:
+def read_sets(stage: "Decoder | Rcdm", inputs: Inputs, rank: int = 0, world: int = 1) -> tuple[PairedSet, PairedSet]:
     """Train and held-out images with the embeddings of all taps, laid down on the local disk by all ranks together.
 
     Raises InputError for a size that the network cannot work at, an unknown tap, or a set without images.

@@ -1,0 +1,168 @@
+"""What the `extension` step does: gives a trained trunk projections for new taps, trains these alone, writes a decoder.
+
+Frozen is all that the taps share: sketch, U-Net, the null, and the measured rest. Left to train are, for each new tap,
+its projection and its vector at the sketch and at the U-Net. They start where the trunk understands them already:
+fitted to give what those of an old tap give for the same images, which is a matter of seconds and most of the way.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.contract import Context, Inputs, Output, Summary
+from stages.decoder import format
+from stages.decoder.conditioning import NULL, Projection
+from stages.decoder.data import PairedSet
+from stages.decoder.loop import Training
+from stages.decoder.network import Network
+from stages.decoder.objective import Edm
+from stages.decoder.run import fit_and_write, read_sets
+from stages.decoder.stage import Decoder
+from stages.embeddings.format import open_table
+from stages.errors import InputError
+
+if TYPE_CHECKING:
+    from stages.decoder.extension import Extension
+
+FITTED, JUDGED = 16_384, 2_048
+"""Train images on which new projections are fitted, and by which the old tap is chosen that they follow."""
+RIDGE = 1e-3
+"""What the fit adds to the variance of each number of an embedding, which is 1 on average."""
+
+
+class Extending(Training):
+    """A training on a frozen trunk, which keeps the rest that it was trained with."""
+
+    def measure_rest(self) -> None:
+        """The rest is part of the trunk."""
+
+    def agree(self) -> None:
+        """All ranks start from the projections of the first, whatever rounding has made of the fit."""
+        if self.world > 1:
+            for flat in (self.sketch, self.painter):
+                torch.distributed.broadcast(flat.values.data, 0)
+            self.average.copy_(self.painter.values.data)
+            self.halfway.copy_(self.average)
+
+
+def run(stage: "Extension", context: Context, inputs: Inputs, out: Output) -> Summary:
+    """Trains the new taps on the train images of `shards`; rank 0 writes the files."""
+    base = format.load(inputs["decoder"], "cpu")
+    if not isinstance(base, format.Decoder):
+        raise InputError(
+            "a decoder that was trained here", "a published one", "Extend a decoder of a study's own training."
+        )
+    described = as_decoder(stage, base.card)
+    train, heldout = read_sets(described, inputs, context.rank, context.world)
+    torch.manual_seed(stage.seed)
+    network = grown(base.network, Network(base.card.network, train.widths, train.size))
+    fit_projections(network, base, train, inputs, stage.seed)
+    training = Extending(
+        network,
+        Edm(described.training.log_sigma_mean, described.training.log_sigma_std),
+        described.training,
+        train,
+        heldout,
+        described.num_images,
+        stage.seed,
+        context.device,
+        context.rank,
+        context.world,
+    )
+    training.agree()
+    own = base.card.extends
+    extends = format.Extends(key=inputs["decoder"].key, taps=tuple(base.taps) if own is None else own.taps)
+    return fit_and_write(training, described, context, out, extends)
+
+
+def as_decoder(stage: "Extension", card: format.Card) -> Decoder:
+    """The settings of the training, as those of a decoder of the new taps: the trunk's, but for what the stage says."""
+    num_images, sketch_images = stage.lengths(card.num_images, card.training.sketch_images)
+    training = {
+        "learning_rate": stage.learning_rate,
+        "sketch_learning_rate": stage.sketch_learning_rate,
+        "sketch_images": sketch_images,
+        "micro_batch": stage.micro_batch,
+        # The null is part of the trunk.
+        "null": 0.0,
+    }
+    return Decoder(
+        taps=stage.taps,
+        size=card.size,
+        seed=stage.seed,
+        num_images=num_images,
+        network=card.network,
+        training=card.training.model_copy(update=training),
+        checkpoint_images=stage.checkpoint_images,
+    )
+
+
+def grown(trunk: Network, network: Network) -> Network:
+    """`network`, made for new taps, with the weights of `trunk`, all frozen but the projections of its taps."""
+    network.rest = trunk.rest
+    known = trunk.state_dict()
+    own = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, Projection))
+    network.load_state_dict({n: value if n.startswith(own) else known[n] for n, value in network.state_dict().items()})
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(own))
+    with torch.no_grad():
+        for projection, learned in zip(_projections(network), _projections(trunk), strict=True):
+            # It is not trained: no condition is dropped in an extension, so its gradient is exactly 0.
+            projection.vectors[NULL] = learned.vectors[NULL]
+    return network
+
+
+@torch.no_grad()
+def fit_projections(network: Network, base: format.Decoder, train: PairedSet, inputs: Inputs, seed: int) -> None:
+    """Sets each new tap's projections to the ridge regression of an old tap's on the new embeddings.
+
+    Each old tap whose embeddings are among the inputs is tried; the one is followed that leaves the sketch the least
+    error on images which the fit has not seen. Without any, the projections stay at random.
+    """
+    order = np.random.Generator(np.random.Philox(key=[seed, len(train)])).permutation(len(train))
+    judged = np.sort(order[: max(1, min(JUDGED, len(train) // 8))])
+    fitted = np.sort(order[len(judged) :][:FITTED])
+    plain = {len(rows): np.zeros(len(rows), dtype=np.bool_) for rows in (judged, fitted)}
+    clean = train.pixels(judged, plain[len(judged)])
+    for number, width in enumerate(train.widths):
+        h, _ = train.conditions(fitted, plain[len(fitted)], np.full(len(fitted), number))
+        design = torch.cat([h[:, :width], torch.ones(len(h), 1)], dim=1).double()
+        ridge = RIDGE * len(h) * torch.eye(width + 1, dtype=torch.float64)
+        shown, taps = train.conditions(judged, plain[len(judged)], np.full(len(judged), number))
+        best, least = None, float("inf")
+        for old in _old_projections(base, train.rows[fitted], inputs):
+            targets = torch.cat(old, dim=1).double()
+            solved = torch.linalg.solve(design.T @ design + ridge, design.T @ targets).float()
+            _set(network, number, solved)
+            error = float((network.sketch(shown, taps) - clean).square().mean())
+            if error < least:
+                best, least = solved, error
+        if best is not None:
+            _set(network, number, best)
+
+
+def _old_projections(base: format.Decoder, rows: "np.ndarray", inputs: Inputs) -> Iterator[list[Tensor]]:
+    """What the projections of the trunk's taps give for images, float32 [B, width] at the sketch and at the U-Net."""
+    for number, place in enumerate(base.taps):
+        encoder, tap = place.split(":")
+        if f"embeddings.{encoder}" in inputs:
+            raw = torch.from_numpy(open_table(inputs[f"embeddings.{encoder}"]).read(tap, "plain", rows))
+            h, numbers = base.standardise(place, raw), torch.full((len(rows),), number)
+            yield [projection(h, numbers) for projection in _projections(base.network)]
+
+
+def _set(network: Network, number: int, solved: Tensor) -> None:
+    """Takes over projections of a tap, float32 [width + 1, sketch's + U-Net's], the last row being the vector."""
+    first = 0
+    for projection in _projections(network):
+        last = first + projection.vectors.shape[1]
+        projection.weights[number].copy_(solved[:-1, first:last].T)
+        projection.vectors[number].copy_(solved[-1, first:last])
+        first = last
+
+
+def _projections(network: Network) -> tuple[Projection, Projection]:
+    return network.sketch.projection, network.painter.projection

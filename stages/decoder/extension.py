@@ -1,0 +1,64 @@
+"""The `extension` step: teaches a finished decoder further taps, without touching what it has learned."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from stages.contract import Context, Estimate, Gang, Inputs, Output, Summary, Unkeyed
+
+SHARE, SKETCH_SHARE = 0.05, 0.3
+"""Where nothing is said: what each new tap is shown, as a share of what the decoder and its sketch were shown.
+
+The sketch has the larger one because it costs next to nothing, and because a U-Net that knows its job needs little."""
+
+
+class Extension(Gang):
+    """Inputs: `decoder`, `shards`, and `embeddings.<encoder>` for the encoders of new taps and of the decoder's own.
+
+    Trains how the new taps enter the decoder's sketch and its U-Net; all other weights stay as they are, so the decoder
+    goes on painting its own taps as before. Writes the files of a decoder of the new taps (`stages.decoder.format`),
+    whose card says what it extends. Any number of ranks trains the same extension.
+    """
+
+    name: ClassVar[str] = "extension"
+    version: ClassVar[int] = 1
+    bitwise: ClassVar[bool] = False
+
+    taps: Annotated[tuple[Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")], ...], Field(min_length=1)]
+    """The new taps, each as `encoder:tap`."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    num_images: PositiveInt | None = None
+    """Length of the training, in images shown to the diffusion model. None: for each new tap 0.05 of the decoder's."""
+    sketch_images: PositiveInt | None = None
+    """Embeddings shown to the sketch before that. None: for each new tap 0.3 of what the decoder's sketch was shown."""
+    learning_rate: PositiveFloat = 1e-3
+    """Of how taps enter the U-Net."""
+    sketch_learning_rate: PositiveFloat = 3e-3
+    """Of how taps enter the sketch."""
+    checkpoint_images: Annotated[PositiveInt, Unkeyed("resuming gives the same training")] = 32_768
+    """Images between two checkpoints."""
+    micro_batch: Annotated[PositiveInt | None, Unkeyed("gradients are summed: the same training up to rounding")] = None
+    """Images of one pass through the network, where a rank's share of the batch does not fit its memory; None: all."""
+
+    def lengths(self, num_images: int, sketch_images: int) -> tuple[int, int]:
+        """Images and embeddings shown, given those that the decoder was shown."""
+        more = len(self.taps)
+        return (
+            self.num_images or max(1, round(SHARE * more * num_images)),
+            self.sketch_images or max(1, round(SKETCH_SHARE * more * sketch_images)),
+        )
+
+    def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
+        """Rough cost: by the lengths where they are given, else in proportion to the decoder's."""
+        decoder = upstream["decoder"]
+        share = 0.03 * len(self.taps) * decoder.cpu_seconds
+        painter = share if self.num_images is None else self.num_images * 2.9e-3
+        sketch = share if self.sketch_images is None else self.sketch_images * 1.1e-4
+        return Estimate(rows=1, size_bytes=decoder.size_bytes, cpu_seconds=10 + painter + sketch)
+
+    def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:
+        """Trains and writes the extension; the summary holds the losses at the end."""
+        from stages.decoder.extend import run
+
+        return run(self, context, inputs, out)
