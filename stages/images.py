@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -36,6 +37,16 @@ DIGITS = 16
 """Hexadecimal digits of an image's sha256 that are kept in memory and compared."""
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """Who decodes a part that is streamed. Pixels are the same whoever does."""
+
+    threads: int = 0
+    """How many besides the caller; with 0 it decodes itself."""
+    ahead: bool = False
+    """Whether they decode the next batches while the caller works on one, or only while it waits."""
+
+
 class Images(ABC):
     """A set of images in rows 0 … count - 1, stored in parts of `part_rows` rows (the last may be shorter)."""
 
@@ -60,36 +71,32 @@ class Images(ABC):
         rows, frame = self._open(part)
         return rows, _filled(frame, 0, len(rows), size)
 
-    def stream(self, part: int, size: int | Framing, batch: int, threads: int = 0) -> Iterator[tuple[Rows, Pixels]]:
+    def stream(
+        self, part: int, size: int | Framing, batch: int, decoding: Decoding = Decoding()
+    ) -> Iterator[tuple[Rows, Pixels]]:
         """The images of a part as batches, in order: rows int64 [B] and uint8 [B, size, size, 3], B <= `batch`.
 
-        `threads` decode while the caller works on the batch before; with 0 the caller decodes. Pixels are the same
-        whatever their number. Memory holds the part as it is stored and a few batches. FormatError names a row whose
-        bytes are not those that were listed.
+        Memory holds the part as it is stored and a few batches. FormatError names a row whose bytes are not those that
+        were listed.
         """
         rows, frame = self._open(part)
-        starts = range(0, len(rows), batch)
-        if threads == 0:
-            for first in starts:
-                own = rows[first : first + batch]
-                yield own, _filled(frame, first, len(own), size)
+        batches = [rows[first : first + batch] for first in range(0, len(rows), batch)]
+        if decoding.threads == 0:
+            for number, own in enumerate(batches):
+                yield own, _filled(frame, number * batch, len(own), size)
             return
-        pool = ThreadPoolExecutor(threads, "decode")
-        ahead = 1 + -(-threads * RUN // batch)
-        begun: deque[tuple[Rows, Pixels, list[Future[None]]]] = deque()
-        waiting = iter(starts)
+        pool = ThreadPoolExecutor(decoding.threads, "decode")
+        # Beyond the one that the caller waits for: enough that no thread has nothing to do.
+        ahead = 1 + -(-decoding.threads * RUN // batch) if decoding.ahead else 0
+        begun: deque[tuple[Pixels, list[Future[None]]]] = deque()
         try:
-            while True:
-                while len(begun) <= ahead and (first := next(waiting, None)) is not None:
-                    own = rows[first : first + batch]
-                    images = _empty(len(own), size)
-                    runs = range(0, len(own), RUN)
-                    begun.append(
-                        (own, images, [pool.submit(_fill, images[r : r + RUN], frame, first + r, size) for r in runs])
-                    )
-                if not begun:
-                    return
-                own, images, futures = begun.popleft()
+            for number, own in enumerate(batches):
+                for later in range(number + len(begun), min(number + 1 + ahead, len(batches))):
+                    images = _empty(len(batches[later]), size)
+                    runs = range(0, len(images), RUN)
+                    futures = [pool.submit(_fill, images[r : r + RUN], frame, later * batch + r, size) for r in runs]
+                    begun.append((images, futures))
+                images, futures = begun.popleft()
                 for future in futures:
                     future.result()
                 yield own, images

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from stages.encoders.encoder import Encoder, Vectors
+from stages.images import Decoding
 
 PIXELS = 2**20
 """Pixels of a batch on a CPU: larger ones are no faster, because what a layer leaves falls out of the caches."""
@@ -89,13 +90,13 @@ def grow(seconds: Callable[[int], float]) -> int:
     return batch
 
 
-def decoding_threads(device: str) -> int:
-    """Threads that decode while the encoder computes; 0: the computing thread decodes.
+def choose_decoding(device: str) -> Decoding:
+    """Who decodes in a worker, which has as many CPUs as torch has threads.
 
-    A worker has as many CPUs as torch has threads. On a GPU all of them decode. On one CPU a second thread would only
-    take turns with the first.
+    For a GPU all of them do, while it computes. Where the CPUs compute, decoding at the same time would hold up the
+    threads of every layer, so they take turns; on one CPU a second thread would be of no use.
     """
     cpus = torch.get_num_threads()
-    if torch.device(device).type == "cpu" and cpus == 1:
-        return 0
-    return cpus
+    if torch.device(device).type != "cpu":
+        return Decoding(cpus, ahead=True)
+    return Decoding(cpus if cpus > 1 else 0)

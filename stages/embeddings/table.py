@@ -22,12 +22,12 @@ from stages.embeddings.format import (
     metadata,
     shard_name,
 )
-from stages.embeddings.pace import Passes, choose_batch, decoding_threads
+from stages.embeddings.pace import Passes, choose_batch, choose_decoding
 from stages.encoders.encoder import Encoder, Fingerprint
 from stages.encoders.load import load
 from stages.encoders.spec import EncoderSpec, Pretrained
 from stages.errors import FormatError, InputError
-from stages.images import Images, Rows, open_images
+from stages.images import Decoding, Images, Rows, open_images
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,8 +45,7 @@ class State:
     train: NDArray[np.bool_] | None
     """Which rows are train rows; None where the images have no split."""
     passes: Passes
-    threads: int
-    """That decode ahead of the forward passes."""
+    decoding: Decoding
 
     @classmethod
     def load(cls, spec: EncoderSpec, inputs: Inputs, device: str, batch: int | None = None) -> "State":
@@ -61,7 +60,7 @@ class State:
         if "split" in table.column_names:
             train = np.array([split == "train" for split in table.column("split").to_pylist()], dtype=np.bool_)
         passes = Passes(encoder, batch or choose_batch(encoder, device))
-        return cls(encoder, encoder.fingerprint(), images, train, passes, decoding_threads(device))
+        return cls(encoder, encoder.fingerprint(), images, train, passes, choose_decoding(device))
 
 
 def embed_part(stage: "Embeddings", part: int, state: State, out: Output) -> Summary:
@@ -75,7 +74,7 @@ def embed_part(stage: "Embeddings", part: int, state: State, out: Output) -> Sum
         for view in stage.views
         for tap, width in encoder.taps.items()
     }
-    for rows, pixels in images.stream(part, encoder.preprocessing.framing, state.passes.batch, state.threads):
+    for rows, pixels in images.stream(part, encoder.preprocessing.framing, state.passes.batch, state.decoding):
         held[rows - start] = True
         for view in stage.views:
             shown = pixels if view == "plain" else np.ascontiguousarray(pixels[:, :, ::-1])

@@ -2,20 +2,25 @@
 
 import io
 import json
+import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from stages import pixels
 from stages.errors import FormatError
-from stages.images import Images, open_images
+from stages.images import RUN, Decoding, Images, open_images
+from stages.pixels import Framing
 from stages.shards.scenes import render
 from stages.shards.sources import ScenesSource
 from stages.shards.stage import Listing, Shards
-from tests.artifacts import MemoryArtifact, run_stage
+from tests.artifacts import FolderArtifact, MemoryArtifact, run_stage
+from tests.tars import tar_artifact
 
 COUNT = 20
 SCENES, _ = render(0, range(COUNT))
@@ -63,6 +68,75 @@ def test_decoded_parts_are_the_images(images: Images) -> None:
 def test_another_size_is_a_resized_centre_square(images: Images) -> None:
     rows, decoded = images.decode_part(1, 16)
     assert np.array_equal(decoded, np.stack([pixels.fit(image, 16) for image in SCENES[rows]]))
+
+
+DECODINGS = [Decoding(), Decoding(1), Decoding(3), Decoding(2, ahead=True), Decoding(5, ahead=True)]
+
+
+@pytest.mark.parametrize("decoding", DECODINGS, ids=str)
+@pytest.mark.parametrize("batch", [1, 3, 8, 100])
+def test_a_stream_has_the_same_pixels_whoever_decodes_them(images: Images, batch: int, decoding: Decoding) -> None:
+    for part in range(images.parts):
+        rows, expected = images.decode_part(part, 20)
+        pieces = list(images.stream(part, Framing(20), batch, decoding))
+        assert [len(own) for own, _ in pieces[:-1]] == [batch] * (len(pieces) - 1)
+        assert np.concatenate([own for own, _ in pieces]).tolist() == rows.tolist()
+        assert np.array_equal(np.concatenate([found for _, found in pieces]), expected)
+
+
+def jpegs(count: int) -> list[bytes]:
+    """Scenes as JPEG."""
+    buffers = [io.BytesIO() for _ in range(count)]
+    for buffer, scene in zip(buffers, render(0, range(count))[0], strict=True):
+        Image.fromarray(scene).save(buffer, "JPEG", quality=95)
+    return [buffer.getvalue() for buffer in buffers]
+
+
+def test_decoding_ahead_is_bounded_and_ends_with_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = open_images(tar_artifact(jpegs(20) * 20, part_rows=400))
+    decoded = []
+    decode_fit = pixels.decode_fit
+    monkeypatch.setattr(pixels, "decode_fit", lambda *given, **named: decoded.append(1) or decode_fit(*given, **named))
+    stream = images.stream(0, 32, 32, Decoding(2, ahead=True))
+    next(stream)
+    stream.close()
+    assert 32 <= len(decoded) <= 3 * 32
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+@pytest.mark.parametrize("place", [0.3, 0.9])
+def test_a_changed_byte_in_a_tar_is_an_error_that_names_the_row(place: float) -> None:
+    artifact = tar_artifact(jpegs(2 * RUN), part_rows=20)
+    index = pq.read_table(io.BytesIO(artifact.objects["index.parquet"]))
+    offset, size = (index.column(name)[27].as_py() for name in ("offset", "size"))
+    tar = bytearray(artifact.objects["shard-00001.tar"])
+    tar[offset + int(place * size)] ^= 4
+    images = open_images(MemoryArtifact(artifact.objects | {"shard-00001.tar": bytes(tar)}))
+    message = r"listed in row 27 \(27\.jpg\) of shard-00001\.tar"
+    for decoding in DECODINGS:
+        with pytest.raises(FormatError, match=message):
+            list(images.stream(1, 32, 5, decoding))
+    with pytest.raises(FormatError, match=message):
+        images.decode_part(1, 32)
+    with pytest.raises(FormatError, match=message):
+        images.decode([26, 27], 32)
+    assert images.decode([26, 28], 32).shape == (2, 32, 32, 3)
+
+
+def test_an_image_that_is_no_longer_readable_is_an_error_that_names_the_row() -> None:
+    images = open_images(tar_artifact([*jpegs(3), jpegs(1)[0][:-100]], part_rows=4))
+    with pytest.raises(FormatError, match=r"row 3 \(3\.jpg\).*damaged JPEG"):
+        images.decode_part(0, 32)
+
+
+def test_the_committed_example_of_format_1_stays_readable() -> None:
+    images = open_images(FolderArtifact(Path(__file__).parents[1] / "data/formats/v1/shards"))
+    assert sum(len(images.decode_part(part, 32)[0]) for part in range(images.parts)) > 0
+
+
+def test_a_table_has_the_columns_that_are_asked_for(images: Images) -> None:
+    first = images.table().column_names[0]
+    assert images.table([first, "no such column"]).column_names == [first]
 
 
 def test_single_rows_come_in_the_order_asked_for(images: Images) -> None:
