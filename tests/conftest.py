@@ -1,5 +1,6 @@
 """What tests share for a whole session: one local Ray and one finished study, each made by the first test to ask."""
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Warnings of Ray that nobody here can mend."""
+    """Warnings of Ray that nobody here can mend, and no test that asks a hub for weights."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
     # Ray Data warns of old settings of its own when it is imported, and Ray Train imports it.
     config.addinivalue_line("filterwarnings", r"ignore:.* is deprecated:DeprecationWarning:ray\.data\.")
 

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 from pydantic import TypeAdapter
 
 from pipeline.cli import main
-from pipeline.study import Encoder
+from pipeline.study import Encoder, load, taps_of
 from stages.decoder.released_stage import Released
 from stages.decoder.stage import Decoder
+from stages.encoders.sources import KINDS, Override
+from stages.encoders.stage import Imported
 from stages.pretrain.stage import Pretrain
 from stages.questions.faithfulness import Faithfulness
 from stages.questions.invariance import Invariance, Transformed
@@ -25,6 +28,7 @@ from stages.questions.sources import Sources
 from stages.readers.stage import Probes, Readers
 from stages.samples.stage import Samples
 from stages.shards.stage import Listing, Shards
+from tests.artifacts import run_stage
 from tests.finished import Finished
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +86,40 @@ def test_encoders_shown_are_encoders_and_inherit_by_anchors() -> None:
         == [("simclr", None, s) for s in range(3)] + [("supervised", "shape", s) for s in range(3)]
         for found in encoders
     )
+
+
+def test_the_encoders_that_are_shown_are_taken_as_they_stand(tmp_path: Path) -> None:
+    section = (ROOT / "docs" / "study.md").read_text().partition("## Encoders of your own")[2].partition("\n## ")[0]
+    (shown,) = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    rest = "\nstudy: shown\ndataset: {listing: {source: {kind: scenes}}}\ndecoder: {taps: ['resnet:layer3']}\n"
+    (tmp_path / "study.yaml").write_text(shown + rest)
+    encoders = load(str(tmp_path / "study.yaml")).encoders
+    known = {name: taps_of(encoder) for name, encoder in encoders.items()}
+    assert known["resnet"] == ("backbone", "layer3", "layer4.2.conv1")
+    assert known["clip"] == ("backbone", "shared")
+    assert known["barlow"] == ("backbone", "projector.0", "projector.1", "projector")
+    for source in (*KINDS.values(), Imported, Override):
+        for field in source.model_fields:
+            assert f"`{field}`" in section or field in ("kind", "source"), f"{source.__name__}.{field}"
+
+
+def test_the_code_of_ones_own_that_is_shown_is_an_encoder(tmp_path: Path) -> None:
+    section = (ROOT / "docs" / "study.md").read_text().partition("## Encoders of your own")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "nets.py").write_text(code)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    torch.save(names["make"]().state_dict(), tmp_path / "mine.pth")
+    stage = Imported.model_validate(
+        {
+            "kind": "torch",
+            "factory": f"{tmp_path}/nets.py:make",
+            "weights": str(tmp_path / "mine.pth"),
+            "taps": {"early": "features.1@mean", "projection": "projection"},
+            "preprocessing": {"size": 32},
+        }
+    )
+    assert run_stage(stage).summary["taps"] == {"backbone": 32, "early": 32, "projection": 16}
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/study.md"])

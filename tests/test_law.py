@@ -38,6 +38,8 @@ HEAVY = {
     "fsspec",
     "s3fs",
     "webdataset",
+    "timm",
+    "transformers",
 }
 
 

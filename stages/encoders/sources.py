@@ -40,6 +40,7 @@ class Override(Settings):
     """Shorter side before the centre is cut out; `square`: the centre square is resized to `size`."""
     squash: bool | None = None
     interpolation: Interpolation | None = None
+    rounding: Literal["even", "down"] | None = None
     mean: Colour | None = None
     std: Colour | None = None
 
@@ -61,7 +62,7 @@ class Override(Settings):
 PRESETS: Mapping[str, dict[str, Any]] = {
     "imagenet": IMAGENET.model_dump(),
     # The released RCDM code shows its encoders what its denoiser sees: [-1, 1], at 224 pixels without a margin.
-    "rcdm": {"size": 224, "resize": 224, "squash": False, "interpolation": "bicubic"}
+    "rcdm": {"size": 224, "resize": 224, "squash": False, "interpolation": "bicubic", "rounding": "down"}
     | {"mean": (0.5,) * 3, "std": (0.5,) * 3},
 }
 

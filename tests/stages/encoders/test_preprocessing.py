@@ -148,6 +148,8 @@ def test_what_the_study_says_of_it_wins_and_a_size_alone_keeps_the_margin() -> N
     assert Override(mean=(0.5, 0.5, 0.5)).on(IMAGENET).mean == (0.5, 0.5, 0.5)
     with pytest.raises(InputError, match="resize to be at least size, 224; found 200"):
         preprocessing(Override(resize=200), IMAGENET)
+    stage = Imported.model_validate({"kind": "timm", "name": "x", "untrained": True, "preprocessing": "imagenet"})
+    assert stage.preprocessing.on(Preprocessing(size=96, squash=True)) == IMAGENET
     with pytest.raises(ValidationError, match="one of the presets imagenet, rcdm; found 'imagenett'"):
         Imported.model_validate({"kind": "timm", "name": "x", "untrained": True, "preprocessing": "imagenett"})
 
