@@ -1,7 +1,8 @@
 """The graph: a study as steps in the order of the data.
 
 Two steps with the same stage, fields and inputs have one key and are one artifact, so questions that paint the same
-conditions share their samples without knowing of each other.
+conditions share their samples without knowing of each other. Taps are asked about and painted in groups, the decoder's
+own and one for each extension, so that an extension leaves every step before the answers as it was.
 """
 
 from collections.abc import Mapping
@@ -9,11 +10,15 @@ from collections.abc import Mapping
 from pipeline.step import Step
 from pipeline.study import Encoder, Study
 from stages.contract import Stage
+from stages.decoder.adm_spec import SAMPLING
+from stages.decoder.adm_stage import Rcdm
 from stages.decoder.released_stage import Released
 from stages.embeddings.stage import Embeddings
 from stages.encoders.spec import EncoderSpec, Oracle, Pretrained
 from stages.encoders.stage import Imported
 from stages.pretrain.stage import Pretrain
+from stages.questions.invariance import Transformed
+from stages.questions.sources import Sources, of_group
 from stages.report.stage import Report
 from stages.samples.stage import Samples
 
@@ -56,63 +61,110 @@ def graph_of(study: Study) -> list[Step]:
         stage = Embeddings(encoder=spec_of(encoders[name]), views=views)
         return graph.add(step, stage, {"images": images} | weights)
 
-    tables = {f"embeddings.{name}": embed(f"embeddings.{name}", name, shards, ("plain", "flip")) for name in encoders}
-    readers = graph.add("readers", study.readers, {"shards": shards})
-    probes = graph.add("probes", study.probes, {"shards": shards} | tables)
-    published = isinstance(study.decoder, Released)
-    decoder = graph.add("decoder", study.decoder, {} if published else {"shards": shards} | tables)
-
-    # An oracle reads the truth, which a sample does not have.
-    seeing = [name for name, encoder in encoders.items() if not isinstance(encoder, Oracle)]
-
+    embedded = {name: embed(f"embeddings.{name}", name, shards, ("plain", "flip")) for name in encoders}
+    groups = [_Group(taps, encoders, made, embedded) for taps in groups_of(study)]
+    own = groups[0]
     weights = {f"encoder.{name}": step for name, step in made.items()}
-    asked_about = {"taps": study.decoder.taps}
+    readers = graph.add("readers", study.readers, {"shards": shards})
+    probes = {"probes": graph.add("probes", study.probes, {"shards": shards} | own.tables)}
+    published = isinstance(study.decoder, Released)
+    decoder = graph.add("decoder", study.decoder, {} if published else {"shards": shards} | own.tables)
+    decoders = {"decoder": decoder}
+    for number, extension in enumerate(study.extensions, 1):
+        before = {table for group in groups[:number] for table in group.tables}
+        if unread := {name: step for name, step in groups[number].tables.items() if name not in before}:
+            probes[of_group("probes", number)] = graph.add(
+                of_group("probes", number), study.probes, {"shards": shards} | unread
+            )
+        reads = {"shards": shards, "decoder": decoder} | own.tables | groups[number].tables
+        decoders[of_group("extension", number)] = graph.add(of_group("extension", number), extension, reads)
+
     asked, sampling = study.questions, samples_of(study)
     results: dict[str, str] = {}
 
+    def ask(name: str, stage: Sources | Transformed, number: int) -> str:
+        group = groups[number]
+        told = stage.model_copy(update={"taps": group.taps})
+        return graph.add(of_group(name, number), told, {"shards": shards} | group.tables | group.weights)
+
+    def paint(name: str, number: int, conditions: str, settings: Samples) -> str:
+        painter = list(decoders.values())[number]
+        return graph.add(of_group(name, number), settings, {"conditions": conditions, "decoder": painter})
+
     def answer(name: str, question: Stage, inputs: dict[str, str]) -> None:
+        tables = {name: step for group in groups for name, step in group.tables.items()}
         results[f"results.{name}"] = graph.add(name, question, {"shards": shards} | tables | inputs)
 
     if asked.kept is not None or asked.faithfulness is not None:
-        ask = study.sources.model_copy(update=asked_about)
-        conditions = graph.add("ask.sources", ask, {"shards": shards} | tables | weights)
-        samples = graph.add("samples.sources", sampling, {"conditions": conditions, "decoder": decoder})
-        painted = {"conditions": conditions, "samples": samples} | {
-            f"sample_embeddings.{name}": embed(f"samples.sources.{name}", name, samples, ("plain",)) for name in seeing
-        }
-        if asked.kept is not None:
-            rising = {}
-            if not published:
+        painted: dict[str, str] = {}
+        rising: dict[str, str] = {}
+        for number, group in enumerate(groups):
+            conditions = ask("ask.sources", study.sources, number)
+            samples = paint("samples.sources", number, conditions, sampling)
+            painted |= {of_group("conditions", number): conditions, of_group("samples", number): samples}
+            for name in group.seeing:
+                step = embed(f"{of_group('samples.sources', number)}.{name}", name, samples, ("plain",))
+                painted[f"{of_group('sample_embeddings', number)}.{name}"] = step
+            if asked.kept is not None and not published:
                 halfway = sampling.model_copy(update={"snapshot": "halfway"})
-                early = graph.add("samples.halfway", halfway, {"conditions": conditions, "decoder": decoder})
-                rising = {"halfway_samples": early}
-            answer("kept", asked.kept, painted | {"readers": readers, "probes": probes} | rising)
+                early = paint("samples.halfway", number, conditions, halfway)
+                rising[of_group("halfway_samples", number)] = early
+        if asked.kept is not None:
+            answer("kept", asked.kept, painted | {"readers": readers} | probes | rising)
         if asked.faithfulness is not None:
             answer("faithfulness", asked.faithfulness, painted)
     if asked.invariance is not None:
-        transformed = study.transformed.model_copy(update=asked_about)
-        moved = graph.add("ask.invariance", transformed, {"shards": shards} | tables | weights)
-        samples = graph.add("samples.invariance", sampling, {"conditions": moved, "decoder": decoder})
-        answer("invariance", asked.invariance, {"conditions": moved, "samples": samples})
+        painted = {}
+        for number, group in enumerate(groups):
+            if number == 0 or group.reads_pixels:
+                moved = ask("ask.invariance", study.transformed, number)
+                samples = paint("samples.invariance", number, moved, sampling)
+                painted |= {of_group("conditions", number): moved, of_group("samples", number): samples}
+        answer("invariance", asked.invariance, painted)
     graph.add(
         "report",
         Report(study=study.study, title=study.title),
-        results | weights | {"shards": shards, "readers": readers, "probes": probes, "decoder": decoder},
+        results | weights | {"shards": shards, "readers": readers} | probes | decoders,
     )
     return graph.steps
 
 
+class _Group:
+    """Taps that are asked about and painted together, and the steps that they rest on."""
+
+    def __init__(
+        self,
+        taps: tuple[str, ...],
+        encoders: Mapping[str, Encoder],
+        made: Mapping[str, str],
+        embedded: Mapping[str, str],
+    ) -> None:
+        named = {tap.partition(":")[0] for tap in taps}
+        self.taps = taps
+        self.tables = {f"embeddings.{name}": step for name, step in embedded.items() if name in named}
+        self.weights = {f"encoder.{name}": step for name, step in made.items() if name in named}
+        oracles = {name for name in named if isinstance(encoders[name], Oracle)}
+        # An oracle reads the truth, which a sample does not have.
+        self.seeing = [name for name in encoders if name in named - oracles]
+        self.reads_pixels = bool(self.seeing) or any(tap.partition(":")[2] == "pixels" for tap in taps)
+
+
 def samples_of(study: Study) -> Samples:
     """How the study samples: what it does not say is as its kind of decoder needs it."""
-    if not isinstance(study.decoder, Released):
+    if not isinstance(study.decoder, Released | Rcdm):
         return study.samples
-    unsaid = {name: value for name, value in Released.sampling.items() if name not in study.samples.model_fields_set}
+    unsaid = {name: value for name, value in SAMPLING.items() if name not in study.samples.model_fields_set}
     return study.samples.model_copy(update=unsaid)
 
 
+def groups_of(study: Study) -> list[tuple[str, ...]]:
+    """The tap groups: the decoder's own taps, then those of each extension."""
+    return [study.decoder.taps, *(extension.taps for extension in study.extensions)]
+
+
 def encoders_of(study: Study) -> dict[str, Encoder]:
-    """The encoders that the decoder's taps name."""
-    used = {tap.partition(":")[0] for tap in study.decoder.taps}
+    """The encoders that the taps of the decoder and of its extensions name."""
+    used = {tap.partition(":")[0] for taps in groups_of(study) for tap in taps}
     return {name: encoder for name, encoder in study.encoders.items() if name in used}
 
 

@@ -23,7 +23,9 @@ from pydantic import (
 )
 
 from pipeline.errors import UsageError
+from stages.decoder.adm_stage import Rcdm
 from stages.decoder.released_stage import Released
+from stages.decoder.extension import Extension
 from stages.decoder.stage import Decoder
 from stages.encoders.sources import KINDS, from_short
 from stages.encoders.spec import Oracle, Untrained
@@ -65,14 +67,16 @@ def _by_kind(value: Any) -> Any:
 Encoder = Annotated[Pretrain | Untrained | Oracle | Imported, BeforeValidator(_by_kind)]
 
 
-TRAINED = "trained"
-"""What a decoder without a kind is; no message says it, since nobody wrote it."""
+ADM, RELEASED, TRAINED = "adm", "released", "trained"
+"""`architecture: adm`, `kind: released`, or neither of them. No message says `trained`, for nobody wrote it."""
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, dict):
-        return str(value.get("kind", TRAINED))
-    return Released.name if isinstance(value, Released) else TRAINED
+        return str(value.get("kind", value.get("architecture", TRAINED)))
+    if isinstance(value, Released):
+        return RELEASED
+    return ADM if isinstance(value, Rcdm) else TRAINED
 
 
 def _without_kind(value: Any) -> Any:
@@ -81,11 +85,12 @@ def _without_kind(value: Any) -> Any:
 
 AnyDecoder = Annotated[
     Annotated[Decoder, BeforeValidator(_without_kind), Tag(TRAINED)]
-    | Annotated[Released, BeforeValidator(_without_kind), Tag(Released.name)],
+    | Annotated[Rcdm, Tag(ADM)]
+    | Annotated[Released, BeforeValidator(_without_kind), Tag(RELEASED)],
     Discriminator(
         _kind,
         custom_error_type="decoder_kind",
-        custom_error_message=f"expected no kind, for a decoder that is trained, or kind: {Released.name}",
+        custom_error_message=f"expected kind: {RELEASED}, architecture: {ADM}, or neither",
     ),
 ]
 
@@ -119,6 +124,8 @@ class Study(Block):
     readers: Readers = Readers()
     probes: Probes = Probes()
     decoder: AnyDecoder
+    extensions: tuple[Extension, ...] = ()
+    """Further taps, each group taught to the finished decoder; what is finished stays as it is."""
     sources: Sources = Sources()
     """Which held-out images are painted from; shared by kept and faithfulness."""
     transformed: Transformed = Transformed()
@@ -130,7 +137,17 @@ class Study(Block):
     def _consistent(self) -> "Study":
         if not self.name_pattern.fullmatch(self.study):
             raise ValueError(f"expected study to match {self.name_pattern.pattern}; found {self.study!r}")
-        for tap in self.decoder.taps:
+        if self.extensions and not isinstance(self.decoder, Decoder):
+            raise ValueError("expected extensions of a decoder without kind and architecture only")
+        if self.extensions and (numbers := [name for name in self.encoders if name[:1].isdigit()]):
+            # Steps of an extension are told apart by its number.
+            raise ValueError(
+                f"expected names of encoders that begin with a letter, where there are extensions; found {numbers[0]!r}"
+            )
+        every = [*self.decoder.taps, *(tap for extension in self.extensions for tap in extension.taps)]
+        for tap in every:
+            if every.count(tap) > 1:
+                raise ValueError(f"expected each tap once among decoder and extensions; found {tap!r} again")
             encoder, _, name = tap.partition(":")
             if encoder not in self.encoders:
                 meant = _meant(encoder, self.encoders)

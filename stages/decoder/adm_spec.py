@@ -1,5 +1,6 @@
 """Settings of the ADM U-Net and of its training, by the names and values of the published RCDM. Settings only."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
@@ -8,6 +9,10 @@ from stages.contract import Unkeyed
 
 GROUPS = 32
 """Groups of every normalisation: all widths are multiples of it."""
+
+
+SAMPLING: Mapping[str, int | float] = {"steps": 30, "sigma_min": 0.02, "sigma_max": 157.0}
+"""How to sample where a study does not say: over the noise levels of the published schedule, whose last is 157."""
 
 
 class AdmSettings(BaseModel):
@@ -42,15 +47,19 @@ class AdmSettings(BaseModel):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "AdmSettings":
-        smallest = 1 << (len(self.channel_mult) - 1)
-        if self.image_size % smallest:
-            raise ValueError(f"expected image_size to be a multiple of {smallest}; found {self.image_size}")
+        if self.image_size % self.multiple:
+            raise ValueError(f"expected image_size to be a multiple of {self.multiple}; found {self.image_size}")
         if self.model_channels % GROUPS:
             raise ValueError(f"expected model_channels to be a multiple of {GROUPS}; found {self.model_channels}")
         for level, times in enumerate(self.channel_mult):
             if self.image_size >> level in self.attention_resolutions:
                 self.heads(times * self.model_channels)
         return self
+
+    @property
+    def multiple(self) -> int:
+        """The image's side must be a multiple of this."""
+        return 1 << (len(self.channel_mult) - 1)
 
     def cost(self) -> tuple[int, int]:
         """Number of weights, and multiply-adds for one image, roughly: within a tenth for the published network."""

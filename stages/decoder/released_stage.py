@@ -20,9 +20,6 @@ class Released(Stage):
     version: ClassVar[int] = 1
     bitwise: ClassVar[bool] = True
 
-    sampling: ClassVar[Mapping[str, Any]] = {"steps": 30, "sigma_min": 0.02, "sigma_max": 157.0}
-    """How to sample where a study does not say: the noise levels of the published schedule, whose last is 157."""
-
     url: Annotated[str, Field(min_length=1), Unkeyed("sha256 says which bytes stand there")]
     """The published file, by path or any URL that fsspec opens."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

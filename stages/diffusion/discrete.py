@@ -36,6 +36,10 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.betas)
 
+    def to(self, device: str) -> "Schedule":
+        """The same schedule on a device."""
+        return Schedule(self.betas.to(device), self.times.to(device))
+
     @cached_property
     def alpha_bar(self) -> Tensor:
         """Share of the image's variance that is left after each step, float64 [T]."""

@@ -9,6 +9,7 @@ import torch
 
 from pipeline.graph import graph_of, samples_of
 from pipeline.study import Study, load
+from stages.decoder.adm_stage import Rcdm
 from stages.decoder.released_stage import Released
 from tests.finished import MICRO, STUDIES, repscope
 from tests.stages.decoder.published import reference
@@ -57,6 +58,22 @@ def test_it_samples_on_the_noise_levels_of_its_schedule_unless_told_otherwise(
     assert samples_of(load(str(MICRO))) == load(str(MICRO)).samples
 
 
+def test_the_published_training_is_a_decoder_that_is_trained_and_samples_like_a_published_one(tmp_path: Path) -> None:
+    start, end = MICRO.read_text().split("decoder:", 1)[0], MICRO.read_text().split("sources:", 1)[1]
+    path = tmp_path / "adm.yaml"
+    path.write_text(
+        f"{start}decoder: {{architecture: adm, taps: ['simclr:backbone'], num_images: 64}}\n\nsources:{end}"
+    )
+    found = load(str(path))
+    steps = {step.name: step for step in graph_of(found)}
+    assert steps["decoder"].stage == Rcdm(taps=("simclr:backbone",), num_images=64)
+    assert {"shards", "embeddings.simclr"} <= set(steps["decoder"].inputs)
+    assert "samples.halfway" in steps
+    assert (samples_of(found).sigma_max, samples_of(found).steps) == (157.0, 4)
+    path.write_text(path.read_text().replace("num_images: 64", "num_image: 64"))
+    assert "unknown field 'decoder.adm.num_image'" in repscope("plan", path, code=2).stderr
+
+
 def test_a_study_on_it_runs_to_the_page_and_shows_an_image_of_the_users(study: Path, tmp_path: Path) -> None:
     words = ("--store", tmp_path / "store")
     run = json.loads(repscope("run", study, *words, "--executor", "inline", "--json").stdout)
@@ -77,7 +94,7 @@ def test_a_study_on_it_runs_to_the_page_and_shows_an_image_of_the_users(study: P
     [
         (
             ("kind: released", "kind: publshed"),
-            "decoder: expected no kind, for a decoder that is trained, or kind: released",
+            "decoder: expected kind: released, architecture: adm, or neither",
         ),
         (("kind: released", "kind: released\n  num_images: 3"), "unknown field 'decoder.released.num_images'"),
         (("schedule", "schedul"), "did you mean 'schedule'?"),

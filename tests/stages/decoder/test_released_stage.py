@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from stages.decoder import adm_format, format, released_run
-from stages.decoder.adm_spec import AdmSettings
+from stages.decoder.adm_spec import SAMPLING, AdmSettings
 from stages.decoder.released import assembled
 from stages.decoder.released_stage import Released
 from stages.diffusion import discrete, samplers
@@ -65,7 +65,7 @@ def test_a_published_file_paints_what_the_published_code_paints(artifact: Memory
 
 
 def test_samples_are_painted_from_it_as_from_any_decoder(artifact: MemoryArtifact) -> None:
-    settings = Samples(**(dict(Released.sampling) | {"steps": 3}))
+    settings = Samples(**(dict(SAMPLING) | {"steps": 3}))
     painted = paint(settings, format.load(artifact, "cpu"), PLACE, KNOWN.tensor("h"), [7, 8], [0, 0])
     assert painted.shape == (2, 32, 32, 3)
     assert painted.dtype == np.uint8
@@ -74,8 +74,8 @@ def test_samples_are_painted_from_it_as_from_any_decoder(artifact: MemoryArtifac
 
 def test_the_noise_levels_that_are_sampled_are_those_of_the_published_schedule() -> None:
     sigmas = discrete.linear().sigmas
-    assert Released.sampling["sigma_max"] == pytest.approx(float(sigmas[-1]), rel=0.01)
-    assert sigmas[0] < Released.sampling["sigma_min"] < 0.05
+    assert SAMPLING["sigma_max"] == pytest.approx(float(sigmas[-1]), rel=0.01)
+    assert sigmas[0] < SAMPLING["sigma_min"] < 0.05
 
 
 def test_what_a_published_file_does_not_have_is_refused(artifact: MemoryArtifact) -> None:
