@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEV    := $(VENV)/.ready-dev
 SYSTEM := $(VENV)/.ready-system
+TOOLS    := chromium mkfs.ext4 mkfs.exfat mount.exfat-fuse
+PACKAGES := chromium e2fsprogs exfatprogs exfat-fuse
 
 .PHONY: demo test test-system lint bench clean
 
@@ -37,8 +39,9 @@ $(DEV): $(READY)
 
 # The S3 server has an environment of its own, as its libraries are not ours.
 $(SYSTEM): $(DEV) tests/system/s3-server.txt
-	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; } || \
-	  { echo "expected Debian's chromium; found none and could not install it. Install it as root: apt-get install chromium"; exit 1; }
+	@for tool in $(TOOLS); do command -v $$tool >/dev/null || missing=yes; done; \
+	  test -z "$$missing" || { apt-get update -qq && apt-get install -y -qq $(PACKAGES); } || \
+	  { echo "expected $(TOOLS); found not all and could not install them. As root: apt-get install $(PACKAGES)"; exit 1; }
 	@test -x $(VENV)/s3/bin/python || $(PYTHON) -m venv $(VENV)/s3
 	@$(VENV)/s3/bin/pip install -qq --disable-pip-version-check -r tests/system/s3-server.txt
 	@touch $@

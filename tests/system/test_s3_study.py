@@ -12,7 +12,6 @@ import pytest
 
 from cluster.inline import Inline
 from pipeline.errors import StoreError
-from pipeline.manifest import Manifest, Object
 from pipeline.plan import plan
 from pipeline.run import run
 from pipeline.store import Store, open_store
@@ -20,6 +19,7 @@ from tests.faults import gated
 from tests.faults.driver import graph
 from tests.faults.processes import finish, start, wait_for
 from tests.faults.truth import undisturbed
+from tests.system.looks import looked_at
 from tests.system.proxy import Fault, FaultProxy
 from tests.system.s3 import BUCKET, S3Server, access
 
@@ -37,18 +37,6 @@ def place() -> str:
     return f"s3://{BUCKET}/{secrets.token_hex(4)}"
 
 
-def looked_at(store: Store) -> dict[str, dict[str, bytes]]:
-    """Step -> objects of all steps that count as finished; checks that they are what their manifests say."""
-    found = {}
-    for state in plan(graph(), store):
-        if state.finished:
-            folder = state.url.removeprefix(f"{store.url}/")
-            manifest = Manifest.model_validate_json(store.read(f"{folder}/manifest.json"))
-            found[state.name] = {name: store.read(f"{folder}/{name}") for name in manifest.objects}
-            assert {name: Object.of(data) for name, data in found[state.name].items()} == manifest.objects
-    return found
-
-
 def use(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     """Lets this process reach a server."""
     for name, value in access(endpoint).items():
@@ -64,7 +52,7 @@ def test_a_study_is_run_in_a_bucket_and_its_artifacts_are_those_of_any_other_pla
     assert (code, said) == (0, "")
     assert {event["executor"] for event in map(json.loads, lines) if event["kind"] == "part_done"} == {executor}
     use(monkeypatch, s3_server.url)
-    assert looked_at(open_store(url)) == made()
+    assert looked_at(open_store(url), graph()) == made()
     assert run(graph(), open_store(url), Inline, study="driven").run_id is None
 
 
@@ -143,5 +131,5 @@ def test_a_bad_line_to_the_bucket_changes_nothing_of_what_is_made(
             break
     assert set(proxy.met) == set(faults)
     proxy.share = 0.0
-    assert looked_at(store) == made()
+    assert looked_at(store, graph()) == made()
     assert run(graph(), store, Inline, study="driven").run_id is None
