@@ -310,11 +310,11 @@ def show(
 
     if not image.is_file():
         raise UsageError("an image file", f"no file {str(image)!r}", "Name an image: PNG or JPEG.")
-    decoder = _finished(study, root, "decoder")
-    read, _, _ = _opened(study, root)
+    read, steps, _ = _opened(study, root)
+    decoders = [step.name for step in steps if step.name.split(".")[0] in ("decoder", "extension")]
     picture, rows = show_image(
         image.read_bytes(),
-        decoder,
+        [_finished(study, root, name) for name in decoders],
         specs={name: spec_of(encoder) for name, encoder in encoders_of(read).items()},
         encoders={name: _finished(study, root, f"encoder.{name}") for name in made_of(read)},
         taps=taps,

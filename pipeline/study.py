@@ -24,8 +24,8 @@ from pydantic import (
 
 from pipeline.errors import UsageError
 from stages.decoder.adm_stage import Rcdm
-from stages.decoder.released_stage import Released
 from stages.decoder.extension import Extension
+from stages.decoder.released_stage import Released
 from stages.decoder.stage import Decoder
 from stages.encoders.sources import KINDS, from_short
 from stages.encoders.spec import Oracle, Untrained
@@ -146,7 +146,7 @@ class Study(Block):
             )
         every = [*self.decoder.taps, *(tap for extension in self.extensions for tap in extension.taps)]
         for tap in every:
-            if every.count(tap) > 1:
+            if self.extensions and every.count(tap) > 1:
                 raise ValueError(f"expected each tap once among decoder and extensions; found {tap!r} again")
             encoder, _, name = tap.partition(":")
             if encoder not in self.encoders:

@@ -22,7 +22,7 @@ MAGNIFIED = 4
 
 def show(
     image: bytes,
-    decoder: Input,
+    decoders: Sequence[Input],
     specs: Mapping[str, EncoderSpec],
     encoders: Mapping[str, Input],
     taps: Sequence[str],
@@ -31,19 +31,21 @@ def show(
 ) -> tuple[bytes, list[str]]:
     """A PNG with a row per tap (the image, then `settings.per_source` samples), and the taps in order of the rows.
 
-    `specs` are the encoders of the study by name, `encoders` the artifacts of those that were pretrained. No `taps`
-    means all that read pixels. `guidance` is that of `stages.samples.paint`. Raises InputError for an unknown tap, one
-    that does not read pixels, a bad image, and guidance where the decoder knows none.
+    `decoders` are a decoder and its extensions, `specs` the encoders of the study by name, `encoders` the artifacts of
+    those that were pretrained. No `taps` means all that read pixels. `guidance` is that of `stages.samples.paint`.
+    Raises InputError for an unknown tap, one that does not read pixels, a bad image, and guidance where the decoder
+    knows none.
     """
-    model = load_decoder(decoder, "cpu")
+    models = [load_decoder(decoder, "cpu") for decoder in decoders]
+    painters = {tap: model for model in models for tap in model.taps}
     decoded = pixels.decode(image)
-    pictures = pixels.fit(decoded, model.card.size)[None]
+    pictures = pixels.fit(decoded, models[0].card.size)[None]
     vectors: dict[str, np.ndarray] = {}
     for name, spec in specs.items():
         given = {"encoder": encoders[name]} if name in encoders else {}
         encoder = load_encoder(spec, given, "cpu")
         embedded = encoder.embed(pixels.fit(decoded, encoder.preprocessing.framing)[None])
-        vectors |= {f"{name}:{tap}": vector for tap, vector in embedded.items() if f"{name}:{tap}" in model.taps}
+        vectors |= {f"{name}:{tap}": vector for tap, vector in embedded.items() if f"{name}:{tap}" in painters}
     chosen = list(taps) or list(vectors)
     for tap in chosen:
         if tap not in vectors:
@@ -52,7 +54,7 @@ def show(
     for tap in chosen:
         count = settings.per_source
         repeated = torch.from_numpy(vectors[tap]).repeat(count, 1)
-        painted = paint(settings, model, tap, repeated, [0] * count, range(count), guidance)
+        painted = paint(settings, painters[tap], tap, repeated, [0] * count, range(count), guidance)
         rows.append(np.concatenate([pictures, painted]))
     return pixels.encode_png(_sheet(np.stack(rows))), chosen
 
