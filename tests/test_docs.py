@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from pipeline.cli import main
 from pipeline.study import Encoder, load, taps_of
+from stages.decoder.adm_stage import Rcdm
 from stages.decoder.released_stage import Released
 from stages.decoder.stage import Decoder
 from stages.encoders.sources import KINDS, Override
@@ -71,7 +72,7 @@ def test_the_stage_that_is_shown_runs_and_is_cached(
 def test_the_study_page_names_every_field() -> None:
     page = (ROOT / "docs" / "study.md").read_text()
     blocks_of_study = (Listing, Shards, Pretrain, Readers, Probes, Sources, Transformed, Kept, Faithfulness, Invariance)
-    for stage in (*blocks_of_study, Decoder, Released, Samples):
+    for stage in (*blocks_of_study, Decoder, Rcdm, Released, Samples):
         for field in stage.model_fields:
             assert f"`{field}`" in page or field == "snapshot", f"{stage.__name__}.{field}"
 
