@@ -50,7 +50,8 @@ def fit_and_write(
 ) -> Summary:
     """Trains to the end; rank 0 writes the files of a decoder, of which `stage` says what the card tells."""
     fit(training, context, stage.checkpoint_images, stage.taps)
-    train = training.data
+    train, network = training.data, training.network
+    assert isinstance(network, Network)
     curve = tuple(
         format.Point(
             images=look["images"], loss=look["loss"], heldout=dict(zip(stage.taps, look["heldout"], strict=True))
@@ -65,7 +66,7 @@ def fit_and_write(
         seed=stage.seed,
         num_images=training.painted,
         train_images=len(train),
-        rest=training.network.rest,
+        rest=network.rest,
         curve=curve,
         finished=made.today(),
         versions=made.versions(),
@@ -75,8 +76,8 @@ def fit_and_write(
         weights = []
         for vector in (training.average, training.halfway):
             with training.averaged(vector):
-                weights.append(_copied(training.network.painter.state_dict()))
-        files = format.dump(training.network, weights[0], weights[1], train.statistics, card)
+                weights.append(_copied(network.painter.state_dict()))
+        files = format.dump(network, weights[0], weights[1], train.statistics, card)
         for name, data in files.items():
             stored = out.put(name, data)
             if name == format.CARD:

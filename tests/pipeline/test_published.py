@@ -31,11 +31,11 @@ def read(study: Path) -> Study:
     return load(str(study))
 
 
-def changed(study: Path, tmp_path: Path, *change: str) -> Path:
+def changed(study: Path, tmp_path: Path, before: str, after: str) -> Path:
     text = study.read_text()
-    assert change[0] in text
+    assert before in text
     path = tmp_path / "changed.yaml"
-    path.write_text(text.replace(*change))
+    path.write_text(text.replace(before, after))
     return path
 
 
