@@ -12,36 +12,14 @@ from torch import Tensor, nn
 from stages.encoders.spec import Architecture
 
 
-class Convolution(nn.Conv2d):
-    """A 3 x 3 convolution without bias, padded to keep the size; quick on a map of 2 x 2 too.
-
-    There every pixel of the result sees every pixel of the map and five of nine products are with padding, so the whole
-    is one matrix product of a third of the work, the convolution to rounding.
-    """
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
-        super().__init__(channels_in, channels_out, 3, stride, 1, bias=False)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """[B, C_in, H, W] -> [B, C_out, H / stride, W / stride]."""
-        if input.shape[2:] != (2, 2) or self.stride != (1, 1):
-            return super().forward(input)
-        weight = self.weight.to(input.dtype)
-        # What each of the four pixels of the result takes from the four of the map.
-        windows = [weight[:, :, 1 - y : 3 - y, 1 - x : 3 - x] for y in range(2) for x in range(2)]
-        matrix = torch.stack(windows).permute(0, 1, 3, 4, 2).reshape(4 * self.out_channels, 4 * self.in_channels)
-        pixels = input.permute(0, 2, 3, 1).flatten(1)
-        return nn.functional.linear(pixels, matrix).view(-1, 2, 2, self.out_channels).permute(0, 3, 1, 2)
-
-
 class Block(nn.Module):
     """Two 3 x 3 convolutions with BatchNorm and a shortcut, [B, C_in, H, W] -> [B, C_out, H / stride, W / stride]."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = Convolution(channels_in, channels_out, stride)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(channels_out)
-        self.conv2 = Convolution(channels_out, channels_out, 1)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(channels_out)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
