@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from stages.contract import Input
 from stages.encoders.spec import require
-from stages.errors import FormatError
+from stages.errors import FormatError, InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 FORMAT = 1
 STORE, ROWS, STATISTICS = "embeddings.zarr", "rows.parquet", "statistics.safetensors"
 CHUNK_ROWS = 64
+BLOCK_BYTES = 2**26
+"""Of vectors that are asked for at once: what reading takes beside its answer is this, or a few times this."""
+SPARSE = 4
+"""Of so many rows in a run one is wanted at least, or rows are picked one by one."""
 OK = "ok"
 """Status of a row whose image could be read."""
 FLOOR = 0.05
@@ -115,23 +119,48 @@ class Table:
         Raises InputError for an unknown tap or view, FormatError where the stored bytes are damaged.
         """
         array = self._array(tap, view)
+        wanted = np.arange(self.count) if rows is None else np.asarray(rows, dtype=np.int64)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.count:
+            raise InputError(
+                expected=f"rows from 0 to {self.count - 1}",
+                found=f"rows from {wanted.min()} to {wanted.max()}",
+                remedy="Take rows of the images that this table was made of.",
+            )
+        vectors = np.empty((len(wanted), array.shape[1]), dtype=np.float32)
+        # Zarr is asked for each row once and in order: the cheapest, whatever order they are wanted in.
+        order = np.argsort(wanted, kind="stable")
+        for start, stop in self._blocks(array, len(wanted)):
+            places = order[slice(*np.searchsorted(wanted, (start, stop), sorter=order))]
+            unique, back = np.unique(wanted[places], return_inverse=True)
+            if len(unique):
+                vectors[places] = self._block(tap, view, unique)[back]
+        return vectors
+
+    def _blocks(self, array: Any, count: int) -> list[tuple[int, int]]:
+        """Runs of rows of which `count` are read, at most `BLOCK_BYTES` at once; longer ones are of whole shards."""
+        row_bytes = array.shape[1] * array.dtype.itemsize
+        if count * row_bytes <= BLOCK_BYTES:
+            return [(0, self.count)]
+        part_rows = int((array.shards or array.chunks)[0])
+        step = max(1, BLOCK_BYTES // (part_rows * row_bytes)) * part_rows
+        return [(start, min(start + step, self.count)) for start in range(0, self.count, step)]
+
+    def _block(self, tap: str, view: str, rows: NDArray[np.int64]) -> Any:
+        """Stored vectors [N, D] of `rows`, which rise; FormatError where they are damaged or gone."""
+        array, first, last = self._array(tap, view), int(rows[0]), int(rows[-1])
         try:
-            if rows is None:
-                found = array[:]
+            # Where most chunks are read anyhow, picking rows would cost more than reading the rest.
+            if last + 1 - first <= SPARSE * len(rows):
+                found = array[first : last + 1][rows - first]
             else:
-                # Zarr is asked for each row once and in order: the cheapest, whatever order they are wanted in.
-                unique, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
-                found = array.oindex[unique][back] if len(unique) else np.empty((0, array.shape[1]))
+                found = array.oindex[rows]
         except ValueError as error:
             raise _damaged(f"{tap}/{view}", error) from error
-        vectors = np.asarray(found, dtype=np.float32)
         # Zarr takes an object that is gone for missing values.
-        missing = np.flatnonzero(np.isnan(vectors).any(axis=1))
-        if len(missing):
-            lost = int(self._embedded[missing if rows is None else np.asarray(rows)[missing]].sum())
-            if lost:
-                raise _damaged(f"{tap}/{view}", f"no vectors in {lost} rows that have an image")
-        return vectors
+        missing = np.flatnonzero(np.isnan(found).any(axis=1))
+        if len(missing) and (lost := int(self._embedded[rows[missing]].sum())):
+            raise _damaged(f"{tap}/{view}", f"no vectors in {lost} rows that have an image")
+        return found
 
     @cached_property
     def _embedded(self) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
 from stages.contract import Estimate, Part
+from stages.embeddings import format
 from stages.embeddings.format import (
     ROWS,
     STATISTICS,
@@ -107,6 +108,26 @@ def test_rows_come_in_the_order_in_which_they_are_asked_for(table: MemoryArtifac
     wanted = [200, 3, 200, 131, 0]
     np.testing.assert_array_equal(found.read("projector", rows=wanted), everything[wanted])
     assert found.read("projector", rows=[]).shape == (0, 6)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 5000, 2**26])
+def test_rows_read_in_blocks_are_the_same(
+    table: MemoryArtifact, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = open_table(table)
+    everything = found.read("projector.0", "flip")
+    monkeypatch.setattr(format, "BLOCK_BYTES", block_bytes)
+    np.testing.assert_array_equal(found.read("projector.0", "flip"), everything)
+    few = [299, 4, 130, 4]
+    shuffled = np.random.Generator(np.random.Philox(key=[2, 2])).permutation(COUNT)
+    for rows in (few, shuffled, shuffled[:100], []):
+        np.testing.assert_array_equal(found.read("projector.0", "flip", rows), everything[list(rows)])
+
+
+@pytest.mark.parametrize("rows", [[0, 300], [-1, 3]])
+def test_rows_that_do_not_exist_are_refused(table: MemoryArtifact, rows: list[int]) -> None:
+    with pytest.raises(InputError, match="rows from 0 to 299; found rows from"):
+        open_table(table).read("projector", rows=rows)
 
 
 def test_rows_are_joined_by_row_and_key(shards: MemoryArtifact, table: MemoryArtifact) -> None:
