@@ -7,7 +7,19 @@ import importlib.metadata
 import platform
 import time
 
-LIBRARIES = ("repscope", "lightly", "numpy", "pillow", "ray", "torch", "torchvision", "webdataset", "zarr")
+LIBRARIES = (
+    "repscope",
+    "lightly",
+    "numpy",
+    "pillow",
+    "ray",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "webdataset",
+    "zarr",
+)
 
 
 def versions() -> dict[str, str]:

@@ -12,10 +12,11 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from pipeline.cli import main
 from pipeline.study import Encoder, load, taps_of
+from stages import attributes
 from stages.decoder.adm_stage import Rcdm
 from stages.decoder.released_stage import Released
 from stages.decoder.stage import Decoder
@@ -28,9 +29,16 @@ from stages.questions.kept import Kept
 from stages.questions.sources import Sources
 from stages.readers.stage import Probes, Readers
 from stages.samples.stage import Samples
+from stages.shards.cifar import Cifar10Source
+from stages.shards.columns import Column, Split
+from stages.shards.labels import Table
+from stages.shards.parquet import ParquetSource
+from stages.shards.sources import FolderSource
 from stages.shards.stage import Listing, Shards
+from stages.shards.tars import WebdatasetSource
 from tests.artifacts import run_stage
 from tests.finished import Finished
+from tests.stages.shards.written import datasets
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"```(python|console|yaml)\n(.*?)```", re.DOTALL)
@@ -99,9 +107,10 @@ def test_the_encoders_that_are_shown_are_taken_as_they_stand(tmp_path: Path) -> 
     assert known["resnet"] == ("backbone", "layer3", "layer4.2.conv1")
     assert known["clip"] == ("backbone", "shared")
     assert known["barlow"] == ("backbone", "projector.0", "projector.1", "projector")
-    for source in (*KINDS.values(), Imported, Override):
-        for field in source.model_fields:
-            assert f"`{field}`" in section or field in ("kind", "source"), f"{source.__name__}.{field}"
+    settings: list[type[BaseModel]] = [*KINDS.values(), Imported, Override]
+    for block in settings:
+        for field in block.model_fields:
+            assert f"`{field}`" in section or field in ("kind", "source"), f"{block.__name__}.{field}"
 
 
 def test_the_code_of_ones_own_that_is_shown_is_an_encoder(tmp_path: Path) -> None:
@@ -139,3 +148,35 @@ def test_every_command_has_help_that_says_what_it_does() -> None:
         result = CliRunner().invoke(main, [name, "--help"])
         assert result.exit_code == 0
         assert command.help, name
+
+
+def test_the_datasets_that_are_shown_become_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = (ROOT / "docs" / "study.md").read_text().partition("## Datasets")[2].partition("\n## ")[0]
+    shown = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)]
+    datasets(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    for number, study in enumerate(shown):
+        listing = Listing.model_validate(study["dataset"]["listing"] | {"holdout": 0.4})
+        shards = run_stage(Shards(), {"listing": run_stage(listing)})
+        known = [attribute.name for attribute in attributes.load(shards.objects["attributes.json"])]
+        found[f"{number}.{listing.source.kind}"] = (shards.summary["ok"], shards.summary["heldout"] > 0, known)
+    assert found == {
+        "0.folder": (16, True, ["class"]),
+        "1.folder": (16, True, ["class", "age", "breed"]),
+        "2.webdataset": (16, True, ["age", "class", "pose.angle"]),
+        "3.parquet": (16, True, ["label", "weight"]),
+        "4.cifar10": (12, True, ["class"]),
+    }
+    settings: list[type[BaseModel]] = [
+        FolderSource,
+        WebdatasetSource,
+        ParquetSource,
+        Cifar10Source,
+        Table,
+        Column,
+        Split,
+    ]
+    for block in settings:
+        for field in block.model_fields:
+            assert f"`{field}`" in section or f"{field}:" in section, f"{block.__name__}.{field}"

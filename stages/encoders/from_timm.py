@@ -1,5 +1,6 @@
 """Networks of timm: built by name, with weights from a file, from timm, or at random."""
 
+import difflib
 import inspect
 import math
 import sys
@@ -56,7 +57,7 @@ def build(source: "Timm") -> Built:
     """The network that a source names. Raises InputError where timm does not know it or its weights do not fit."""
     timm = library("timm", "timm")
     if not timm.is_model(source.name):
-        near = timm.list_models(f"*{source.name.partition('.')[0]}*")[:5]
+        near = difflib.get_close_matches(source.name.partition(".")[0], timm.list_models(), n=3)
         meant = f"Did you mean {', '.join(near)}?" if near else "`timm.list_models()` has all of them."
         raise InputError("the name of a network of timm", repr(source.name), meant)
     filled, files = Filled(), {}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from stages.contract import Input
 from stages.encoders.encoder import NetworkEncoder
 from stages.encoders.load import load
 from stages.encoders.spec import Pretrained
@@ -38,7 +39,7 @@ def imported(**fields: Any) -> MemoryArtifact:
     return run_stage(Imported.model_validate(fields))
 
 
-def encoder(artifact: MemoryArtifact) -> NetworkEncoder:
+def encoder(artifact: Input) -> NetworkEncoder:
     """The encoder of an artifact, loaded as every later step does."""
     found = load(Pretrained(), {"encoder": artifact}, "cpu")
     assert isinstance(found, NetworkEncoder)
@@ -58,6 +59,11 @@ def shuffled_norms(network: nn.Module) -> nn.Module:
             noise = 0.2 * torch.randn(tensor.shape, generator=generator)
             tensor.copy_(1 + noise.abs() if "var" in name or name.endswith("weight") else noise)
     return network.eval()
+
+
+def tiny() -> nn.Module:
+    """The network of the imported encoder that stands in `tests/data/formats/v1`."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU())
 
 
 def hf_folder(folder: Path, model: str, processor: Mapping[str, Any] | None = None) -> tuple[Path, Any]:

@@ -46,6 +46,17 @@ def test_an_image_is_embedded_alike_in_any_batch() -> None:
         np.testing.assert_allclose(together[tap][3:4], alone[tap], rtol=1e-4, atol=1e-6)
 
 
+def test_convolutions_of_a_gpu_are_float32_while_an_encoder_embeds() -> None:
+    encoder = load(Untrained(architecture=SMALL), {}, "cpu")
+    assert isinstance(encoder, NetworkEncoder)
+    seen = []
+    encoder._network.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    before = torch.backends.cudnn.allow_tf32
+    encoder.embed(IMAGES)
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_an_untrained_encoder_is_a_function_of_architecture_and_seed() -> None:
     prints = [load(Untrained(architecture=SMALL, seed=seed), {}, "cpu").fingerprint() for seed in (0, 0, 1)]
     assert prints[0] == prints[1]

@@ -1,5 +1,6 @@
 """Encoders from every ecosystem's own files give what that ecosystem's own code gives, and keep giving it."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from torchvision import models
 from stages.encoders.encoder import probe_batch
 from stages.encoders.imported import CARD, PIECE_BYTES
 from stages.errors import FormatError, InputError
-from tests.artifacts import MemoryArtifact
+from stages.pixels import Framing
+from tests.artifacts import FolderArtifact, MemoryArtifact
 from tests.stages.encoders.files import (
     VIT_PROCESSOR,
     card,
@@ -29,6 +31,7 @@ from tests.stages.encoders.files import (
 )
 
 IMAGES = probe_batch(32)
+OLD = Path(__file__).parents[2] / "data" / "formats" / "v1"
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +117,7 @@ def test_weights_are_found_wherever_trainers_put_them(
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
 def test_a_convolutional_network_of_timm_is_read_at_any_stage(name: str, folder: Path) -> None:
     torch.manual_seed(1)
-    network = shuffled_norms(timm.create_model(name, num_classes=7))
+    network: Any = shuffled_norms(timm.create_model(name, num_classes=7))
     save_file(network.state_dict(), folder / f"{name}.safetensors")
     tap = "layer3" if name == "test_resnet" else "stages.2"
     artifact = imported(
@@ -130,7 +133,7 @@ def test_a_convolutional_network_of_timm_is_read_at_any_stage(name: str, folder:
     x = normalised(images, found)
     features = network.forward_features(x)
     np.testing.assert_allclose(given["backbone"], network.forward_head(features, pre_logits=True).numpy(), atol=1e-4)
-    seen = {}
+    seen: dict[str, torch.Tensor] = {}
     network.get_submodule(tap).register_forward_hook(lambda m, i, o: seen.update(o=o))
     network(x)
     np.testing.assert_allclose(given[tap], seen["o"].mean((2, 3)).numpy(), atol=1e-4)
@@ -373,6 +376,34 @@ def test_a_submodule_is_read_where_it_runs_once(code: tuple[str, str]) -> None:
         imported(**own(code, "make", weights=code[1], taps={"x": "act"}))
 
 
+def test_a_library_that_is_missing_is_answered_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for library, kind, extra in (("timm", {"kind": "timm", "name": "x"}, "timm"), ("transformers", HERE, "hf")):
+        monkeypatch.setitem(sys.modules, library, None)
+        with pytest.raises(InputError, match=rf"the library {library}.*pip install 'repscope\[{extra}\]'"):
+            imported(**kind | {"untrained": True})
+
+
+HERE = {"kind": "hf", "path": "."}
+
+
+def test_weights_that_cannot_be_downloaded_say_so() -> None:
+    with pytest.raises(
+        InputError, match=r"resnet10t with its pretrained weights from timm.*Name a file under `weights`"
+    ):
+        imported(kind="timm", name="resnet10t", pretrained=True)
+    with pytest.raises(InputError, match="a vision model of transformers at nobody/nothing"):
+        imported(kind="hf", path="nobody/nothing", pretrained=True)
+
+
+def test_a_network_that_the_library_does_not_know_is_answered_with_its_kin() -> None:
+    with pytest.raises(InputError, match=r"the name of a network of timm; found 'resnet51'\. Did you mean resnet\d"):
+        imported(kind="timm", name="resnet51", untrained=True)
+    with pytest.raises(InputError, match=r"network of torchvision: .*found 'resnet51'. Did you mean 'resnet\d"):
+        imported(kind="torchvision", name="resnet51", untrained=True)
+    with pytest.raises(InputError, match="images of 30 x 30 pixels"):
+        imported(kind="timm", name="test_vit", untrained=True, preprocessing={"size": 30})
+
+
 def test_a_tap_without_a_class_token_is_refused_where_one_is_asked_for(folder: Path) -> None:
     path, _ = hf_folder(folder, "ijepa", VIT_PROCESSOR)
     with pytest.raises(InputError, match=r"to have a class token; found 16 patches"):
@@ -399,6 +430,13 @@ def test_an_encoder_that_was_changed_in_the_store_is_refused(vit: tuple[str, Any
     newer = artifact.objects[CARD].replace(b'"format":1', b'"format":2').replace(b'"format": 1', b'"format": 2')
     with pytest.raises(FormatError, match="format 2"):
         encoder(MemoryArtifact(artifact.objects | {CARD: newer}))
+
+
+def test_an_imported_encoder_of_format_1_still_embeds() -> None:
+    found = encoder(FolderArtifact(OLD / "imported"))
+    assert found.taps == {"backbone": 4, "normal": 4}
+    assert found.precision == "float32"
+    assert found.preprocessing.framing == Framing(16, 18, interpolation="bilinear")
 
 
 def test_an_image_of_any_shape_is_framed_as_the_encoder_wants_it(vit: tuple[str, Any]) -> None:
