@@ -107,9 +107,9 @@ def fit(image: "NDArray[np.uint8]", framing: int | Framing) -> "NDArray[np.uint8
 
 
 def decode_fit(data: bytes, framing: int | Framing, pixel_limit: int = PIXEL_LIMIT) -> "NDArray[np.uint8]":
-    """`fit` of `decode`, without the copies between them: uint8 [size, size, 3]. Raises what `decode` raises.
+    """`fit` of `decode`, without the copies between them: uint8 [size, size, 3], read-only.
 
-    Pillow lets other threads run while it decodes and resizes.
+    Raises what `decode` raises. Pillow lets other threads run while it decodes and resizes.
     """
     import numpy as np
 
