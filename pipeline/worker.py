@@ -52,8 +52,10 @@ VERSIONED = {
     "pyarrow": "pyarrow",
     "ray": "ray",
     "scikit-learn": "sklearn",
+    "timm": "timm",
     "torch": "torch",
     "torchvision": "torchvision",
+    "transformers": "transformers",
     "webdataset": "webdataset",
     "zarr": "zarr",
 }
