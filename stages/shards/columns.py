@@ -3,12 +3,15 @@
 import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, model_validator
 
 from stages.attributes import Attribute
 from stages.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CLASS_LIMIT = 30_000
 """Different values above which a column is taken for an id or a text and for no class."""
@@ -35,6 +38,14 @@ class Column(BaseModel):
         if value is None:
             return {}
         return {"kind": value} if isinstance(value, str) else value
+
+
+def _by_name(columns: Any) -> Any:
+    return dict.fromkeys(columns) if isinstance(columns, list | tuple) else columns
+
+
+Columns: TypeAlias = Annotated[dict[str, Column], BeforeValidator(_by_name)]
+"""Columns that become attributes; a list of names takes each for what it is."""
 
 
 class Split(BaseModel):
@@ -121,6 +132,21 @@ class Declared:
         if isinstance(text, str) and len(text) <= TEXT_LIMIT:
             return text
         raise ValueError(f"{self.column} is no class but {_shown(found)}")
+
+
+def kind_of(column: str, found: "pa.DataType") -> Literal["class", "scalar"]:
+    """What a column of this type is. Raises InputError where the type does not say."""
+    import pyarrow.types as types
+
+    kind = found.value_type if types.is_dictionary(found) else found
+    if types.is_boolean(kind) or types.is_string(kind) or types.is_large_string(kind):
+        return "class"
+    if types.is_floating(kind):
+        return "scalar"
+    remedy = "Leave it out of `columns`."
+    if types.is_integer(kind):
+        remedy = f"Say which of both they are: `{column}: class` or `{column}: scalar`."
+    raise InputError(f"texts, fractions or named numbers in the column {column}", f"{kind}", remedy)
 
 
 def in_order(classes: set[str]) -> tuple[str, ...]:

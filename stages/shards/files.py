@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from stages.contract import External, Unkeyed
 from stages.errors import InputError
-from stages.shards.columns import Column, Declared, Split
+from stages.shards.columns import Columns, Declared, Split
 from stages.shards.places import Place, Stock, Unreadable, absolute
 
 Value: TypeAlias = str | float | None
@@ -110,7 +110,7 @@ class TableSource(FilesSource):
     """A file, a folder, a pattern with `{000..009}`, `{a,b}` or `*`, or several of these, by path or fsspec URL."""
     image: str | None = None
     """Which column, or which ending of a tar's members, holds the images; None: the only one that does."""
-    columns: dict[str, Column] | None = None
+    columns: Columns | None = None
     """Columns that become attributes. None: those that say of themselves that they are labels."""
     split: Split | None = None
     """Which images are held out; None: their own bytes decide, by `holdout`."""
@@ -121,11 +121,6 @@ class TableSource(FilesSource):
         made = absolute(url) if isinstance(url, str) else tuple(map(absolute, url))
         Stock((made,) if isinstance(made, str) else made, ())
         return made
-
-    @field_validator("columns", mode="before")
-    @classmethod
-    def _list_of_names(cls, columns: Any) -> Any:
-        return dict.fromkeys(columns) if isinstance(columns, list | tuple) else columns
 
     @cached_property
     def stock(self) -> Stock:

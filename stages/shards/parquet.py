@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from stages.errors import InputError
-from stages.shards.columns import Declared
+from stages.shards.columns import Declared, kind_of
 from stages.shards.files import FileReader, Found, Notes, TableSource, Value, Wanted, damaged
 from stages.shards.places import FILE_LIMIT_BYTES, Place, Unreadable
 
@@ -248,7 +248,7 @@ class _Table:
                 Declared(
                     column=name,
                     name=name,
-                    kind=self._kind(name) if kind == "auto" else kind,
+                    kind=kind if kind != "auto" else "class" if names else kind_of(name, self._schema.field(name).type),
                     period=column.period if column else 1.0,
                     mirror=column.mirror if column else "same",
                     classes=names if kind in ("auto", "class") else None,
@@ -256,22 +256,6 @@ class _Table:
                 )
             )
         return tuple(sorted(found, key=lambda declared: declared.name))
-
-    def _kind(self, name: str) -> Literal["class", "scalar"]:
-        import pyarrow.types as types
-
-        kind = self._schema.field(name).type
-        kind = kind.value_type if types.is_dictionary(kind) else kind
-        if self._class_names(name) is not None or types.is_boolean(kind):
-            return "class"
-        if types.is_string(kind) or types.is_large_string(kind):
-            return "class"
-        if types.is_floating(kind):
-            return "scalar"
-        remedy = "Leave it out of `columns`."
-        if types.is_integer(kind):
-            remedy = f"Say which of both they are: `{name}: class` or `{name}: scalar`."
-        raise InputError(f"texts, fractions or named numbers in the column {name}", f"{kind}", remedy)
 
     def _class_names(self, column: str) -> tuple[str, ...] | None:
         feature = self._features.get(column, {})

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 from stages.attributes import Attribute
-from stages.contract import External, Unkeyed
+from stages.contract import Added, External, Unkeyed
 from stages.errors import InputError
 from stages.shards.cifar import Cifar10Source
+from stages.shards.labels import Labels, Table
 from stages.shards.parquet import ParquetSource
 from stages.shards.places import READERS, Unreadable, absolute, open_url, readable
 from stages.shards.tars import WebdatasetSource
@@ -44,10 +45,15 @@ class Catalogue:
     """Bytes of each file; empty where images are made and not read."""
     ignored: Mapping[str, int] = field(default_factory=dict)
     """Number of other files by ending."""
+    labels: Labels | None = None
+    """What a table says of the images."""
 
     def digest(self, start: int, stop: int) -> str:
-        """Short digest of names and sizes of rows start … stop - 1."""
+        """Short digest of what is known of rows start … stop - 1."""
         entries = [list(self.names[start:stop]), list(self.sizes[start:stop])]
+        if self.labels is not None:
+            entries += [values[start:stop].tolist() for _, values in sorted(self.labels.values.items())]
+            entries += [] if self.labels.heldout is None else [self.labels.heldout[start:stop].tolist()]
         return hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
 
 
@@ -104,14 +110,17 @@ class FolderSource(BaseModel):
     """A local folder or any URL that fsspec opens, for example `s3://bucket/photos`."""
     labels: Literal["folders", "none"] = "folders"
     """`folders`: the first folder below `url` is the attribute `class`. `none`: the images have no class."""
+    table: Annotated[Table | None, Added(when_absent=None)] = None
+    """A CSV or Parquet file that says more of the images than their folders do."""
     fingerprint: Annotated[str, Unkeyed("it says how the digest is made; the digest is in the key")] = "listing"
     """What tells one state of the folder from another: `listing` (paths and sizes), `content`, or your own string."""
 
     _made_absolute = field_validator("url")(absolute)
 
     def external(self) -> Mapping[str, External]:
-        """The folder."""
-        return {"folder": External(self.url, self.fingerprint)}
+        """The folder, and the table where there is one."""
+        found = {"folder": External(self.url, self.fingerprint)}
+        return found if self.table is None else found | {"table": External(self.table.url, "content")}
 
     def rows(self) -> int:
         """Number of images; lists the folder, and raises what `catalogue` raises."""
@@ -137,13 +146,21 @@ class FolderSource(BaseModel):
                 f"none, and {sum(ignored.values())} other files{f' ({kinds})' if kinds else ''}",
                 "Name the folder that holds the images.",
             )
-        attributes = (self._classes(names),) if self.labels == "folders" else ()
-        return Catalogue(names, attributes, sizes, dict(sorted(ignored.items())))
+        attributes: tuple[Attribute, ...] = (self._classes(names),) if self.labels == "folders" else ()
+        labels = None
+        if self.table is not None:
+            labels = self.table.of(names, self.url)
+            if any(attribute.name == "class" for attribute in labels.attributes) and attributes:
+                raise InputError(
+                    "one attribute `class`", "a column of that name and folders of classes", "Set `labels: none`."
+                )
+            attributes += labels.attributes
+        return Catalogue(names, attributes, sizes, dict(sorted(ignored.items())), labels)
 
     def values(
         self, rows: Sequence[int], names: Sequence[str], attributes: Sequence[Attribute]
     ) -> "dict[str, NDArray[np.float64]]":
-        """Index of each image's class: by name of the attribute, float64 [N]."""
+        """Index of each image's class by its folder: by name of the attribute, float64 [N]."""
         import numpy as np
 
         numbers = {attribute.name: {c: i for i, c in enumerate(attribute.classes)} for attribute in attributes}

@@ -100,7 +100,10 @@ class Listing(Stage):
         if part.fields != _run(catalogue, start, stop):
             raise _changed("other files in it")
         rows, names = range(start, stop), list(catalogue.names[start:stop])
-        values = source.values(rows, names, catalogue.attributes)
+        told = {} if catalogue.labels is None else catalogue.labels.values
+        values = source.values(rows, names, [a for a in catalogue.attributes if a.name not in told])
+        values |= {name: column[start:stop] for name, column in told.items()}
+        heldout = None if catalogue.labels is None else catalogue.labels.heldout
         columns: dict[str, Any] = {"row": list(rows), "source": [source.kind] * len(rows), "name": []}
         for name in ("size", "sha256", "split", "width", "height", "format", "status"):
             columns[name] = []
@@ -112,7 +115,8 @@ class Listing(Stage):
         )
         tally = _Tally()
         for row, name in zip(rows, names, strict=True):
-            record = self._judge(name, Unreadable(refused[row]) if row in refused else next(fetched), None)
+            data = Unreadable(refused[row]) if row in refused else next(fetched)
+            record = self._judge(name, data, None if heldout is None else "heldout" if heldout[row] else "train")
             tally.add(record)
             for column, value in record.items():
                 columns[column].append(value)

@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,3 +82,33 @@ def cifar_archive(files: Mapping[str, bytes]) -> bytes:
     folder.type = tarfile.DIRTYPE
     inside = [(f"cifar-10-batches-bin/{name}", data) for name, data in files.items()]
     return gzip.compress(plain_tar([(folder, b""), *inside], tarfile.GNU_FORMAT))
+
+
+def datasets(root: Path) -> None:
+    """The datasets of which the documentation speaks, of 16 images each (CIFAR-10: 12)."""
+    rows = ["file_name,age,breed,part"]
+    for n in range(16):
+        name = f"{'cat' if n % 2 else 'dog'}/{n:02d}.png"
+        (root / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "photos" / name).write_bytes(picture(n))
+        rows.append(f"{name},{n},{'ab'[n % 2]},{'train' if n < 12 else 'test'}")
+    (root / "photos.csv").write_text("\n".join(rows))
+    for folder in ("tars", "animals"):
+        (root / folder).mkdir()
+    for n in range(2):
+        some = [
+            {
+                "__key__": f"{i:06d}",
+                "jpg": picture(i, "jpg"),
+                "cls": i % 2,
+                "json": {"age": i, "pose": {"angle": 9 * i}},
+            }
+            for i in range(8 * n, 8 * n + 8)
+        ]
+        (root / "tars" / f"train-{n:03d}.tar").write_bytes(wds_tar(some))
+    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    for n, name in enumerate(("train-00000-of-00001", "test-00000-of-00001")):
+        columns = {"label": pa.array([0, 1] * 4, pa.int64()), "weight": [i / 2 for i in range(8)]}
+        data = hf_parquet([picture(8 * n + i) for i in range(8)], columns, features)
+        (root / "animals" / f"{name}.parquet").write_bytes(data)
+    (root / "cifar-10-binary.tar.gz").write_bytes(cifar_archive(cifar_files(rows=2)))
