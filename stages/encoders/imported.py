@@ -78,7 +78,10 @@ def run(stage: "Imported", out: Output) -> Summary:
     zeroed = settle(built, encoder, probe, chance)
     probes = require_steady(encoder, built.trunk.network, probe, before)
     weights = built.trunk.network.state_dict()
-    pieces = list(_pieces(weights, probes))
+    pieces = 0
+    for data in _pieces(weights, probes):
+        out.put(_piece(pieces), data)
+        pieces += 1
     card = Card(
         source=stage.source.model_dump(mode="json"),
         recipe=built.recipe,
@@ -92,11 +95,9 @@ def run(stage: "Imported", out: Output) -> Summary:
         files=built.files,
         unused=tuple(built.unused),
         zeroed=tuple(zeroed),
-        pieces=len(pieces),
+        pieces=pieces,
         versions=made.versions(),
     )
-    for number, data in enumerate(pieces):
-        out.put(_piece(number), data)
     card = parse_card(out.put(CARD, card.model_dump_json(indent=1).encode()))
     return {
         "taps": card.taps,
