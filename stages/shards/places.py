@@ -184,7 +184,7 @@ class Stock:
         kinds = Counter(sorted(_ending(name) for name in names))
         others = ", ".join(f"{count} x {ending}" for ending, count in kinds.most_common(5))
         what = self._only[0] if len(self._only) == 1 else "/".join(self._endings)
-        remedy = "Correct `url`."
+        remedy = remedy_for(kinds) or "Correct `url`."
         if ".tar" in self._endings and any(name.endswith(COMPRESSED) for name in names):
             remedy = "Unpack them to plain .tar files: a compressed tar cannot be read from the middle."
         return InputError(f"{what} files in {self._folder}", f"none{f' among {others}' if others else ''}", remedy)
@@ -285,6 +285,13 @@ def open_url(url: str) -> tuple[Any, str]:
             "Correct `url`, or install the package named.",
         ) from error
     return files, str(root).rstrip("/")
+
+
+def remedy_for(endings: Iterable[str]) -> str:
+    """Which kind of source reads files with one of these endings; empty where none does."""
+    kinds = {".tar": "webdataset", ".parquet": "parquet"}
+    meant = next((ending for ending in endings if ending in kinds), None)
+    return "" if meant is None else f"Files of {meant} are read by `kind: {kinds[meant]}`."
 
 
 def readable(name: str) -> str:

@@ -21,7 +21,7 @@ from stages.errors import InputError
 from stages.shards.cifar import Cifar10Source
 from stages.shards.labels import Labels, Table
 from stages.shards.parquet import ParquetSource
-from stages.shards.places import READERS, Unreadable, absolute, open_url, readable
+from stages.shards.places import READERS, Unreadable, absolute, open_url, readable, remedy_for
 from stages.shards.tars import WebdatasetSource
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class FolderSource(BaseModel):
             raise InputError(
                 f"images ({', '.join(ENDINGS)}) in {self.url}",
                 f"none, and {sum(ignored.values())} other files{f' ({kinds})' if kinds else ''}",
-                "Name the folder that holds the images.",
+                remedy_for(ignored) or "Name the folder that holds the images.",
             )
         attributes: tuple[Attribute, ...] = (self._classes(names),) if self.labels == "folders" else ()
         labels = None

@@ -540,6 +540,10 @@ def test_sources_that_are_not_there_are_named(root: str, kind: str) -> None:
     fill(root, {"some/x.txt": b"1", "some/y.tar.gz": b"1"})
     assert f"a file or a folder at {root}/nothing; found nothing" in refusal(kind=kind, url=f"{root}/nothing")
     assert f"files in {root}/some; found none among 1 x .gz, 1 x .txt" in refusal(kind=kind, url=f"{root}/some")
+    other = {"webdataset": "parquet", "parquet": "webdataset"}[kind]
+    fill(root, {"other/x.tar" if kind == "parquet" else "other/x.parquet": b"1"})
+    assert f"are read by `kind: {other}`" in refusal(kind=kind, url=f"{root}/other")
+    assert f"are read by `kind: {other}`" in refusal(kind="folder", url=f"{root}/other")
     assert "found no x-00.tar, and 2 more missing" in refusal(kind=kind, url=f"{root}/some/x-{{00..02}}.tar")
 
 
