@@ -106,6 +106,7 @@ class Page:
 
     title: str
     facts: tuple[tuple[str, str], ...]
+    groups: str
     taps: tuple[Tap, ...]
     how: How | None
     twins: tuple[Twins, ...]
@@ -153,7 +154,9 @@ def gather(stage: "Report", inputs: Inputs) -> Page:
     kept = of("kept")
     rows = [row for answer in answers.values() for row in answer.rows]
     encoders = {name.removeprefix(ENCODER): dict(inputs[name].summary) for name in inputs if name.startswith(ENCODER)}
-    dressed = tuple(taps.dress(results.places(answers.values()), encoders, _widths(inputs, encoders)))
+    decoders = trained.decoders(inputs)
+    groups = {place: number for number, made in decoders.items() for place in made.summary.get("taps", {})}
+    dressed = tuple(taps.dress(results.places(answers.values()), encoders, _widths(inputs, encoders), groups))
     own = [tap for tap in dressed if tap.studied] or list(dressed)
     grids = kept.kind("grid")
     twins = _twins(kept, own)
@@ -162,6 +165,7 @@ def gather(stage: "Report", inputs: Inputs) -> Page:
     page = Page(
         title=stage.title or f"What {_names(list(encoders)) or 'a representation'} knows",
         facts=tuple(_facts(stage, inputs, dressed, kept)),
+        groups=_groups(dressed),
         taps=dressed,
         how=_how(grids, own),
         twins=tuple(twins),
@@ -179,7 +183,11 @@ def gather(stage: "Report", inputs: Inputs) -> Page:
         invariance=invariance(of("invariance"), dressed),
         others=tuple(_other(answer) for name, answer in answers.items() if name not in KNOWN),
         measures=tuple(words.measures(answers, rules)),
-        training=(*trained.decoder(inputs, dressed), *trained.encoders(encoders, dressed), *trained.readers(kept)),
+        training=(
+            *(trained.decoder(group, made, dressed) for group, made in decoders.items()),
+            *trained.encoders(encoders, dressed),
+            *trained.readers(kept),
+        ),
         command=f"repscope run {shlex.quote(stage.study)}",
         artifacts=tuple((name, inputs[name].key) for name in sorted(inputs)),
     )
@@ -213,9 +221,25 @@ def _answers(order: Sequence[str], inputs: Inputs) -> dict[str, Answer]:
 
 def _widths(inputs: Inputs, encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     found = {f"{name}:{tap}": int(w) for name, about in encoders.items() for tap, w in about.get("taps", {}).items()}
-    if "decoder" in inputs:
-        found |= {place: int(width) for place, width in inputs["decoder"].summary.get("taps", {}).items()}
+    for made in trained.decoders(inputs).values():
+        found |= {place: int(width) for place, width in made.summary.get("taps", {}).items()}
     return found
+
+
+def _groups(dressed: Sequence[Tap]) -> str:
+    """What to think of comparisons between taps of different groups; empty where all belong to the decoder itself."""
+    later: dict[int, list[str]] = {}
+    for tap in dressed:
+        if tap.group:
+            later.setdefault(tap.group, []).append(tap.place)
+    if not later:
+        return ""
+    told = "; ".join(f"{_names(places)} (+{number})" for number, places in sorted(later.items()))
+    return (
+        f"Taught to the finished decoder afterwards, with its weights frozen: {told}. A comparison of taps with "
+        "different marks, or of one with a mark and one without, is across trainings: part of a difference may be "
+        "the training's."
+    )
 
 
 def _facts(stage: "Report", inputs: Inputs, dressed: Sequence[Tap], kept: Answer) -> list[tuple[str, str]]:

@@ -29,6 +29,8 @@ class Tap:
     colour: str
     studied: bool
     width: int | None = None
+    group: int = 0
+    """Which extension taught it to the decoder; 0: it belongs to the decoder itself."""
 
     @property
     def key(self) -> Markup:
@@ -41,7 +43,12 @@ class Tap:
         return "a vector" if self.width is None else f"{self.width} numbers"
 
 
-def dress(places: Sequence[str], studied: Collection[str], widths: Mapping[str, int]) -> list[Tap]:
+def dress(
+    places: Sequence[str],
+    studied: Collection[str],
+    widths: Mapping[str, int],
+    groups: Mapping[str, int] | None = None,
+) -> list[Tap]:
     """Marks and colours for `encoder:tap` places: encoders in `studied` first, order within kept otherwise."""
     split = [(place, *place.split(":", 1)) for place in places]
     own = list(dict.fromkeys(encoder for _, encoder, _ in split if encoder in studied))
@@ -57,7 +64,9 @@ def dress(places: Sequence[str], studied: Collection[str], widths: Mapping[str, 
             shape, colour = REFERENCE_SHAPES[references % len(REFERENCE_SHAPES)], "var(--reference)"
             shape += "-open" if (references // len(REFERENCE_SHAPES)) % 2 else ""
             references += 1
-        dressed.append(Tap(place, encoder, tap, f"tap-{number}", shape, colour, encoder in studied, widths.get(place)))
+        group = (groups or {}).get(place, 0)
+        style = f"tap-{number}"
+        dressed.append(Tap(place, encoder, tap, style, shape, colour, encoder in studied, widths.get(place), group))
     return dressed
 
 

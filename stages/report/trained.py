@@ -7,12 +7,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from stages.contract import Inputs
+from stages.contract import Input, Inputs
 from stages.report import charts
 from stages.report.charts import Axis, Line, nice_axis
 from stages.report.numbers import BY_DEFINITION, Entry, Table, count, number, plain
 from stages.report.results import Answer
 from stages.report.taps import Tap
+
+EXTENSION = "extension."
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,18 @@ class Block:
     table: Table | None = None
 
 
-def decoder(inputs: Inputs, taps: Sequence[Tap]) -> list[Block]:
-    """Loss on held-out images over training, per tap."""
-    if "decoder" not in inputs:
-        return []
-    from stages.decoder.format import read_card
+def decoders(inputs: Inputs) -> dict[int, Input]:
+    """The decoder as 0, and its extensions by their numbers."""
+    found = {0: inputs["decoder"]} if "decoder" in inputs else {}
+    found |= {int(name.removeprefix(EXTENSION)): inputs[name] for name in inputs if name.startswith(EXTENSION)}
+    return dict(sorted(found.items()))
 
-    card = read_card(inputs["decoder"])
+
+def decoder(group: int, artifact: Input, taps: Sequence[Tap]) -> Block:
+    """Loss on held-out images over training, per tap: of the decoder (0), or of an extension."""
+    from stages.decoder.format import Card, read_card
+
+    card = read_card(artifact)
     by_place = {tap.place: tap for tap in taps}
     curves = []
     for place in card.taps if len(card.curve) > 1 else ():
@@ -40,7 +47,10 @@ def decoder(inputs: Inputs, taps: Sequence[Tap]) -> list[Block]:
             points = tuple((point.images / 1000, point.heldout[place]) for point in card.curve)
             # The mark at the end tells taps of one encoder from each other, which share a colour.
             curves += [Line(place, points, tap.style), Line(place, points[-1:], tap.style, tap.shape)]
-    text = f"One decoder for {count(len(card.taps))} tap{'' if len(card.taps) == 1 else 's'}, {card.size} px"
+    named = "One decoder for"
+    if isinstance(card, Card) and card.extends is not None:
+        named = f"The decoder for {', '.join(card.extends.taps)}, its weights frozen, taught"
+    text = f"{named} {count(len(card.taps))} tap{'' if len(card.taps) == 1 else 's'}, {card.size} px"
     if card.training is None:
         text += ", with weights as they were published."
     else:
@@ -66,7 +76,7 @@ def decoder(inputs: Inputs, taps: Sequence[Tap]) -> list[Block]:
     )
     table = Table("", ("tap", "numbers", "loss at the end"), rows)
     note = "Loss on held-out images by thousands of images shown, one line per tap." if curves else ""
-    return [Block("Decoder", text, chart, note, table)]
+    return Block(f"Extension {group}" if group else "Decoder", text, chart, note, table)
 
 
 def made_with(versions: Mapping[str, str]) -> str:

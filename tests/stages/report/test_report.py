@@ -183,6 +183,28 @@ def test_findings_say_what_the_rules_found(document: Document) -> None:
     assert said.count(" shown ") >= 2
 
 
+def test_taps_of_an_extension_are_marked_and_the_page_says_what_their_comparisons_are(
+    study: dict[str, MemoryArtifact], page: str
+) -> None:
+    assert "across trainings" not in page
+    assert "<sup" not in page
+    place = "simclr:projector.0"
+    taught = json.loads(study["decoder"].objects[CARD])
+    taught["taps"] = {place: taught["taps"][place]}
+    taught["curve"] = [point | {"heldout": {place: point["heldout"][place]}} for point in taught["curve"]]
+    taught["extends"] = {"key": study["decoder"].key, "taps": ["simclr:backbone", "simclr:projector"]}
+    extension = MemoryArtifact({CARD: json.dumps(taught).encode()}, key=synthetic.key("extension"))
+    extension.summary = {"taps": taught["taps"]}
+    extended = html(study | {"extension.1": extension})
+    said = parsed(extended).said()
+    assert "with its weights frozen: simclr:projector.0 (+1). A comparison" in said
+    assert "across trainings" in said
+    assert "Extension 1" in said
+    assert "The decoder for simclr:backbone, simclr:projector, its weights frozen, taught 1 tap, 32 px" in said
+    marked = set(re.findall(r"<wbr>([^<]*)<sup", extended))
+    assert marked == {"projector.0"}
+
+
 def test_thresholds_and_keys_and_the_command_are_printed(document: Document, study: dict[str, MemoryArtifact]) -> None:
     said = document.said()
     assert verdicts.THRESHOLDS in said
