@@ -66,7 +66,7 @@ def answer(stage: "Kept", inputs: Inputs, out: Output) -> Summary:
     if all(of_group(HALFWAY, group) in inputs for group in found.starts):
         halfway = _read(reader, painting(inputs, HALFWAY).images)
     asked = _Asked(stage.seed, found, known, _read(reader, found.images), halfway)
-    probes = {}
+    probes: dict[tuple[str, str], Probe] = {}
     for name in inputs:
         if name.split(".")[0] == "probes":
             probes |= {(f"{p.encoder}:{p.tap}", p.attribute): p for p in load_probes(inputs[name].read(PROBES))}
