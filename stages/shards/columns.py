@@ -67,6 +67,7 @@ class Split(BaseModel):
         if not self.train or self._names(self.train, value):
             return "train"
         kind = "the file" if self.column is None else f"{self.column}:"
+        value = None if value is None else value.encode("utf-8", "backslashreplace").decode()
         raise InputError(
             f"`split` to say where every image belongs, by {', '.join((*self.train, *self.heldout))}",
             f"{kind} {value} in {where}",
@@ -129,7 +130,7 @@ class Declared:
         if isinstance(found, bool):
             return "true" if found else "false"
         text = str(found) if isinstance(found, int) else found
-        if isinstance(text, str) and len(text) <= TEXT_LIMIT:
+        if isinstance(text, str) and len(text) <= TEXT_LIMIT and not any("\ud800" <= c <= "\udfff" for c in text):
             return text
         raise ValueError(f"{self.column} is no class but {_shown(found)}")
 
@@ -158,6 +159,7 @@ def in_order(classes: set[str]) -> tuple[str, ...]:
 
 def _shown(found: Any) -> str:
     if isinstance(found, str):
+        found = found.encode("utf-8", "backslashreplace").decode()
         return f"a text of {len(found)} letters" if len(found) > 40 else repr(found)
     return {"dict": "a record", "list": "a list", "float": f"the fraction {found}"}.get(
         type(found).__name__, type(found).__name__

@@ -61,20 +61,19 @@ class ParquetReader(FileReader):
         read = sorted({declared.column for declared in table.declared} | ({by_column} if by_column else set()))
         by_file = split.of(place.name, place.name) if split is not None and by_column is None else None
         for start, batch in table.batches(0, read):
-            columns = {name: batch.column(name).to_pylist() for name in read}
+            columns = table.columns(batch, read)
             for i, data in enumerate(table.images(batch)):
                 name = f"{place.name}/{start + i}"
                 side = by_file
-                if split is not None and by_column is not None:
-                    told = table.named(by_column, columns[by_column][i])
-                    side = split.of(None if told is None else str(told), name)
                 values: dict[str, Value] = {}
                 try:
-                    for declared in table.declared:
-                        found = table.named(declared.column, columns[declared.column][i])
-                        values[declared.name] = declared.value(found)
+                    said = {column: table.named(column, columns[column][i]) for column in read}
+                    values = {declared.name: declared.value(said[declared.column]) for declared in table.declared}
                 except ValueError as error:
-                    values, data = {}, Unreadable(str(error))
+                    said, values, data = {}, {}, Unreadable(str(error))
+                if split is not None and by_column is not None and said:
+                    told = said[by_column]
+                    side = split.of(None if told is None else str(told), name)
                 yield Found(start + i, name, data, values, side)
 
     def fetch(self, wanted: Sequence[Wanted]) -> Iterator[bytes | Unreadable]:
@@ -103,6 +102,8 @@ class _Table:
             )
             self._schema: pa.Schema = self._file.schema_arrow
             groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.metadata.num_row_groups)]
+        if len(set(self._schema.names)) != len(self._schema.names):
+            raise damaged(place.name, "a name of its own for each column", f"{', '.join(self._schema.names)}")
         self._starts = [0]
         for rows in groups:
             self._starts.append(self._starts[-1] + rows)
@@ -137,6 +138,11 @@ class _Table:
             if start != self._starts[number + 1]:
                 found = f"{start - self._starts[number]} in row group {number}"
                 raise damaged(self.place.name, f"{self._starts[number + 1] - self._starts[number]} rows", found)
+
+    def columns(self, batch: "pa.RecordBatch", names: Sequence[str]) -> dict[str, list[Any]]:
+        """Values of these columns."""
+        with self._reading():
+            return {name: batch.column(name).to_pylist() for name in names}
 
     def images(self, batch: "pa.RecordBatch") -> Iterator[bytes | Unreadable]:
         """The images of a batch."""

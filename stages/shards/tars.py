@@ -204,7 +204,7 @@ class TarReader(FileReader):
                 raise ValueError("a .json that is no JSON") from None
             found |= fields
             if len(notes.columns) < 50:
-                notes.columns |= fields.keys()
+                notes.columns |= {name.encode("utf-8", "backslashreplace").decode() for name in fields}
         return found
 
 

@@ -25,7 +25,7 @@ from stages.images import open_images
 from stages.shards import members, places, tars
 from stages.shards.sources import Source
 from stages.shards.stage import Listing, Shards
-from tests.artifacts import MemoryArtifact, run_stage
+from tests.artifacts import FolderArtifact, MemoryArtifact, run_stage
 from tests.stages.shards.written import (
     CIFAR_CLASSES,
     cifar_archive,
@@ -337,6 +337,21 @@ def test_ranges_are_read_once_and_other_members_not_at_all(monkeypatch: pytest.M
     assert len(set(read)) == len(read)
 
 
+def test_texts_that_no_format_can_hold_make_a_bad_row(root: str) -> None:
+    told = [b'{"a": "\\ud800", "\\ud801": 1}', b'{"a": "x"}', b'{"a": 1e999}', b'{"a": ["x"]}', b'{"a": 7}']
+    tar = plain_tar([m for n, d in enumerate(told) for m in ((f"{n}.png", picture(n)), (f"{n}.json", d))])
+    fill(root, {"a.tar": tar})
+    _, shards, _ = both(kind="webdataset", url=root, columns={"json.a": "class"}, max_bad=0.9, holdout=0.0)
+    assert table(shards).status.tolist() == [
+        "json.a is no class but '\\\\ud800'",
+        "ok",
+        "json.a is no class but the fraction inf",
+        "json.a is no class but a list",
+        "ok",
+    ]
+    assert known(shards) == {"a": ("class", ("7", "x"))}
+
+
 # --- Parquet
 
 LABEL = {"label": {"names": ["cat", "dog", "emu"], "_type": "ClassLabel"}, "caption": {"dtype": "string"}}
@@ -440,6 +455,9 @@ def test_rows_without_an_image_and_labels_without_a_name_are_bad_rows(root: str)
     columns["label"] = pa.array([0, 1, 2, 0, 1, 3], pa.int64())
     fill(root, {"x.parquet": hf_parquet(records, columns, LABEL)})
     shards = both(kind="parquet", url=root, max_bad=0.9, holdout=0.0)[1]
+    assert table(shards).status[5] == "label is 3, of 3 named classes"
+    split = {"column": "label", "heldout": ["dog"]}
+    shards = both(kind="parquet", url=root, max_bad=0.9, holdout=0.0, columns=[], split=split)[1]
     assert table(shards).status[5] == "label is 3, of 3 named classes"
 
 
@@ -659,3 +677,15 @@ def test_the_keys_of_sources_are_what_they_have_always_been() -> None:
     }
     assert key(kind="webdataset", url=["/d/y", "/d/z"]) == found["webdataset"]
     assert key(kind="parquet", url="/x", columns={"a": None, "b": "class"}) == found["parquet"]
+
+
+def test_the_example_of_a_listing_of_format_1_stays_readable() -> None:
+    example = FolderArtifact(Path(__file__).parents[2] / "data" / "formats" / "v1" / "listing")
+    rows = members.ListingRows(example, 1024).read(2, 9)
+    assert rows.column("row").to_pylist() == list(range(2, 9))
+    assert rows.column("source").to_pylist() == ["a.tar"] * 4 + ["b.tar"] * 3
+    assert rows.column("name")[0].as_py() == "a.tar/000002.jpg"
+    assert rows.column("status").to_pylist() == ["ok"] * 2 + ["an empty file"] + ["ok"] * 4
+    assert [a.name for a in attributes.load(example.read("attributes.json"))] == ["class", "weight"]
+    assert rows.column("attribute.weight").to_pylist()[:2] == [0.5, 0.75]
+    assert rows.column("attribute.class").to_pylist()[:2] == [2.0, 3.0]
