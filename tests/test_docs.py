@@ -18,6 +18,7 @@ from pipeline.cli import main
 from pipeline.study import Encoder, load, taps_of
 from stages import attributes
 from stages.decoder.adm_stage import Rcdm
+from stages.decoder.extension import Extension
 from stages.decoder.released_stage import Released
 from stages.decoder.stage import Decoder
 from stages.encoders.sources import KINDS, Override
@@ -80,7 +81,7 @@ def test_the_stage_that_is_shown_runs_and_is_cached(
 def test_the_study_page_names_every_field() -> None:
     page = (ROOT / "docs" / "study.md").read_text()
     blocks_of_study = (Listing, Shards, Pretrain, Readers, Probes, Sources, Transformed, Kept, Faithfulness, Invariance)
-    for stage in (*blocks_of_study, Decoder, Rcdm, Released, Samples):
+    for stage in (*blocks_of_study, Decoder, Extension, Rcdm, Released, Samples):
         for field in stage.model_fields:
             assert f"`{field}`" in page or field == "snapshot", f"{stage.__name__}.{field}"
 
@@ -95,6 +96,14 @@ def test_encoders_shown_are_encoders_and_inherit_by_anchors() -> None:
         == [("simclr", None, s) for s in range(3)] + [("supervised", "shape", s) for s in range(3)]
         for found in encoders
     )
+
+
+def test_the_extension_that_is_shown_is_one(tmp_path: Path) -> None:
+    section = (ROOT / "docs" / "study.md").read_text().partition("## Extensions")[2].partition("\n## ")[0]
+    (shown,) = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "study.yaml").write_text(shown + "\nstudy: shown\ndataset: {listing: {source: {kind: scenes}}}\n")
+    (extension,) = load(str(tmp_path / "study.yaml")).extensions
+    assert extension.taps == ("vicreg:backbone", "vicreg:projector")
 
 
 def test_the_encoders_that_are_shown_are_taken_as_they_stand(tmp_path: Path) -> None:
