@@ -12,10 +12,10 @@ from stages.encoders.augment import Augmentations
 from stages.encoders.encoder import NetworkEncoder
 from stages.encoders.format import CARD, WEIGHTS, digest, parse_card
 from stages.encoders.load import load
-from stages.encoders.spec import Pretrained
+from stages.encoders.spec import Preprocessing, Pretrained
 from stages.errors import InputError
 from stages.images import open_images
-from stages.pretrain import run
+from stages.pretrain import loop, run
 from stages.pretrain.loop import Trainer, TrainSet, learning_rate, rows
 from stages.pretrain.quality import knn, linear, score
 from stages.pretrain.stage import Pretrain
@@ -159,7 +159,7 @@ def test_the_stage_writes_an_encoder_that_loads_and_says_how_it_was_made(shards:
 
 def test_training_sees_train_images_only(shards: MemoryArtifact, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[np.ndarray] = []
-    real = run.fit
+    real = loop.fit
 
     def watched(stage: Pretrain, images: TrainSet, context: InlineContext) -> object:
         seen.append(images.read(np.arange(images.count)))
@@ -170,6 +170,19 @@ def test_training_sees_train_images_only(shards: MemoryArtifact, monkeypatch: py
     images = open_images(shards)
     train = np.flatnonzero(np.array(images.table().column("split").to_pylist()) == "train")
     np.testing.assert_array_equal(seen[0], images.decode(train, 32))
+
+
+def test_rows_without_an_image_are_left_out_on_disk_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gappy:
+        count, parts = 8, 2
+
+        def decode_part(self, part: int, framing: object) -> tuple[np.ndarray, np.ndarray]:
+            here = np.array([[0, 1, 3], []][part], dtype=np.int64)
+            return here, np.full((len(here), 4, 4, 3), here[:, None, None, None], dtype=np.uint8)
+
+    monkeypatch.setattr(run, "open_images", lambda shards: Gappy())
+    pictures = run.lay_down(MemoryArtifact(), Preprocessing(size=4), 0, 1)
+    assert pictures.read(np.array([3, 0, 1]))[:, 0, 0, 0].tolist() == [3, 0, 1]
 
 
 def test_quality_is_taken_over_a_bounded_number_of_images(

@@ -67,14 +67,15 @@ def test_two_ranks_train_what_one_trains(tmp_path: Path) -> None:
 
 
 def test_synchronised_batch_norm_keeps_weights_and_is_batch_norm_in_use() -> None:
-    plain = nn.Sequential(nn.Linear(3, 5), nn.Sequential(nn.BatchNorm1d(5)), nn.ReLU())
+    inner = nn.Sequential(nn.BatchNorm1d(5))
+    plain = nn.Sequential(nn.Linear(3, 5), inner, nn.ReLU())
     for tensor in plain.state_dict().values():
         tensor += 0.25 * torch.arange(tensor.numel()).reshape(tensor.shape) if tensor.is_floating_point() else 1
     plain.eval()
     x = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
     wanted, state = plain(x), plain.state_dict()
     synchronise(plain)
-    assert isinstance(plain[1][0], SynchronisedBatchNorm)
+    assert isinstance(inner[0], SynchronisedBatchNorm)
     assert {name: value.tolist() for name, value in plain.state_dict().items()} == {
         name: value.tolist() for name, value in state.items()
     }
