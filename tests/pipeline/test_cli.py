@@ -90,7 +90,10 @@ def test_init_writes_a_study_that_can_be_planned_and_overwrites_nothing(tmp_path
     [
         (("faithfulness: {}", "faithfulnes: {}"), "did you mean 'faithfulness'?"),
         (("num_images: 2048", "num_image: 2048"), "unknown field 'readers.num_image' (did you mean 'num_images'?)"),
-        (("kind: oracle", "kind: orakel"), "expected kind to be one of pretrain, untrained, oracle; found 'orakel'"),
+        (
+            ("kind: oracle", "kind: orakel"),
+            "kind to be one of pretrain, untrained, oracle, timm, hf, torchvision, torch",
+        ),
         (("simclr:projector", "simclr:projecter"), "did you mean 'projector'?"),
         (("simclr:projector", "simclrr:projector"), "did you mean 'simclr'?"),
         (("count: 768", "count: -1"), "dataset.listing.source"),
