@@ -9,7 +9,8 @@ time, which other programs on the machine change little when one thread is used 
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 # The profiler complains of a missing GPU otherwise; it reads this when it is imported.
 os.environ.setdefault("KINETO_LOG_LEVEL", "9")
@@ -21,8 +22,9 @@ from torch.profiler import ProfilerActivity, profile
 from stages.contract import Part
 from stages.embeddings.stage import Embeddings
 from stages.encoders.encoder import NetworkEncoder
+from stages.encoders.network import ResNet
 from stages.encoders.spec import Architecture, Untrained
-from stages.pretrain.loop import Trainer, TrainSet
+from stages.pretrain.loop import Labels, Trainer, TrainSet
 from stages.pretrain.stage import Pretrain
 from stages.shards.scenes import render
 from stages.shards.sources import ScenesSource
@@ -53,10 +55,11 @@ def best(work: Callable[[], object]) -> Best:
 
 
 def pretraining() -> None:
-    """A step of the default settings, and its share of augmentation, forward and the rest."""
+    """A step of the default settings, where its CPU time goes, and that of each method."""
     stage = Pretrain()
     images = render(7, range(2048))[0]
-    trainer = Trainer(stage, TrainSet(len(images), lambda places: images[places]), "cpu")
+    shown = TrainSet(len(images), lambda places: images[places])
+    trainer = Trainer(stage, shown, "cpu")
     views = trainer.views(0)
 
     def forward() -> None:
@@ -64,12 +67,20 @@ def pretraining() -> None:
             trainer.network(views)
 
     step, drawing, passing = best(lambda: trainer.advance(0)), best(lambda: trainer.views(0)), best(forward)
+    adapting = best(trainer.optimiser.step)
     steps = stage.num_images / stage.batch
     print(f"pretraining: {stage.batch / step.wall:,.0f} images/s (two views each), {1e3 * step.wall:.0f} ms a step")
     print(f"  {stage.num_images:,} images: {steps * step.wall:.0f} s, of CPU {steps * step.cpu:.0f} s")
     print(
-        f"  CPU of augmentation {drawing.cpu / step.cpu:.0%}, of a forward pass {passing.cpu / step.cpu:.0%} of a step"
+        f"  CPU of augmentation {drawing.cpu / step.cpu:.0%}, of a forward pass {passing.cpu / step.cpu:.0%}, "
+        f"of the optimiser {adapting.cpu / step.cpu:.1%} of a step"
     )
+    labelled = replace(shown, labels=Labels(torch.arange(len(images)) % 7, 7))
+    for method in ("vicreg", "barlow", "supervised"):
+        other = Trainer(
+            Pretrain.model_validate({"method": method}), labelled if method == "supervised" else shown, "cpu"
+        )
+        print(f"  {method}: {best(partial(other.advance, 0)).cpu / step.cpu:.2f} of SimCLR's CPU time")
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         for number in range(3):
             trainer.advance(number)
@@ -90,15 +101,17 @@ def extraction() -> None:
     images = state.images.decode_part(0, encoder.preprocessing.size)[1]
     whole = best(lambda: stage.work(Part(index=0), state, inputs, MemoryArtifact()))
     decoding = best(lambda: state.images.decode_part(0, encoder.preprocessing.size))
-    bare = best(lambda: [encoder.embed(images[start : start + stage.batch]) for start in range(0, 1024, stage.batch)])
+    bare = best(lambda: [encoder.embed(images[start : start + 256]) for start in range(0, 1024, 256)])
     print(f"extraction: {1024 / whole.wall:,.0f} images/s in two views at {len(encoder.taps)} taps, PNG to Zarr")
     print(f"  CPU {1e3 * whole.cpu / 1024:.2f} ms an image; bare forward pass {1024 / bare.wall:,.0f} views/s")
     print(f"  CPU of decoding {decoding.cpu / whole.cpu:.0%}, of the forward passes {2 * bare.cpu / whole.cpu:.0%}")
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float() / 255
 
     def one_tap() -> None:
+        backbone = encoder._network.backbone
+        assert isinstance(backbone, ResNet)
         with torch.no_grad():
-            encoder._network.backbone(pixels)
+            backbone(pixels)
 
     def all_taps() -> None:
         with torch.no_grad():
