@@ -186,12 +186,13 @@ class Executor(Protocol):
         is passed on; calls in flight are given up.
         """
 
-    def gang(self, call: Call, ranks: int, on_progress: OnProgress | None = None) -> Outcome:
+    def gang(self, call: Call, ranks: int, on_progress: OnProgress | None = None, least: int | None = None) -> Outcome:
         """Runs `function(payload, context)` on `ranks` ranks together; the value is that of rank 0.
 
         A rank that is lost ends the attempt for all; the next attempt starts all ranks anew, so the function must
-        resume by its own checkpoints. `on_progress` is called every few seconds while it runs, maybe from another
-        thread.
+        resume by its own checkpoints. With `least` < `ranks` the gang is elastic: it starts with as many ranks as
+        there is room for, no fewer than `least`, and may be started anew with more or fewer when machines come and go.
+        `on_progress` is called every few seconds while it runs, maybe from another thread.
         """
 
 

@@ -65,9 +65,9 @@ class Inline:
                 outcome = tally.answered(_attempt(call))
             on_done(outcome)
 
-    def gang(self, call: Call, ranks: int, on_progress: OnProgress | None = None) -> Outcome:
+    def gang(self, call: Call, ranks: int, on_progress: OnProgress | None = None, least: int | None = None) -> Outcome:
         """Runs a gang; see `Executor.gang`. Raises `ResourceError` for more ranks than CPUs or GPUs."""
-        layout = layout_for_gang([this_machine()], ranks)
+        layout = layout_for_gang([this_machine()], ranks, least)
         tally = Tally(call, self.name, self._retries)
         try:
             payload = encode(call.payload, f"the payload of call {call.id}")
@@ -84,7 +84,7 @@ class Inline:
         while True:
             time.sleep(tally.pause_seconds)
             attempt = tally.begin()
-            if ranks == 1:
+            if layout.workers == 1:
                 answer = run_rank(call.function, payload, Rank(0, 1, device(), attempt), send)
                 outcome = tally.answered(answer)
             else:

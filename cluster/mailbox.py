@@ -36,6 +36,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._posts: list[Progress] = []
+        self._group = ""
         self._ranks: dict[int, Where] = {}
         self._answers: dict[int, Answer] = {}
 
@@ -48,17 +49,20 @@ class Mailbox:
         posts, self._posts = self._posts, []
         return posts
 
-    async def arrive(self, rank: int, where: Where) -> None:
-        """Takes where a rank is."""
+    async def arrive(self, group: str, rank: int, where: Where) -> None:
+        """Takes where a rank is. The first of another group makes forget the one before, which was given up."""
+        if group != self._group:
+            self._group, self._ranks, self._answers = group, {}, {}
         self._ranks[rank] = where
 
     async def ranks(self) -> dict[int, Where]:
         """Where the ranks are that have started."""
         return self._ranks
 
-    async def answer(self, rank: int, answer: Answer) -> None:
-        """Takes what a rank came to."""
-        self._answers[rank] = answer
+    async def answer(self, group: str, rank: int, answer: Answer) -> None:
+        """Takes what a rank of the newest group came to."""
+        if group == self._group:
+            self._answers[rank] = answer
 
     async def answers(self) -> dict[int, Answer]:
         """What the ranks came to."""

@@ -172,12 +172,12 @@ class OnRay:
             self._dismiss()
             raise
 
-    def gang(self, call: Call, ranks: int, on_progress: OnProgress | None = None) -> Outcome:
+    def gang(self, call: Call, ranks: int, on_progress: OnProgress | None = None, least: int | None = None) -> Outcome:
         """Runs a gang; see `Executor.gang`. Raises `ResourceError` for more ranks than CPUs or GPUs."""
         assert self._connection is not None
         # Idle workers hold the CPUs that the ranks need.
         self._dismiss()
-        layout = layout_for_gang(self._connection.machines(), ranks)
+        layout = layout_for_gang(self._connection.machines(), ranks, least)
         tally = Tally(call, self.name, self._retries)
         try:
             payload = encode(call.payload, f"the payload of call {call.id}")
@@ -192,7 +192,14 @@ class OnRay:
             else:
                 with open_mailbox() as mailbox:
                     ended = run_train(
-                        call, payload, layout, attempt, self._connection.folder, mailbox, reader(mailbox, on_progress)
+                        call,
+                        payload,
+                        replace(layout, workers=ranks),
+                        attempt,
+                        self._connection.folder,
+                        mailbox,
+                        reader(mailbox, on_progress),
+                        least,
                     )
                 outcome = tally.lost(ended, _gone()) if isinstance(ended, Loss) else tally.answered(ended)
             if outcome is not None:

@@ -112,22 +112,24 @@ def layout_for_parts(machines: Sequence[Machine], workers: int | None = None) ->
     return Layout(workers, min(total // workers, max(machine.cpus for machine in machines)), 0)
 
 
-def layout_for_gang(machines: Sequence[Machine], ranks: int) -> Layout:
-    """The ranks of a gang, each as wide as fits.
+def layout_for_gang(machines: Sequence[Machine], ranks: int, least: int | None = None) -> Layout:
+    """The ranks of a gang, each as wide as fits: `ranks`, or as many as there is room for but no fewer than `least`.
 
-    Raises `ResourceError` where there are fewer GPUs (or, without GPUs, CPUs) than ranks.
+    Raises `ResourceError` where there are fewer GPUs (or, without GPUs, CPUs) than that. `least` None: `ranks`.
     """
-    if ranks < 1:
-        raise ResourceError("1 rank or more", str(ranks), "Set the number of ranks to 1.")
+    least = ranks if least is None else least
+    if not 1 <= least <= ranks:
+        raise ResourceError("1 rank or more, and no more than the most", f"{least} to {ranks}", "Set both to 1.")
     machines = _working(machines)
     gpus = sum(machine.gpus for machine in machines)
     devices = [machine.gpus if gpus else machine.cpus for machine in machines]
-    if sum(devices) < ranks:
+    if sum(devices) < least:
         raise ResourceError(
-            f"{ranks} {'GPUs' if gpus else 'CPUs'}, one for each rank",
+            f"{least} {'GPUs' if gpus else 'CPUs'}, one for each rank",
             str(sum(devices)),
             f"Set the number of ranks to {sum(devices)} or less.",
         )
+    ranks = min(ranks, sum(devices))
     width = max(machine.cpus for machine in machines)
     while width > 1 and sum(_fits(machine, width, bool(gpus)) for machine in machines) < ranks:
         width -= 1

@@ -2,7 +2,8 @@
 
 Ray Train places the ranks, starts them together and ends all when one is lost. What it would do beyond that is ours:
 its checkpoints and its folder are scratch (the store's checkpoints are the truth, so every attempt has a new run name),
-and it never retries, because the executor counts attempts.
+and it never retries, because the executor counts attempts. An elastic gang is Ray Train's: it starts with the ranks
+that there is room for, and looks every minute whether there is room for more; then it starts all ranks anew.
 
 `DataParallelTrainer`, the base of `TorchTrainer`, is used with a back end of four lines, because `TorchTrainer` imports
 torch into the driver and into Train's controller: 0.4 GB and some seconds in each.
@@ -25,6 +26,9 @@ from cluster.ranks import Rank, free_port, run_rank, settle
 from cluster.resources import Layout, device, set_threads
 
 POLL_SECONDS = 0.5
+
+GROUP = "REPSCOPE_GROUP"
+"""Environment of a rank: the name of its group, which is new whenever Ray Train starts the ranks of an attempt anew."""
 
 SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -53,8 +57,12 @@ def run_train(
     folder: Path | None,
     mailbox: Any,
     read: Callable[[], None],
+    least: int | None = None,
 ) -> Answer | Loss:
-    """One attempt on `layout.workers` ranks. `read` fetches progress and is called in this thread meanwhile."""
+    """One attempt on `layout.workers` ranks, or on `least` and more as room comes and goes.
+
+    `read` fetches progress and is called in this thread meanwhile.
+    """
     os.environ.update(SETTINGS)
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -73,7 +81,9 @@ def run_train(
         },
         backend_config=_meeting(),
         scaling_config=ScalingConfig(
-            num_workers=layout.workers, use_gpu=bool(layout.gpus), resources_per_worker=resources
+            num_workers=layout.workers if least in (None, layout.workers) else (least, layout.workers),
+            use_gpu=bool(layout.gpus),
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
             name=f"gang-{attempt}-{uuid.uuid4().hex}",
@@ -149,10 +159,11 @@ def train_rank(config: dict[str, Any]) -> None:
         int(os.environ["MASTER_PORT"]),
     )
     post = Post(mailbox)
-    ray.get(mailbox.arrive.remote(rank.rank, here()))
+    group = os.environ[GROUP]
+    ray.get(mailbox.arrive.remote(group, rank.rank, here()))
     answer = run_rank(config["function"], config["payload"], rank, post.send)
     post.flush()
-    ray.get(mailbox.answer.remote(rank.rank, answer))
+    ray.get(mailbox.answer.remote(group, rank.rank, answer))
     if answer.error is not None:
         raise RankError(answer.error.message)
 
@@ -174,7 +185,7 @@ def _meeting() -> Any:
     class Meeting(Backend):
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
             address, port = worker_group.execute_single(0, _offer)
-            worker_group.execute(_agree, address, port)
+            worker_group.execute(_agree, address, port, uuid.uuid4().hex)
 
     @dataclass
     class MeetingConfig(BackendConfig):
@@ -191,6 +202,7 @@ def _offer() -> tuple[str, int]:
     return str(ray.util.get_node_ip_address()), free_port()  # type: ignore[no-untyped-call]
 
 
-def _agree(address: str, port: int) -> None:
+def _agree(address: str, port: int, group: str) -> None:
     os.environ["MASTER_ADDR"] = address
     os.environ["MASTER_PORT"] = str(port)
+    os.environ[GROUP] = group

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -31,6 +32,26 @@ STORE = click.option(
     help="Folder or URL (s3://bucket/path) that holds the artifacts. Also REPSCOPE_STORE.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
+
+
+class Ranks(click.ParamType):  # type: ignore[type-arg]
+    """A number of ranks, or the fewest and the most: `4`, `2-8`."""
+
+    name = "n|min-max"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """The fewest and the most."""
+        found = re.fullmatch(r"([1-9][0-9]*)(?:-([1-9][0-9]*))?", str(value))
+        least, most = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if least > most:
+            self.fail(f"expected a number of ranks such as 4, or 2-8; found {value!r}.", param, ctx)
+        return least, most
+
+    @staticmethod
+    def text(ranks: tuple[int, int]) -> str:
+        """As a person writes it."""
+        least, most = ranks
+        return str(least) if least == most else f"{least}-{most}"
 
 
 class Commands(click.Group):
@@ -160,7 +181,10 @@ def status(study: str, root: str, as_json: bool, check: bool, refresh: bool) -> 
 )
 @click.option("--address", default=None, help="A running Ray cluster (host:port); without it one is started here.")
 @click.option(
-    "--ranks", type=click.IntRange(min=1), default=None, help="Ranks of a training [default: 1 or 2, as suits it]."
+    "--ranks",
+    type=Ranks(),
+    default=None,
+    help="Ranks of a training [default: 1 or 2, as suits it]; 2-8: from 2 to 8, as many as there is room for.",
 )
 @click.option("--force", multiple=True, metavar="STEP", help="Make this step anew (may be given several times).")
 @click.option("--accept-drift", is_flag=True, help="Go on with work that was begun with other code.")
@@ -177,7 +201,7 @@ def run(
     as_json: bool,
     executor: str,
     address: str | None,
-    ranks: int | None,
+    ranks: tuple[int, int] | None,
     force: tuple[str, ...],
     accept_drift: bool,
     on_busy: str,
@@ -189,7 +213,7 @@ def run(
 
     read, steps, store = _opened(study, root)
     command = f"repscope run {study} --store {root}" + ("" if executor == "ray" else f" --executor {executor}")
-    command += (f" --address {address}" if address else "") + (f" --ranks {ranks}" if ranks else "")
+    command += (f" --address {address}" if address else "") + (f" --ranks {Ranks.text(ranks)}" if ranks else "")
     with Progress(steps, quiet=as_json) as progress:
         try:
             result = run_graph(
@@ -200,7 +224,8 @@ def run(
                 force=force,
                 accept_drift=accept_drift,
                 on_busy="fail" if on_busy == "fail" else "wait",
-                ranks=ranks,
+                ranks=ranks[1] if ranks else None,
+                least_ranks=ranks[0] if ranks and ranks[0] < ranks[1] else None,
                 listener=progress.hear,
             )
         except PipelineError as error:

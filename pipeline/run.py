@@ -83,20 +83,22 @@ def run(
     accept_drift: bool = False,
     on_busy: Literal["wait", "fail"] = "wait",
     ranks: int | None = 1,
+    least_ranks: int | None = None,
     listener: Listener | None = None,
 ) -> RunResult:
     """Brings every step to done and returns where the artifacts are.
 
     `executor` is called and entered when the first step has work. `force` names steps that are made anew whatever the
     store holds; `accept_drift` continues what other code has begun. `study` is the name under which the artifacts are
-    remembered. Gangs run on `ranks` ranks at most; None: each on as many as it usually takes, one per CPU at most. Raises
+    remembered. Gangs run on `ranks` ranks at most; None: each on as many as it usually takes, one per CPU at most.
+    With `least_ranks` they are elastic and go on with as few as that. Raises
     `StepFailedError`, `BusyError`, `StoreError`, `UsageError`, `InputError`.
     """
     names = {step.name for step in graph}
     if unknown := sorted(set(force) - names):
         raise UsageError(f"--force to name steps ({', '.join(sorted(names))})", unknown[0], "Correct the name.")
     with ExitStack() as stack:
-        engine = _Engine(store, executor, stack, listener, accept_drift, on_busy, ranks)
+        engine = _Engine(store, executor, stack, listener, accept_drift, on_busy, ranks, least_ranks)
         try:
             return engine.run(graph, study, frozenset(force))
         except BaseException as error:
@@ -151,13 +153,14 @@ class _Engine:
         accept_drift: bool,
         on_busy: Literal["wait", "fail"],
         ranks: int | None,
+        least_ranks: int | None,
     ) -> None:
         self._store = store
         self._make_executor = executor
         self._stack = stack
         self._accept_drift = accept_drift
         self._on_busy = on_busy
-        self._ranks = ranks
+        self._ranks, self._least_ranks = ranks, least_ranks
         self._executor: Executor | None = None
         self._working = False
         self._run_id = new_run_id()
@@ -393,7 +396,8 @@ class _Engine:
             asked = self._ranks or min(job.stage.usual_ranks, len(os.sched_getaffinity(0)))
             ranks = min(asked, job.stage.max_ranks or asked)
             call = Call(f"{job.step.name}/0", "pipeline.worker:train", task.model_dump(mode="json"))
-            on_done(executor.gang(call, ranks, lambda progress: self._progress(job, progress)))
+            least = None if self._least_ranks is None else min(self._least_ranks, ranks)
+            on_done(executor.gang(call, ranks, lambda progress: self._progress(job, progress), least))
         else:
             executor.run(_calls(job, task, todo), on_done)
         if failures:

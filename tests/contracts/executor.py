@@ -224,6 +224,12 @@ class ExecutorContract:
         assert len(done.losses) == 1
         assert done.losses[0].attempt == 1
 
+    def test_an_elastic_gang_takes_the_room_there_is(self, executor: Executor) -> None:
+        done = executor.gang(call("g", "sum_of_ranks", plan=["kill", "ok"]), 3, least=1)
+        world = done.result()["world"]
+        assert 1 <= world <= 3
+        assert done.result() == {"sum": world * (world + 1) / 2, "attempt": 2, "world": world}
+
     def test_a_payload_too_large_for_a_gang_is_refused(self, executor: Executor) -> None:
         error = executor.gang(Call("g", f"{TASKS}:describe", {"thing": "x" * 1_000_001}), 1).error
         assert error is not None
