@@ -1,10 +1,9 @@
 """Sets of images, however they are stored: the tars of `shards` or the Zarr array of `samples`, read part by part."""
 
 import hashlib
-import io
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,6 +18,7 @@ from stages.pixels import Framing
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 Rows = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
@@ -33,6 +33,8 @@ PART_ROWS = b"part_rows"
 
 RUN = 16
 """Images that a thread decodes in one go: enough that handing them over costs nothing, few enough to share a batch."""
+BATCH = 2**16
+"""Rows of an index that are looked at at once."""
 DIGITS = 16
 """Hexadecimal digits of an image's sha256 that are kept in memory and compared."""
 
@@ -73,7 +75,7 @@ class Images(ABC):
 
     def stream(
         self, part: int, size: int | Framing, batch: int, decoding: Decoding = Decoding()
-    ) -> Iterator[tuple[Rows, Pixels]]:
+    ) -> Generator[tuple[Rows, Pixels], None, None]:
         """The images of a part as batches, in order: rows int64 [B] and uint8 [B, size, size, 3], B <= `batch`.
 
         Memory holds the part as it is stored and a few batches. FormatError names a row whose bytes are not those that
@@ -134,17 +136,25 @@ class _Tars(Images):
         import pyarrow.compute as pc
 
         self._artifact = artifact
-        index = self.table(("shard", "offset", "size", "sha256"))
-        metadata = index.schema.metadata or {}
+        index = _file(artifact, INDEX)
+        metadata = index.schema_arrow.metadata or {}
         if PART_ROWS not in metadata:
             raise FormatError(f"{INDEX} with its rows per tar", "none in its metadata", "Make the shards again.")
         self.part_rows = int(metadata[PART_ROWS])
-        self.count = index.num_rows
-        # Of each column no more is kept than is needed: there may be millions of rows.
-        self._shard = index.column("shard").dictionary_encode()
-        self._offset: Rows = index.column("offset").to_numpy()
-        self._size: Rows = index.column("size").to_numpy()
-        self._sha256 = pc.utf8_slice_codeunits(index.column("sha256"), 0, DIGITS)
+        self.count = index.metadata.num_rows
+        # There may be millions of rows: no more is kept of each than is needed, and no column is ever held as text.
+        self._offset: Rows = np.empty(self.count, dtype=np.int64)
+        self._size: Rows = np.empty(self.count, dtype=np.int64)
+        self._sha256 = np.empty(self.count, dtype=f"S{DIGITS}")
+        self._shard: list[str] = []
+        start = 0
+        for batch in index.iter_batches(BATCH, columns=["shard", "offset", "size", "sha256"]):
+            own = slice(start, start + batch.num_rows)
+            self._offset[own], self._size[own] = batch["offset"].to_numpy(), batch["size"].to_numpy()
+            self._sha256[own] = pc.utf8_slice_codeunits(batch["sha256"], 0, DIGITS).to_numpy(zero_copy_only=False)
+            firsts = np.arange(-start % self.part_rows, batch.num_rows, self.part_rows)
+            self._shard += batch["shard"].take(firsts).to_pylist()
+            start += batch.num_rows
 
     def table(self, columns: Sequence[str] | None = None) -> "pa.Table":
         return _parquet(self._artifact, INDEX, columns)
@@ -158,7 +168,9 @@ class _Tars(Images):
         for place, row in enumerate(map(int, rows)):
             if not 0 <= row < self.count or self._offset[row] < 0:
                 raise FormatError("a row that holds an image", f"row {row}", "Choose among rows of status ok.")
-            data = self._artifact.read_range(self._shard[row].as_py(), int(self._offset[row]), int(self._size[row]))
+            data = self._artifact.read_range(
+                self._shard[row // self.part_rows], int(self._offset[row]), int(self._size[row])
+            )
             images[place] = self._decode(row, data, size)
         return images
 
@@ -174,14 +186,14 @@ class _Tars(Images):
     def _tar(self, part: int) -> tuple[Rows, bytes]:
         rows = np.arange(part * self.part_rows, min((part + 1) * self.part_rows, self.count))
         rows = rows[self._offset[rows] >= 0]
-        return rows, self._artifact.read(self._shard[int(rows[0])].as_py()) if len(rows) else b""
+        return rows, self._artifact.read(self._shard[part]) if len(rows) else b""
 
     def _bytes(self, tar: bytes, row: int) -> bytes:
         return tar[self._offset[row] : self._offset[row] + self._size[row]]
 
     def _decode(self, row: int, data: bytes, size: int | Framing) -> Pixels:
         # A JPEG has no checksum of its own: most changed bytes decode to other pixels without a word.
-        if hashlib.sha256(data).hexdigest()[:DIGITS] != self._sha256[row].as_py():
+        if hashlib.sha256(data).hexdigest()[:DIGITS].encode() != self._sha256[row]:
             raise FormatError(
                 f"the bytes that were listed in {self._named(row)}",
                 f"{len(data)} others",
@@ -199,7 +211,7 @@ class _Tars(Images):
 
     def _named(self, row: int) -> str:
         name = self.table(("name",)).column("name")[row].as_py()
-        return f"row {row} ({name}) of {self._shard[row].as_py()}"
+        return f"row {row} ({name}) of {self._shard[row // self.part_rows]}"
 
 
 class _Array(Images):
@@ -253,8 +265,13 @@ def _fill(images: Pixels, frame: Frame, first: int, size: int | Framing) -> None
 
 
 def _parquet(artifact: Input, name: str, columns: Sequence[str] | None) -> "pa.Table":
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(io.BytesIO(artifact.read(name)))
+    file = _file(artifact, name)
     wanted = None if columns is None else [column for column in columns if column in file.schema_arrow.names]
     return file.read(columns=wanted)
+
+
+def _file(artifact: Input, name: str) -> "pq.ParquetFile":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(pa.BufferReader(artifact.read(name)))

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,9 @@ class State:
         table = images.table(("split",))
         train = None
         if "split" in table.column_names:
-            train = np.array([split == "train" for split in table.column("split").to_pylist()], dtype=np.bool_)
+            import pyarrow.compute as pc
+
+            train = np.asarray(pc.equal(table.column("split"), "train").fill_null(False))
         passes = Passes(encoder, batch or choose_batch(encoder, device))
         return cls(encoder, encoder.fingerprint(), images, train, passes, choose_decoding(device))
 
@@ -191,16 +193,16 @@ def _rows(table: "pa.Table", count: int) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def column(name: str, otherwise: "pa.Array") -> "pa.Array":
-        return table.column(name).combine_chunks().cast(pa.string()) if name in table.column_names else otherwise
+    def column(name: str, otherwise: Callable[[], "pa.Array"]) -> "pa.Array":
+        return table.column(name).cast(pa.string()) if name in table.column_names else otherwise()
 
     buffer = io.BytesIO()
     records = pa.table(
         {
             "row": pa.array(np.arange(count, dtype=np.int64)),
-            "key": column("key", pa.array([f"{row:09d}" for row in range(count)])),
-            "split": column("split", pa.nulls(count, pa.string())),
-            "status": column("status", pa.array([OK] * count)),
+            "key": column("key", lambda: pa.array([f"{row:09d}" for row in range(count)])),
+            "split": column("split", lambda: pa.nulls(count, pa.string())),
+            "status": column("status", lambda: pa.array([OK] * count)),
         }
     )
     pq.write_table(records, buffer)

@@ -99,7 +99,7 @@ def in_turns(works: Mapping[str, Callable[[], object]], images: int, rounds: int
 
 def embed(state: State, views: tuple[str, ...]) -> None:
     """All parts through the stage, into memory."""
-    stage = Embeddings(encoder=Untrained(), views=views)  # type: ignore[arg-type]
+    stage = Embeddings(encoder=Untrained(), views=views)
     out = MemoryArtifact()
     for part in range(state.images.parts):
         stage.work(Part(index=part), state, {}, out)

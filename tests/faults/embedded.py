@@ -46,7 +46,7 @@ def main() -> None:
             time.sleep(1)
         return stored
 
-    table._put = stopping
+    setattr(table, write.__name__, stopping)
     run(graph(), open_store(sys.argv[1]), Inline)
 
 

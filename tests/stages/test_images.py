@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from stages import pixels
@@ -94,9 +95,14 @@ def jpegs(count: int) -> list[bytes]:
 
 def test_decoding_ahead_is_bounded_and_ends_with_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     images = open_images(tar_artifact(jpegs(20) * 20, part_rows=400))
-    decoded = []
+    decoded: list[int] = []
     decode_fit = pixels.decode_fit
-    monkeypatch.setattr(pixels, "decode_fit", lambda *given, **named: decoded.append(1) or decode_fit(*given, **named))
+
+    def counted(data: bytes, framing: int | Framing, pixel_limit: int) -> NDArray[np.uint8]:
+        decoded.append(len(data))
+        return decode_fit(data, framing, pixel_limit)
+
+    monkeypatch.setattr(pixels, "decode_fit", counted)
     stream = images.stream(0, 32, 32, Decoding(2, ahead=True))
     next(stream)
     stream.close()

@@ -162,7 +162,7 @@ def test_reasons_are_equal_from_run_to_run() -> None:
     assert "0x" not in reasons.pop()
 
 
-FRAMINGS = [
+FRAMINGS: list[int | pixels.Framing] = [
     16,
     20,
     pixels.Framing(12, resize=15),
