@@ -274,18 +274,31 @@ def explain(study: str, step: str, root: str, as_json: bool) -> None:
 @click.argument("run_id", required=False)
 @STORE
 @JSON
-def log(study: str, run_id: str | None, root: str, as_json: bool) -> None:
+@click.option(
+    "--tensorboard",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write the losses of its trainings to this folder, for TensorBoard, instead.",
+)
+def log(study: str, run_id: str | None, root: str, as_json: bool, folder: Path | None) -> None:
     """Print what happened in a run of STUDY (the newest, or RUN_ID)."""
     from pipeline.errors import UsageError
-    from pipeline.events import read_events, run_ids
+    from pipeline.events import PROGRESS, read_events, run_ids
 
     read, _, store = _opened(study, root)
     runs = [run for run in run_ids(store) if run_id in (None, run)]
     for candidate in reversed(runs):
         events = read_events(store, candidate)
         if run_id or any(event.fields.get("study") == read.study for event in events):
+            if folder is not None:
+                from pipeline.tensorboard import export
+
+                steps = export(events, folder / candidate)
+                click.echo(f"{folder / candidate}: {', '.join(steps) or 'no training in this run'}")
+                return
             for event in events:
-                click.echo(json.dumps(asdict(event)) if as_json else _told(event))
+                if as_json or event.kind != PROGRESS:
+                    click.echo(json.dumps(asdict(event)) if as_json else _told(event))
             return
     raise UsageError(
         f"a run of {read.study} in {root}",

@@ -8,7 +8,7 @@
 | `step_started` | `key`, `generation`, `reason`, `parts`, `todo` |
 | `part_done` | `part`, `seconds`, `host`, `pid`, `executor`, `adopted`, `size_bytes`, `done`, `parts` |
 | `part_lost` | `part`, `attempt`, `reason`, `host`, `pid` |
-| `progress` | `done`, `total`, `metrics`, `attempt`: of a training |
+| `progress` | `done`, `total`, `metrics`, `attempt`: of a training; a thousand of each are kept |
 | `step_done` | `key`, `generation`, `seconds`, `size_bytes`, `summary` |
 | `step_failed` | `message`, `part`, `type`, `traceback` |
 | `run_done` | `seconds` |
@@ -29,8 +29,12 @@ from pipeline.store import Store
 
 FLUSH_SECONDS = 10.0
 
-_QUIET = ("progress",)
-"""Shown but not kept: they come every few seconds and only the last one matters."""
+PROGRESS = "progress"
+"""The kind of event that comes every few seconds, whose loss is no loss."""
+KEPT_OF_A_TRAINING = 1000
+"""So many reports of a training's progress are kept at most, evenly over its length; all are shown."""
+PROGRESS_FLUSH_SECONDS = 60.0
+"""Where nothing else happens, progress is written at most this often."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class EventLog:
         self._sequence = 0
         self._flushed = time.monotonic()
         self._lock = threading.Lock()
+        self._progress: dict[str, tuple[int, int]] = {}
 
     def keep(self) -> None:
         """From now on events are written to the store, those before included."""
@@ -81,11 +86,22 @@ class EventLog:
         event = Event(kind, step, time.time(), fields)
         if self._listener is not None:
             self._listener(event)
-        if kind not in _QUIET:
-            with self._lock:
-                self._waiting.append(event)
-            if self._kept and time.monotonic() - self._flushed > FLUSH_SECONDS:
-                self.flush()
+        if kind == PROGRESS and not self._new(step, fields):
+            return
+        with self._lock:
+            self._waiting.append(event)
+        pause = PROGRESS_FLUSH_SECONDS if kind == PROGRESS else FLUSH_SECONDS
+        if self._kept and time.monotonic() - self._flushed > pause:
+            self.flush()
+
+    def _new(self, step: str, fields: dict[str, Any]) -> bool:
+        """Whether a training has come far enough since its last report that was kept."""
+        attempt, done = self._progress.get(step, (0, 0))
+        far = fields["done"] - done >= fields["total"] / KEPT_OF_A_TRAINING or fields["done"] == fields["total"]
+        if fields["attempt"] == attempt and not far:
+            return False
+        self._progress[step] = (fields["attempt"], fields["done"])
+        return True
 
     def flush(self) -> None:
         """Writes what waits."""

@@ -93,7 +93,8 @@ class Progress:
         self._task = self._bar.add_task(self._label(step), total=parts, completed=done, metrics="")
 
     def _advance(self, step: str, done: int, total: int, metrics: dict[str, float]) -> None:
-        said = "  ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+        # The first is what matters; the others are for `repscope log --tensorboard`.
+        said = "".join(f"{name} {value:.3g}" for name, value in list(metrics.items())[:1])
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, metrics=said)
             return

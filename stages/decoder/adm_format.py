@@ -57,6 +57,8 @@ class AdmCard(BaseModel):
     train_images: int = 0
     curve: tuple[Point, ...] = ()
     """Loss over training; the held-out loss is that of the averaged weights."""
+    still_falling: dict[str, bool] = {}
+    """By tap, whether the held-out loss was still falling at the end; empty where that cannot be told."""
     finished: str = ""
     """Day on which the training ended (UTC, `2026-11-22`)."""
     versions: dict[str, str] = {}

@@ -13,7 +13,7 @@ from stages.contract import Context, Inputs, Output, Summary
 from stages.decoder.adm import Adm
 from stages.decoder.adm_format import AdmCard, pieces
 from stages.decoder.adm_spec import AdmSettings, AdmTraining
-from stages.decoder.card import CARD, Point, Snapshot
+from stages.decoder.card import CARD, Point, Snapshot, still_falling
 from stages.decoder.data import Batch, PairedSet
 from stages.decoder.loop import Training, fit
 from stages.decoder.network import Parts
@@ -117,6 +117,10 @@ def run(stage: "Rcdm", context: Context, inputs: Inputs, out: Output) -> Summary
     if context.rank == 0:
         # A second attempt at what follows must write the same weights: files of two trainings make no network.
         context.checkpoints.save(training.step, training.state())
+    curve = tuple(
+        Point(images=look["images"], loss=look["loss"], heldout={stage.taps[0]: look["heldout"][0]})
+        for look in training.curve
+    )
     card = AdmCard(
         taps={stage.taps[0]: train.widths[0]},
         size=stage.size,
@@ -129,10 +133,8 @@ def run(stage: "Rcdm", context: Context, inputs: Inputs, out: Output) -> Summary
         seed=stage.seed,
         num_images=training.painted,
         train_images=len(train),
-        curve=tuple(
-            Point(images=look["images"], loss=look["loss"], heldout={stage.taps[0]: look["heldout"][0]})
-            for look in training.curve
-        ),
+        curve=curve,
+        still_falling=still_falling(curve),
         finished=made.today(),
         versions=made.versions(),
     )
@@ -144,6 +146,7 @@ def run(stage: "Rcdm", context: Context, inputs: Inputs, out: Output) -> Summary
         "train_images": card.train_images,
         "loss": card.curve[-1].loss,
         "heldout": card.curve[-1].heldout,
+        "still_falling": card.still_falling,
     }
 
 

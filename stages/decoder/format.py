@@ -66,6 +66,8 @@ class Card(BaseModel):
     """Standard deviation of what the sketch leaves, over train images, taps and nulls; pixels lie in [-1, 1]."""
     curve: tuple[Point, ...]
     """Loss over training; the held-out loss is that of the averaged weights."""
+    still_falling: dict[str, bool] = {}
+    """By tap, whether the held-out loss was still falling at the end; empty where that cannot be told."""
     finished: str = ""
     """Day on which the training ended (UTC, `2026-11-22`); empty where it was not written down."""
     versions: dict[str, str] = {}

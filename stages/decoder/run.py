@@ -10,6 +10,7 @@ from torch import Tensor
 from stages import made
 from stages.contract import Context, Inputs, Output, Summary
 from stages.decoder import format
+from stages.decoder.card import still_falling
 from stages.decoder.data import VIEWS, PairedSet
 from stages.decoder.loop import Training, fit
 from stages.decoder.network import Network
@@ -68,6 +69,7 @@ def fit_and_write(
         train_images=len(train),
         rest=network.rest,
         curve=curve,
+        still_falling=still_falling(curve),
         finished=made.today(),
         versions=made.versions(),
         extends=extends,
@@ -90,6 +92,7 @@ def fit_and_write(
         "train_images": card.train_images,
         "loss": card.curve[-1].loss,
         "heldout": card.curve[-1].heldout,
+        "still_falling": card.still_falling,
     }
 
 

@@ -69,12 +69,13 @@ def decoder(group: int, artifact: Input, taps: Sequence[Tap]) -> Block:
         across = Axis(across.start, last, tuple(tick for tick in across.ticks if tick[0] <= last))
         chart = charts.lines(curves, across, nice_axis(values, zero=False), 200, "loss of the decoder over training")
     losses = card.curve[-1].heldout if card.curve else {}
+    falling = {place: "yes" if falls else "no" for place, falls in card.still_falling.items()}
     rows = tuple(
-        Entry(by_place[place], place, (count(width), number(losses.get(place, math.nan), 4)))
+        Entry(by_place[place], place, (count(width), number(losses.get(place, math.nan), 4), falling.get(place, "")))
         for place, width in card.taps.items()
         if place in by_place
     )
-    table = Table("", ("tap", "numbers", "loss at the end"), rows)
+    table = Table("", ("tap", "numbers", "loss at the end", "still falling"), rows)
     note = "Loss on held-out images by thousands of images shown, one line per tap." if curves else ""
     return Block(f"Extension {group}" if group else "Decoder", text, chart, note, table)
 

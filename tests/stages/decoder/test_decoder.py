@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stages.decoder import format
-from stages.decoder.card import Snapshot
+from stages.decoder.card import Point, Snapshot, still_falling
 from stages.decoder.conditioning import NULL
 from stages.decoder.network import Network
 from stages.decoder.run import read_sets
@@ -129,3 +129,10 @@ def test_the_sets_hold_the_images_and_embeddings_of_their_own_split(inputs: dict
         assert np.array_equal(h.numpy(), table.statistics("pixels").standardise(np.stack(expected)))
         pixels = to_network(images.decode(rows, STAGE.size))
         assert torch.equal(found.pixels(here, np.zeros(len(rows), dtype=np.bool_)), pixels)
+
+
+def test_a_loss_that_falls_by_little_at_the_end_is_not_still_falling() -> None:
+    losses = {100: (1.0, 1.0), 200: (0.5, 0.5), 300: (0.4, 0.4), 350: (0.39, 0.3), 400: (0.385, 0.2)}
+    curve = [Point(images=images, loss=1.0, heldout={"a:a": a, "b:b": b}) for images, (a, b) in losses.items()]
+    assert still_falling(curve) == {"a:a": False, "b:b": True}
+    assert still_falling(curve[:1]) == {}
