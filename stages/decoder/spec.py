@@ -38,6 +38,16 @@ class NetworkSettings(Settings):
         """The image's side must be a multiple of this."""
         return self.patch << (len(self.channels) - 1)
 
+    def multiplications(self, size: int) -> int:
+        """Multiply-adds of the convolutions for one image of `size` x `size` pixels; estimates use it."""
+        area, positions = self.patch**2, (size // self.patch) ** 2
+        total = positions * 9 * self.channels[0] * (6 * area + 2 + 3 * area)
+        below = self.channels[0]
+        for wide, count in zip(self.channels, self.blocks, strict=True):
+            total += positions * 9 * ((below + wide) * wide + (4 * count - 2) * wide**2)
+            positions, below = positions // 4, wide
+        return total
+
 
 class TrainingSettings(Settings):
     """Optimiser, noise levels and averaging."""

@@ -33,9 +33,10 @@ class Decoder(Gang):
     """Images between two checkpoints."""
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
-        """Rough cost for the default network at 32 px."""
+        """Rough cost, from that of the default network at 32 px."""
         pixels = (self.size / 32) ** 2
-        seconds = 10 + pixels * (self.num_images * 3.9e-3 + self.training.sketch_images * 1.5e-4)
+        work = self.network.multiplications(self.size) / NetworkSettings().multiplications(32)
+        seconds = 10 + work * self.num_images * 3.9e-3 + pixels * self.training.sketch_images * 1.5e-4
         return Estimate(rows=1, size_bytes=int(40_000_000 * pixels), cpu_seconds=seconds)
 
     def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:
