@@ -36,7 +36,7 @@ class Pretrain(Gang):
     preprocessing: Preprocessing = Preprocessing()
     augmentations: Augmentations = Augmentations()
     seed: Annotated[int, Field(ge=0)] = 0
-    num_images: PositiveInt = 240_000
+    num_images: PositiveInt = 224_000
     """Length of the training, in images; each is shown in two augmented views."""
     batch: Annotated[int, Field(ge=2)] = 256
     """Images per step, of all ranks together; to SimCLR the other images of the batch are the negatives."""
@@ -74,7 +74,7 @@ class Pretrain(Gang):
         """Rough cost: seconds measured at the default architecture and size, in proportion to the multiplications."""
         size, default = self.preprocessing.size, Architecture()
         scale = self.architecture.multiplications(size) / default.multiplications(32)
-        seconds = self.num_images * 1.1e-3 + upstream["shards"].rows * 5e-4
+        seconds = self.num_images * 1.2e-3 + upstream["shards"].rows * 5e-4
         return Estimate(rows=1, size_bytes=round(5.5e6 * scale), cpu_seconds=10 + seconds * scale)
 
     def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:
