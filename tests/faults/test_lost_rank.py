@@ -1,0 +1,72 @@
+"""A killed rank of a training: the others stop, all begin anew from our checkpoint, and nothing comes out different."""
+
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load
+
+from cluster.inline import Inline
+from cluster.on_ray import OnRay
+from pipeline.events import Event
+from pipeline.run import run
+from pipeline.step import Step
+from pipeline.store import open_store
+from stages.decoder.stage import Decoder
+from stages.embeddings.stage import Embeddings
+from stages.encoders.spec import Oracle
+from stages.shards.sources import ScenesSource
+from stages.shards.stage import Listing, Shards
+from tests.stages.decoder.small import NETWORK, TRAINING
+
+DECODER = Decoder(
+    taps=("oracle:attributes",), size=16, num_images=3200, network=NETWORK, training=TRAINING, checkpoint_images=320
+)
+
+
+def graph() -> list[Step]:
+    """A decoder and what it reads."""
+    return [
+        Step("listing", Listing(source=ScenesSource(count=64, seed=3, size=16))),
+        Step("shards", Shards(shard_rows=32), {"listing": "listing"}),
+        Step("embeddings", Embeddings(encoder=Oracle()), {"images": "shards"}),
+        Step("decoder", DECODER, {"shards": "shards", "embeddings.oracle": "embeddings"}),
+    ]
+
+
+def kill_a_rank(root: Path, ended: threading.Event, killed: list[int]) -> None:
+    """Waits for a checkpoint, then kills the newest of Ray Train's workers that are below this process."""
+    while not ended.is_set() and not any(root.glob("artifacts/decoder/*/*/train/*/*/state.json")):
+        time.sleep(0.02)
+    below = psutil.Process().children(recursive=True)
+    ranks = [process for process in below if "RayTrainWorker" in " ".join(process.cmdline())]
+    for process in ranks[-1:]:
+        process.send_signal(signal.SIGKILL)
+        killed.append(process.pid)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_training_goes_on_from_its_checkpoint_as_if_no_rank_had_been_killed(tmp_path: Path) -> None:
+    root, ended, killed, heard = tmp_path / "store", threading.Event(), list[int](), list[Event]()
+    store = open_store(str(root))
+    run(graph()[:3], store, Inline)
+    killer = threading.Thread(target=kill_a_rank, args=(root, ended, killed))
+    killer.start()
+    try:
+        done = run(graph(), store, OnRay, ranks=2, listener=heard.append)
+    finally:
+        ended.set()
+        killer.join()
+    assert len(killed) == 1
+    assert len([event for event in heard if event.kind == "part_lost"]) == 1
+    again = [event.fields["done"] for event in heard if event.kind == "progress" and event.fields["attempt"] == 2]
+    assert min(again) > DECODER.checkpoint_images
+
+    undisturbed = run(graph(), open_store(str(tmp_path / "other")), Inline)
+    found, expected = (load(Path(r.url("decoder"), "decoder.safetensors").read_bytes()) for r in (done, undisturbed))
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, atol=1e-4), name
