@@ -1,8 +1,8 @@
 """A Ray to work on: an embedded one on this machine, the one this process already has, or a cluster at an address.
 
 The embedded one listens on loopback only, asks for a token that is made anew in every process, sends no usage
-statistics, has no dashboard unless a port for it is given, and leaves neither processes nor files behind. (Where this
-process is killed by SIGKILL, two idle agents of Ray need a minute to notice, and the next start removes the files.)
+statistics, has no dashboard unless a port for it is given, and leaves neither processes nor files behind, however this
+process ends (`cluster.watchdog`).
 
 This module imports ray only when it connects.
 """
@@ -15,6 +15,7 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -25,6 +26,7 @@ from types import FrameType
 from typing import Any
 
 import cluster
+from cluster import watchdog
 from cluster.errors import ConnectError, ForeignCodeError, PortInUseError
 from cluster.resources import Machine, this_machine
 
@@ -62,6 +64,7 @@ class Connection:
     """This machine, as the embedded Ray was told; None for a Ray of somebody else."""
     folder: Path | None = None
     owned: bool = True
+    _watchdog: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
     _previous: Any = field(default=None, repr=False)
 
     def machines(self) -> list[Machine]:
@@ -87,6 +90,8 @@ class Connection:
         ray.shutdown()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+        if self._watchdog is not None:
+            watchdog.dismiss(self._watchdog)
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
             self._previous = None
@@ -157,6 +162,7 @@ def _embed(machine: Machine, dashboard_port: int | None) -> Connection:
     python_path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     token = os.environ.get("RAY_AUTH_TOKEN", _TOKEN)
     environment = {LOOPBACK: "0", "RAY_AUTH_TOKEN": token, "PYTHONPATH": python_path}
+    watching = watchdog.watch(str(folder))
     try:
         with _environment(environment), _loopback():
             ray.init(
@@ -174,6 +180,8 @@ def _embed(machine: Machine, dashboard_port: int | None) -> Connection:
             )
     except Exception as error:
         ray.shutdown()
+        watching.kill()
+        watching.wait()
         raise ConnectError(
             "an embedded Ray to start on this machine",
             f"{type(error).__name__}: {error}",
@@ -182,8 +190,10 @@ def _embed(machine: Machine, dashboard_port: int | None) -> Connection:
     except BaseException:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+        watchdog.dismiss(watching)
         raise
-    return Connection(ray.get_runtime_context().gcs_address, machine, folder, _previous=_keep_sigterm(previous))
+    address = ray.get_runtime_context().gcs_address
+    return Connection(address, machine, folder, _watchdog=watching, _previous=_keep_sigterm(previous))
 
 
 def _sweep(parent: Path) -> None:

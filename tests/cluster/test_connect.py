@@ -1,6 +1,7 @@
 """Connecting: what is refused, and what an embedded Ray is."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster import watchdog
 from cluster.connect import check_ours
 from cluster.errors import ConnectError, PortInUseError
 from cluster.executor import Call
-from tests.contracts.executor import call, descendants
+from tests.contracts.executor import call, descendants, wait_until
 
 if TYPE_CHECKING:
     from cluster.connect import Connection
@@ -67,6 +69,38 @@ def test_a_dashboard_port_that_is_taken_is_refused() -> None:
         ended = run_python(f"from cluster.connect import connect\nconnect(dashboard_port={port})")
     assert ended.returncode != 0
     assert f"{PortInUseError.__module__}.PortInUseError: expected port {port} of 127.0.0.1 to be free" in ended.stderr
+
+
+def test_a_driver_that_is_killed_leaves_no_folder_behind() -> None:
+    program = "from cluster.connect import connect\nprint(connect(cpus=1).folder, flush=True)\ninput()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as driver:
+        assert driver.stdout is not None
+        folder = Path(driver.stdout.readline().strip())
+        assert folder.is_dir()
+        driver.kill()
+    wait_until(lambda: not folder.exists(), 30)
+    assert not folder.exists()
+
+
+def test_a_watchdog_ends_what_has_a_file_open_in_its_folder_and_nothing_else(tmp_path: Path) -> None:
+    program = "import sys; file = open(sys.argv[1], 'w'); print(flush=True); input()"
+    started = {}
+    for name in ("ray", "ray2"):
+        (tmp_path / name).mkdir()
+        command = [sys.executable, "-c", program, str(tmp_path / name / "log")]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        started[name] = process
+    with (tmp_path / "ray" / "ours").open("w"):
+        watchdog.dismiss(watchdog.watch(str(tmp_path / "ray")))
+    assert not (tmp_path / "ray").exists()
+    assert started["ray2"].poll() is None
+    for process in started.values():
+        process.communicate(b"\n")
+    assert [process.returncode for process in started.values()] == [-signal.SIGKILL, 0]
 
 
 @pytest.mark.usefixtures("local_ray")

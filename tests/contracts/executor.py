@@ -38,9 +38,6 @@ class ExecutorContract:
     name: str
     """What outcomes call the executor, and what `tests.contracts.driver` takes."""
 
-    lingering: tuple[str, ...] = ()
-    """Idle processes that need a minute to notice that the driver was killed by SIGKILL."""
-
     def make(self, retries: Retries | None = None) -> Executor:
         """A new executor, not yet entered."""
         raise NotImplementedError
@@ -252,13 +249,8 @@ class ExecutorContract:
             else:
                 driver.send_signal(signal.Signals[how])
             assert driver.wait(60) != 0
-        patient = self.lingering if how == "SIGKILL" else ()
-
-        def left() -> list[str]:
-            return [line for line in alive(below) if line.strip() not in patient]
-
-        wait_until(lambda: not left(), 30)
-        assert left() == []
+        wait_until(lambda: not alive(below), 30)
+        assert alive(below) == []
 
 
 class IsolationContract:
