@@ -3,8 +3,8 @@
 Ray's own processes die with their driver, but two agents of its raylet wait a minute for a head that is dead as well. A
 watchdog is a small process of its own session that reads from a pipe which only the driver holds open. When the pipe
 ends, it kills those processes of the driver's session that have a file open in the folder of this Ray, where each
-of them writes its log. (Their environment would tell as well, had some not overwritten it with their title.) A person who reads
-the logs in another terminal is left alone.
+of them writes its log. (Their environment would tell as well, had some not overwritten it with their title.) A person
+who reads the logs in another terminal is left alone.
 
 Run as a script, it imports nothing of ours: it must start in hundredths of a second and hold little memory.
 """

@@ -15,7 +15,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -28,6 +29,9 @@ from pipeline.store import Store
 
 FORMAT = 1
 """Major version of these records. A newer one is refused, an older one is read."""
+
+AT_ONCE = 32
+"""How many artifacts of a store that is far are looked at together."""
 
 RECORDS = ("artifact.json", "manifest.json", "tombstone.json")
 Standing: TypeAlias = Literal["none", "open", "closed", "committed", "broken"]
@@ -228,6 +232,16 @@ def survey(store: Store, stage: str, key: str) -> Survey:
         # A listing is no snapshot: what was created while it went on may be in it without what was created before.
         return _judge(store, stage, key, _newest(store, stage, key))
     return found
+
+
+def surveys(store: Store, artifacts: Iterable[tuple[str, str]]) -> dict[str, Survey]:
+    """How artifacts stand, each given as its stage and key, by key; asked for together where the store is far."""
+    wanted = dict.fromkeys(artifacts)
+    if not store.far:
+        return {key: survey(store, stage, key) for stage, key in wanted}
+    with ThreadPoolExecutor(AT_ONCE, "survey") as threads:
+        found = threads.map(lambda artifact: survey(store, *artifact), wanted)
+        return {key: entry for (_, key), entry in zip(wanted, found, strict=True)}
 
 
 def _newest(store: Store, stage: str, key: str) -> tuple[int, dict[str, Entry]]:

@@ -8,7 +8,7 @@ from pipeline.drift import Code
 from pipeline.errors import MissingError, UsageError
 from pipeline.fingerprint import Fingerprints
 from pipeline.key import Key, key_of
-from pipeline.manifest import Head, Manifest, Source, Survey, folder_of, read_receipt, read_record, survey
+from pipeline.manifest import Head, Manifest, Source, Survey, folder_of, read_receipt, read_record, surveys
 from pipeline.step import Step
 from pipeline.store import Store
 from stages.contract import Estimate
@@ -112,10 +112,11 @@ def plan(graph: Sequence[Step], store: Store, *, refresh: bool = False) -> list[
     """
     fingerprints, code = Fingerprints(refresh), Code()
     keys = keys_of(graph, fingerprints)
+    looks = surveys(store, [(step.stage.name, keys[step.name].digest) for step in graph])
     standings: dict[str, tuple[Survey, State, str]] = {}
     sources: dict[str, Source] = {}
     for step in graph:
-        found = survey(store, step.stage.name, keys[step.name].digest)
+        found = looks[keys[step.name].digest]
         ready = {name: sources[source] for name, source in step.inputs.items() if source in sources}
         state, reason = judge(found, ready, code.digest(type(step.stage)))
         waits = [source for source in step.inputs.values() if source not in sources]

@@ -23,7 +23,7 @@ from pipeline.events import EventLog, Listener, new_run_id
 from pipeline.fingerprint import Fingerprints
 from pipeline.key import Key
 from pipeline.lease import Lease
-from pipeline.manifest import Head, Ref, Source, Survey, close_generation, open_generation, survey
+from pipeline.manifest import Head, Ref, Source, Survey, close_generation, open_generation, survey, surveys
 from pipeline.plan import State, fits, judge, keys_of
 from pipeline.step import Step
 from pipeline.store import Store
@@ -167,6 +167,7 @@ class _Engine:
         self._events = EventLog(store, self._run_id, listener)
         self._code = Code()
         self._plan: dict[str, Any] = {}
+        self._looks: dict[str, Survey] = {}
 
     def run(self, graph: Sequence[Step], study: str | None, force: frozenset[str]) -> RunResult:
         """See the function of this name."""
@@ -177,6 +178,8 @@ class _Engine:
         fingerprints.save()
         self._plan = _plan(self._run_id, study, graph, keys)
         forced = {keys[name].digest for name in force}
+        if self._store.far:
+            self._looks = surveys(self._store, [(step.stage.name, keys[step.name].digest) for step in graph])
         made: dict[str, _Made] = {}
         by_key: dict[str, _Made] = {}
         for step in graph:
@@ -202,7 +205,9 @@ class _Engine:
 
     def _step(self, job: _Job, forced: bool) -> _Made:
         """A hit where the store holds the step; otherwise its work, under the lease."""
-        found, state, reason = self._look(job)
+        # What was looked at together counts until something is done; after that a look may be hours old.
+        known = None if self._working else self._looks.get(job.key.digest)
+        found, state, reason = self._look(job, known)
         if not forced and state in ("done", "DRIFT"):
             return self._hit(job, found, state)
         self._ready_store()
@@ -214,8 +219,8 @@ class _Engine:
                 return self._hit(job, found, state)
             return self._make(job, found, "forced" if forced else reason, forced, lease)
 
-    def _look(self, job: _Job) -> tuple[Survey, State, str]:
-        found = survey(self._store, job.stage.name, job.key.digest)
+    def _look(self, job: _Job, known: Survey | None = None) -> tuple[Survey, State, str]:
+        found = known or survey(self._store, job.stage.name, job.key.digest)
         return (found, *judge(found, job.sources, job.code))
 
     def _hit(self, job: _Job, found: Survey, state: State) -> _Made:

@@ -40,6 +40,11 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
 
+    @property
+    def far(self) -> bool:
+        """Whether every answer takes its time, so that asking many things at once is worth threads."""
+        return not self.url.startswith(("file://", "memory://"))
+
     def prepare(self) -> None:
         """Readies the store for writing: reads `store.json`, or probes the backend once and creates it.
 

@@ -1,15 +1,19 @@
 """What `plan` and `explain` say of a study."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
+from obstore.store import MemoryStore
 
 from cluster.inline import Inline
+from pipeline.backends import Entry, ObjectBackend
 from pipeline.errors import UsageError
+from pipeline.events import Event
 from pipeline.plan import Difference, explain, plan
 from pipeline.run import run
-from pipeline.store import Store, open_store
+from pipeline.store import Store, open_store, share
 from tests.faults.arithmetic import graph
 from tests.faults.faulty import Place
 
@@ -84,3 +88,46 @@ def test_explain_compares_with_the_newest(store: Store) -> None:
     run(graph(power=5), store, Inline)
     run(graph(power=7), store, Inline)
     assert [(found.now, found.before) for found in explain("squares", graph(power=3), store)] == [(3, 7)]
+
+
+class Together(ObjectBackend):
+    """A backend that lists only once so many lists are waited for at the same time."""
+
+    def __init__(self, lists: int) -> None:
+        super().__init__(MemoryStore(), "far://together")
+        self.barrier = threading.Barrier(lists)
+        self.waits = False
+
+    def entries(self, folder: str) -> list[Entry]:
+        if self.waits and folder.startswith("artifacts/"):
+            self.barrier.wait(30)
+        return super().entries(folder)
+
+
+def far(lists: int = 1) -> tuple[Store, Together]:
+    """A store that says of itself that every answer takes its time."""
+    backend = Together(lists)
+    store = Store(backend, f"far://{id(backend)}")
+    share(store)
+    return store, backend
+
+
+def test_the_steps_in_a_far_store_are_looked_at_all_at_once() -> None:
+    store, backend = far(lists=3)
+    run(graph(), store, Inline)
+    backend.waits = True
+    assert [state.state for state in plan(graph(), store)] == ["done"] * 3
+    assert run(graph(), store, Inline).run_id is None
+
+
+def test_once_something_was_done_in_a_far_store_the_steps_after_it_are_looked_at_anew() -> None:
+    store, backend = far()
+    run(graph(), store, Inline)
+    squares = plan(graph(), store)[1].url.removeprefix(f"{store.url}/")
+
+    def damage(event: Event) -> None:
+        if (event.kind, event.step) == ("step_done", "numbers"):
+            backend.delete(f"{squares}/total.json")
+
+    result = run(graph(), store, Inline, force=["numbers"], listener=damage)
+    assert [step.outcome for step in result.steps] == ["made", "made", "hit"]
