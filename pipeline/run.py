@@ -10,15 +10,15 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from cluster.executor import Call, Executor, Outcome, Progress
+from cluster.executor import Executor
 from pipeline.artifact import StoredInput
 from pipeline.drift import Code
-from pipeline.errors import PipelineError, StepFailedError, StoreError, UsageError
+from pipeline.errors import StepFailedError, StoreError, UsageError
 from pipeline.events import EventLog, Listener, new_run_id
 from pipeline.fingerprint import Fingerprints
 from pipeline.key import Key
@@ -28,9 +28,9 @@ from pipeline.plan import State, fits, judge, keys_of
 from pipeline.step import Step
 from pipeline.store import Store
 from pipeline.studies import point
+from pipeline.work import Work, split
 from pipeline.worker import Task, import_path
-from stages.contract import Gang, Part, Stage, Summary
-from stages.errors import StageError
+from stages.contract import Stage, Summary
 
 GENERATIONS_TRIED = 5
 """How many generations one run opens for a step before it gives up: more means that runs close each other's."""
@@ -259,7 +259,7 @@ class _Engine:
     def _make(self, job: _Job, found: Survey, reason: str, forced: bool, lease: Lease) -> _Made:
         """Runs what a generation lacks and commits it; begins another where that one turns out closed or damaged."""
         started = time.perf_counter()
-        parts = self._split(job)
+        parts = split(job.step, {name: StoredInput(made.ref, self._store) for name, made in job.inputs.items()})
         parts_run = 0
         for _ in range(GENERATIONS_TRIED):
             number = self._generation(job, found, reason, forced, len(parts))
@@ -284,11 +284,11 @@ class _Engine:
                 todo=len(todo),
             )
             executor = self._ready_executor()
-            task = self._task(job, number, executor)
-            self._run_parts(job, task, todo, len(parts), executor, lease)
+            work = Work(job.step, self._task(job, number, executor), executor, self._events)
+            work.run(todo, len(parts), lease, self._ranks, self._least_ranks)
             parts_run += len(todo)
             lease.check()
-            merged = self._merge(job, task, executor)
+            merged = work.merge()
             if "problems" not in merged:
                 seconds = time.perf_counter() - started
                 self._events.tell(
@@ -302,9 +302,9 @@ class _Engine:
                 )
                 self._events.flush()
                 ref = Ref(
-                    store=task.store,
+                    store=self._store.url,
                     stage=job.stage.name,
-                    key=task.key,
+                    key=job.key.digest,
                     generation=number,
                     digest=merged["digest"],
                 )
@@ -330,23 +330,6 @@ class _Engine:
             step=job.step.name,
         )
 
-    def _split(self, job: _Job) -> list[Part]:
-        if isinstance(job.stage, Gang):
-            return [Part(index=0)]
-        try:
-            parts = job.stage.split({name: StoredInput(entry.ref, self._store) for name, entry in job.inputs.items()})
-        except (StageError, PipelineError):
-            raise
-        except Exception as error:
-            raise StepFailedError(
-                f"{job.step.name} to be split into parts",
-                f"{type(error).__name__}: {error}",
-                "This is a mistake in the stage.",
-                step=job.step.name,
-            ) from error
-        assert [part.index for part in parts] == list(range(len(parts))), f"{job.step.name}'s parts must count from 0"
-        return parts
-
     def _generation(self, job: _Job, found: Survey, reason: str, forced: bool, parts: int) -> int:
         """The generation to work in; closes the newest one where it cannot be gone on with."""
         if found.standing in ("none", "closed"):
@@ -371,76 +354,6 @@ class _Engine:
             executor=executor.name,
             run=self._run_id,
         )
-
-    def _run_parts(
-        self, job: _Job, task: Task, todo: Sequence[Part], parts: int, executor: Executor, lease: Lease
-    ) -> None:
-        """Runs parts. An error stops the step; what was lost with its worker is told when the others are done."""
-        failures: list[StepFailedError] = []
-        done = parts - len(todo)
-
-        def on_done(outcome: Outcome) -> None:
-            nonlocal done
-            lease.check()
-            part = int(outcome.id.rpartition("/")[2])
-            for loss in outcome.losses:
-                self._events.tell("part_lost", job.step.name, part=part, **asdict(loss))
-            if outcome.error is None:
-                done += 1
-                where = {"host": outcome.host, "pid": outcome.pid, "executor": outcome.executor}
-                self._events.tell("part_done", job.step.name, **outcome.result(), **where, done=done, parts=parts)
-                return
-            failure = self._failure(job, outcome, part)
-            if outcome.error.kind == "error":
-                raise failure
-            failures.append(failure)
-
-        if not todo:
-            return
-        if isinstance(job.stage, Gang):
-            asked = self._ranks or min(job.stage.usual_ranks, len(os.sched_getaffinity(0)))
-            ranks = min(asked, job.stage.max_ranks or asked)
-            call = Call(f"{job.step.name}/0", "pipeline.worker:train", task.model_dump(mode="json"))
-            least = None if self._least_ranks is None else min(self._least_ranks, ranks)
-            on_done(executor.gang(call, ranks, lambda progress: self._progress(job, progress), least))
-        else:
-            executor.run(_calls(job, task, todo), on_done)
-        if failures:
-            raise failures[0]
-
-    def _progress(self, job: _Job, progress: Progress) -> None:
-        self._events.tell("progress", job.step.name, **asdict(progress))
-
-    def _merge(self, job: _Job, task: Task, executor: Executor) -> dict[str, Any]:
-        outcomes: list[Outcome] = []
-        call = Call(f"{job.step.name}/merge", "pipeline.worker:merge", task.model_dump(mode="json"))
-        executor.run([call], outcomes.append)
-        if outcomes[0].error is not None:
-            raise self._failure(job, outcomes[0], None)
-        return outcomes[0].result()
-
-    def _failure(self, job: _Job, outcome: Outcome, part: int | None) -> StepFailedError:
-        error = outcome.error
-        assert error is not None
-        self._events.tell(
-            "step_failed", job.step.name, message=error.message, part=part, type=error.type, traceback=error.traceback
-        )
-        where = f"part {part} of {job.step.name}" if part is not None else f"the end of {job.step.name}"
-        return StepFailedError(
-            f"{where} to finish",
-            f"{error.type or error.kind} on {outcome.host}: {error.message.rstrip('.')}",
-            "What is complete is kept: run the same command again once the cause is gone.",
-            step=job.step.name,
-            part=part,
-            type_name=error.type,
-            traceback=error.traceback,
-        )
-
-
-def _calls(job: _Job, task: Task, todo: Sequence[Part]) -> Iterator[Call]:
-    for part in todo:
-        payload = task.model_copy(update={"part": part}).model_dump(mode="json")
-        yield Call(f"{job.step.name}/{part.index}", "pipeline.worker:work", payload)
 
 
 def _plan(run_id: str, study: str | None, graph: Sequence[Step], keys: Mapping[str, Key]) -> dict[str, Any]:

@@ -1,0 +1,124 @@
+"""The work of one step on an executor: the parts it falls into, running them or its training, and the merge at the end.
+
+What is decided here is small, because all that must survive is written by the workers (`pipeline.worker`): which calls
+are made, what is told of each, and which of several failures is the step's.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cluster.executor import Call, Executor, OnDone, Outcome, Progress
+from pipeline.errors import PipelineError, StepFailedError
+from pipeline.events import EventLog
+from pipeline.lease import Lease
+from pipeline.step import Step
+from pipeline.worker import Task
+from stages.contract import Gang, Input, Part
+from stages.errors import StageError
+
+
+def split(step: Step, inputs: Mapping[str, Input]) -> list[Part]:
+    """The parts of a step; a training is one. Raises `StepFailedError` for a mistake in the stage."""
+    if isinstance(step.stage, Gang):
+        return [Part(index=0)]
+    try:
+        parts = step.stage.split(inputs)
+    except (StageError, PipelineError):
+        raise
+    except Exception as error:
+        raise StepFailedError(
+            f"{step.name} to be split into parts",
+            f"{type(error).__name__}: {error}",
+            "This is a mistake in the stage.",
+            step=step.name,
+        ) from error
+    assert [part.index for part in parts] == list(range(len(parts))), f"{step.name}'s parts must count from 0"
+    return parts
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of a step in one generation; `task` is what its workers are told."""
+
+    step: Step
+    task: Task
+    executor: Executor
+    events: EventLog
+
+    def run(self, todo: Sequence[Part], parts: int, lease: Lease, ranks: int | None, least_ranks: int | None) -> None:
+        """Runs those of `parts` that are to do.
+
+        An error stops the step; what was lost with its worker is told when the others are done. A training runs on
+        `ranks` (None: as many as it usually takes), on as few as `least_ranks` where there is room for no more. Raises
+        `StepFailedError`, and `BusyError` once the lease is lost.
+        """
+        if not todo:
+            return
+        failures: list[StepFailedError] = []
+        done = parts - len(todo)
+
+        def on_done(outcome: Outcome) -> None:
+            nonlocal done
+            lease.check()
+            part = int(outcome.id.rpartition("/")[2])
+            for loss in outcome.losses:
+                self.events.tell("part_lost", self.step.name, part=part, **asdict(loss))
+            if outcome.error is None:
+                done += 1
+                where = {"host": outcome.host, "pid": outcome.pid, "executor": outcome.executor}
+                self.events.tell("part_done", self.step.name, **outcome.result(), **where, done=done, parts=parts)
+                return
+            failure = self._failure(outcome, part)
+            if outcome.error.kind == "error":
+                raise failure
+            failures.append(failure)
+
+        if isinstance(self.step.stage, Gang):
+            self._train(self.step.stage, ranks, least_ranks, on_done)
+        else:
+            self.executor.run(self._calls(todo), on_done)
+        if failures:
+            raise failures[0]
+
+    def merge(self) -> dict[str, Any]:
+        """Merges the parts and commits; what `pipeline.worker.merge` returns. Raises `StepFailedError`."""
+        outcomes: list[Outcome] = []
+        call = Call(f"{self.step.name}/merge", "pipeline.worker:merge", self.task.model_dump(mode="json"))
+        self.executor.run([call], outcomes.append)
+        if outcomes[0].error is not None:
+            raise self._failure(outcomes[0], None)
+        return outcomes[0].result()
+
+    def _calls(self, todo: Sequence[Part]) -> Iterator[Call]:
+        for part in todo:
+            payload = self.task.model_copy(update={"part": part}).model_dump(mode="json")
+            yield Call(f"{self.step.name}/{part.index}", "pipeline.worker:work", payload)
+
+    def _train(self, stage: Gang, ranks: int | None, least_ranks: int | None, on_done: OnDone) -> None:
+        asked = ranks or min(stage.usual_ranks, len(os.sched_getaffinity(0)))
+        most = min(asked, stage.max_ranks or asked)
+        least = None if least_ranks is None else min(least_ranks, most)
+        call = Call(f"{self.step.name}/0", "pipeline.worker:train", self.task.model_dump(mode="json"))
+        on_done(self.executor.gang(call, most, self._progress, least))
+
+    def _progress(self, progress: Progress) -> None:
+        self.events.tell("progress", self.step.name, **asdict(progress))
+
+    def _failure(self, outcome: Outcome, part: int | None) -> StepFailedError:
+        error = outcome.error
+        assert error is not None
+        self.events.tell(
+            "step_failed", self.step.name, message=error.message, part=part, type=error.type, traceback=error.traceback
+        )
+        where = f"part {part} of {self.step.name}" if part is not None else f"the end of {self.step.name}"
+        return StepFailedError(
+            f"{where} to finish",
+            f"{error.type or error.kind} on {outcome.host}: {error.message.rstrip('.')}",
+            "What is complete is kept: run the same command again once the cause is gone.",
+            step=self.step.name,
+            part=part,
+            type_name=error.type,
+            traceback=error.traceback,
+        )
