@@ -81,7 +81,8 @@ def run_train(
         },
         backend_config=_meeting(),
         scaling_config=ScalingConfig(
-            num_workers=layout.workers if least in (None, layout.workers) else (least, layout.workers),
+            # Ray's type says less than its documentation.
+            num_workers=layout.workers if least in (None, layout.workers) else (least, layout.workers),  # type: ignore[arg-type]
             use_gpu=bool(layout.gpus),
             resources_per_worker=resources,
         ),

@@ -40,6 +40,13 @@ def _silent(layer: nn.Conv1d | nn.Conv2d) -> nn.Conv1d | nn.Conv2d:
     return layer
 
 
+def _normed(layers: nn.Sequential, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    """Norm and SiLU, the first of `layers`, as one; scale and shift stand between them."""
+    norm = layers[0]
+    assert isinstance(norm, nn.GroupNorm)
+    return group_norm(norm, x, scale, shift)
+
+
 class ResBlock(nn.Module):
     """Two 3 x 3 convolutions with the vector e [B, width] between them; `resize` (2.0, 0.5) changes the side.
 
@@ -58,15 +65,13 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         """[B, channels, H, W] and [B, width] -> [B, out, H * resize, W * resize]."""
-        before, _, first = self.in_layers
-        between, _, _, last = self.out_layers
-        y = first(_resized(group_norm(before, x), self.resize))
+        y = self.in_layers[-1](_resized(_normed(self.in_layers, x), self.resize))
         modulation = self.emb_layers(e)
         if self.scale_shift:
-            y = group_norm(between, y, *modulation.chunk(2, dim=1))
+            y = _normed(self.out_layers, y, *modulation.chunk(2, dim=1))
         else:
-            y = group_norm(between, y + modulation[:, :, None, None])
-        out: Tensor = self.skip_connection(_resized(x, self.resize)) + last(y)
+            y = _normed(self.out_layers, y + modulation[:, :, None, None])
+        out: Tensor = self.skip_connection(_resized(x, self.resize)) + self.out_layers[-1](y)
         return out
 
 
@@ -197,6 +202,5 @@ class Adm(nn.Module):
         x = self.middle_block(x, e)
         for chain in self.output_blocks:
             x = chain(torch.cat([x, skips.pop()], dim=1), e)
-        norm, _, last = self.out
-        out: Tensor = last(group_norm(norm, x))
+        out: Tensor = self.out[-1](_normed(self.out, x))
         return out

@@ -99,7 +99,9 @@ class Batch:
 
     def split(self, most: int) -> list["Batch"]:
         """The same images in batches of `most`."""
-        parts = zip(*(part.split(most) for part in (self.clean, self.h, self.tap, self.level, self.noise)), strict=True)
+        parts = zip(
+            *(torch.split(part, most) for part in (self.clean, self.h, self.tap, self.level, self.noise)), strict=True
+        )
         return [Batch(*part) for part in parts]
 
     def pinned(self) -> "Batch":

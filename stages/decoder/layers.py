@@ -27,7 +27,7 @@ def group_norm(
         gain, offset = (value.float().expand(len(x), -1) for value in (norm.weight, norm.bias))
         if scale is not None and shift is not None:
             gain, offset = gain * (1 + scale.float()), offset * (1 + scale.float()) + shift.float()
-        out: Tensor = _Normed.apply(x, gain, offset, norm.num_groups, norm.eps, silu)  # type: ignore[no-untyped-call]
+        out: Tensor = _Normed.apply(x, gain, offset, norm.num_groups, norm.eps, silu)
         return out
     normed: Tensor = norm(x)
     if scale is not None and shift is not None:

@@ -279,7 +279,7 @@ class Training:
         files = {
             _piece(name, number): save({"values": piece})
             for name, vector in vectors.items()
-            for number, piece in enumerate(vector.split(PIECE))
+            for number, piece in enumerate(torch.split(vector, PIECE))
         }
         updates = {name: self._updates(name) for name in self._flats}
         position = {"step": self.step, "rest": self.network.rest, "curve": self.curve, "updates": updates}
@@ -289,7 +289,7 @@ class Training:
         """Goes back to the state of a checkpoint."""
 
         def read_into(name: str, vector: Tensor) -> None:
-            for number, piece in enumerate(vector.split(PIECE)):
+            for number, piece in enumerate(torch.split(vector, PIECE)):
                 piece.copy_(load(checkpoint.read(_piece(name, number)))["values"])
 
         position = json.loads(checkpoint.read("position.json"))
@@ -335,7 +335,7 @@ class Training:
         self.sketch.gradient.zero_()
         with self._autocast():
             drawn = self.network.sketch(h, tap)
-        loss = (drawn - clean).square().flatten(1).mean(1).sum() / phase.batch
+        loss: Tensor = (drawn - clean).square().flatten(1).mean(1).sum() / phase.batch
         torch.autograd.backward(loss)
         self._update("sketch", self.sketch, settings.sketch_learning_rate, step / phase.steps)
         return loss.detach()
@@ -358,7 +358,7 @@ class Training:
 
     def share_in_average(self, step: int) -> float:
         """Share of the average of the weights that those after a step of the diffusion model take, 0 first."""
-        return 1.0 - (1.0 - 1.0 / (step + 1)) ** (self.gamma + 1.0)
+        return float(1.0 - (1.0 - 1.0 / (step + 1)) ** (self.gamma + 1.0))
 
     def _update(self, name: str, flat: Flat, peak: float, done: float) -> None:
         optimiser = self.optimisers[name]

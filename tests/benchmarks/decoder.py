@@ -88,7 +88,7 @@ def painting(stage: Decoder) -> None:
     """256 samples at the default settings of the samples stage."""
     trained, settings = made(stage), Samples()
     h, tap = torch.randn(256, max(WIDTHS)), torch.zeros(256, dtype=torch.int64)
-    unit = noise.normal(((0, row) for row in range(256)), (3, stage.size, stage.size))
+    unit = noise.by_step([(0, row) for row in range(256)], (3, stage.size, stage.size), "cpu")
     levels = samplers.karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max)
 
     @torch.no_grad()
@@ -142,7 +142,7 @@ def steps_of_adm(batch: int) -> dict[str, Callable[[], object]]:
     def loss(network: nn.Module, bfloat16: bool) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             out = network(x, t, h)
-        (out[:, :3].float() - target).square().mean().backward()  # type: ignore[no-untyped-call]
+        (out[:, :3].float() - target).square().mean().backward()
 
     def plain(network: nn.Module, bfloat16: bool) -> Callable[[], object]:
         optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.0)
@@ -162,7 +162,7 @@ def steps_of_adm(batch: int) -> dict[str, Callable[[], object]]:
         return step
 
     def ours(network: nn.Module) -> Callable[[], object]:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
         flat = Flat(network)
         average = flat.values.detach().clone()
         optimiser = torch.optim.AdamW([flat.values], lr=1e-4, weight_decay=0.0, fused=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,10 +30,10 @@ def big(count: int, folder: Path) -> None:
         shards.put(shard_name(part), tar)
         for view in ("plain", "flip"):
             table.put(embeddings.shard_name("t", view, part), features)
-    index = {
+    index: dict[str, Any] = {
         "row": rows,
         "sha256": [hashlib.sha256(image).hexdigest()] * count,
-        "shard": [shard_name(row // PART) for row in rows],
+        "shard": [shard_name(int(row) // PART) for row in rows],
         "offset": [offsets[row % PART] for row in rows],
         "size": [len(image)] * count,
         "split": ["heldout" if row % 8 == 0 else "train" for row in rows],
