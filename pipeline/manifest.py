@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.backends import Entry
 from pipeline.errors import MissingError, StoreError
@@ -117,7 +117,10 @@ class Head(_Record):
 
 
 class Receipt(_Record):
-    """What one part has put into the store. `adopted` names the objects that were there already."""
+    """What one part has put into the store. `adopted` names the objects that were there already.
+
+    `versions` are those of the libraries that its process had loaded.
+    """
 
     part: int
     objects: dict[str, Object]
@@ -125,6 +128,7 @@ class Receipt(_Record):
     summary: dict[str, Any]
     code: str
     seconds: float
+    versions: dict[str, str] = Field(default_factory=dict)
     owner: Owner
     executor: str
     created: float

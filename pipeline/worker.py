@@ -182,7 +182,8 @@ def merge(payload: dict[str, Any]) -> dict[str, Any]:
         objects=dict(sorted(objects.items())),
         summary=summary,
         seconds=sum(receipt.seconds for receipt in receipts) + time.perf_counter() - started,
-        versions=_versions(),
+        # The process that merges may have loaded less than those that worked.
+        versions={name: version for receipt in receipts for name, version in receipt.versions.items()} | _versions(),
         owner=Owner.here(bench.task.run),
         executor=bench.task.executor,
         created=time.time(),
@@ -263,6 +264,7 @@ def _receive(bench: _Bench, part: int, out: StoredOutput, summary: Summary, seco
         summary=summary,
         code=bench.task.code,
         seconds=seconds,
+        versions=_versions(),
         owner=Owner.here(bench.task.run),
         executor=bench.task.executor,
         created=time.time(),

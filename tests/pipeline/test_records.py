@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.inline import Inline
+from pipeline import worker
 from pipeline.errors import (
     BusyError,
     FullError,
@@ -18,8 +20,10 @@ from pipeline.errors import (
     exit_code,
 )
 from pipeline.manifest import Head, Manifest, Object, Receipt, Tombstone, parse_record, survey
+from pipeline.run import run
 from pipeline.store import open_store
 from stages.errors import ConflictError, FormatError, InputError
+from tests.faults.arithmetic import graph
 
 DATA = Path(__file__).parents[1] / "data" / "formats" / "v1" / "artifact"
 
@@ -87,3 +91,14 @@ def test_other_rooms_and_signals_have_theirs() -> None:
     assert exit_code(ClusterError("a", "b", "c")) == 3
     assert exit_code(KeyboardInterrupt()) == 130
     assert exit_code(RuntimeError("a mistake of ours")) == 1
+
+
+def test_a_manifest_has_the_versions_of_all_that_worked_not_only_of_who_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = iter([{"python": "3", "torch": "2"}, {"python": "3", "zarr": "1"}, {"python": "3"}])
+    monkeypatch.setattr(worker, "_versions", lambda: next(seen))
+    store = open_store(str(tmp_path / "store"))
+    run(graph(parts=2)[:1], store, Inline)
+    manifest = json.loads(next((tmp_path / "store").glob("artifacts/numbers/*/g0000/manifest.json")).read_bytes())
+    assert manifest["versions"] == {"python": "3", "torch": "2", "zarr": "1"}
