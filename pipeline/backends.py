@@ -250,7 +250,7 @@ class LocalBackend(ObjectBackend):
             )
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
             return RootError(
-                f"a folder for {name} in {self._root}",
+                f"a folder for {name} in {self._root}" if self._root.is_dir() else f"a folder at {self._root}",
                 error.strerror or str(error),
                 "Move away what stands there or name another store.",
             )

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -163,8 +164,9 @@ def status(study: str, root: str, as_json: bool, check: bool, refresh: bool) -> 
     if check and wrong:
         raise OutdatedError(
             "every step done with today's code",
-            ", ".join(f"{state.name} {state.state}" for state in wrong),
-            f"To make them: repscope run {study} --store {root}",
+            ", ".join(f"{state.name} {state.state}" for state in wrong[:3])
+            + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""),
+            f"To make them: repscope run {shlex.quote(study)} --store {shlex.quote(root)}",
         )
 
 
@@ -212,7 +214,8 @@ def run(
     from pipeline.run import run as run_graph
 
     read, steps, store = _opened(study, root)
-    command = f"repscope run {study} --store {root}" + ("" if executor == "ray" else f" --executor {executor}")
+    command = f"repscope run {shlex.quote(study)} --store {shlex.quote(root)}"
+    command += "" if executor == "ray" else f" --executor {executor}"
     command += (f" --address {address}" if address else "") + (f" --ranks {Ranks.text(ranks)}" if ranks else "")
     with Progress(steps, quiet=as_json) as progress:
         try:

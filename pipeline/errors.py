@@ -73,7 +73,10 @@ class UnansweredError(StoreError):
 
 
 class StepFailedError(PipelineError):
-    """A step could not be finished. `step` is its name, `part` the failed part where there is one."""
+    """A step could not be finished. `step` is its name, `part` the failed part where there is one.
+
+    `said` is the whole message of a cause that says by itself what was expected, what was found and what to do.
+    """
 
     exit_code = 3
 
@@ -87,12 +90,17 @@ class StepFailedError(PipelineError):
         part: int | None = None,
         type_name: str = "",
         traceback: str = "",
+        said: str = "",
     ) -> None:
         super().__init__(expected, found, remedy)
+        self.said = said
         self.step = step
         self.part = part
         self.type_name = type_name
         self.traceback = traceback
+
+    def __str__(self) -> str:
+        return self.said or super().__str__()
 
 
 class StaleCodeError(StepFailedError):

@@ -126,9 +126,10 @@ def _named_files(url: str, names: Sequence[str]) -> Iterator[SourceFile]:
         files, root = fsspec.core.url_to_fs(url)
         with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
             details = list(pool.map(lambda name: files.info(f"{root.rstrip('/')}/{name}"), names))
-    except (OSError, ValueError, ImportError) as error:
+    # Every file system of fsspec has errors of its own, and some of them are no OSError.
+    except Exception as error:
         raise InputError(
-            f"{len(names)} files in {url}", str(error), "Check their names and the credentials."
+            f"{len(names)} files in {url}", _told(error), "Check their names and the credentials."
         ) from error
     for name, detail in zip(names, details, strict=True):
         yield SourceFile(name, int(detail["size"] or 0), _stamp(detail))
@@ -144,11 +145,17 @@ def _list_all(url: str) -> Iterator[SourceFile]:
     try:
         files, root = fsspec.core.url_to_fs(url)
         details = files.find(root, detail=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"to list {url}", str(error), "Check the source's URL and the credentials.") from error
+    # As above.
+    except Exception as error:
+        raise InputError(f"to list {url}", _told(error), "Check the source's URL and the credentials.") from error
     for path, detail in details.items():
         name = path[len(root) :].lstrip("/") or path.rpartition("/")[2]
         yield SourceFile(name, int(detail["size"] or 0), _stamp(detail))
+
+
+def _told(error: Exception) -> str:
+    """An error of a file system in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _stamp(detail: Mapping[str, Any]) -> str:

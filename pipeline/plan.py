@@ -81,8 +81,8 @@ def fits(record: Head | Manifest, sources: Mapping[str, Source]) -> str:
     return ""
 
 
-def judge(found: Survey, sources: Mapping[str, Source], code: str) -> tuple[State, str]:
-    """State and reason of a step whose inputs are all there."""
+def judge(found: Survey, sources: Mapping[str, Source], code: str, accept_drift: bool = False) -> tuple[State, str]:
+    """State and reason of a step whose inputs are all there. `accept_drift`: what other code began is gone on with."""
     if found.standing == "none":
         return "missing", "never made"
     if found.standing == "closed":
@@ -101,6 +101,8 @@ def judge(found: Survey, sources: Mapping[str, Source], code: str) -> tuple[Stat
     if outdated := fits(found.head, sources):
         return "missing", f"{outdated}; {done} are given up"
     if found.head.code != code:
+        if accept_drift:
+            return "partial", f"{done}, begun by other code"
         return "missing", f"the code has changed since it was begun; {done} are given up"
     return "partial", done
 
@@ -110,6 +112,7 @@ def plan(graph: Sequence[Step], store: Store, *, refresh: bool = False) -> list[
 
     Raises `UsageError` for a graph that is none, `InputError` for a source that is missing, `StoreError`.
     """
+    store.recognise()
     fingerprints, code = Fingerprints(refresh), Code()
     keys = keys_of(graph, fingerprints)
     looks = surveys(store, [(step.stage.name, keys[step.name].digest) for step in graph])

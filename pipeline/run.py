@@ -172,6 +172,7 @@ class _Engine:
     def run(self, graph: Sequence[Step], study: str | None, force: frozenset[str]) -> RunResult:
         """See the function of this name."""
         started = time.time()
+        self._store.recognise()
         self._events.tell("run_started", study=study, host=socket.gethostname(), pid=os.getpid())
         fingerprints = Fingerprints(refresh=True)
         keys = keys_of(graph, fingerprints)
@@ -221,7 +222,7 @@ class _Engine:
 
     def _look(self, job: _Job, known: Survey | None = None) -> tuple[Survey, State, str]:
         found = known or survey(self._store, job.stage.name, job.key.digest)
-        return (found, *judge(found, job.sources, job.code))
+        return (found, *judge(found, job.sources, job.code, self._accept_drift))
 
     def _hit(self, job: _Job, found: Survey, state: State) -> _Made:
         drift = state == "DRIFT"

@@ -52,23 +52,30 @@ class Store:
         """
         if self._prepared:
             return
+        if not self.recognise():
+            self._probe()
+            self.create_or_read("store.json", _dump({"format": FORMAT, "create_only": True}))
+            self.recognise()
+        if isinstance(self._backend, LocalBackend):
+            self._backend.sweep()
+        self._prepared = True
+
+    def recognise(self) -> bool:
+        """Whether there is a store here already. Raises `RootError` where there is something else, or a newer one."""
         try:
             found = json.loads(self._backend.read("store.json"))
         except MissingError:
-            self._probe()
-            found = json.loads(self.create_or_read("store.json", _dump({"format": FORMAT, "create_only": True}))[0])
+            return False
         except ValueError as error:
             raise RootError(
                 f"a store at {self.url}", f"a store.json that is not JSON: {error}", "Name another store."
             ) from error
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            format_ = found.get("format") if isinstance(found, dict) else found
+        format_ = found.get("format") if isinstance(found, dict) else found
+        if format_ != FORMAT:
             raise RootError(
                 f"store format {FORMAT} at {self.url}", f"format {format_!r}", "Update repscope or name another store."
             )
-        if isinstance(self._backend, LocalBackend):
-            self._backend.sweep()
-        self._prepared = True
+        return True
 
     def _probe(self) -> None:
         """Creates an object twice: unless the second fails, two writers could take one name."""

@@ -191,17 +191,31 @@ def load(name: str) -> Study:
         )
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"to read {path}", error.strerror or str(error), "Give yourself the right to.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} to be plain YAML without tags", str(error), "Correct it at that place.") from error
+        raise UsageError(f"{path} to be plain YAML without tags", _spot(error), "Correct it at that place.") from error
     if not isinstance(document, dict):
-        raise UsageError(f"{path} to hold fields", type(document).__name__, "Begin with `study: <name>`.")
+        found = "nothing" if document is None else type(document).__name__
+        raise UsageError(f"{path} to hold fields", found, "Begin with `study: <name>`.")
     try:
         return Study.model_validate(document)
     except ValidationError as error:
-        lines = "; ".join(_said(entry) for entry in error.errors(include_url=False))
+        said = [_said(entry) for entry in error.errors(include_url=False)]
+        count = "a mistake" if len(said) == 1 else f"{len(said)} mistakes"
         raise UsageError(
-            f"{path} to be a study", lines, "Correct these fields; docs/study.md lists all of them."
+            f"{path} to be a study",
+            f"{count}: {'; '.join(said)}",
+            "docs/study.md lists all fields.",
         ) from error
+
+
+def _spot(error: Exception) -> str:
+    """What is wrong with a file, and where, in one line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"at line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def _said(error: Any) -> str:
@@ -213,6 +227,8 @@ def _said(error: Any) -> str:
     if error["type"] == "missing":
         return f"{where!r} is missing"
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] != "value_error" and isinstance(error["input"], str | int | float | bool | None):
+        message += f", not {error['input']!r}"
     return f"{where}: {message[0].lower()}{message[1:]}" if where else message
 
 

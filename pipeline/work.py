@@ -18,6 +18,9 @@ from pipeline.worker import Task
 from stages.contract import Gang, Input, Part
 from stages.errors import StageError
 
+OURS = ("stages", "pipeline", "cluster")
+"""Whose errors say what was expected, what was found and what to do."""
+
 
 def split(step: Step, inputs: Mapping[str, Input]) -> list[Part]:
     """The parts of a step; a training is one. Raises `StepFailedError` for a mistake in the stage."""
@@ -113,6 +116,7 @@ class Work:
             "step_failed", self.step.name, message=error.message, part=part, type=error.type, traceback=error.traceback
         )
         where = f"part {part} of {self.step.name}" if part is not None else f"the end of {self.step.name}"
+        ours = error.type.partition(".")[0] in OURS
         return StepFailedError(
             f"{where} to finish",
             f"{error.type or error.kind} on {outcome.host}: {error.message.rstrip('.')}",
@@ -121,4 +125,5 @@ class Work:
             part=part,
             type_name=error.type,
             traceback=error.traceback,
+            said=f"{where} failed on {outcome.host}: {error.message}" if ours else "",
         )

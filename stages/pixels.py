@@ -211,7 +211,9 @@ def _decode(data: bytes, pixel_limit: int) -> "tuple[Image.Image, str]":
     try:
         image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
     except Image.DecompressionBombError as error:
-        raise _bomb("far more", pixel_limit) from error
+        # Pillow refuses before it tells the sides, but its message has their product.
+        counted = [word for word in str(error).replace("(", " ").split() if word.isdigit()]
+        raise _bomb(counted[0] if counted else "far more", pixel_limit) from error
     except Exception as error:
         what = "an empty file" if not data else f"no such image ({_short(error)})"
         raise _unreadable(what) from error
@@ -266,7 +268,7 @@ def _unreadable(found: str) -> InputError:
 def _bomb(found: str, pixel_limit: int) -> InputError:
     return InputError(
         f"an image of at most {pixel_limit} pixels",
-        f"{found} pixels",
+        f"{found} pixels, above the limit of {pixel_limit}",
         "Make it smaller, or raise `pixel_limit` if you trust where it comes from.",
     )
 

@@ -182,6 +182,9 @@ def test_a_finished_step_of_other_code_is_a_hit_that_says_drift(package: Package
     assert (Path(result.url("words")) / "0.txt").read_text() == "dark"
 
 
+CHANGED = "the code has changed since it was begun"
+
+
 def test_unfinished_work_of_other_code_is_not_continued_unless_accepted(package: Package, tmp_path: Path) -> None:
     package.stage(fails=True)
     for accept, name, parts in ((False, "g0001", [0, 1]), (True, "g0000", [1])):
@@ -195,6 +198,8 @@ def test_unfinished_work_of_other_code_is_not_continued_unless_accepted(package:
         result = run(graph(package), store, Inline, accept_drift=accept, listener=heard.append)
         assert result.url("words").endswith(name)
         assert [event.fields["part"] for event in heard if event.kind == "part_done"] == parts
+        reason = next(event.fields["reason"] for event in heard if event.kind == "step_started")
+        assert reason == ("1 of 2 parts, begun by other code" if accept else f"{CHANGED}; 1 of 2 parts are given up")
 
 
 def test_a_worker_whose_code_is_not_the_drivers_refuses(package: Package, tmp_path: Path) -> None:

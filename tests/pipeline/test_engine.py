@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -219,8 +220,11 @@ class Failing(Stage):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("input", "expected a picture; found a poem. Give pictures."),
-        ("bug", "one off"),
+        (
+            "input",
+            f"part 1 of paint failed on {socket.gethostname()}: expected a picture; found a poem. Give pictures.",
+        ),
+        ("bug", f"found RuntimeError on {socket.gethostname()}: one off. What is complete is kept"),
         ("summary", "plain JSON"),
         ("split", "no parts today"),
     ],

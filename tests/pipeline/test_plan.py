@@ -63,13 +63,13 @@ def test_an_unfinished_step_says_what_is_left_by_what_was_measured(store: Store)
     assert (state.seconds, state.measured) == (15.0, True)
 
 
-def test_a_finished_study_is_looked_at_with_two_calls_a_step() -> None:
+def test_a_finished_study_is_looked_at_with_two_calls_a_step_and_one_for_the_layout() -> None:
     place = Place()
     store, _ = place.process()
     run(graph(), store, Inline)
     store, backend = place.process()
     plan(graph(), store)
-    assert [call.split()[0] for call in backend.log] == ["list", "read"] * 3
+    assert [call.split()[0] for call in backend.log] == ["read", *["list", "read"] * 3]
 
 
 def test_explain_names_the_fields_that_changed(store: Store) -> None:

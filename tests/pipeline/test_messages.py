@@ -1,0 +1,97 @@
+"""What a newcomer reads when something is wrong: one line, with what was expected, what was found and what to do."""
+
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from cluster.inline import Inline
+from pipeline.errors import RootError, UsageError
+from pipeline.fingerprint import list_files
+from pipeline.plan import plan
+from pipeline.run import run
+from pipeline.store import open_store
+from pipeline.study import load
+from stages.errors import InputError
+from tests.faults.arithmetic import graph
+from tests.finished import MICRO
+
+
+def refused(study: Path) -> str:
+    """What is said of a study that cannot be used, in one line."""
+    with pytest.raises(UsageError) as caught:
+        load(str(study))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("batch: 64", "batch: lots"), "unable to parse string as an integer, not 'lots'"),
+        (("sources: {count: 16}", "sources: {count: -3}"), "should be greater than 0, not -3"),
+        (
+            ('"simclr:projector"', '"simclr:projektor"'),
+            "found a mistake: expected one of the taps of simclr: backbone, projector.0, projector; "
+            "found 'simclr:projektor' (did you mean 'projector'?)",
+        ),
+        (('"simclr:projector"', '"simclar:projector"'), "found 'simclar:projector' (did you mean 'simclr'?)"),
+        (("batch: 64", "batch: lots, num_imges: 4"), "found 2 mistakes: "),
+        (("study: micro", "study: [micro"), "at line 3, column 6: "),
+        (("study: micro", "study: !!python/object:os.system x"), "column 8: could not determine a constructor for"),
+    ],
+)
+def test_a_mistake_in_a_study_is_told_where_it_is(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    text = MICRO.read_text()
+    assert change[0] in text
+    study = tmp_path / "study.yaml"
+    study.write_text(text.replace(*change))
+    assert said in refused(study)
+
+
+def test_a_file_that_is_no_study_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text("")
+    assert "to hold fields; found nothing. Begin with `study: <name>`." in refused(study)
+    study.write_bytes(b"\x7fELF\xd0")
+    assert "to be plain YAML without tags; found 'utf-8' codec" in refused(study)
+
+    def closed(path: Path, **options: Any) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", closed)
+    assert f"expected to read {study}; found Permission denied. Give yourself the right to." in refused(study)
+
+
+def test_a_source_that_its_file_system_refuses_with_an_error_of_its_own_is_told_by_url(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class NoCredentialsError(Exception):
+        """As the library of a cloud has it: no OSError."""
+
+    def refuse(url: str, **options: Any) -> Any:
+        raise NoCredentialsError("Unable to locate\ncredentials")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
+    for only in ((), ("a.parquet",)):
+        with pytest.raises(
+            InputError, match=r"s3://bucket/photos; found Unable to locate credentials\. Check .* credent"
+        ):
+            list(list_files("s3://bucket/photos", only))
+
+
+def test_a_store_of_a_newer_layout_is_refused_by_whoever_only_looks_as_well(tmp_path: Path) -> None:
+    (tmp_path / "store.json").write_text('{"format": 9}')
+    store = open_store(str(tmp_path))
+    with pytest.raises(RootError, match=r"found format 9\. Update repscope or name another store\."):
+        plan(graph(), store)
+    with pytest.raises(RootError, match="found format 9"):
+        run(graph(), store, Inline)
+    assert [path.name for path in tmp_path.iterdir()] == ["store.json"]
+
+
+def test_a_root_that_cannot_be_made_is_named_itself() -> None:
+    with pytest.raises(RootError, match="expected a folder at /proc/nobody; found No such file or directory"):
+        open_store("/proc/nobody").prepare()
