@@ -76,7 +76,7 @@ def photographs(count: int, width: int, height: int) -> list[bytes]:
 def cpu_seconds() -> float:
     """CPU time of this process and of its children."""
     times = [process.cpu_times() for process in (psutil.Process(), *psutil.Process().children())]
-    return sum(entry.user + entry.system for entry in times)
+    return float(sum(entry.user + entry.system for entry in times))
 
 
 def in_turns(works: Mapping[str, Callable[[], object]], images: int, rounds: int = ROUNDS) -> dict[str, list[float]]:
