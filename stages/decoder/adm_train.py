@@ -114,9 +114,6 @@ def run(stage: "Rcdm", context: Context, inputs: Inputs, out: Output) -> Summary
         context.world,
     )
     fit(training, context, stage.checkpoint_images, stage.taps)
-    if context.rank == 0:
-        # A second attempt at what follows must write the same weights: files of two trainings make no network.
-        context.checkpoints.save(training.step, training.state())
     curve = tuple(
         Point(images=look["images"], loss=look["loss"], heldout={stage.taps[0]: look["heldout"][0]})
         for look in training.curve

@@ -422,6 +422,9 @@ def fit(training: Training, context: Context, checkpoint_images: int, taps: Sequ
             if training.step == training.first.steps:
                 recent.clear()
                 fresh.clear()
+    if context.rank == 0:
+        # Files of two trainings make no decoder: who has to write them a second time starts from here.
+        context.checkpoints.save(training.step, training.state())
 
 
 def _metrics(training: Training, recent: Sequence[float], taps: Sequence[str]) -> dict[str, float]:

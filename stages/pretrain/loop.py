@@ -4,6 +4,7 @@ The images of step k are a function of (seed, k), a view's transform of (seed, n
 training goes on unchanged, and any number of ranks trains the same network, each on its share of every batch.
 """
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 WARM_UP = 0.05
 LOSS = "loss."
 """Prefix of the weights in a checkpoint that belong to the loss and not to the network."""
+FINAL_LOSS = "loss.json"
+"""File of the last checkpoint: the mean loss that `fit` returns."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,8 @@ def fit(stage: "Pretrain", images: TrainSet, context: Context) -> tuple[Trainer,
     if (checkpoint := context.checkpoints.latest()) is not None:
         trainer.restore(checkpoint)
         start = checkpoint.step
+        if start == trainer.steps:
+            return trainer, float(json.loads(checkpoint.read(FINAL_LOSS)))
     tail = max(1, trainer.steps // 20)
     losses = []
     for step in range(start, trainer.steps):
@@ -204,4 +209,8 @@ def fit(stage: "Pretrain", images: TrainSet, context: Context) -> tuple[Trainer,
         # None within the tail, so that its mean loss is known however often the training was interrupted.
         if done % every == 0 and done <= trainer.steps - tail and context.rank == 0:
             context.checkpoints.save(done, trainer.state())
-    return trainer, float(np.mean(losses[-tail:]))
+    loss = float(np.mean(losses[-tail:]))
+    if context.rank == 0:
+        # Files of two trainings make no encoder: who has to write them a second time starts from here.
+        context.checkpoints.save(trainer.steps, trainer.state() | {FINAL_LOSS: json.dumps(loss).encode()})
+    return trainer, loss

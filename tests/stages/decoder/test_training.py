@@ -81,6 +81,17 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(limit: int, monke
     ]
 
 
+def test_an_attempt_after_the_last_step_takes_none_and_has_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = MemoryCheckpoints()
+    first = trained(InlineContext(checkpoints=checkpoints))
+    monkeypatch.delattr(Training, "advance")
+    second = trained(InlineContext(checkpoints=checkpoints))
+    for name in ("average", "halfway"):
+        assert torch.equal(getattr(second, name), getattr(first, name)), name
+    assert torch.equal(second.sketch.values, first.sketch.values)
+    assert (second.network.rest, second.curve) == (first.network.rest, first.curve)
+
+
 def test_training_lowers_the_held_out_loss_and_the_sketch_knows_the_colour() -> None:
     settings = TRAINING.model_copy(update={"sketch_images": 6400, "learning_rate": 3e-3, "sketch_learning_rate": 3e-3})
     made = training(2_000, settings)

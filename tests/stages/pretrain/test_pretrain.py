@@ -85,14 +85,25 @@ def test_how_often_checkpoints_are_saved_changes_nothing(scenes: np.ndarray) -> 
     assert digest(fit(short, scenes, InlineContext())[0].state_dict()) == digest(
         fit(often, scenes, context)[0].state_dict()
     )
-    assert [checkpoint.step for checkpoint in context.checkpoints.kept] == [2, 3]
+    assert [checkpoint.step for checkpoint in context.checkpoints.kept] == [3, 4]
 
 
 def test_a_checkpoint_is_two_safetensors_files(scenes: np.ndarray) -> None:
     context = InlineContext()
     fit(STAGE, scenes, context)
-    files = context.checkpoints.kept[-1].files
+    files = context.checkpoints.kept[0].files
     assert set(files) == {"model.safetensors", "optimiser.safetensors"}
+
+
+def test_an_attempt_after_the_last_step_takes_none_and_has_the_same_network(
+    scenes: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = MemoryCheckpoints()
+    first, loss = fit(STAGE, scenes, InlineContext(checkpoints=checkpoints))
+    monkeypatch.delattr(Trainer, "advance")
+    second, again = fit(STAGE, scenes, InlineContext(checkpoints=checkpoints))
+    assert digest(second.state_dict()) == digest(first.state_dict())
+    assert again == loss
 
 
 def test_progress_is_reported_to_the_end(scenes: np.ndarray) -> None:
