@@ -1,42 +1,96 @@
-"""One file that a study names by URL, brought to the local disk and held to its sha256."""
+"""Files that a study names by URL: on the local disk while they are used, and known by their sha256.
+
+What is on this machine already is used where it stands; anything else that fsspec opens is copied, and gone afterwards.
+"""
 
 import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from stages.errors import InputError
 
 BLOCK_BYTES = 1 << 20
 
 
-@contextmanager
-def local_copy(url: str, sha256: str) -> Iterator[Path]:
-    """The path of a copy of the file at `url`, by path or any URL that fsspec opens; it is gone afterwards.
+@dataclass(frozen=True)
+class Fetched:
+    """Files from outside on the local disk, and the sha256 of each by its name."""
 
-    Raises InputError where it cannot be read or its bytes are others than those of `sha256`.
-    """
+    path: Path
+    sha256: dict[str, str]
+
+
+@contextmanager
+def fetched(url: str, pinned: str | None = None) -> Iterator[Fetched]:
+    """A file by URL as a local one, while it is used. Raises InputError where it is missing or not `pinned`."""
+    with tempfile.TemporaryDirectory(prefix="repscope-") as folder:
+        path = local(url)
+        if path is None:
+            path = Path(folder) / (urlsplit(url).path.rpartition("/")[2] or "weights")
+            _download(url, path)
+        if not path.is_file():
+            raise InputError(f"a file at {url}", "none" if not path.exists() else "a folder", "Check the URL.")
+        found = sha256_of(path)
+        if pinned is not None and found != pinned:
+            raise InputError(
+                f"{url} with sha256 {pinned}", found, "Bring back the file that was meant, or correct `sha256`."
+            )
+        yield Fetched(path, {path.name: found})
+
+
+@contextmanager
+def fetched_folder(url: str, wanted: tuple[str, ...]) -> Iterator[Fetched]:
+    """The files in a folder whose names end in one of `wanted`. Raises InputError where there is no folder."""
+    with tempfile.TemporaryDirectory(prefix="repscope-") as folder:
+        path = local(url)
+        if path is None:
+            import fsspec
+
+            path = Path(folder)
+            try:
+                files, root = fsspec.core.url_to_fs(url)
+                names = [entry["name"] for entry in files.ls(root, detail=True) if entry["type"] == "file"]
+                for name in names:
+                    if name.endswith(wanted):
+                        files.get_file(name, str(path / name.rpartition("/")[2]))
+            except (OSError, ValueError, ImportError) as error:
+                raise InputError(f"a folder at {url}", str(error), "Check the URL and the credentials.") from error
+        if not path.is_dir():
+            raise InputError(f"a folder at {url}", "none", "Check the path: an id of the hub needs `pretrained: true`.")
+        found = sorted(file for file in path.iterdir() if file.is_file() and file.name.endswith(wanted))
+        yield Fetched(path, {file.name: sha256_of(file) for file in found})
+
+
+def local(url: str) -> Path | None:
+    """The path of a local URL; None for another."""
+    if url.startswith("file://"):
+        return Path(unquote(urlsplit(url).path))
+    return None if "://" in url or "::" in url else Path(url)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 (hex) of a file."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            total.update(block)
+    return total.hexdigest()
+
+
+def _download(url: str, path: Path) -> None:
     import fsspec
 
-    total = hashlib.sha256()
-    with tempfile.NamedTemporaryFile() as copy:
-        try:
-            with fsspec.open(url, "rb") as source:
-                while block := source.read(BLOCK_BYTES):
-                    total.update(block)
-                    copy.write(block)
-        except (OSError, ValueError, ImportError) as error:
-            raise InputError(
-                expected=f"a file at {url}",
-                found=str(error) or type(error).__name__,
-                remedy="Check the URL, its credentials, and the space for temporary files here.",
-            ) from error
-        if total.hexdigest() != sha256:
-            raise InputError(
-                expected=f"a file with sha256 {sha256} at {url}",
-                found=total.hexdigest(),
-                remedy="Download it again; if it is the one you mean, write its sha256 into the study.",
-            )
-        copy.flush()
-        yield Path(copy.name)
+    try:
+        with fsspec.open(url, "rb") as remote, path.open("wb") as file:
+            while block := remote.read(BLOCK_BYTES):
+                file.write(block)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(
+            f"a file at {url}",
+            str(error) or type(error).__name__,
+            "Check the URL, its credentials, and the space for temporary files here.",
+        ) from error

@@ -12,7 +12,7 @@ from stages.decoder import released
 from stages.decoder.adm_format import AdmCard, pieces
 from stages.decoder.card import CARD
 from stages.errors import InputError
-from stages.files import local_copy
+from stages.files import fetched
 
 if TYPE_CHECKING:
     from stages.decoder.released_stage import Released
@@ -26,8 +26,8 @@ def convert(stage: "Released", out: Output) -> Summary:
 
     Raises InputError where the file cannot be read, has another sha256, or holds other tensors than the network.
     """
-    with local_copy(stage.url, stage.sha256) as path:
-        tensors = read(path, stage.url)
+    with fetched(stage.url, stage.sha256) as file:
+        tensors = read(file.path, stage.url)
         width = tensors[EMBEDDING].shape[-1] if EMBEDDING in tensors else 1
         expected = released.skeleton(stage.network, width).state_dict()
         released.require(tensors, {name: tensor.shape for name, tensor in expected.items()})

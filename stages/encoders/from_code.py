@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from stages.encoders.build import Built
 from stages.encoders.sources import IMAGENET
 from stages.encoders.taps import Trunk, pool
-from stages.encoders.weights import Filled, fetched, fill, read, sha256_of, state_of
+from stages.encoders.weights import Filled, fill, read, state_of
 from stages.errors import InputError
+from stages.files import fetched, sha256_of
 
 if TYPE_CHECKING:
     from stages.encoders.sources import Torch

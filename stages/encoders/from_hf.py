@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from stages.encoders.build import Built, library
 from stages.encoders.spec import Preprocessing
 from stages.encoders.taps import Trunk, pool
-from stages.encoders.weights import fetched_folder
 from stages.errors import InputError
+from stages.files import fetched_folder
 
 if TYPE_CHECKING:
     from stages.encoders.sources import Hf

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from stages.encoders.build import Built, library
 from stages.encoders.spec import Preprocessing
 from stages.encoders.taps import Trunk, pool
-from stages.encoders.weights import Filled, fetched, fill, read, state_of
+from stages.encoders.weights import Filled, fill, read, state_of
 from stages.errors import InputError
+from stages.files import fetched
 from stages.pixels import Interpolation
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from stages.encoders.build import Built
 from stages.encoders.sources import IMAGENET
 from stages.encoders.spec import Preprocessing, require
 from stages.encoders.taps import Trunk, pool
-from stages.encoders.weights import Filled, fetched, fill, read, state_of
+from stages.encoders.weights import Filled, fill, read, state_of
 from stages.errors import InputError
+from stages.files import fetched
 
 if TYPE_CHECKING:
     from stages.encoders.sources import Torchvision

@@ -21,8 +21,9 @@ from torchvision import models
 from stages.encoders.build import Built
 from stages.encoders.sources import HEADS, IMAGENET
 from stages.encoders.taps import Trunk, spread
-from stages.encoders.weights import fetched, few, fill, read, unwrapped
+from stages.encoders.weights import few, fill, read, unwrapped
 from stages.errors import InputError
+from stages.files import fetched
 
 if TYPE_CHECKING:
     from stages.encoders.sources import Released

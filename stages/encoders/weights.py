@@ -1,16 +1,12 @@
-"""Files of weights: fetched by URL, known by their sha256, read without running anything that stands in them."""
+"""Files of weights, read without running anything that stands in them, and what they become in a network."""
 
 import argparse
-import hashlib
 import importlib
 import pickle
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import torch
@@ -18,7 +14,6 @@ from torch import Tensor, nn
 
 from stages.errors import InputError
 
-BLOCK_BYTES = 1 << 20
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "teacher", "module")
 """Entries of a checkpoint under which trainers keep a network's weights, where nothing else says so."""
 PREFIXES = ("module.", "_orig_mod.")
@@ -36,71 +31,6 @@ PLAIN += [
     for core in ("core", "_core")
 ]
 PLAIN += [type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")]
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """A local copy of files from outside, and the sha256 of each by its name."""
-
-    path: Path
-    sha256: dict[str, str]
-
-
-@contextmanager
-def fetched(url: str, pinned: str | None = None) -> Iterator[Fetched]:
-    """A file by URL as a local one, while it is used. Raises InputError where it is missing or not `pinned`."""
-    with tempfile.TemporaryDirectory(prefix="repscope-") as folder:
-        path = local(url)
-        if path is None:
-            path = Path(folder) / (urlsplit(url).path.rpartition("/")[2] or "weights")
-            _download(url, path)
-        if not path.is_file():
-            raise InputError(f"a file at {url}", "none" if not path.exists() else "a folder", "Check the URL.")
-        found = sha256_of(path)
-        if pinned is not None and found != pinned:
-            raise InputError(
-                f"{url} with sha256 {pinned}", found, "Bring back the file that was meant, or correct `sha256`."
-            )
-        yield Fetched(path, {path.name: found})
-
-
-@contextmanager
-def fetched_folder(url: str, wanted: tuple[str, ...]) -> Iterator[Fetched]:
-    """The files in a folder whose names end in one of `wanted`. Raises InputError where there is no folder."""
-    with tempfile.TemporaryDirectory(prefix="repscope-") as folder:
-        path = local(url)
-        if path is None:
-            import fsspec
-
-            path = Path(folder)
-            try:
-                files, root = fsspec.core.url_to_fs(url)
-                names = [entry["name"] for entry in files.ls(root, detail=True) if entry["type"] == "file"]
-                for name in names:
-                    if name.endswith(wanted):
-                        files.get_file(name, str(path / name.rpartition("/")[2]))
-            except (OSError, ValueError, ImportError) as error:
-                raise InputError(f"a folder at {url}", str(error), "Check the URL and the credentials.") from error
-        if not path.is_dir():
-            raise InputError(f"a folder at {url}", "none", "Check the path: an id of the hub needs `pretrained: true`.")
-        found = sorted(file for file in path.iterdir() if file.is_file() and file.name.endswith(wanted))
-        yield Fetched(path, {file.name: sha256_of(file) for file in found})
-
-
-def local(url: str) -> Path | None:
-    """The path of a local URL; None for another."""
-    if url.startswith("file://"):
-        return Path(unquote(urlsplit(url).path))
-    return None if "://" in url or "::" in url else Path(url)
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 (hex) of a file."""
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            total.update(block)
-    return total.hexdigest()
 
 
 def read(path: Path) -> Any:
@@ -206,17 +136,6 @@ def few(names: list[str]) -> str:
     """Some names, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
-
-
-def _download(url: str, path: Path) -> None:
-    import fsspec
-
-    try:
-        with fsspec.open(url, "rb") as remote, path.open("wb") as file:
-            while block := remote.read(BLOCK_BYTES):
-                file.write(block)
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"a file at {url}", str(error), "Check the URL and the credentials.") from error
 
 
 def _flat(document: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -17,7 +17,7 @@ from stages.decoder.released import assembled
 from stages.decoder.released_stage import Released
 from stages.diffusion import discrete, samplers
 from stages.errors import FormatError, InputError
-from stages.files import local_copy
+from stages.files import fetched
 from stages.samples.paint import paint
 from stages.samples.stage import Samples
 from tests.artifacts import MemoryArtifact, run_stage
@@ -120,8 +120,8 @@ def test_every_tensor_of_a_full_size_file_finds_its_place(tmp_path: Path) -> Non
     # Every tensor is one number shown many times, in the file as in memory.
     path = tmp_path / "full.pt"
     sha256 = saved(path, {name: torch.zeros(()).expand(shape) for name, shape in full_shapes().items()})
-    with local_copy(str(path), sha256) as copy:
-        network = assembled(AdmSettings(), 2048, released_run.read(copy, str(path)))
+    with fetched(str(path), sha256) as copy:
+        network = assembled(AdmSettings(), 2048, released_run.read(copy.path, str(path)))
     assert len(network.state_dict()) == 494
 
 

@@ -1,19 +1,17 @@
 """Files of weights: any URL, known by sha256, never code; what does not fit is said name by name."""
 
-import hashlib
 import io
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 from torch import nn
 
-from stages.encoders.weights import fetched, fetched_folder, fill, read, state_of, unwrapped
+from stages.encoders.weights import fill, read, state_of, unwrapped
 from stages.errors import InputError
 
 
@@ -38,38 +36,6 @@ def torch_bytes(document: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(document, buffer)
     return buffer.getvalue()
-
-
-def test_a_file_is_fetched_by_any_url_and_known_by_its_sha256(tmp_path: Path) -> None:
-    data = save({"x": torch.arange(3.0)})
-    digest = hashlib.sha256(data).hexdigest()
-    (tmp_path / "w.safetensors").write_bytes(data)
-    with fsspec.open("memory://bucket/w.safetensors", "wb") as file:
-        file.write(data)
-    for url in (str(tmp_path / "w.safetensors"), f"file://{tmp_path}/w.safetensors", "memory://bucket/w.safetensors"):
-        with fetched(url, digest) as found:
-            assert found.sha256 == {"w.safetensors": digest}
-            assert read(found.path)["x"].tolist() == [0, 1, 2]
-        with pytest.raises(InputError, match=f"with sha256 {'0' * 64}; found {digest}"), fetched(url, "0" * 64):
-            pass
-    for missing in (str(tmp_path / "none.pth"), "memory://bucket/none.pth", str(tmp_path)):
-        with pytest.raises(InputError, match="a file at"), fetched(missing):
-            pass
-
-
-def test_a_folder_is_fetched_by_any_url(tmp_path: Path) -> None:
-    for url in (str(tmp_path / "model"), "memory://models/model"):
-        files = fsspec.core.url_to_fs(url)[0]
-        files.makedirs(url, exist_ok=True)
-        for name in ("config.json", "model.safetensors", "flax_model.msgpack"):
-            with fsspec.open(f"{url}/{name}", "wb") as file:
-                file.write(b"{}")
-        with fetched_folder(url, ("config.json", ".safetensors")) as found:
-            assert list(found.sha256) == ["config.json", "model.safetensors"]
-            assert (found.path / "config.json").read_bytes() == b"{}"
-    for missing in (str(tmp_path / "none"), "memory://models/none"):
-        with pytest.raises(InputError, match="a folder at"), fetched_folder(missing, (".json",)):
-            pass
 
 
 @pytest.mark.parametrize("old", [False, True])
