@@ -171,7 +171,7 @@ def _same_as(data: bytes) -> Callable[[bytes], None]:
             raise FormatError(
                 expected="the weights of one training in all files",
                 found="a file of another attempt, with other weights",
-                remedy="Invalidate the decoder's step and run again.",
+                remedy="Run again with --force decoder.",
             )
 
     return check

@@ -310,5 +310,5 @@ def _damaged(what: str, found: object) -> FormatError:
     return FormatError(
         expected=f"{what} with the checksums it was written with",
         found=str(found),
-        remedy="Its bytes have changed since: invalidate the embeddings step and run again.",
+        remedy="Its bytes have changed since: run again with --force for that embeddings step.",
     )

@@ -151,7 +151,7 @@ def _put(out: Output, name: str, vectors: NDArray[Any], part_rows: int, held: ND
             raise FormatError(
                 expected=f"{name} with vectors in {int(held.sum())} rows",
                 found=f"{int(present.sum())} rows with vectors, {int((present != held).sum())} of them others",
-                remedy="Invalidate the embeddings step and run again.",
+                remedy="Run again with --force for that embeddings step.",
             )
 
     stored = out.put(name, data, check)
@@ -184,7 +184,7 @@ def _agreed(fingerprints: Sequence[Fingerprint]) -> Fingerprint:
             raise InputError(
                 expected="one encoder on all workers",
                 found=differences,
-                remedy="Install the same library versions on every node, then invalidate the embeddings step.",
+                remedy="Install the same library versions on every node, then run again with --force for that step.",
             )
     return first
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -20,6 +20,9 @@ FORMAT = 1
 WEIGHTS, CARD = "encoder.safetensors", "encoder.json"
 PROBE = "probe."
 """Prefix of the tensors in `encoder.safetensors` that hold the embeddings of the probe batch, one per tap."""
+
+
+Model = TypeVar("Model", bound=Settings)
 
 
 class Quality(Settings):
@@ -85,20 +88,26 @@ def read_card(inp: Input) -> Card:
 
 def parse_card(data: bytes) -> Card:
     """`encoder.json` from its bytes; raises FormatError where its format is unknown or a field is wrong."""
-    document: dict[str, Any] = json.loads(data)
-    if document.get("format") != FORMAT:
+    return parsed(Card, data, CARD, FORMAT)
+
+
+def parsed(model: type[Model], data: bytes, name: str, version: int) -> Model:
+    """The card in a file `name`; raises FormatError where its format is not `version` or a field is wrong."""
+    document: Any = json.loads(data)
+    found = document.get("format") if isinstance(document, dict) else document
+    if found != version:
         raise FormatError(
-            expected=f"{CARD} of format {FORMAT}",
-            found=f"format {document.get('format')!r}",
-            remedy="Read it with the version of Repscope that wrote it, or pretrain again.",
+            expected=f"{name} of format {version}",
+            found=f"format {found!r}",
+            remedy="Read it with the version of Repscope that wrote it, or make the encoder anew.",
         )
     try:
-        return Card.model_validate(document)
+        return model.model_validate(document)
     except ValidationError as error:
         raise FormatError(
-            expected=f"{CARD} of format {FORMAT}",
+            expected=f"{name} of format {version}",
             found=str(error),
-            remedy="Invalidate the pretrain step and run again.",
+            remedy="Run again with --force for the encoder's step.",
         ) from error
 
 
@@ -121,7 +130,7 @@ def read_network(inp: Input) -> "tuple[Network, Card, dict[str, Tensor]]":
         raise FormatError(
             expected=f"weights with sha256 {card.weights_sha256}",
             found=f"{found} in {WEIGHTS}",
-            remedy="Invalidate the pretrain step and run again.",
+            remedy="Run again with --force for the encoder's step.",
         )
     network = Network(card.architecture, card.projector_norm)
     network.load_state_dict(weights)

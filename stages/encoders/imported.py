@@ -4,7 +4,6 @@
 the last file of weights also holds the embeddings of the probe batch, against which every later load is checked.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from stages.encoders import from_code, from_hf, from_timm, from_torchvision, rel
 from stages.encoders.augment import Augmentations
 from stages.encoders.build import Built
 from stages.encoders.encoder import NetworkEncoder, Precision, Vectors, probe_batch, require_same
-from stages.encoders.format import PROBE, digest
+from stages.encoders.format import PROBE, digest, parsed
 from stages.encoders.sources import Hf, Override, Released, Tap, Timm, Torch, Torchvision
 from stages.encoders.spec import Preprocessing, Settings
 from stages.encoders.steady import SEEDS, digests, require_steady, seeded, settle, unlike
@@ -177,21 +176,7 @@ def encoder_of(
 
 def parse_card(data: bytes) -> Card:
     """`network.json` from its bytes; raises FormatError where its format is unknown or a field is wrong."""
-    document: dict[str, Any] = json.loads(data)
-    if document.get("format") != FORMAT:
-        raise FormatError(
-            expected=f"{CARD} of format {FORMAT}",
-            found=f"format {document.get('format')!r}",
-            remedy="Read it with the version of Repscope that wrote it, or import the encoder again.",
-        )
-    try:
-        return Card.model_validate(document)
-    except ValidationError as error:
-        raise FormatError(
-            expected=f"{CARD} of format {FORMAT}",
-            found=str(error),
-            remedy="Invalidate the encoder step and run again.",
-        ) from error
+    return parsed(Card, data, CARD, FORMAT)
 
 
 def read(inp: Input, device: str) -> NetworkEncoder:
@@ -212,7 +197,7 @@ def read(inp: Input, device: str) -> NetworkEncoder:
         raise FormatError(
             expected=f"weights with sha256 {card.weights_sha256}",
             found=found,
-            remedy="Invalidate the encoder step and run again.",
+            remedy="Run again with --force for the encoder's step.",
         )
     with seeded(SEEDS[0]):
         trunk = rebuild(card.recipe)

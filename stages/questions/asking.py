@@ -173,7 +173,7 @@ def _encoder(inputs: Inputs, encoder: str, table: Table, device: str) -> Encoder
         raise InputError(
             f"the encoder {encoder} that made the stored embeddings",
             differences,
-            "Use the library versions that they were made with, or invalidate the embeddings step and run again.",
+            "Use the library versions that they were made with, or run again with --force for that embeddings step.",
         )
     return seeing
 

@@ -117,7 +117,7 @@ def put_rows(out: Output, rows: Sequence[Row]) -> list[Row]:
 
     def check(stored: bytes) -> None:
         if [(r.metric, r.encoder, r.tap, r.subject) for r in load_rows(stored)] != wanted:
-            raise FormatError(f"{RESULTS} of {len(wanted)} rows", "other rows", "Invalidate the answer and run again.")
+            raise FormatError(f"{RESULTS} of {len(wanted)} rows", "other rows", "Run again with --force for its step.")
 
     return load_rows(out.put(RESULTS, dump_rows(rows), check))
 
@@ -220,4 +220,4 @@ def _same_shapes(found: bytes, tensors: Mapping[str, NDArray[np.float32] | NDArr
     there = {name: (array.shape, str(array.dtype)) for name, array in load(found).items()}
     here = {name: (array.shape, str(array.dtype)) for name, array in tensors.items()}
     if there != here:
-        raise FormatError(f"{VECTORS} of {here}", str(there), "Invalidate the ask and run again.")
+        raise FormatError(f"{VECTORS} of {here}", str(there), "Run again with --force for the ask's step.")

@@ -82,7 +82,9 @@ def read_card(artifact: Input) -> Card:
     document: dict[str, Any] = json.loads(artifact.read(CARD))
     if document.get("format") != FORMAT:
         raise FormatError(
-            f"{CARD} of format {FORMAT}", f"format {document.get('format')!r}", "Invalidate the readers and run again."
+            f"{CARD} of format {FORMAT}",
+            f"format {document.get('format')!r}",
+            "Run again with --force readers.",
         )
     return Card.model_validate(document)
 

@@ -143,7 +143,7 @@ def load(data: bytes) -> list[Probe]:
     try:
         return [Probe.model_validate(row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
     except ValidationError as error:
-        raise FormatError(f"columns {', '.join(FIELDS)}", str(error), "Invalidate the probes and run again.") from error
+        raise FormatError(f"columns {', '.join(FIELDS)}", str(error), "Run again with --force probes.") from error
 
 
 def is_table(data: bytes) -> None:

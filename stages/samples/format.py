@@ -85,7 +85,7 @@ def decode_shard(data: bytes, size: int, part_rows: int, inner: int) -> Pixels:
         raise FormatError(
             expected=f"a shard of {part_rows} samples of {size} px with its checksums",
             found=str(error),
-            remedy="Its bytes have changed since: invalidate the samples step and run again.",
+            remedy="Its bytes have changed since: run again with --force for that samples step.",
         ) from error
 
 

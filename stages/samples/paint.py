@@ -108,7 +108,7 @@ def merge(stage: "Samples", summaries: Sequence[Summary], inputs: Inputs, out: O
     count = conditions.num_rows * stage.per_source
     painted = sum(summary["samples"] for summary in summaries)
     if painted != count:
-        raise FormatError(f"{count} samples", f"{painted}", "Invalidate the samples step and run again.")
+        raise FormatError(f"{count} samples", f"{painted}", "Run again with --force for that samples step.")
     how = {"seed": stage.seed, "sampler": stage.sampler, "steps": stage.steps, "guidance": 1.0}
     out.put(format.SAMPLES, format.dump_samples(conditions, stage.per_source, how))
     attributes = {

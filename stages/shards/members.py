@@ -18,6 +18,7 @@ from stages.contract import Input, Output
 from stages.errors import InputError
 from stages.shards.columns import CLASS_LIMIT, Declared, in_order
 from stages.shards.format import members_name
+from stages.shards.places import Ranged
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -200,30 +201,16 @@ class ListingRows:
         return self._held[1]
 
 
-class _Object(io.RawIOBase):
+class _Object(Ranged):
     """An object of an artifact as a file."""
 
     def __init__(self, artifact: Input, name: str) -> None:
         self._artifact = artifact
         self._name = name
-        self._size = artifact.size(name)
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset)
-        return self._at
+        self.size = artifact.size(name)
 
     def readinto(self, buffer: Any) -> int:
-        length = max(0, min(len(buffer), self._size - self._at))
+        length = max(0, min(len(buffer), self.size - self._at))
         if length:
             buffer[:length] = self._artifact.read_range(self._name, self._at, length)
         self._at += length

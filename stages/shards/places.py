@@ -190,7 +190,27 @@ class Stock:
         return InputError(f"{what} files in {self._folder}", f"none{f' among {others}' if others else ''}", remedy)
 
 
-class Blocks(io.RawIOBase):
+class Ranged(io.RawIOBase):
+    """A file, read only, of `size` bytes that can be had from any place; a kind says how in `readinto`."""
+
+    size: int
+    _at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence] + offset)
+        return self._at
+
+
+class Blocks(Ranged):
     """A file, read only, by blocks of `BLOCK_BYTES`; errors of its file system are raised as they are and kept.
 
     Blocks that nobody asks for are not read, so that skipping over a large member of a tar costs nothing.
@@ -203,7 +223,6 @@ class Blocks(io.RawIOBase):
         """What went wrong in reading: a library on top of this may have turned it into an error of its own."""
         self._files = files
         self._path = path
-        self._at = 0
         self._kept: OrderedDict[int, bytes] = OrderedDict()
 
     def span(self, start: int, length: int) -> bytes:
@@ -218,20 +237,6 @@ class Blocks(io.RawIOBase):
         pieces[0] = pieces[0][start - first * BLOCK_BYTES :]
         pieces[-1] = pieces[-1][: stop - last * BLOCK_BYTES]
         return b"".join(pieces)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
 
     def readinto(self, buffer: Any) -> int:
         data = self.span(self._at, len(buffer))

@@ -29,7 +29,7 @@ def test_vectors_of_another_shape_are_not_adopted() -> None:
     format.put_conditions(out, CONDITIONS, {"a:x": np.ones((1, 2), np.float32), "a:y": np.ones((1, 3), np.float32)})
     again = {"a:x": np.zeros((1, 2), np.float32), "a:y": np.zeros((1, 3), np.float32)}
     format.put_conditions(out, CONDITIONS, again)
-    with pytest.raises(FormatError, match="Invalidate the ask"):
+    with pytest.raises(FormatError, match="--force for the ask"):
         format.put_conditions(out, CONDITIONS, again | {"a:y": np.zeros((1, 4), np.float32)})
 
 
