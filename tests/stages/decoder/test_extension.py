@@ -1,8 +1,5 @@
 """The extension: new taps on a frozen trunk, which paints its own taps as before."""
 
-import multiprocessing
-import pickle
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load as load_tensors
 
-from stages.contract import Estimate
+from stages.contract import Estimate, Summary
 from stages.decoder import format
 from stages.decoder.conditioning import NULL
 from stages.decoder.extend import as_decoder, fit_projections, grown
@@ -22,10 +19,10 @@ from stages.embeddings.format import open_table
 from stages.errors import InputError
 from tests.artifacts import InlineContext, MemoryArtifact, MemoryCheckpoints, run_stage
 from tests.stages.decoder.small import NETWORK, TRAINING, scenes
+from tests.two_ranks import on_two_ranks
 
 BASE = Decoder(taps=("oracle:attributes",), size=16, num_images=256, network=NETWORK, training=TRAINING)
 STAGE = Extension(taps=("oracle:pixels",), num_images=64, sketch_images=96, checkpoint_images=8)
-SPAWN = multiprocessing.get_context("spawn")
 Inputs = dict[str, MemoryArtifact]
 
 
@@ -161,27 +158,15 @@ def test_an_interrupted_extension_goes_on_as_if_it_had_not_been(inputs: Inputs, 
         assert torch.allclose(value, expected[name], atol=1e-6), name
 
 
-def rank_of_two(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    given = pickle.loads((Path(folder) / "inputs.pickle").read_bytes())
+def rank_of_two(rank: int, given: Inputs) -> tuple[dict[str, bytes], Summary]:
     made = run_stage(STAGE, given, context=InlineContext(rank=rank, world=2))
-    (Path(folder) / f"{rank}.pickle").write_bytes(pickle.dumps((made.objects, made.summary)))
-    torch.distributed.destroy_process_group()
+    return made.objects, made.summary
 
 
 def test_two_ranks_train_the_extension_that_one_trains(
     inputs: Inputs, artifact: MemoryArtifact, tmp_path: Path
 ) -> None:
-    (tmp_path / "inputs.pickle").write_bytes(pickle.dumps(inputs))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    processes = [SPAWN.Process(target=rank_of_two, args=(rank, port, str(tmp_path))) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    (first, said), (second, told) = (pickle.loads((tmp_path / f"{rank}.pickle").read_bytes()) for rank in range(2))
+    (first, said), (second, told) = on_two_ranks(rank_of_two, tmp_path, inputs)
     assert second == {}
     assert said == told
     found, expected = (load_tensors(given[format.WEIGHTS]) for given in (first, artifact.objects))

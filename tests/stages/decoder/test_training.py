@@ -1,9 +1,7 @@
 """Training: the same for any number of ranks, across interruptions, and better at the end than at the start."""
 
-import multiprocessing
-import pickle
-import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +10,9 @@ from stages.decoder.loop import Training, averaging_exponent, fit, rate
 from stages.decoder.spec import TrainingSettings
 from tests.artifacts import InlineContext, MemoryCheckpoints
 from tests.stages.decoder.small import TRAINING, training
+from tests.two_ranks import on_two_ranks
 
 TAPS = ("a:colour", "b:colour")
-SPAWN = multiprocessing.get_context("spawn")
 
 
 def trained(context: InlineContext, num_images: int = 64, every: int = 1_000) -> Training:
@@ -24,23 +22,13 @@ def trained(context: InlineContext, num_images: int = 64, every: int = 1_000) ->
     return made
 
 
-def rank_of_two(rank: int, port: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def rank_of_two(rank: int) -> dict[str, Any]:
     made = trained(InlineContext(rank=rank, world=2))
-    result = {"weights": made.average.numpy(), "curve": made.curve}
-    (Path(folder) / f"{rank}.pickle").write_bytes(pickle.dumps(result))
-    torch.distributed.destroy_process_group()
+    return {"weights": made.average.numpy(), "curve": made.curve}
 
 
 def test_two_ranks_train_what_one_trains(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    processes = [SPAWN.Process(target=rank_of_two, args=(rank, port, str(tmp_path))) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    first, second = (pickle.loads((tmp_path / f"{rank}.pickle").read_bytes()) for rank in range(2))
+    first, second = on_two_ranks(rank_of_two, tmp_path)
     alone = trained(InlineContext())
     assert (first["weights"] == second["weights"]).all()
     assert torch.allclose(torch.from_numpy(first["weights"]), alone.average, atol=2e-5)

@@ -1,8 +1,5 @@
 """Several ranks train what one trains: compared in double precision, where rounding cannot hide a mistake."""
 
-import multiprocessing
-import pickle
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +14,8 @@ from stages.pretrain.stage import Pretrain
 from stages.shards.scenes import render
 from tests.artifacts import InlineContext
 from tests.stages.pretrain.small import METHODS, STAGE, fit, held
+from tests.two_ranks import on_two_ranks
 
-SPAWN = multiprocessing.get_context("spawn")
 STEPS = 4
 
 
@@ -41,23 +38,12 @@ class Double(Trainer):
         return losses, {name: value.numpy() for name, value in self.network.state_dict().items()}
 
 
-def rank_of_two(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    found = {method: Double(method, rank, 2).train() for method in METHODS}
-    (Path(folder) / f"{rank}.pickle").write_bytes(pickle.dumps(found))
-    torch.distributed.destroy_process_group()
+def rank_of_two(rank: int) -> dict[str, tuple[list[float], dict[str, np.ndarray]]]:
+    return {method: Double(method, rank, 2).train() for method in METHODS}
 
 
 def test_two_ranks_train_what_one_trains(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    processes = [SPAWN.Process(target=rank_of_two, args=(rank, port, str(tmp_path))) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    first, second = (pickle.loads((tmp_path / f"{rank}.pickle").read_bytes()) for rank in range(2))
+    first, second = on_two_ranks(rank_of_two, tmp_path)
     for method in METHODS:
         losses, weights = Double(method, 0, 1).train()
         assert first[method][0] == pytest.approx(losses, rel=1e-10), method
