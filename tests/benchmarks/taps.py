@@ -1,0 +1,63 @@
+"""What sharing costs a tap: one decoder for four taps against a decoder for each alone.
+
+    python -m tests.benchmarks.taps [IMAGES ...]
+
+On the scenes and encoders of `tests.benchmarks.extension`: first how long a decoder of one tap needs, measured at
+`simclr:backbone` with trainings of IMAGES images (12 000, 24 000, 48 000, 96 000), the longest taken for the plateau
+of the mean reciprocal rank; the shortest within 2 % of it is the training of one tap. Then a decoder for each other tap
+of that length, and one for all four of 1.5 times that length. Prints the mean reciprocal ranks at each tap and the
+drop, paired by source. It takes about three quarters of an hour of one core. Asserts nothing.
+"""
+
+import sys
+
+import torch
+
+from stages.decoder.spec import TrainingSettings
+from stages.decoder.stage import Decoder
+from tests.artifacts import MemoryArtifact
+from tests.benchmarks.extension import SEED, Artifacts, mean, reciprocal_ranks, timed, world
+
+TAPS = ("simclr:backbone", "simclr:projector.0", "simclr:projector", "vicreg:backbone")
+IMAGES = (12_000, 24_000, 48_000, 96_000)
+NEAR, MORE = 0.98, 1.5
+"""Share of the plateau at which one tap's training is long enough, and how much more the four get."""
+
+
+def trained(taps: tuple[str, ...], images: int, given: Artifacts) -> MemoryArtifact:
+    """A decoder with the default settings, its sketch as long as the default one against the diffusion model."""
+    sketch = TrainingSettings(sketch_images=4 * images)
+    decoder, seconds = timed(Decoder(taps=taps, seed=SEED, num_images=images, training=sketch), given)
+    print(f"decoder of {', '.join(taps)}, {images:,} images: {seconds:.0f} s of CPU", flush=True)
+    return decoder
+
+
+def main(lengths: tuple[int, ...]) -> None:
+    """Trains, measures, prints."""
+    torch.set_num_threads(1)
+    given, encoders = world()
+    ladder = {}
+    for images in sorted(lengths):
+        ladder[images] = reciprocal_ranks(TAPS[0], trained(TAPS[:1], images, given), given, encoders)
+        print(f"  MRR {ladder[images].mean():.4f}", flush=True)
+    plateau = ladder[max(ladder)].mean()
+    enough = next(images for images, ranks in ladder.items() if ranks.mean() >= NEAR * plateau)
+    group = trained(TAPS, round(MORE * enough), given)
+    print(f"one tap: {enough:,} images; {len(TAPS)} taps: {round(MORE * enough):,}", flush=True)
+    for place in TAPS:
+        if place == TAPS[0]:
+            alone = ladder[enough]
+        else:
+            alone = reciprocal_ranks(place, trained((place,), enough, given), given, encoders)
+        together = reciprocal_ranks(place, group, given, encoders)
+        drop = mean(alone - together)
+        print(
+            f"{place}: MRR alone {alone.mean():.3f}, in the group {together.mean():.3f}, "
+            f"drop {drop.value:+.3f} [{drop.low:+.3f}, {drop.high:+.3f}] over {len(alone)} sources "
+            "(goal: high <= 0.03)",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main(tuple(int(images) for images in sys.argv[1:]) or IMAGES)
