@@ -1,6 +1,7 @@
 """What passes between a gang's ranks on Ray and its driver: progress, and what each rank came to.
 
 A mailbox is an actor that lives as long as one attempt. The driver ends it to give an attempt up: ranks die with it.
+Where it is lost for another reason, the attempt is lost with it.
 """
 
 import asyncio
@@ -12,6 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.executor import Answer, OnProgress, Progress
+
+NODE_LABEL = "ray.io/node-id"
+"""Label of every machine: its number, as Ray gives it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Mailbox:
         self._group = ""
         self._ranks: dict[int, Where] = {}
         self._answers: dict[int, Answer] = {}
+        self._place: Any = None
 
     async def post(self, progress: Progress) -> None:
         """Takes a report; only the newest is kept."""
@@ -49,15 +54,22 @@ class Mailbox:
         posts, self._posts = self._posts, []
         return posts
 
-    async def arrive(self, group: str, rank: int, where: Where) -> None:
-        """Takes where a rank is. The first of another group makes forget the one before, which was given up."""
+    async def arrive(self, group: str, rank: int, where: Where, place: Any) -> None:
+        """Takes where a rank is, and the placement group that keeps room for it and the others.
+
+        The first rank of another group makes forget the group before, which was given up.
+        """
         if group != self._group:
             self._group, self._ranks, self._answers = group, {}, {}
-        self._ranks[rank] = where
+        self._ranks[rank], self._place = where, place
 
     async def ranks(self) -> dict[int, Where]:
         """Where the ranks are that have started."""
         return self._ranks
+
+    async def place(self) -> Any:
+        """The placement group of the newest ranks, None before there were any."""
+        return self._place
 
     async def answer(self, group: str, rank: int, answer: Answer) -> None:
         """Takes what a rank of the newest group came to."""
@@ -94,10 +106,12 @@ class Post:
 
 @contextlib.contextmanager
 def open_mailbox() -> Iterator[Any]:
-    """A mailbox actor for as long as a gang's attempt lasts."""
+    """A mailbox actor for as long as a gang's attempt lasts, on the driver's machine: no other takes it along."""
     import ray
 
-    handle: Any = ray.remote(num_cpus=0, max_restarts=0)(Mailbox).remote()
+    # Not a soft affinity, which Ray overlooks for actors that ask for no resources: those start on any machine.
+    beside_us = {NODE_LABEL: ray.get_runtime_context().get_node_id()}
+    handle: Any = ray.remote(num_cpus=0, max_restarts=0, label_selector=beside_us)(Mailbox).remote()
     try:
         yield handle
     finally:

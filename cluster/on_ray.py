@@ -82,7 +82,8 @@ class OnRay:
     """Runs calls on Ray; see the module's docstring.
 
     `address` of a cluster, or None for the Ray of this process or an embedded one with `cpus` and `gpus` of this
-    machine. `workers` bounds how many calls run at once.
+    machine. `workers` bounds how many calls run at once. An elastic gang looks every `look_seconds` whether there is
+    room for more ranks, or no more for all.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class OnRay:
         workers: int | None = None,
         retries: Retries | None = None,
         dashboard_port: int | None = None,
+        look_seconds: float = 60.0,
     ) -> None:
         self._address = address
         self._cpus = cpus
@@ -100,6 +102,7 @@ class OnRay:
         self._workers = workers
         self._retries = retries or Retries()
         self._dashboard_port = dashboard_port
+        self._look_seconds = look_seconds
         self._connection: Connection | None = None
         self._layout = Layout(1, 1, 0)
         self._idle: list[_Hand] = []
@@ -200,6 +203,7 @@ class OnRay:
                         mailbox,
                         reader(mailbox, on_progress),
                         least,
+                        self._look_seconds,
                     )
                 outcome = tally.lost(ended, _gone()) if isinstance(ended, Loss) else tally.answered(ended)
             if outcome is not None:

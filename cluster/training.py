@@ -34,6 +34,9 @@ SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
     # How often the controller looks after its workers: by default 2 s, which is how late it sees start and end.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    # How long it waits for the room that it asked for before it counts the machines again: by default 60 s. What it
+    # knows of them is up to 20 s old, so that after a loss it first asks for more than there is.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     # Each of these costs a process or an import, for what we do not use.
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -57,15 +60,17 @@ def run_train(
     folder: Path | None,
     mailbox: Any,
     read: Callable[[], None],
-    least: int | None = None,
+    least: int | None,
+    look_seconds: float,
 ) -> Answer | Loss:
     """One attempt on `layout.workers` ranks, or on `least` and more as room comes and goes.
 
-    `read` fetches progress and is called in this thread meanwhile.
+    Every `look_seconds` Ray Train looks whether it does. `read` fetches progress and is called in this thread.
     """
     os.environ.update(SETTINGS)
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig
+    from ray.train.v2.api.config import ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     scratch = tempfile.mkdtemp(prefix="train-", dir=folder)
@@ -81,10 +86,10 @@ def run_train(
         },
         backend_config=_meeting(),
         scaling_config=ScalingConfig(
-            # Ray's type says less than its documentation.
-            num_workers=layout.workers if least in (None, layout.workers) else (least, layout.workers),  # type: ignore[arg-type]
+            num_workers=layout.workers if least in (None, layout.workers) else (least, layout.workers),
             use_gpu=bool(layout.gpus),
             resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=look_seconds,
         ),
         run_config=RunConfig(
             name=f"gang-{attempt}-{uuid.uuid4().hex}",
@@ -99,11 +104,23 @@ def run_train(
         while ended.is_alive():
             ended.join(POLL_SECONDS)
             read()
-        ranks: dict[int, Where] = ray.get(mailbox.ranks.remote())
-        answers: dict[int, Answer] = ray.get(mailbox.answers.remote())
+        ranks: dict[int, Where]
+        answers: dict[int, Answer]
+        ranks, answers, place = ray.get([mailbox.ranks.remote(), mailbox.answers.remote(), mailbox.place.remote()])
+        if isinstance(ended.error, ray.exceptions.RayActorError) and place is not None:
+            # Train's controller is lost. Without it Ray would keep the ranks' room until we disconnect.
+            ray.util.remove_placement_group(place)
+            return _lost(attempt, ended.error)
+    except ray.exceptions.RayActorError as error:
+        return _lost(attempt, error)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return settle(attempt, answers, _dead(attempt, ended.error, ranks, answers))
+
+
+def _lost(attempt: int, error: BaseException) -> Loss:
+    """The loss of the mailbox or of Train's controller. Both stand on this machine, and ranks end with either."""
+    return Loss(attempt, str(error), socket.gethostname(), 0, here().machine)
 
 
 class _Fit(threading.Thread):
@@ -161,7 +178,7 @@ def train_rank(config: dict[str, Any]) -> None:
     )
     post = Post(mailbox)
     group = os.environ[GROUP]
-    ray.get(mailbox.arrive.remote(group, rank.rank, here()))
+    ray.get(mailbox.arrive.remote(group, rank.rank, here(), ray.util.get_current_placement_group()))
     answer = run_rank(config["function"], config["payload"], rank, post.send)
     post.flush()
     ray.get(mailbox.answer.remote(group, rank.rank, answer))
