@@ -172,6 +172,10 @@ class StoredCheckpoint:
         self._step = step
 
     @property
+    def name(self) -> str:
+        return "/".join(self._folder.split("/")[-2:])
+
+    @property
     def step(self) -> int:
         return self._step
 

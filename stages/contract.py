@@ -153,6 +153,10 @@ class Checkpoint(Protocol):
     """One complete training checkpoint."""
 
     @property
+    def name(self) -> str:
+        """Tells it from all others of the training: two attempts may save one step, with other rounding."""
+
+    @property
     def step(self) -> int:
         """Training step at which it was saved."""
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from stages.errors import InputError
+from stages.ranks import of_all, wait_for_all
 
 Numbers: TypeAlias = NDArray[np.int64]
 
@@ -78,14 +79,14 @@ def open_rows(
     place = Path(tempfile.gettempdir())
     seen = place.stat()
     mine = (socket.gethostname(), seen.st_dev, seen.st_ino)
-    places = _gathered(mine, world)
+    places = of_all(mine, world)
     peers = [other for other, where in enumerate(places) if where == mine]
     own = tempfile.mkdtemp(prefix="repscope-", dir=place) if peers[0] == rank else None
     if own is not None:
         for number in range(len(layouts)):
             (Path(own) / str(number)).touch()
     try:
-        shared = _gathered(own, world)[peers[0]]
+        shared = of_all(own, world)[peers[0]]
         assert shared is not None
         files = [RowFile(Path(shared) / str(number), *layout) for number, layout in enumerate(layouts)]
         wait_for_all(world)
@@ -100,19 +101,3 @@ def open_rows(
             remedy="Set TMPDIR to a folder on a larger disk.",
         )
     return files, Share(peers.index(rank), len(peers))
-
-
-def wait_for_all(world: int) -> None:
-    """Returns when all ranks have come here."""
-    _gathered(None, world)
-
-
-def _gathered(thing: Any, world: int) -> list[Any]:
-    """What every rank gives, in the order of ranks."""
-    if world == 1:
-        return [thing]
-    import torch
-
-    found: list[Any] = [None] * world
-    torch.distributed.all_gather_object(found, thing)
-    return found

@@ -138,8 +138,9 @@ class PartOutput:
 
 @dataclass
 class MemoryCheckpoint:
-    """One checkpoint: its step and its files."""
+    """One checkpoint: its name, its step and its files."""
 
+    name: str
     step: int
     files: dict[str, bytes]
 
@@ -148,9 +149,10 @@ class MemoryCheckpoint:
 
 
 class MemoryCheckpoints:
-    """Training checkpoints in memory; the two newest are kept."""
+    """Training checkpoints of an attempt in memory; the two newest are kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, attempt: str = "first") -> None:
+        self.attempt = attempt
         self.kept: list[MemoryCheckpoint] = []
 
     def latest(self) -> MemoryCheckpoint | None:
@@ -158,7 +160,8 @@ class MemoryCheckpoints:
 
     def save(self, step: int, files: Mapping[str, bytes]) -> None:
         assert RESERVED not in files, f"{RESERVED} is written by whoever keeps the checkpoints"
-        self.kept = sorted([*self.kept, MemoryCheckpoint(step, dict(files))], key=lambda c: c.step)[-2:]
+        saved = MemoryCheckpoint(f"{self.attempt}/{step}", step, dict(files))
+        self.kept = sorted([*self.kept, saved], key=lambda c: c.step)[-2:]
 
 
 @dataclass

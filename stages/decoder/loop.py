@@ -22,7 +22,7 @@ from stages.decoder.network import Parts
 from stages.decoder.objective import Objective
 from stages.decoder.spec import TrainingSettings
 from stages.diffusion import noise
-from stages.errors import RaceError
+from stages.ranks import newest_checkpoint
 
 HELDOUT, LEVELS = 256, 8
 """Held-out images and noise levels of the held-out loss."""
@@ -198,21 +198,6 @@ class Training:
             torch.distributed.all_reduce(found)
         together, *heldout = found.tolist()
         self.curve.append({"images": self.painted, "loss": together, "heldout": heldout})
-
-    def compare_positions(self) -> None:
-        """Raises RaceError where ranks stand at different steps: one saw a checkpoint that the others did not.
-
-        It was published meanwhile by an attempt that had been given up and was not yet dead.
-        """
-        if self.world == 1:
-            return
-        ends = torch.tensor([self.step, -self.step], device=self.device)
-        torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX)
-        last, first = int(ends[0]), -int(ends[1])
-        if first != last:
-            raise RaceError(
-                "all ranks at one step", f"steps {first} to {last}", "Trying again is enough: checkpoints are complete."
-            )
 
     def __enter__(self) -> Self:
         return self
@@ -392,10 +377,12 @@ SKETCH_COST = 0.04
 
 
 def fit(training: Training, context: Context, checkpoint_images: int, taps: Sequence[str]) -> None:
-    """Trains to the end, from the newest checkpoint of `context` where there is one. `taps` are their names."""
-    if (checkpoint := context.checkpoints.latest()) is not None:
+    """Trains to the end, from the newest checkpoint of `context` where there is one. `taps` are their names.
+
+    Raises RaceError where ranks see different checkpoints.
+    """
+    if (checkpoint := newest_checkpoint(context)) is not None:
         training.restore(checkpoint)
-    training.compare_positions()
     painting = training.second.steps * training.second.batch
     total = round(SKETCH_COST * training.first.images) + painting
     looks = {training.first.steps + training.second.steps * (look + 1) // LOOKS for look in range(LOOKS)}

@@ -18,7 +18,8 @@ from stages.decoder.objective import Edm
 from stages.embeddings.format import OK, Table, open_table
 from stages.errors import InputError
 from stages.images import Images, open_images
-from stages.rows import open_rows, wait_for_all
+from stages.ranks import wait_for_all
+from stages.rows import open_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

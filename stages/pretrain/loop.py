@@ -22,6 +22,7 @@ from stages.errors import InputError
 from stages.pixels import normalise
 from stages.pretrain import methods
 from stages.pretrain.ranks import gathered, sum_gradients, synchronise
+from stages.ranks import newest_checkpoint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -176,7 +177,7 @@ def fit(stage: "Pretrain", images: TrainSet, context: Context) -> tuple[Trainer,
     """Trains to the end; returns the trainer and the mean loss of the last 5 % of steps.
 
     Goes on from the newest checkpoint of `context`. Raises InputError where there are fewer images than a batch, or
-    fewer in a batch than ranks.
+    fewer in a batch than ranks, and RaceError where ranks see different checkpoints.
     """
     if images.count < stage.batch:
         raise InputError(
@@ -193,7 +194,7 @@ def fit(stage: "Pretrain", images: TrainSet, context: Context) -> tuple[Trainer,
     trainer = Trainer(stage, images, context.device, context.rank, context.world)
     every = max(1, round(stage.checkpoint_images / stage.batch))
     start = 0
-    if (checkpoint := context.checkpoints.latest()) is not None:
+    if (checkpoint := newest_checkpoint(context)) is not None:
         trainer.restore(checkpoint)
         start = checkpoint.step
         if start == trainer.steps:

@@ -16,7 +16,8 @@ from stages.errors import InputError
 from stages.images import open_images
 from stages.pretrain.loop import Labels, TrainSet, fit
 from stages.pretrain.quality import score
-from stages.rows import RowFile, open_rows, wait_for_all
+from stages.ranks import wait_for_all
+from stages.rows import RowFile, open_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
