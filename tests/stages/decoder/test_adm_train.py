@@ -1,6 +1,7 @@
 """The published recipe: the steps that it says, written down as a decoder, the same after any interruption."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from stages.decoder import adm_format, format
 from stages.decoder.adm_spec import AdmSettings, AdmTraining
 from stages.decoder.adm_stage import Rcdm
 from stages.decoder.adm_train import AdmNetwork, Hybrid, PublishedTraining, as_they_are
-from stages.decoder.loop import fit
+from stages.decoder.loop import Flat, Look, fit
 from stages.diffusion import discrete
 from stages.embeddings.format import open_table
 from stages.errors import FormatError
@@ -18,6 +19,7 @@ from stages.samples.paint import paint
 from stages.samples.stage import Samples
 from tests.artifacts import InlineContext, MemoryArtifact, run_stage
 from tests.stages.decoder.small import paired, scenes
+from tests.two_ranks import on_two_ranks
 
 SETTINGS = AdmSettings(
     image_size=8,
@@ -36,11 +38,12 @@ def network() -> AdmNetwork:
     return AdmNetwork(SETTINGS, 4)
 
 
-def training(settings: AdmTraining, num_images: int) -> PublishedTraining:
+def training(settings: AdmTraining, num_images: int, rank: int = 0, world: int = 1) -> PublishedTraining:
     torch.set_num_threads(1)
     # The loop draws one of two taps; the published recipe has one.
     data, heldout = (replace(found, embeddings=found.embeddings[:1]) for found in (paired(40), paired(8, seed=1)))
-    return PublishedTraining(network(), SCHEDULE, settings, as_they_are(data), as_they_are(heldout), num_images, 5)
+    plain = as_they_are(data), as_they_are(heldout)
+    return PublishedTraining(network(), SCHEDULE, settings, *plain, num_images, 5, rank=rank, world=world)
 
 
 def test_a_step_is_the_published_one() -> None:
@@ -70,6 +73,31 @@ def test_a_step_is_the_published_one() -> None:
         found_average = torch.cat([p.detach().flatten() for p in made.network.painter.parameters()]) - start
     expected_average = torch.cat([p.flatten() for p in average.values()]) - start
     assert (found_average - expected_average).norm() < 0.02 * expected_average.norm()
+
+
+def trained(rank: int = 0, world: int = 1) -> PublishedTraining:
+    # Shares of 4 and 3 images, in micro-batches of 2 and 1.
+    made = training(AdmTraining(batch=7, learning_rate=1e-3, ema_decay=0.9, micro_batch=2), 56, rank, world)
+    fit(made, InlineContext(rank=rank, world=world), 10**6, (PLACE,))
+    return made
+
+
+def rank_of_two(rank: int) -> tuple[torch.Tensor, list[Look]]:
+    made = trained(rank, 2)
+    return made.average, made.curve
+
+
+def test_two_ranks_train_what_one_trains(tmp_path: Path) -> None:
+    (first, curve), (second, other) = on_two_ranks(rank_of_two, tmp_path)
+    alone = trained()
+    assert torch.equal(first, second)
+    # As one vector: see above.
+    moved = alone.average - Flat(network().painter).values.detach()
+    assert (first - alone.average).norm() < 0.01 * moved.norm()
+    assert curve == other
+    for one, two in zip(alone.curve, curve, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert two["heldout"] == pytest.approx(one["heldout"], rel=1e-4)
 
 
 def test_steps_of_the_schedule_are_drawn_uniformly_and_no_condition_is_dropped() -> None:
