@@ -30,7 +30,7 @@ from cluster.executor import (
 )
 from cluster.mailbox import Post, Where, here, open_mailbox, reader
 from cluster.ranks import Rank, run_rank
-from cluster.resources import Layout, device, layout_for_gang, layout_for_parts, set_threads
+from cluster.resources import Layout, device, layout_for_gang, layout_for_parts, layout_for_retry, set_threads
 from cluster.retry import Tally
 from cluster.training import run_train
 
@@ -208,6 +208,7 @@ class OnRay:
                 outcome = tally.lost(ended, _gone()) if isinstance(ended, Loss) else tally.answered(ended)
             if outcome is not None:
                 return outcome
+            layout = layout_for_retry(self._connection.machines(), ranks, least, layout)
 
     def _draw(self, source: Iterator[Call], waiting: deque[tuple[Tally, str]], running: int, on_done: OnDone) -> None:
         """Takes calls until every slot has one; what is no small JSON ends here."""

@@ -136,6 +136,18 @@ def layout_for_gang(machines: Sequence[Machine], ranks: int, least: int | None =
     return Layout(ranks, width, 1 if gpus else 0)
 
 
+def layout_for_retry(machines: Sequence[Machine], ranks: int, least: int | None, before: Layout) -> Layout:
+    """The ranks of a gang's next attempt on the machines that are left: narrower, maybe, where one was lost.
+
+    As before where too few CPUs or GPUs are left, for lost machines may come back, and ranks wait for room.
+    """
+    try:
+        found = layout_for_gang(machines, ranks, least)
+    except ResourceError:
+        return before
+    return found if found.gpus == before.gpus else before
+
+
 def _fits(machine: Machine, width: int, on_gpu: bool) -> int:
     """How many ranks of `width` CPUs a machine takes."""
     return min(machine.cpus // width, machine.gpus) if on_gpu else machine.cpus // width
