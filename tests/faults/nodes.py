@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -58,7 +59,10 @@ def main() -> None:
     folder = Path(sys.argv[1])
     steps, store = graph(Watched(folder=str(folder), **FIELDS)), open_store(str(folder / "store"))
     run(steps[:3], store, Inline)
-    cluster = Cluster(initialize_head=True, head_node_args=NODE)
+    # A short name, because sockets stand below it.
+    scratch = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp")
+    node = NODE | {"temp_dir": scratch.name}
+    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
     ray.init(address=cluster.address, log_to_driver=False)
     heard: list[Event] = []
     told: dict[str, Any] = {}
@@ -77,7 +81,7 @@ def main() -> None:
 
     try:
         wait_for("1")
-        second = cluster.add_node(**NODE)
+        second = cluster.add_node(**node)
         wait_for("2")
         told["machines_of_mailboxes"] = machines_of_mailboxes()
         told["machine"] = ray.get_runtime_context().get_node_id()
@@ -88,6 +92,7 @@ def main() -> None:
     finally:
         ray.shutdown()
         cluster.shutdown()  # type: ignore[no-untyped-call]
+        scratch.cleanup()
 
 
 if __name__ == "__main__":
