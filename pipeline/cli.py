@@ -361,6 +361,7 @@ def show(
         taps=taps,
         settings=samples_of(read).model_copy(update={"per_source": count, "seed": seed}),
         guidance=guidance,
+        scaled=read.dataset.shards.decode == "scaled",
     )
     out.write_bytes(picture)
     click.echo(f"{out}: the image and {count} samples each for {', '.join(rows)}")

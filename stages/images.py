@@ -30,6 +30,9 @@ SAMPLES = "samples.parquet"
 ARRAY = "images.zarr"
 PART_ROWS = b"part_rows"
 """Key in the metadata of `index.parquet` under which the number of rows of a tar stands."""
+DECODE = b"decode"
+"""Key in the same metadata under which `SCALED` stands, where JPEGs may be decoded at a part of their size."""
+SCALED = b"scaled"
 
 RUN = 16
 """Images that a thread decodes in one go: enough that handing them over costs nothing, few enough to share a batch."""
@@ -141,6 +144,13 @@ class _Tars(Images):
         if PART_ROWS not in metadata:
             raise FormatError(f"{INDEX} with its rows per tar", "none in its metadata", "Make the shards again.")
         self.part_rows = int(metadata[PART_ROWS])
+        self._scaled = DECODE in metadata
+        if metadata.get(DECODE, SCALED) != SCALED:
+            raise FormatError(
+                f"{INDEX} that says {SCALED.decode()} or nothing of how images are decoded",
+                metadata[DECODE].decode(),
+                "Read it with the version of Repscope that wrote it.",
+            )
         self.count = index.metadata.num_rows
         # There may be millions of rows: no more is kept of each than is needed, and no column is ever held as text.
         self._offset: Rows = np.empty(self.count, dtype=np.int64)
@@ -201,7 +211,7 @@ class _Tars(Images):
             )
         try:
             # The pixel limit was applied when the image was accepted.
-            return pixels.decode_fit(data, size, pixel_limit=2**62)
+            return pixels.decode_fit(data, size, pixel_limit=2**62, scaled=self._scaled)
         except InputError as error:
             raise FormatError(
                 f"an image in {self._named(row)}, as when it was listed",

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import pyarrow.parquet as pq
 
-from stages.images import INDEX, PART_ROWS
+from stages.images import DECODE, INDEX, PART_ROWS, SCALED
 from stages.shards.format import key_of, shard_name, table_of, write_tar
 from tests.artifacts import MemoryArtifact
 
 
-def tar_artifact(images: Sequence[bytes], part_rows: int, ending: str = "jpg") -> MemoryArtifact:
+def tar_artifact(images: Sequence[bytes], part_rows: int, ending: str = "jpg", scaled: bool = False) -> MemoryArtifact:
     """An artifact of all `images`, `part_rows` to a tar; every sixth is held out."""
     objects: dict[str, bytes] = {}
     offsets: list[int] = []
@@ -19,11 +19,13 @@ def tar_artifact(images: Sequence[bytes], part_rows: int, ending: str = "jpg") -
         own = range(start, min(start + part_rows, len(images)))
         objects[shard_name(part)], found = write_tar((key_of(row), ending, images[row], {"row": row}) for row in own)
         offsets += found
-    objects[INDEX] = index_of(images, offsets, part_rows, ending)
+    objects[INDEX] = index_of(images, offsets, part_rows, ending, scaled)
     return MemoryArtifact(objects)
 
 
-def index_of(images: Sequence[bytes], offsets: Sequence[int], part_rows: int, ending: str) -> bytes:
+def index_of(
+    images: Sequence[bytes], offsets: Sequence[int], part_rows: int, ending: str, scaled: bool = False
+) -> bytes:
     """The index of images that stand at `offsets` of their tars."""
     rows = range(len(images))
     columns = {
@@ -38,5 +40,6 @@ def index_of(images: Sequence[bytes], offsets: Sequence[int], part_rows: int, en
         "name": [f"{row}.{ending}" for row in rows],
     }
     sink = io.BytesIO()
-    pq.write_table(table_of(columns).replace_schema_metadata({PART_ROWS: str(part_rows).encode()}), sink)
+    metadata = {PART_ROWS: str(part_rows).encode()} | ({DECODE: SCALED} if scaled else {})
+    pq.write_table(table_of(columns).replace_schema_metadata(metadata), sink)
     return sink.getvalue()

@@ -4,12 +4,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, TypeAdapter
 
 from stages import attributes
-from stages.contract import Estimate, External, Input, Inputs, Output, Part, Stage, Summary, Unkeyed
+from stages.contract import Added, Estimate, External, Input, Inputs, Output, Part, Stage, Summary, Unkeyed
 from stages.errors import InputError
 from stages.pixels import PIXEL_LIMIT
 from stages.shards.files import FileReader, FilesSource, Notes, Wanted
@@ -238,6 +238,9 @@ class Shards(Stage):
 
     shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     """Rows of one tar, of one part of every later step, and of one shard of the embeddings."""
+    decode: Annotated[Literal["exact", "scaled"], Added(when_absent="exact")] = "exact"
+    """How later steps decode the images. `scaled`: JPEGs that are far larger than what a step wants are decoded at a
+    half, a quarter or an eighth of their size (see `stages.pixels.decode_fit`)."""
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Measured on small images: their bytes, and 1.5 KB of tar around each."""
@@ -302,12 +305,12 @@ class Shards(Stage):
 
     def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
         """Writes the index."""
-        from stages.images import INDEX, PART_ROWS
+        from stages.images import DECODE, INDEX, PART_ROWS, SCALED
         from stages.shards.members import publish
 
         listing = inputs["listing"]
         rows = sum(summary["rows"] for summary in summaries)
-        metadata = {PART_ROWS: str(self.shard_rows).encode()}
+        metadata = {PART_ROWS: str(self.shard_rows).encode()} | ({DECODE: SCALED} if self.decode == "scaled" else {})
         counts: Counter[str] = Counter()
         publish(out, INDEX, self._index(summaries, listing, rows, counts), metadata)
         out.put(ATTRIBUTES, listing.read(ATTRIBUTES))

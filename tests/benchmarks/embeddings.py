@@ -179,20 +179,22 @@ def against_a_loader() -> None:
     The stage runs as it does on Ray with two CPUs: in two processes of one thread. They stay, as the loader's do.
     """
     small_encoder(count=512, width=500, height=375, size=64)
+    small_encoder(count=512, width=500, height=375, size=64, scaled=True)
     small_encoder(count=2048, width=96, height=96, size=64)
     small_encoder(count=4096, width=32, height=32, size=32)
 
 
-def small_encoder(count: int, width: int, height: int, size: int) -> None:
-    """`count` JPEGs of `width` x `height` for an encoder of `size` pixels."""
+def small_encoder(count: int, width: int, height: int, size: int, scaled: bool = False) -> None:
+    """`count` JPEGs of `width` x `height` for an encoder of `size` pixels; `scaled` as the shards may say."""
     different = photographs(min(count, 256), width, height)
     encoded = [different[row % len(different)] for row in range(count)]
     network = initialise(TINY, 0).eval()
     encoder = NetworkEncoder(network, Preprocessing(size=size), "cpu")
-    images = open_images(tar_artifact(encoded, part_rows=count // 8))
+    images = open_images(tar_artifact(encoded, part_rows=count // 8, scaled=scaled))
     state = replace(State.of(encoder, images, "cpu"), decoding=Decoding())
     kilobytes = sum(map(len, encoded)) / count / 1e3
-    print(f"small encoder at {size} px, {count} JPEGs of {width} x {height} ({kilobytes:.0f} kB each)")
+    how = "decode: scaled" if scaled else "decode: exact"
+    print(f"small encoder at {size} px, {count} JPEGs of {width} x {height} ({kilobytes:.0f} kB each), {how}")
     processes = multiprocessing.get_context("fork").Pool(2, take, (state,))
     with tempfile.TemporaryDirectory() as folder, processes as pool:
         for row, data in enumerate(encoded):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from stages import pixels
 from stages.errors import FormatError
-from stages.images import RUN, Decoding, Images, open_images
+from stages.images import DECODE, RUN, Decoding, Images, open_images
 from stages.pixels import Framing
 from stages.shards.scenes import render
 from stages.shards.sources import ScenesSource
@@ -98,9 +98,9 @@ def test_decoding_ahead_is_bounded_and_ends_with_the_stream(monkeypatch: pytest.
     decoded: list[int] = []
     decode_fit = pixels.decode_fit
 
-    def counted(data: bytes, framing: int | Framing, pixel_limit: int) -> NDArray[np.uint8]:
+    def counted(data: bytes, framing: int | Framing, pixel_limit: int, scaled: bool) -> NDArray[np.uint8]:
         decoded.append(len(data))
-        return decode_fit(data, framing, pixel_limit)
+        return decode_fit(data, framing, pixel_limit, scaled)
 
     monkeypatch.setattr(pixels, "decode_fit", counted)
     stream = images.stream(0, 32, 32, Decoding(2, ahead=True))
@@ -108,6 +108,44 @@ def test_decoding_ahead_is_bounded_and_ends_with_the_stream(monkeypatch: pytest.
     stream.close()
     assert 32 <= len(decoded) <= 3 * 32
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_shards_say_how_their_images_are_decoded_and_every_way_to_read_them_follows() -> None:
+    large = [enlarged(scene) for scene in SCENES[:6]]
+    found = {}
+    for scaled in (False, True):
+        images = open_images(tar_artifact(large, part_rows=6, scaled=scaled))
+        expected = np.stack([pixels.decode_fit(data, 16, scaled=scaled) for data in large])
+        for decoding in DECODINGS:
+            [(_, streamed)] = images.stream(0, 16, 6, decoding)
+            assert np.array_equal(streamed, expected)
+        assert np.array_equal(images.decode_part(0, 16)[1], expected)
+        assert np.array_equal(images.decode(range(6), 16), expected)
+        found[scaled] = expected
+    assert not np.array_equal(found[False], found[True])
+
+
+def enlarged(scene: NDArray[np.uint8]) -> bytes:
+    """A scene as JPEG, five times the side."""
+    buffer = io.BytesIO()
+    Image.fromarray(scene).resize((160, 160), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def test_the_stage_writes_down_how_images_are_decoded_and_an_unknown_way_is_refused() -> None:
+    listing = run_stage(Listing(source=ScenesSource(count=COUNT)))
+    exact, scaled = (
+        run_stage(Shards(shard_rows=8, decode=how), {"listing": listing}).read("index.parquet")
+        for how in ("exact", "scaled")
+    )
+    assert exact == tars().read("index.parquet")
+    metadata = pq.read_schema(io.BytesIO(scaled)).metadata
+    assert metadata[DECODE] == b"scaled"
+    assert DECODE not in pq.read_schema(io.BytesIO(exact)).metadata
+    sink = io.BytesIO()
+    pq.write_table(pq.read_table(io.BytesIO(scaled)).replace_schema_metadata(metadata | {DECODE: b"other"}), sink)
+    with pytest.raises(FormatError, match="how images are decoded; found other"):
+        open_images(MemoryArtifact({"index.parquet": sink.getvalue()}))
 
 
 @pytest.mark.parametrize("place", [0.3, 0.9])

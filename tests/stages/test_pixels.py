@@ -5,6 +5,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from stages import pixels
 from stages.errors import InputError
@@ -198,6 +200,105 @@ def test_pixels_are_those_that_stored_embeddings_were_made_of(name: str, digests
     data = (Path(__file__).parents[1] / "data/images" / name).read_bytes()
     found = {size: hashlib.sha256(pixels.decode_fit(data, size).tobytes()).hexdigest()[:16] for size in digests}
     assert found == digests
+
+
+def photograph(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Light and dark in many sizes, smooth and rough."""
+    generator = np.random.default_rng(5)
+    picture = np.zeros((height, width, 3))
+    for octave in range(1, 8):
+        coarse = Image.fromarray(generator.integers(0, 256, (2**octave, 2**octave, 3), dtype=np.uint8))
+        picture += np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)) * 0.6**octave
+    picture = 255 * (picture - picture.min()) / np.ptp(picture) + generator.normal(0, 4, picture.shape)
+    return Image.fromarray(picture.clip(0, 255).astype(np.uint8)).convert(mode)
+
+
+def apart(data: bytes, framing: int | pixels.Framing) -> NDArray[np.int64]:
+    """Levels between an image decoded at a part of its size and at all of it."""
+    exact, scaled = (pixels.decode_fit(data, framing, scaled=how).astype(np.int64) for how in (False, True))
+    assert exact.shape == scaled.shape
+    found: NDArray[np.int64] = np.abs(exact - scaled)
+    return found
+
+
+@pytest.mark.parametrize("shape", [(301, 225), (225, 301), (257, 257), (600, 131), (130, 135)])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"mode": "L"}, {"mode": "CMYK"}])
+def test_a_jpeg_at_a_part_of_its_size_is_a_level_from_all_of_it(
+    shape: tuple[int, int], options: dict[str, Any]
+) -> None:
+    kept = {name: value for name, value in options.items() if name != "mode"}
+    data = encoded(photograph(*shape, mode=options.get("mode", "RGB")), "JPEG", quality=90, **kept)
+    found = apart(data, 16)
+    assert 0 < found.mean() < 0.75
+    assert found.max() <= 12
+
+
+TURNED: list[Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = [
+    lambda image: image,
+    lambda image: image[:, ::-1],
+    lambda image: image[::-1, ::-1],
+    lambda image: image[::-1],
+    lambda image: image.transpose(1, 0, 2),
+    lambda image: image.transpose(1, 0, 2)[:, ::-1],
+    lambda image: image.transpose(1, 0, 2)[::-1, ::-1],
+    lambda image: image.transpose(1, 0, 2)[::-1],
+]
+"""What an EXIF orientation of 1 … 8 makes of a stored image."""
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_at_a_part_of_its_size_is_upright_and_not_shifted(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    # At an eighth, 129 x 143 pixels are 17 x 18, of which the last stand for one column and seven rows.
+    picture = photograph(129, 143)
+    data = encoded(picture, "JPEG", quality=95, exif=exif)
+    stored = pixels.decode_fit(encoded(picture, "JPEG", quality=95), 8, scaled=True)
+    assert np.array_equal(pixels.decode_fit(data, 8, scaled=True), TURNED[orientation - 1](stored))
+    assert apart(data, 8).mean() < 0.75
+
+
+def test_only_jpegs_that_keep_twice_the_resolution_are_decoded_at_a_part_of_their_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drafted: list[int] = []
+    draft = JpegImageFile.draft
+
+    def seen(self: JpegImageFile, mode: Any, size: Any) -> Any:
+        found = draft(self, mode, size)
+        drafted.append(min(self.size))
+        return found
+
+    monkeypatch.setattr(JpegImageFile, "draft", seen)
+    for side, expected in [(63, []), (64, [32]), (127, [64]), (128, [32]), (256, [32]), (600, [75])]:
+        data = encoded(photograph(side + 9, side), "JPEG")
+        drafted.clear()
+        pixels.decode_fit(data, 16, scaled=True)
+        assert drafted == expected
+        assert apart(data, 16).any() == bool(expected)
+
+
+LIBRARIES = [pixels.Framing(16, resize=16), pixels.Framing(16, resize=20), pixels.Framing(16, squash=True)]
+
+
+def test_a_librarys_own_framing_and_other_formats_are_left_exact() -> None:
+    picture = photograph(260, 200)
+    jpeg = encoded(picture, "JPEG")
+    assert apart(jpeg, 16).any()
+    assert not any(apart(jpeg, framing).any() for framing in LIBRARIES)
+    assert not any(apart(encoded(picture, kind), 16).any() for kind in ("PNG", "WEBP", "TIFF", "BMP"))
+
+
+def test_at_a_part_of_its_size_an_image_is_refused_for_what_it_is_refused_for_whole() -> None:
+    data = encoded(photograph(260, 200), "JPEG")
+    with pytest.raises(InputError, match="260 x 200 pixels, above the limit of 51999"):
+        pixels.decode_fit(data, 8, pixel_limit=260 * 200 - 1, scaled=True)
+    with pytest.raises(InputError, match="a damaged JPEG"):
+        pixels.decode_fit(data[: len(data) // 2], 8, scaled=True)
+    with pytest.raises(InputError, match="at most 64000000 pixels"):
+        pixels.decode_fit(png_of_size(60_000, 60_000), 8, scaled=True)
+    camera = encoded(photograph(260, 200), "MPO", save_all=True, append_images=[photograph(20, 20)])
+    assert apart(camera, 16).mean() < 0.75
 
 
 def test_warnings_of_pillow_are_silent_in_every_thread_and_those_of_others_are_not(
