@@ -8,18 +8,18 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from stages import made
 from stages.contract import Input, Output, Summary
 from stages.encoders import from_code, from_hf, from_timm, from_torchvision, released
-from stages.encoders.augment import Augmentations
 from stages.encoders.build import Built
+from stages.encoders.card import CARD, Card, parse_card
 from stages.encoders.encoder import NetworkEncoder, Precision, Vectors, probe_batch, require_same
-from stages.encoders.format import PROBE, digest, parsed
+from stages.encoders.format import PROBE, digest
 from stages.encoders.sources import Hf, Override, Released, Tap, Timm, Torch, Torchvision
-from stages.encoders.spec import Preprocessing, Settings
+from stages.encoders.spec import Preprocessing
 from stages.encoders.steady import SEEDS, digests, require_steady, seeded, settle, unlike
 from stages.encoders.taps import Tapped, Trunk
 from stages.errors import FormatError, InputError
@@ -27,41 +27,10 @@ from stages.errors import FormatError, InputError
 if TYPE_CHECKING:
     from stages.encoders.stage import Imported
 
-FORMAT = 1
-CARD = "network.json"
 UNKNOWN = ""
 """Digest of weights that are still being looked at."""
 PIECE_BYTES = 2**28
 """Weights are cut into files of about this size: one must go into one request."""
-
-
-class Card(Settings):
-    """`network.json`."""
-
-    format: int = FORMAT
-    source: dict[str, Any]
-    """What the study says of where the encoder comes from."""
-    recipe: dict[str, Any]
-    """What builds the network again, without its weights."""
-    own_taps: tuple[str, ...]
-    named_taps: dict[str, Tap]
-    taps: dict[str, int]
-    """Name -> width, in the order of the table."""
-    preprocessing: Preprocessing
-    precision: Precision
-    augmentations: Augmentations | None
-    weights_sha256: str
-    """Over names, shapes and bytes of all weights (see `stages.encoders.format.digest`)."""
-    files: dict[str, str]
-    """sha256 of each file that was read, by name; of weights from a hub their commit."""
-    unused: tuple[str, ...]
-    """Names in the file that the network has no use for."""
-    zeroed: tuple[str, ...]
-    """Names that the file lacks and no tap depends on: they are zero."""
-    pieces: int
-    """Number of files of weights."""
-    versions: dict[str, str] = Field(default_factory=dict)
-    """Of Python and the libraries that imported it."""
 
 
 def run(stage: "Imported", out: Output) -> Summary:
@@ -172,11 +141,6 @@ def encoder_of(
             " ".join(str(error).split())[:300],
             "Correct `preprocessing: {size: …}`, or the network's own `options`.",
         ) from error
-
-
-def parse_card(data: bytes) -> Card:
-    """`network.json` from its bytes; raises FormatError where its format is unknown or a field is wrong."""
-    return parsed(Card, data, CARD, FORMAT)
 
 
 def read(inp: Input, device: str) -> NetworkEncoder:

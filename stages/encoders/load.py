@@ -1,6 +1,7 @@
 """From a spec to the encoder it names: frozen, checked, on its device."""
 
 from stages.contract import Input, Inputs
+from stages.encoders import card
 from stages.encoders.augment import Augmentations
 from stages.encoders.encoder import Encoder, NetworkEncoder, probe_batch, require_same
 from stages.encoders.format import CARD, read_card, read_network
@@ -36,9 +37,7 @@ def trained_with(encoder: Input) -> Augmentations | None:
     """The augmentations that an encoder's artifact says it was trained with; None: it is not known."""
     if CARD in encoder.names():
         return read_card(encoder).augmentations
-    from stages.encoders import imported
-
-    return imported.parse_card(encoder.read(imported.CARD)).augmentations
+    return card.parse_card(encoder.read(card.CARD)).augmentations
 
 
 def _stored(artifact: Input, device: str) -> Encoder:
@@ -48,8 +47,8 @@ def _stored(artifact: Input, device: str) -> Encoder:
         from stages.encoders import imported
 
         return imported.read(artifact, device)
-    network, card, probes = read_network(artifact)
-    encoder = NetworkEncoder(network, card.preprocessing, device)
-    found = encoder.embed(probe_batch(card.preprocessing.size))
+    network, own, probes = read_network(artifact)
+    encoder = NetworkEncoder(network, own.preprocessing, device)
+    found = encoder.embed(probe_batch(own.preprocessing.size))
     require_same({tap: values.numpy() for tap, values in probes.items()}, found)
     return encoder

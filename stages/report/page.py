@@ -185,7 +185,7 @@ def gather(stage: "Report", inputs: Inputs) -> Page:
         measures=tuple(words.measures(answers, rules)),
         training=(
             *(trained.decoder(group, made, dressed) for group, made in decoders.items()),
-            *trained.encoders(encoders, dressed),
+            *trained.encoders({n.removeprefix(ENCODER): inputs[n] for n in inputs if n.startswith(ENCODER)}, dressed),
             *trained.readers(kept),
         ),
         command=f"repscope run {shlex.quote(stage.study)}",
@@ -207,7 +207,7 @@ def _contents(page: Page) -> list[tuple[str, str]]:
         ("invariance", "Invariance", page.invariance),
         *((f"question-{i}", other.title, True) for i, other in enumerate(page.others, 1)),
         ("measures", "How it was measured", page.measures),
-        ("training", "What was trained", page.training),
+        ("training", "Encoders and training", page.training),
         ("artifacts", "Made from", page.artifacts),
     )
     return [(anchor, label) for anchor, label, content in shown if content]

@@ -9,12 +9,12 @@ from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
 class Report(Stage):
     """Writes `report.html` from answers (`results.<question>`) and from what was trained on the way.
 
-    Other inputs: `decoder`, `readers`, `probes`, `shards`, and `encoder.<name>` for each encoder that was pretrained;
-    any of them may be absent, the page then says less.
+    Other inputs: `decoder`, `readers`, `probes`, `shards`, and `encoder.<name>` for each encoder that was pretrained or
+    imported; any of them may be absent, the page then says less.
     """
 
     name: ClassVar[str] = "report"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = True
 
     title: str = ""

@@ -1,6 +1,7 @@
-"""What was trained on the way: the decoder's losses, each encoder's accuracy, the reader's scores."""
+"""What was trained or brought along: the decoder's losses, where each encoder is from, the reader's scores."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from stages.contract import Input, Inputs
+from stages.encoders import card, format
+from stages.encoders.sources import WHAT
+from stages.encoders.spec import Preprocessing
 from stages.report import charts
 from stages.report.charts import Axis, Line, nice_axis
 from stages.report.numbers import BY_DEFINITION, Entry, Table, count, number, plain
@@ -19,10 +23,11 @@ EXTENSION = "extension."
 
 @dataclass(frozen=True)
 class Block:
-    """One thing that was trained: in words, as a chart, as a table."""
+    """One thing that was trained: in words, as facts, as a chart, as a table."""
 
     title: str
     text: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
     chart: Markup | None = None
     note: str = ""
     table: Table | None = None
@@ -39,28 +44,28 @@ def decoder(group: int, artifact: Input, taps: Sequence[Tap]) -> Block:
     """Loss on held-out images over training, per tap: of the decoder (0), or of an extension."""
     from stages.decoder.format import Card, read_card
 
-    card = read_card(artifact)
+    about = read_card(artifact)
     by_place = {tap.place: tap for tap in taps}
     curves = []
-    for place in card.taps if len(card.curve) > 1 else ():
+    for place in about.taps if len(about.curve) > 1 else ():
         if (tap := by_place.get(place)) is not None:
-            points = tuple((point.images / 1000, point.heldout[place]) for point in card.curve)
+            points = tuple((point.images / 1000, point.heldout[place]) for point in about.curve)
             # The mark at the end tells taps of one encoder from each other, which share a colour.
             curves += [Line(place, points, tap.style), Line(place, points[-1:], tap.style, tap.shape)]
     named = "One decoder for"
-    if isinstance(card, Card) and card.extends is not None:
-        named = f"The decoder for {', '.join(card.extends.taps)}, its weights frozen, taught"
-    text = f"{named} {count(len(card.taps))} tap{'' if len(card.taps) == 1 else 's'}, {card.size} px"
-    if card.training is None:
+    if isinstance(about, Card) and about.extends is not None:
+        named = f"The decoder for {', '.join(about.extends.taps)}, its weights frozen, taught"
+    text = f"{named} {count(len(about.taps))} tap{'' if len(about.taps) == 1 else 's'}, {about.size} px"
+    if about.training is None:
         text += ", with weights as they were published."
     else:
         text += (
-            f", {count(card.num_images)} training images shown ({count(card.train_images)} different ones), "
-            f"batches of {card.training.batch}, seed {card.seed}."
+            f", {count(about.num_images)} training images shown ({count(about.train_images)} different ones), "
+            f"batches of {about.training.batch}, seed {about.seed}."
         )
-    if card.finished:
-        text += f" Finished on {card.finished}."
-    text += made_with(card.versions)
+    if about.finished:
+        text += f" Finished on {about.finished}."
+    text += made_with(about.versions)
     values = [y for curve in curves for _, y in curve.points]
     chart = None
     if curves:
@@ -68,48 +73,123 @@ def decoder(group: int, artifact: Input, taps: Sequence[Tap]) -> Block:
         last = max(x for curve in curves for x, _ in curve.points)
         across = Axis(across.start, last, tuple(tick for tick in across.ticks if tick[0] <= last))
         chart = charts.lines(curves, across, nice_axis(values, zero=False), 200, "loss of the decoder over training")
-    losses = card.curve[-1].heldout if card.curve else {}
-    falling = {place: "yes" if falls else "no" for place, falls in card.still_falling.items()}
+    losses = about.curve[-1].heldout if about.curve else {}
+    falling = {place: "yes" if falls else "no" for place, falls in about.still_falling.items()}
     rows = tuple(
         Entry(by_place[place], place, (count(width), number(losses.get(place, math.nan), 4), falling.get(place, "")))
-        for place, width in card.taps.items()
+        for place, width in about.taps.items()
         if place in by_place
     )
     table = Table("", ("tap", "numbers", "loss at the end", "still falling"), rows)
     note = "Loss on held-out images by thousands of images shown, one line per tap." if curves else ""
-    return Block(f"Extension {group}" if group else "Decoder", text, chart, note, table)
+    return Block(f"Extension {group}" if group else "Decoder", text, (), chart, note, table)
 
 
-def made_with(versions: Mapping[str, str]) -> str:
+def made_with(versions: Mapping[str, str], what: str = "Trained") -> str:
     """A sentence on the libraries of a training, with the space before it; empty where they were not written down."""
     listed = ", ".join(f"{'Python' if name == 'python' else name} {version}" for name, version in versions.items())
-    return f" Trained with {listed}." if listed else ""
+    return f" {what} with {listed}." if listed else ""
 
 
-def encoders(summaries: Mapping[str, Mapping[str, Any]], taps: Sequence[Tap]) -> list[Block]:
-    """k-NN and linear accuracy of every encoder that was trained here."""
-    blocks = []
+def encoders(artifacts: Mapping[str, Input], taps: Sequence[Tap]) -> list[Block]:
+    """Every encoder that is an artifact: where it is from, how it sees images, and its accuracy where it has one."""
+    return [
+        _imported(name, artifact) if card.CARD in artifact.names() else _trained(name, artifact, taps)
+        for name, artifact in artifacts.items()
+    ]
+
+
+def _imported(name: str, artifact: Input) -> Block:
+    about = card.parse_card(artifact.read(card.CARD))
+    source = about.source
+    facts = [("from", f"{source['kind']}, {source[WHAT[source['kind']]]}")]
+    if source["kind"] == "hf":
+        facts = [("from", f"hf, {shown(source['path'])}")]
+    if source["kind"] == "released":
+        facts = [("from", f"a published checkpoint: {source['method']}, {source['name']}")]
+    if source.get("untrained"):
+        facts.append(("weights", f"none: random, seed {source['seed']}"))
+    elif source.get("pretrained"):
+        facts.append(("weights", "the library's own"))
+    elif source.get("weights"):
+        facts.append(("weights", shown(source["weights"])))
+    facts += [(file if file == "commit" else f"sha256 of {file}", digest) for file, digest in about.files.items()]
+    if "parameters" in artifact.summary:
+        facts.append(("parameters", count(artifact.summary["parameters"])))
+    facts += [("sees", seen(about.preprocessing)), ("computes in", about.precision)]
+    if about.unused:
+        facts.append(("in the file without use", _names(about.unused)))
+    if about.zeroed:
+        facts.append(("not in the file, and of no effect", _names(about.zeroed)))
+    named = {tap: f"{entry.module}@{entry.pool}" for tap, entry in about.named_taps.items()}
+    facts += [("taps", _taps(about.taps, named)), ("fingerprint of the weights", about.weights_sha256)]
+    return Block(f"Encoder {name}", f"Not trained here.{made_with(about.versions, 'Imported')}", tuple(facts))
+
+
+def _trained(name: str, artifact: Input, taps: Sequence[Tap]) -> Block:
+    summary = artifact.summary
+    facts = []
+    if format.CARD in artifact.names():
+        about = format.read_card(artifact)
+        told = about.training
+        labelled = f", for the label {told['label']}" if "label" in told else ""
+        facts += [("trained here by", f"{about.method}{labelled}"), ("seed", str(told["seed"]))]
+        if {"num_images", "train_images", "batch"} <= set(told):
+            different = f"{count(int(told['train_images']))} different ones"
+            images = f"{count(int(told['num_images']))} ({different}), batches of {told['batch']}"
+            facts.append(("images shown", images))
+        facts += [("sees", seen(about.preprocessing)), ("taps", _taps(about.taps, {}))]
+        facts.append(("fingerprint of the weights", about.weights_sha256))
+    quality = summary.get("quality", [])
+    loss = f"Loss at the end {number(summary['loss'], 3)}." if "loss" in summary else ""
+    accuracy = "Accuracy on held-out images, read from each tap. " if quality else ""
+    text = f"{accuracy}{loss}{made_with(summary.get('versions', {}))}".strip()
+    return Block(f"Encoder {name}", text, tuple(facts), table=_quality(name, quality, taps) if quality else None)
+
+
+def _quality(name: str, quality: Sequence[Mapping[str, Any]], taps: Sequence[Tap]) -> Table:
+    """k-NN and linear accuracy at every tap, and what chance gives."""
     by_place = {tap.place: tap for tap in taps}
-    for name, summary in summaries.items():
-        quality = summary.get("quality", [])
-        if not quality:
-            continue
-        attributes = list(dict.fromkeys(entry["attribute"] for entry in quality))
-        found = {(entry["tap"], entry["attribute"]): entry for entry in quality}
-        rows = []
-        for tap in dict.fromkeys(entry["tap"] for entry in quality):
-            cells = []
-            for attribute in attributes:
-                entry = found.get((tap, attribute))
-                cells += ["", ""] if entry is None else [number(entry["knn"]), number(entry["linear"])]
-            rows.append(Entry(by_place.get(f"{name}:{tap}"), f"{name}:{tap}", tuple(cells)))
-        chance = [next(e["chance"] for e in quality if e["attribute"] == attribute) for attribute in attributes]
-        rows.append(Entry(None, "chance", tuple(text for value in chance for text in (number(value), number(value)))))
-        head = ("tap", *(text for a in attributes for text in (f"{plain(a)}, k-NN", "linear")))
-        loss = f" Loss at the end {number(summary['loss'], 3)}." if "loss" in summary else ""
-        text = f"Accuracy on held-out images, read from each tap.{loss}{made_with(summary.get('versions', {}))}"
-        blocks.append(Block(f"Encoder {name}", text, table=Table("", head, tuple(rows))))
-    return blocks
+    attributes = list(dict.fromkeys(entry["attribute"] for entry in quality))
+    found = {(entry["tap"], entry["attribute"]): entry for entry in quality}
+    rows = []
+    for tap in dict.fromkeys(entry["tap"] for entry in quality):
+        cells = []
+        for attribute in attributes:
+            entry = found.get((tap, attribute))
+            cells += ["", ""] if entry is None else [number(entry["knn"]), number(entry["linear"])]
+        rows.append(Entry(by_place.get(f"{name}:{tap}"), f"{name}:{tap}", tuple(cells)))
+    chance = [next(e["chance"] for e in quality if e["attribute"] == attribute) for attribute in attributes]
+    rows.append(Entry(None, "chance", tuple(text for value in chance for text in (number(value), number(value)))))
+    head = ("tap", *(text for a in attributes for text in (f"{plain(a)}, k-NN", "linear")))
+    return Table("", head, tuple(rows))
+
+
+def seen(how: Preprocessing) -> str:
+    """How an encoder sees an image, in words."""
+    size, wanted = f"{how.size} x {how.size} px", how.resize or how.size
+    if how.squash:
+        framed = f"the image squeezed to {wanted} x {wanted} px"
+        framed += f", of which the centre, {size}" if wanted != how.size else ""
+    elif how.resize is None:
+        framed = f"the centre square at {size}"
+    else:
+        framed = f"the shorter side resized to {wanted} px, of which the centre, {size}"
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (how.mean, how.std))
+    return f"{framed} ({how.interpolation}); mean {mean}; standard deviation {std}"
+
+
+def shown(url: str) -> str:
+    """A URL without what may be a secret in it: name and password, and what stands after a question mark."""
+    return re.sub(r"://[^/@]*@", "://", url).partition("?")[0] if "://" in url else url
+
+
+def _names(names: Sequence[str]) -> str:
+    return f"{count(len(names))} name{'' if len(names) == 1 else 's'}"
+
+
+def _taps(widths: Mapping[str, int], named: Mapping[str, str]) -> str:
+    return ", ".join(f"{tap}{f' ({named[tap]})' if tap in named else ''}: {width}" for tap, width in widths.items())
 
 
 def readers(kept: Answer) -> list[Block]:

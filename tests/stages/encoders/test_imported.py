@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torchvision import models
 
+from stages.encoders.card import CARD
 from stages.encoders.encoder import probe_batch
-from stages.encoders.imported import CARD, PIECE_BYTES
+from stages.encoders.imported import PIECE_BYTES
 from stages.errors import FormatError, InputError
 from stages.pixels import Framing
 from tests.artifacts import FolderArtifact, MemoryArtifact

@@ -13,6 +13,11 @@ from numpy.typing import NDArray
 
 from stages.decoder.format import CARD, Card, Point
 from stages.decoder.spec import NetworkSettings, TrainingSettings
+from stages.encoders.augment import Augmentations
+from stages.encoders.format import CARD as ENCODER_CARD
+from stages.encoders.format import Card as EncoderCard
+from stages.encoders.format import Quality
+from stages.encoders.spec import Architecture, Preprocessing
 from stages.questions import verdicts
 from stages.questions.format import RESULTS, Figure, Ranks, Row, dump_rows, put_ranks
 from stages.questions.transforms import TRANSFORMS
@@ -266,9 +271,8 @@ def moved(place: str, deep: float) -> list[tuple[str, float]]:
 
 
 def pretrained() -> MemoryArtifact:
-    """The artifact of a trained encoder; the report reads its summary only."""
-    artifact = MemoryArtifact(key=key("encoder"), bitwise=False)
-    quality = [
+    """The artifact of a trained encoder: its card and summary, no weights."""
+    quality: list[dict[str, Any]] = [
         {"attribute": attribute, "tap": tap, "knn": knn, "linear": linear, "chance": chance, "n": 2000}
         for attribute, chance, scores in (
             ("shape", 0.14, {"backbone": (0.62, 0.71), "projector.0": (0.58, 0.66), "projector": (0.51, 0.55)}),
@@ -277,6 +281,14 @@ def pretrained() -> MemoryArtifact:
         for tap, (knn, linear) in scores.items()
     ]
     taps = {tap: WIDTH[tap] for tap in ("backbone", "projector.0", "projector")}
+    card = EncoderCard(
+        method="simclr", architecture=Architecture(), preprocessing=Preprocessing(), taps=taps,
+        augmentations=Augmentations(), quality=tuple(Quality(**entry) for entry in quality), versions=VERSIONS,
+        training={"seed": 0, "num_images": 240_000, "batch": 256, "train_images": 10_000},
+        weights_sha256=key("weights"),
+    )  # fmt: skip
+    document = card.model_dump_json().encode()
+    artifact = MemoryArtifact({ENCODER_CARD: document}, key=key("encoder"), bitwise=False)
     artifact.summary = {
         "taps": taps, "weights_sha256": key("weights"), "loss": 4.31, "quality": quality, "versions": VERSIONS,
     }  # fmt: skip

@@ -1,0 +1,47 @@
+"""`network.json`, the card of an imported encoder: what it was made from, how it sees images, which taps it has."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from stages.encoders.augment import Augmentations
+from stages.encoders.format import parsed
+from stages.encoders.sources import Tap
+from stages.encoders.spec import Preprocessing, Settings
+
+FORMAT = 1
+CARD = "network.json"
+
+
+class Card(Settings):
+    """`network.json`."""
+
+    format: int = FORMAT
+    source: dict[str, Any]
+    """What the study says of where the encoder comes from."""
+    recipe: dict[str, Any]
+    """What builds the network again, without its weights."""
+    own_taps: tuple[str, ...]
+    named_taps: dict[str, Tap]
+    taps: dict[str, int]
+    """Name -> width, in the order of the table."""
+    preprocessing: Preprocessing
+    precision: Literal["float32", "bfloat16"]
+    augmentations: Augmentations | None
+    weights_sha256: str
+    """Over names, shapes and bytes of all weights (see `stages.encoders.format.digest`)."""
+    files: dict[str, str]
+    """sha256 of each file that was read, by name; of weights from a hub their commit."""
+    unused: tuple[str, ...]
+    """Names in the file that the network has no use for."""
+    zeroed: tuple[str, ...]
+    """Names that the file lacks and no tap depends on: they are zero."""
+    pieces: int
+    """Number of files of weights."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Of Python and the libraries that imported it."""
+
+
+def parse_card(data: bytes) -> Card:
+    """`network.json` from its bytes; raises FormatError where its format is unknown or a field is wrong."""
+    return parsed(Card, data, CARD, FORMAT)
