@@ -11,7 +11,7 @@ from pipeline.key import Key, key_of
 from pipeline.manifest import Head, Manifest, Source, Survey, folder_of, read_receipt, read_record, surveys
 from pipeline.step import Step
 from pipeline.store import Store
-from stages.contract import Estimate
+from stages.contract import Estimate, Summary
 
 State: TypeAlias = Literal["done", "missing", "partial", "BROKEN", "STALE", "DRIFT"]
 
@@ -132,15 +132,22 @@ def plan(graph: Sequence[Step], store: Store, *, refresh: bool = False) -> list[
             sources[step.name] = found.source()
     code.save()
     fingerprints.save()
-    guesses = _guesses(graph) if len(sources) < len(graph) else {}
+    done = {
+        name: found.manifest.summary for name, (found, *_) in standings.items() if name in sources and found.manifest
+    }
+    guesses = _guesses(graph, done) if len(sources) < len(graph) else {}
     return [_state(step, *standings[step.name], guesses.get(step.name), store) for step in graph]
 
 
-def _guesses(graph: Sequence[Step]) -> dict[str, Estimate]:
-    """What every stage expects of itself. Not asked where all is finished: stages may import much to answer."""
+def _guesses(graph: Sequence[Step], done: Mapping[str, Summary]) -> dict[str, Estimate]:
+    """What every stage expects of itself, and knows where it is `done`, by the summaries.
+
+    Not asked where all is finished: stages may import much to answer.
+    """
     guesses: dict[str, Estimate] = {}
     for step in graph:
-        guesses[step.name] = step.stage.estimate({name: guesses[source] for name, source in step.inputs.items()})
+        guess = step.stage.estimate({name: guesses[source] for name, source in step.inputs.items()})
+        guesses[step.name] = step.stage.known(guess, done[step.name]) if step.name in done else guess
     return guesses
 
 

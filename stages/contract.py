@@ -86,6 +86,10 @@ class Estimate:
     rows: int
     size_bytes: int
     cpu_seconds: float
+    image_seconds: float | None = None
+    """Of an encoder: seconds of one CPU that it takes to embed an image; None for all else."""
+    features: int | None = None
+    """Of an encoder: widths of its taps together; None for all else."""
 
 
 class Part(BaseModel):
@@ -213,6 +217,10 @@ class Stage(BaseModel):
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Rough cost on a machine like the demo's, from the estimates of the inputs."""
         raise NotImplementedError
+
+    def known(self, guess: Estimate, summary: Summary) -> Estimate:
+        """What `guess` becomes once the step is done and has this summary: later steps are estimated from it."""
+        return guess
 
     def split(self, inputs: Inputs) -> list[Part]:
         """The parts: pure, deterministic, cheap; reads only manifests and indexes."""

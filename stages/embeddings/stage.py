@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary, Unkeyed
-from stages.encoders.spec import Architecture, EncoderSpec, Oracle, Untrained
+from stages.encoders.spec import EncoderSpec, Oracle, Untrained
 
 if TYPE_CHECKING:
     from stages.embeddings.table import State
@@ -34,15 +34,16 @@ class Embeddings(Stage):
     """Images of a forward pass. None: by the image's size on a CPU, found by trying on a GPU."""
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
-        """Rough cost; a pretrained encoder is taken to be of the default architecture, whose seconds were measured."""
+        """Rough cost: as the encoder's step has it, and for one that is settings by its multiplications."""
         rows, views = upstream["images"].rows, len(self.views)
         if isinstance(self.encoder, Oracle):
             features, seconds = 220, 2e-5
+        elif isinstance(self.encoder, Untrained):
+            architecture = self.encoder.architecture
+            features, seconds = architecture.features, architecture.image_seconds(self.encoder.preprocessing.size)
         else:
-            untrained = self.encoder if isinstance(self.encoder, Untrained) else Untrained()
-            architecture, size = untrained.architecture, untrained.preprocessing.size
-            features = architecture.widths[-1] + sum(architecture.projector)
-            seconds = 2.7e-4 * architecture.multiplications(size) / Architecture().multiplications(32)
+            encoder = upstream[self.encoder.input]
+            features, seconds = encoder.features or 0, encoder.image_seconds or 0.0
         width = 2 if self.dtype == "float16" else 4
         return Estimate(
             rows=rows, size_bytes=rows * views * features * width, cpu_seconds=4 + rows * (views * seconds + 8e-5)

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, field_validator
 
 from stages.contract import External, Unkeyed
 from stages.encoders.spec import Colour, Preprocessing, Settings
+from stages.files import local
 from stages.pixels import Interpolation
 
 Pool = Literal["auto", "cls", "mean"]
@@ -124,6 +125,14 @@ class Source(Settings):
         """The taps that every encoder of this source has, in the order of the forward pass."""
         return ("backbone",)
 
+    def weights_bytes(self) -> int | None:
+        """Size of the weights, for estimates; None where they do not lie on this machine."""
+        return None
+
+    def usual_size(self) -> int:
+        """Side of the images that networks of this kind are usually made for, for estimates."""
+        return 224
+
 
 class Filed(Source):
     """A source whose weights may be a file of their own."""
@@ -138,6 +147,11 @@ class Filed(Source):
     """Beginnings of names in the file that the network has no use for."""
 
     _made_absolute = field_validator("weights")(_absolute)
+
+    def weights_bytes(self) -> int | None:
+        """Of the file of weights."""
+        path = None if self.weights is None else local(self.weights)
+        return path.stat().st_size if path is not None and path.is_file() else None
 
     def external(self) -> Mapping[str, External]:
         """The file of weights."""
@@ -175,6 +189,11 @@ class Timm(Library):
     pool: Pool = "auto"
     """Of `backbone`."""
 
+    def usual_size(self) -> int:
+        """As `options` say."""
+        asked = self.options.get("img_size")
+        return asked if isinstance(asked, int) else super().usual_size()
+
 
 class Hf(Source):
     """A vision model of transformers, as `save_pretrained` writes it; needs `pip install 'repscope[hf]'`."""
@@ -199,6 +218,14 @@ class Hf(Source):
             raise ValueError("expected pretrained or untrained; found both")
         if not self.pretrained:
             object.__setattr__(self, "path", _absolute(self.path))
+
+    def weights_bytes(self) -> int | None:
+        """Of the files of weights in the folder, which may have them in two formats."""
+        folder = None if self.pretrained else local(self.path)
+        if folder is None or not folder.is_dir():
+            return None
+        sizes = [sum(file.stat().st_size for file in folder.glob(f"*{ending}")) for ending in (".safetensors", ".bin")]
+        return max(sizes) or None
 
     def external(self) -> Mapping[str, External]:
         """The folder, or the id in its place."""

@@ -67,6 +67,15 @@ class Architecture(Settings):
                 f"expected one number of blocks per width; found {len(self.blocks)} for {len(self.widths)}"
             )
 
+    @property
+    def features(self) -> int:
+        """Widths of all taps together."""
+        return self.widths[-1] + sum(self.projector)
+
+    def image_seconds(self, size: int) -> float:
+        """Seconds of one CPU to embed an image of `size` x `size` pixels, measured with the default; for estimates."""
+        return 2.7e-4 * self.multiplications(size) / Architecture().multiplications(32)
+
     def multiplications(self, size: int) -> int:
         """Multiply-adds of the 3 x 3 convolutions for one image of `size` x `size` pixels; estimates use it."""
         side, channels = -(-size // self.stem), self.widths[0]

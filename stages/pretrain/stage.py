@@ -75,7 +75,13 @@ class Pretrain(Gang):
         size, default = self.preprocessing.size, Architecture()
         scale = self.architecture.multiplications(size) / default.multiplications(32)
         seconds = self.num_images * 1.2e-3 + upstream["shards"].rows * 5e-4
-        return Estimate(rows=1, size_bytes=round(5.5e6 * scale), cpu_seconds=10 + seconds * scale)
+        return Estimate(
+            rows=1,
+            size_bytes=round(5.5e6 * scale),
+            cpu_seconds=10 + seconds * scale,
+            image_seconds=self.architecture.image_seconds(size),
+            features=self.architecture.features,
+        )
 
     def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:
         """Trains, scores and writes the encoder; the summary holds the scores."""

@@ -35,10 +35,11 @@ class Transformed(Stage):
     seed: Annotated[int, Field(ge=0)] = 0
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
-        """Embedding at 32 px; 13 conditions of each painted source and tap."""
+        """Embedding, by small encoders or as their steps have it; 13 conditions of each painted source and tap."""
         rows = len(self.taps) * self.paint * 13
         size = len(self.taps) * self.count * VARIANTS * 1000
-        return Estimate(rows=rows, size_bytes=size, cpu_seconds=5 + len(self.taps) * self.count * VARIANTS * 1e-4)
+        seconds = max(len(self.taps) * 1e-4, sum(estimate.image_seconds or 0 for estimate in upstream.values()))
+        return Estimate(rows=rows, size_bytes=size, cpu_seconds=5 + self.count * VARIANTS * seconds)
 
     def setup(self, inputs: Inputs, device: str) -> str:
         """The device, on which encoders are loaded."""

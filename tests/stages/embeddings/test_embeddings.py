@@ -28,9 +28,10 @@ from stages.embeddings.format import (
 from stages.embeddings.stage import Embeddings
 from stages.encoders.encoder import NetworkEncoder
 from stages.encoders.load import load
-from stages.encoders.spec import Oracle, Pretrained, Untrained
+from stages.encoders.spec import Oracle, Preprocessing, Pretrained, Untrained
 from stages.errors import FormatError, InputError
 from stages.images import open_images
+from stages.pretrain.stage import Pretrain
 from stages.shards.sources import ScenesSource
 from stages.shards.stage import Listing, Shards
 from tests.artifacts import FolderArtifact, MemoryArtifact, run_stage
@@ -404,12 +405,15 @@ def test_workers_with_different_encoders_are_found_out(shards: MemoryArtifact) -
 
 
 def test_an_estimate_counts_rows_and_bytes(table: MemoryArtifact) -> None:
-    upstream = {"images": Estimate(rows=1000, size_bytes=0, cpu_seconds=0)}
+    encoder = Pretrain().estimate({"shards": Estimate(rows=1000, size_bytes=0, cpu_seconds=0)})
+    upstream = {"images": Estimate(rows=1000, size_bytes=0, cpu_seconds=0), "encoder": encoder}
     full = Embeddings(encoder=Pretrained()).estimate(upstream)
     half = Embeddings(encoder=Pretrained(), dtype="float16", views=("plain",)).estimate(upstream)
     assert full.rows == 1000
     assert full.size_bytes == 4 * half.size_bytes == 1000 * 2 * 640 * 4
     assert full.cpu_seconds > half.cpu_seconds > 0
+    larger = Pretrain(preprocessing=Preprocessing(size=64)).estimate({"shards": upstream["images"]})
+    assert Embeddings(encoder=Pretrained()).estimate(upstream | {"encoder": larger}).cpu_seconds > full.cpu_seconds
 
 
 def test_the_committed_example_of_format_1_stays_readable() -> None:
