@@ -1,7 +1,7 @@
 """What passes between a gang's ranks on Ray and its driver: progress, and what each rank came to.
 
 A mailbox is an actor that lives as long as one attempt. The driver ends it to give an attempt up: ranks die with it.
-Where it is lost for another reason, the attempt is lost with it.
+Where it is lost for another reason, an attempt of several ranks is lost with it; a single rank goes on unheard.
 """
 
 import asyncio
