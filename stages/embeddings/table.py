@@ -22,7 +22,7 @@ from stages.embeddings.format import (
     metadata,
     shard_name,
 )
-from stages.embeddings.pace import Passes, choose_batch, choose_decoding
+from stages.embeddings.pace import Passes, choose_batch, choose_decoding, keep_memory
 from stages.encoders.encoder import Encoder, Fingerprint
 from stages.encoders.load import load
 from stages.encoders.spec import EncoderSpec, Pretrained
@@ -49,7 +49,11 @@ class State:
 
     @classmethod
     def load(cls, spec: EncoderSpec, inputs: Inputs, device: str, batch: int | None = None) -> "State":
-        """Opens the images and loads the encoder; without `batch` one that suits the device is chosen."""
+        """Opens the images and loads the encoder; without `batch` one that suits the device is chosen.
+
+        From then on the process keeps what memory its forward passes took (`pace.keep_memory`).
+        """
+        keep_memory(device)
         return cls.of(load(spec, inputs, device), open_images(inputs["images"]), device, batch)
 
     @classmethod

@@ -1,6 +1,9 @@
 """Batches and decoding threads change the speed of a worker and nothing else."""
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from tests.artifacts import MemoryArtifact
 from tests.stages.encoders.small import IMAGES, SMALL
 from tests.tars import tar_artifact
 
+ROOT = Path(__file__).parents[3]
 SPEC = Untrained(architecture=SMALL)
 
 
@@ -159,3 +163,29 @@ def test_a_tap_that_an_encoder_leaves_out_is_never_taken_for_missing_images() ->
     encoder.taps["more"] = 4
     with pytest.raises(AssertionError, match="more"):
         Embeddings(encoder=SPEC).work(Part(index=0), state, {"images": images}, MemoryArtifact())
+
+
+FAULTS = """
+import resource, sys, torch
+from stages.embeddings.pace import keep_memory
+
+keep_memory(sys.argv[1])
+faults = []
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(2**24).fill_(1.0)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults))
+"""
+"""Prints how many pages a block of 64 MiB asks the system for, after others of its size."""
+
+
+def test_on_a_cpu_a_pass_writes_to_the_memory_of_the_one_before_and_a_gpus_worker_is_left_as_it_is() -> None:
+    pages = {}
+    for device in ("cpu", "cuda"):
+        done = subprocess.run(
+            [sys.executable, "-c", FAULTS, device], cwd=ROOT, check=True, capture_output=True, text=True
+        )
+        pages[device] = int(done.stdout)
+    # The machine may give pages of 2 MiB.
+    assert pages["cpu"] < 20 < 32 <= pages["cuda"]
