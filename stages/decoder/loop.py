@@ -26,8 +26,6 @@ from stages.ranks import newest_checkpoint
 
 HELDOUT, LEVELS = 256, 8
 """Held-out images and noise levels of the held-out loss."""
-LOOKS = 8
-"""How often the held-out loss is taken."""
 MEASURED = 4096
 """Train images on which the rest is measured that the sketch leaves."""
 TOLD = 20
@@ -127,6 +125,8 @@ class Training:
 
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
     """Of AdamW."""
+    looks: ClassVar[int] = 8
+    """How often the held-out loss is taken."""
 
     def __init__(
         self,
@@ -385,7 +385,9 @@ def fit(training: Training, context: Context, checkpoint_images: int, taps: Sequ
         training.restore(checkpoint)
     painting = training.second.steps * training.second.batch
     total = round(SKETCH_COST * training.first.images) + painting
-    looks = {training.first.steps + training.second.steps * (look + 1) // LOOKS for look in range(LOOKS)}
+    looks = {
+        training.first.steps + training.second.steps * (look + 1) // training.looks for look in range(training.looks)
+    }
     every = max(1, checkpoint_images // training.second.batch)
     fresh: list[Tensor] = []
     recent: list[float] = []

@@ -180,8 +180,8 @@ def test_lengths_that_are_not_given_are_shares_of_the_decoders_for_each_tap() ->
         num_images=2000, train_images=10, rest=0.3, curve=(),
     )  # fmt: skip
     one, two = (as_decoder(Extension(taps=taps), card) for taps in (("a:c",), ("a:c", "a:d")))
-    assert (one.num_images, one.training.sketch_images) == (100, 300)
-    assert (two.num_images, two.training.sketch_images) == (200, 600)
+    assert (one.num_images, one.training.sketch_images) == (40, 600)
+    assert (two.num_images, two.training.sketch_images) == (80, 1200)
     assert (one.size, one.network, one.training.batch) == (16, NETWORK, TRAINING.batch)
 
 
