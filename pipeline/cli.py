@@ -186,7 +186,7 @@ def status(study: str, root: str, as_json: bool, check: bool, refresh: bool) -> 
     "--ranks",
     type=Ranks(),
     default=None,
-    help="Ranks of a training [default: 1 or 2, as suits it]; 2-8: from 2 to 8, as many as there is room for.",
+    help="Ranks of a training [default: 1]; 2-8: from 2 to 8, as many as there is room for.",
 )
 @click.option("--force", multiple=True, metavar="STEP", help="Make this step anew (may be given several times).")
 @click.option("--accept-drift", is_flag=True, help="Go on with work that was begun with other code.")

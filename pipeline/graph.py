@@ -13,6 +13,7 @@ from stages.contract import Stage
 from stages.decoder.adm_spec import SAMPLING
 from stages.decoder.adm_stage import Rcdm
 from stages.decoder.released_stage import Released
+from stages.decoder.spec import WITHOUT_SKETCH
 from stages.embeddings.stage import Embeddings
 from stages.encoders.spec import EncoderSpec, Oracle, Pretrained
 from stages.encoders.stage import Imported
@@ -151,9 +152,12 @@ class _Group:
 
 def samples_of(study: Study) -> Samples:
     """How the study samples: what it does not say is as its kind of decoder needs it."""
-    if not isinstance(study.decoder, Released | Rcdm):
-        return study.samples
-    unsaid = {name: value for name, value in SAMPLING.items() if name not in study.samples.model_fields_set}
+    needed: Mapping[str, int | float | str] = {}
+    if isinstance(study.decoder, Released | Rcdm):
+        needed = SAMPLING
+    elif not study.decoder.training.sketch_images:
+        needed = WITHOUT_SKETCH
+    unsaid = {name: value for name, value in needed.items() if name not in study.samples.model_fields_set}
     return study.samples.model_copy(update=unsaid)
 
 

@@ -4,7 +4,6 @@ What is decided here is small, because all that must survive is written by the w
 are made, what is told of each, and which of several failures is the step's.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -100,7 +99,8 @@ class Work:
             yield Call(f"{self.step.name}/{part.index}", "pipeline.worker:work", payload)
 
     def _train(self, stage: Gang, ranks: int | None, least_ranks: int | None, on_done: OnDone) -> None:
-        asked = ranks or min(stage.usual_ranks, len(os.sched_getaffinity(0)))
+        # Unasked one: on the CPUs of one machine several ranks are no quicker than one that has them all.
+        asked = ranks or 1
         most = min(asked, stage.max_ranks or asked)
         least = None if least_ranks is None else min(least_ranks, most)
         call = Call(f"{self.step.name}/0", "pipeline.worker:train", self.task.model_dump(mode="json"))

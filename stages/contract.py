@@ -247,8 +247,6 @@ class Gang(Stage):
 
     max_ranks: ClassVar[int | None] = None
     """None: any number of ranks gives the same training. 1: it must run in one process."""
-    usual_ranks: ClassVar[int] = 2
-    """Ranks where the user names no number. 1: on one machine, one process with all CPUs is at least as fast."""
 
     def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:
         """Trains. Rank 0 writes objects; its summary counts."""

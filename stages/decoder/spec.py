@@ -1,10 +1,14 @@
 """Settings of the decoder's network and training. Settings only: nothing heavy is imported."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from stages.contract import Unkeyed
+
+WITHOUT_SKETCH: Mapping[str, int | float | str] = {"sigma_max": 80.0}
+"""How to sample where a study does not say and no sketch was trained: from noise that hides whole images."""
 
 
 class Settings(BaseModel):

@@ -28,7 +28,6 @@ class Pretrain(Gang):
     name: ClassVar[str] = "pretrain"
     version: ClassVar[int] = 1
     bitwise: ClassVar[bool] = False
-    usual_ranks: ClassVar[int] = 1
 
     method: Literal["simclr", "vicreg", "barlow", "supervised"] = "simclr"
     """What is learned; all else, architecture and augmentations included, is the same for all methods."""

@@ -25,13 +25,14 @@ class Samples(Stage):
     per_source: PositiveInt = 8
     """Samples of each condition."""
     seed: Annotated[int, Field(ge=0)] = 0
-    sampler: Literal["ancestral", "ddim", "dpm++2m", "euler", "heun"] = "dpm++2m"
-    """All but `ancestral` go from the noise of the start straight to one image; it adds new noise at each step."""
+    sampler: Literal["ancestral", "ddim", "dpm++2m", "euler", "heun"] = "ancestral"
+    """All but `ancestral` go from the noise of the start straight to one image; it adds new noise at each step, which
+    mends what earlier steps got wrong."""
     steps: Annotated[int, Field(ge=2)] = 18
     """Noise levels from `sigma_max` to `sigma_min`; Heun evaluates the decoder nearly twice for each."""
     sigma_min: PositiveFloat = 0.1
-    sigma_max: PositiveFloat = 20.0
-    """Pixels lie in [-1, 1]."""
+    sigma_max: PositiveFloat = 5.0
+    """Pixels lie in [-1, 1]. Above the default noise hides nearly all that a sketch leaves to be painted."""
     snapshot: Literal["final", "halfway"] = "final"
     """Which weights paint: those at the end of training, or those at half of it."""
     part_conditions: PositiveInt = 64

@@ -33,15 +33,14 @@ from tests.benchmarks.demo import steps
 
 PLACE, SEEDS = ("simclr", "backbone"), 5
 FEW = {
-    "dpm++2m, 20 evaluations": Samples(sampler="dpm++2m", steps=20),
-    "ancestral, 20 evaluations from 5": Samples(sampler="ancestral", steps=20, sigma_max=5.0),
+    "dpm++2m, 20 evaluations": Samples(sampler="dpm++2m", steps=20, sigma_max=20.0),
+    "ancestral, 20 evaluations from 5": Samples(steps=20),
 }
 MANY = {
-    "ancestral, 100 evaluations": Samples(sampler="ancestral", steps=100),
-    "ancestral, 100 evaluations to 0.02": Samples(sampler="ancestral", steps=100, sigma_min=0.02),
+    "ancestral, 100 evaluations": Samples(steps=100, sigma_max=20.0),
+    "ancestral, 100 evaluations to 0.02": Samples(steps=100, sigma_min=0.02, sigma_max=20.0),
 }
-"""Each of `FEW` is held against each of these. A number is the noise level of the start or of the end, where it is not
-the default of `Samples`."""
+"""Each of `FEW` is held against each of these. Noise levels go from 20 to 0.1 where nothing else is said."""
 
 
 def embedded(encoder: Encoder, images: "np.ndarray", tap: str) -> Floats:

@@ -1,7 +1,6 @@
 """What a run does and what it leaves: hits, force, damage, staleness, sharing, refusals. Counted by events."""
 
 import json
-import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -316,16 +315,9 @@ class Asked(Gang):
 
 
 class Together(Asked):
-    """Is quicker on several ranks."""
+    """May run on several ranks."""
 
     name = "together"
-
-
-class Apart(Asked):
-    """May run on several ranks and is not quicker on them."""
-
-    name = "apart"
-    usual_ranks = 1
 
 
 class Alone(Asked):
@@ -335,13 +327,8 @@ class Alone(Asked):
     max_ranks = 1
 
 
-@pytest.mark.parametrize(
-    ("cpus", "ranks", "expected"),
-    [(8, None, [2, 1, 1]), (1, None, [1, 1, 1]), (8, 4, [4, 4, 1]), (8, 1, [1, 1, 1])],
-)
-def test_a_gang_has_the_ranks_that_are_named_or_as_many_as_suit_it(
-    store: Store, monkeypatch: pytest.MonkeyPatch, cpus: int, ranks: int | None, expected: list[int]
-) -> None:
+@pytest.mark.parametrize(("ranks", "expected"), [(None, [1, 1]), (1, [1, 1]), (4, [4, 1])])
+def test_a_gang_has_the_ranks_that_are_named_or_one(store: Store, ranks: int | None, expected: list[int]) -> None:
     asked = []
 
     class Watching(Inline):
@@ -351,6 +338,5 @@ def test_a_gang_has_the_ranks_that_are_named_or_as_many_as_suit_it(
             asked.append(ranks)
             return super().gang(call, 1, on_progress)
 
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(cpus))
-    run([Step(stage.name, stage) for stage in (Together(), Apart(), Alone())], store, Watching, ranks=ranks)
+    run([Step(stage.name, stage) for stage in (Together(), Alone())], store, Watching, ranks=ranks)
     assert asked == expected
