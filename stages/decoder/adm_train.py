@@ -75,6 +75,7 @@ class PublishedTraining(Training):
         self.ema_decay = settings.ema_decay
         loop = TrainingSettings(
             batch=settings.batch,
+            optimiser="adamw",
             learning_rate=settings.learning_rate,
             warm_up=0.0,
             cool_down=0.0,

@@ -46,8 +46,8 @@ class Extending(Training):
         """All ranks start from the projections of the first, whatever rounding has made of the fit."""
         if self.world > 1:
             for flat in (self.sketch, self.painter):
-                torch.distributed.broadcast(flat.values.data, 0)
-            self.average.copy_(self.painter.values.data)
+                torch.distributed.broadcast(flat.values, 0)
+            self.average.copy_(self.painter.values)
             self.halfway.copy_(self.average)
 
 

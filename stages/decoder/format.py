@@ -160,6 +160,9 @@ def parse_card(data: bytes) -> AnyCard:
             remedy="Read it with the version of Repscope that wrote it, or train the decoder again.",
         )
     kind: type[AnyCard] = AdmCard if "architecture" in document else Card
+    if kind is Card and isinstance(document.get("training"), dict):
+        # Cards that do not say how they were trained are older than the choice.
+        document["training"].setdefault("optimiser", "adamw")
     try:
         return kind.model_validate(document)
     except ValidationError as error:

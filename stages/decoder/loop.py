@@ -1,7 +1,7 @@
 """Trains the decoder: first the sketch by itself, then the diffusion model around it.
 
-The parameters of each live in one flat vector, and so do their gradients: the optimiser, the moving average and the sum
-over ranks are one operation each. Every rank draws the same steps (`data.py`) and computes its share of each; gradients
+The parameters of each live in one flat vector, and so do their gradients: the moving average and the sum over ranks are
+one operation each, and so is the optimiser but for the matrices that have one of their own. Every rank draws the same steps (`data.py`) and computes its share of each; gradients
 are summed, so that any number of ranks trains the same decoder. Position is counted in images; seconds decide nothing.
 """
 
@@ -36,6 +36,8 @@ AHEAD = 2
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of each weight."""
+NEWTON_SCHULZ = 3
+"""Steps by which Muon makes an update nearly orthogonal."""
 PIECE = 1 << 27
 """Numbers in one file of a checkpoint: half a GiB, because a store takes no object above one."""
 
@@ -52,23 +54,42 @@ class Look(TypedDict):
 
 
 class Flat:
-    """The trainable parameters of a module as one vector; the module goes on working, on views of it."""
+    """The trainable parameters of a module as one vector; the module goes on working, on views of it.
 
-    def __init__(self, module: nn.Module) -> None:
-        parameters = [p for p in module.parameters() if p.requires_grad]
+    `matrices`: those that come first in the vector, because an optimiser wants each by itself.
+    """
+
+    def __init__(self, module: nn.Module, matrices: Sequence[nn.Parameter] = ()) -> None:
+        apart = [p for p in matrices if p.requires_grad]
+        chosen = {id(p) for p in apart}
+        parameters = apart + [p for p in module.parameters() if p.requires_grad and id(p) not in chosen]
         self.shapes = [p.shape for p in parameters]
         flat = [_flattened(p.detach()) for p in parameters]
-        self.values = nn.Parameter(torch.cat(flat) if flat else torch.zeros(0))
+        self.values = torch.cat(flat) if flat else torch.zeros(0)
         self.gradient = torch.zeros_like(self.values)
-        self.values.grad = self.gradient
-        cut = zip(parameters, self._views(self.values.data), self._views(self.gradient), strict=True)
+        cut = zip(parameters, self.cut(self.values), self.cut(self.gradient), strict=True)
         for p, value, gradient in cut:
-            p.data = value
-            p.grad = gradient
+            p.data = _shaped(value, p.shape)
+            p.grad = _shaped(gradient, p.shape)
+        self.ahead = sum(p.numel() for p in apart)
+        """Numbers of the vector that belong to matrices."""
+        self.matrices = [
+            _trained(value.view(len(p), -1), gradient.view(len(p), -1))
+            for p, value, gradient in zip(apart, self.cut(self.values), self.cut(self.gradient), strict=False)
+        ]
+        """[rows, columns] each: outputs of a layer by its inputs."""
+        self.others = _trained(self.values[self.ahead :], self.gradient[self.ahead :])
+        """All other numbers, as one vector."""
 
-    def _views(self, vector: Tensor) -> list[Tensor]:
-        pieces = torch.split(vector, [shape.numel() for shape in self.shapes])
-        return [_shaped(piece, shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+    def cut(self, vector: Tensor) -> Sequence[Tensor]:
+        """A vector like this one, or its beginning, in one piece for each parameter."""
+        numbers, lengths = len(vector), []
+        for shape in self.shapes:
+            if not numbers:
+                break
+            lengths.append(shape.numel())
+            numbers -= shape.numel()
+        return torch.split(vector, lengths)
 
     def summed_over_ranks(self, world: int) -> None:
         """Replaces the gradient by its sum over all ranks."""
@@ -78,6 +99,12 @@ class Flat:
 
 def _piece(name: str, number: int) -> str:
     return f"{name}-{number:02d}.safetensors"
+
+
+def _trained(values: Tensor, gradient: Tensor) -> nn.Parameter:
+    made = nn.Parameter(values)
+    made.grad = gradient
+    return made
 
 
 # Convolution weights stand channels-last in the vector, which spares a copy of each in every step.
@@ -149,12 +176,14 @@ class Training:
         self.first = Phase(training.sketch_images, training.sketch_batch)
         self.second = Phase(num_images, training.batch)
         self.sketch = Flat(self.network.sketch)
-        self.painter = Flat(self.network.painter)
-        self.average = self.painter.values.detach().clone()
+        self.painter = Flat(self.network.painter, network.matrices if training.optimiser == "muon" else ())
+        self.average = self.painter.values.clone()
         self.optimisers = {
-            name: torch.optim.AdamW([flat.values], betas=self.betas, weight_decay=0.0, fused=True)
+            name: torch.optim.AdamW([flat.others], betas=self.betas, weight_decay=0.0, fused=True)
             for name, flat in self._flats.items()
         }
+        self.momentum = torch.zeros(self.painter.ahead, device=device)
+        self.orthogonal = _muon(self.painter, self.momentum) if self.painter.matrices else None
         self.gamma = averaging_exponent(training.ema)
         self.halfway = self.average.clone()
         self.curve: list[Look] = []
@@ -178,7 +207,7 @@ class Training:
             loss = self._draw(self.step) / self.world
             if self.step + 1 == self.first.steps:
                 if self.world > 1:
-                    torch.distributed.broadcast(self.sketch.values.data, 0)
+                    torch.distributed.broadcast(self.sketch.values, 0)
                 self.measure_rest()
         else:
             loss = self._paint(self.step - self.first.steps)
@@ -246,17 +275,17 @@ class Training:
     @contextmanager
     def averaged(self, weights: Tensor) -> Iterator[None]:
         """Lends the painter other weights, a vector like `average`."""
-        own = self.painter.values.detach().clone()
-        self.painter.values.data.copy_(weights)
+        own = self.painter.values.clone()
+        self.painter.values.copy_(weights)
         try:
             yield
         finally:
-            self.painter.values.data.copy_(own)
+            self.painter.values.copy_(own)
 
     def state(self) -> dict[str, bytes]:
         """The files of a checkpoint: each vector in pieces, and where the training stands."""
         vectors = self._vectors() | {
-            f"{name}.{moment}": self.optimisers[name].state[flat.values][moment]
+            f"{name}.{moment}": self.optimisers[name].state[flat.others][moment]
             for name, flat in self._flats.items()
             for moment in MOMENTS
             if self._updates(name)
@@ -284,7 +313,7 @@ class Training:
         for name, updates in position["updates"].items():
             if not updates:
                 continue
-            values = self._flats[name].values
+            values = self._flats[name].others
             # The fused optimiser counts steps on the device of the weights, as it does with all its state.
             state = self.optimisers[name].state[values]
             state["step"] = torch.tensor(float(updates), device=self.device)
@@ -297,13 +326,14 @@ class Training:
         return {"sketch": self.sketch, "painter": self.painter}
 
     def _vectors(self) -> dict[str, Tensor]:
-        """All weights, averages included, in place."""
-        weights = {name: flat.values.data for name, flat in self._flats.items()}
-        return weights | {"average": self.average, "halfway": self.halfway}
+        """All weights, averages and the momentum of matrices included, in place."""
+        weights = {name: flat.values for name, flat in self._flats.items()}
+        averages = {"average": self.average, "halfway": self.halfway}
+        return weights | averages | ({"momentum": self.momentum} if len(self.momentum) else {})
 
     def _updates(self, name: str) -> int:
         """How often an optimiser has stepped."""
-        state = self.optimisers[name].state.get(self._flats[name].values)
+        state = self.optimisers[name].state.get(self._flats[name].others)
         return int(state["step"]) if state else 0
 
     def _autocast(self) -> torch.autocast:
@@ -322,7 +352,7 @@ class Training:
             drawn = self.network.sketch(h, tap)
         loss: Tensor = (drawn - clean).square().flatten(1).mean(1).sum() / phase.batch
         torch.autograd.backward(loss)
-        self._update("sketch", self.sketch, settings.sketch_learning_rate, step / phase.steps)
+        self._update("sketch", settings.sketch_learning_rate, step / phase.steps)
         return loss.detach()
 
     def _paint(self, step: int) -> Tensor:
@@ -337,18 +367,21 @@ class Training:
             torch.autograd.backward(loss)
             total += loss.detach()
         self.painter.summed_over_ranks(self.world)
-        self._update("painter", self.painter, settings.learning_rate, step / phase.steps)
-        self.average.lerp_(self.painter.values.detach(), self.share_in_average(step))
+        self._update("painter", settings.learning_rate, step / phase.steps)
+        self.average.lerp_(self.painter.values, self.share_in_average(step))
         return total
 
     def share_in_average(self, step: int) -> float:
         """Share of the average of the weights that those after a step of the diffusion model take, 0 first."""
         return float(1.0 - (1.0 - 1.0 / (step + 1)) ** (self.gamma + 1.0))
 
-    def _update(self, name: str, flat: Flat, peak: float, done: float) -> None:
-        optimiser = self.optimisers[name]
-        optimiser.param_groups[0]["lr"] = rate(peak, done, self.settings.warm_up, self.settings.cool_down)
-        optimiser.step()
+    def _update(self, name: str, peak: float, done: float) -> None:
+        optimisers: list[torch.optim.Optimizer] = [self.optimisers[name]]
+        if name == "painter" and self.orthogonal is not None:
+            optimisers.append(self.orthogonal)
+        for optimiser in optimisers:
+            optimiser.param_groups[0]["lr"] = rate(peak, done, self.settings.warm_up, self.settings.cool_down)
+            optimiser.step()
 
     def _paired(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """The batch of a step of the sketch."""
@@ -370,6 +403,16 @@ class Training:
             drawn = self.network.sketch(h.to(self.device), tap.to(self.device))
             squares.append((drawn - clean.to(self.device)).square().mean())
         self.network.rest = float(torch.stack(squares).mean().sqrt())
+
+
+def _muon(flat: Flat, momentum: Tensor) -> torch.optim.Muon:
+    """The optimiser of a vector's matrices, its state a vector too; updates are as long as AdamW's."""
+    optimiser = torch.optim.Muon(
+        flat.matrices, weight_decay=0.0, ns_steps=NEWTON_SCHULZ, adjust_lr_fn="match_rms_adamw"
+    )
+    for matrix, piece in zip(flat.matrices, flat.cut(momentum), strict=True):
+        optimiser.state[matrix]["momentum_buffer"] = piece.view_as(matrix)
+    return optimiser
 
 
 SKETCH_COST = 0.04

@@ -126,6 +126,11 @@ class Parts(nn.Module):
         """Where the time goes: what is worth compiling."""
         return self.painter
 
+    @property
+    def matrices(self) -> Sequence[nn.Parameter]:
+        """Weights of the painter that map many features to many, whose updates may be made orthogonal."""
+        return ()
+
 
 class Network(Parts):
     """Sketch and painter. `rest` is the standard deviation of what the sketch leaves, measured when that is trained."""
@@ -143,6 +148,13 @@ class Network(Parts):
     def heavy(self) -> nn.Module:
         """The U-Net; what stands before it depends on the batch's taps."""
         return self.painter.unet
+
+    @property
+    def matrices(self) -> Sequence[nn.Parameter]:
+        """The U-Net's convolutions but the first and the last, which touch pixels."""
+        unet = self.painter.unet
+        inner = [m for m in unet.modules() if isinstance(m, nn.Conv2d) and m not in (unet.stem, unet.out)]
+        return [convolution.weight for convolution in inner]
 
     def denoise(self, x: Tensor, sigma: Tensor, h: Tensor, tap: Tensor, sketch: Tensor) -> Tensor:
         """D(x; sigma, h), float32 [B, 3, S, S], given the sketch of h.

@@ -24,6 +24,9 @@ def test_a_decoder_of_format_1_still_paints() -> None:
     painted = decoder.denoiser("simclr:backbone")(noisy, sigma, torch.zeros(2, width))
     assert painted.shape == (2, 3, 32, 32)
     assert torch.isfinite(painted).all()
+    card = decoder.card
+    assert isinstance(card, decoder_format.Card)
+    assert card.training.optimiser == "adamw", "there was no other"
 
 
 def test_a_newer_decoder_is_refused_with_what_to_do() -> None:

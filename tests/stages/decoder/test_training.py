@@ -113,3 +113,25 @@ def test_the_exponent_of_the_average_is_that_of_the_paper() -> None:
     # Karras et al. 2024, section 3.1: sigma_rel 0.05 and 0.10 are gamma 16.97 and 6.94.
     assert averaging_exponent(0.05) == pytest.approx(16.97, abs=0.01)
     assert averaging_exponent(0.10) == pytest.approx(6.94, abs=0.01)
+
+
+def test_each_weight_has_one_optimiser_and_inner_convolutions_have_muon() -> None:
+    made = training(64)
+    assert made.orthogonal is not None
+    unet = made.network.painter.unet
+    inner = [p for name, p in unet.named_parameters() if p.ndim == 4 and not name.startswith(("stem", "out"))]
+    assert sum(p.numel() for p in inner) == made.painter.ahead == len(made.momentum) > 0
+    before = {name: p.detach().clone() for name, p in made.network.painter.named_parameters()}
+    # After the sketch, two steps: the first has a learning rate of 0.
+    while made.painted < 2 * made.second.batch:
+        made.advance()
+    moved = {name for name, p in made.network.painter.named_parameters() if not torch.equal(p, before[name])}
+    assert {f"unet.{name}" for name, p in unet.named_parameters() if p.ndim == 4} <= moved
+    assert len(made.optimisers["painter"].state[made.painter.others]["exp_avg"]) + made.painter.ahead == len(made.average)
+
+
+def test_with_adamw_there_is_no_other_optimiser() -> None:
+    made = training(64, TRAINING.model_copy(update={"optimiser": "adamw"}))
+    assert made.orthogonal is None
+    assert not made.painter.matrices
+    assert len(made.painter.others) == len(made.average)
