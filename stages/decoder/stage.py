@@ -25,7 +25,7 @@ class Decoder(Gang):
     size: PositiveInt = 32
     """Side of the painted images, pixels; images are cut to a square and resized."""
     seed: Annotated[int, Field(ge=0)] = 0
-    num_images: PositiveInt = 100_000
+    num_images: PositiveInt = 90_000
     """Length of the training, in images shown to the diffusion model; the sketch has a budget of its own."""
     network: NetworkSettings = NetworkSettings()
     training: TrainingSettings = TrainingSettings()
@@ -36,7 +36,7 @@ class Decoder(Gang):
         """Rough cost, from that of the default network at 32 px."""
         pixels = (self.size / 32) ** 2
         work = self.network.multiplications(self.size) / NetworkSettings().multiplications(32)
-        seconds = 10 + work * self.num_images * 3.9e-3 + pixels * self.training.sketch_images * 1.5e-4
+        seconds = 10 + work * self.num_images * 3.9e-3 + pixels * self.training.sketch_images * 1.2e-4
         return Estimate(rows=1, size_bytes=int(40_000_000 * pixels), cpu_seconds=seconds)
 
     def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:
