@@ -6,6 +6,7 @@ own and one for each extension, so that an extension leaves every step before th
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from pipeline.step import Step
 from pipeline.study import Encoder, Study
@@ -152,7 +153,7 @@ class _Group:
 
 def samples_of(study: Study) -> Samples:
     """How the study samples: what it does not say is as its kind of decoder needs it."""
-    needed: Mapping[str, int | float | str] = {}
+    needed: Mapping[str, Any] = {}
     if isinstance(study.decoder, Released | Rcdm):
         needed = SAMPLING
     elif not study.decoder.training.sketch_images:

@@ -1,7 +1,7 @@
 """Settings of the ADM U-Net and of its training, by the names and values of the published RCDM. Settings only."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -11,7 +11,7 @@ GROUPS = 32
 """Groups of every normalisation: all widths are multiples of it."""
 
 
-SAMPLING: Mapping[str, int | float | str] = {"sampler": "dpm++2m", "steps": 30, "sigma_min": 0.02, "sigma_max": 157.0}
+SAMPLING: Mapping[str, Any] = {"sampler": "dpm++2m", "steps": 30, "sigma_min": 0.02, "sigma_max": 157.0}
 """How to sample where a study does not say: over the noise levels of the published schedule, whose last is 157."""
 
 

@@ -1,8 +1,9 @@
 """Trains the decoder: first the sketch by itself, then the diffusion model around it.
 
 The parameters of each live in one flat vector, and so do their gradients: the moving average and the sum over ranks are
-one operation each, and so is the optimiser but for the matrices that have one of their own. Every rank draws the same steps (`data.py`) and computes its share of each; gradients
-are summed, so that any number of ranks trains the same decoder. Position is counted in images; seconds decide nothing.
+one operation each, and so is the optimiser but for the matrices that have one of their own. Every rank draws the same
+steps (`data.py`) and computes its share of each; gradients are summed, so that any number of ranks trains the same
+decoder. Position is counted in images; seconds decide nothing.
 """
 
 import json
@@ -59,7 +60,7 @@ class Flat:
     `matrices`: those that come first in the vector, because an optimiser wants each by itself.
     """
 
-    def __init__(self, module: nn.Module, matrices: Sequence[nn.Parameter] = ()) -> None:
+    def __init__(self, module: nn.Module, matrices: Sequence[Tensor] = ()) -> None:
         apart = [p for p in matrices if p.requires_grad]
         chosen = {id(p) for p in apart}
         parameters = apart + [p for p in module.parameters() if p.requires_grad and id(p) not in chosen]

@@ -127,7 +127,7 @@ class Parts(nn.Module):
         return self.painter
 
     @property
-    def matrices(self) -> Sequence[nn.Parameter]:
+    def matrices(self) -> Sequence[Tensor]:
         """Weights of the painter that map many features to many, whose updates may be made orthogonal."""
         return ()
 
@@ -150,7 +150,7 @@ class Network(Parts):
         return self.painter.unet
 
     @property
-    def matrices(self) -> Sequence[nn.Parameter]:
+    def matrices(self) -> Sequence[Tensor]:
         """The U-Net's convolutions but the first and the last, which touch pixels."""
         unet = self.painter.unet
         inner = [m for m in unet.modules() if isinstance(m, nn.Conv2d) and m not in (unet.stem, unet.out)]

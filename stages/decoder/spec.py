@@ -1,13 +1,13 @@
 """Settings of the decoder's network and training. Settings only: nothing heavy is imported."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from stages.contract import Added, Unkeyed
 
-WITHOUT_SKETCH: Mapping[str, int | float | str] = {"sigma_max": 80.0}
+WITHOUT_SKETCH: Mapping[str, Any] = {"sigma_max": 80.0}
 """How to sample where a study does not say and no sketch was trained: from noise that hides whole images."""
 
 
@@ -59,8 +59,8 @@ class TrainingSettings(Settings):
     batch: PositiveInt = 32
     """Images per step over all ranks."""
     optimiser: Annotated[Literal["muon", "adamw"], Added(when_absent="adamw")] = "muon"
-    """Of the U-Net's convolutions but its first and its last; all other weights are AdamW's. Muon (Jordan et al. 2024) makes
-    the update of each matrix orthogonal; updates are scaled as by Liu et al. 2025 (arXiv 2502.16982)."""
+    """Of the U-Net's convolutions but its first and its last; all other weights are AdamW's. Muon (Jordan et al. 2024)
+    makes the update of each matrix orthogonal; updates are scaled as by Liu et al. 2025 (arXiv 2502.16982)."""
     learning_rate: PositiveFloat = 1.5e-3
     """At its highest, of both optimisers: their updates are equally long."""
     warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.02

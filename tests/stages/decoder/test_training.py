@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from stages.decoder.loop import Training, averaging_exponent, fit, rate
+from stages.decoder.network import Network
 from stages.decoder.spec import TrainingSettings
 from tests.artifacts import InlineContext, MemoryCheckpoints
 from tests.stages.decoder.small import TRAINING, training
@@ -118,6 +119,7 @@ def test_the_exponent_of_the_average_is_that_of_the_paper() -> None:
 def test_each_weight_has_one_optimiser_and_inner_convolutions_have_muon() -> None:
     made = training(64)
     assert made.orthogonal is not None
+    assert isinstance(made.network, Network)
     unet = made.network.painter.unet
     inner = [p for name, p in unet.named_parameters() if p.ndim == 4 and not name.startswith(("stem", "out"))]
     assert sum(p.numel() for p in inner) == made.painter.ahead == len(made.momentum) > 0
@@ -127,7 +129,9 @@ def test_each_weight_has_one_optimiser_and_inner_convolutions_have_muon() -> Non
         made.advance()
     moved = {name for name, p in made.network.painter.named_parameters() if not torch.equal(p, before[name])}
     assert {f"unet.{name}" for name, p in unet.named_parameters() if p.ndim == 4} <= moved
-    assert len(made.optimisers["painter"].state[made.painter.others]["exp_avg"]) + made.painter.ahead == len(made.average)
+    assert len(made.optimisers["painter"].state[made.painter.others]["exp_avg"]) + made.painter.ahead == len(
+        made.average
+    )
 
 
 def test_with_adamw_there_is_no_other_optimiser() -> None:
