@@ -13,7 +13,7 @@ from stages.embeddings.stage import Embeddings
 from stages.encoders.spec import Oracle
 from stages.shards.sources import ScenesSource
 from stages.shards.stage import Listing, Shards
-from tests.stages.decoder.small import NETWORK, TRAINING
+from tests.stages.decoder.small import FLOAT32, NETWORK
 
 LEFT_AT = {1: 300, 2: 620}
 """Where a group of so many ranks waits for its machines to change: some images after a checkpoint."""
@@ -58,7 +58,7 @@ FIELDS: dict[str, Any] = {
     "size": 16,
     "num_images": 960,
     "network": NETWORK,
-    "training": TRAINING,
+    "training": FLOAT32,
     "checkpoint_images": 80,
 }
 

@@ -23,10 +23,10 @@ from stages.embeddings.stage import Embeddings
 from stages.encoders.spec import Oracle
 from stages.shards.sources import ScenesSource
 from stages.shards.stage import Listing, Shards
-from tests.stages.decoder.small import NETWORK, TRAINING
+from tests.stages.decoder.small import FLOAT32, NETWORK
 
 DECODER = Decoder(
-    taps=("oracle:attributes",), size=16, num_images=3200, network=NETWORK, training=TRAINING, checkpoint_images=320
+    taps=("oracle:attributes",), size=16, num_images=3200, network=NETWORK, training=FLOAT32, checkpoint_images=320
 )
 
 
