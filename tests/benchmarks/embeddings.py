@@ -27,6 +27,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stages.contract import Part
+from stages.embeddings.pace import keep_memory
 from stages.embeddings.stage import Embeddings
 from stages.embeddings.table import State
 from stages.encoders.encoder import NetworkEncoder
@@ -113,7 +114,11 @@ def embed(state: State, views: tuple[str, ...]) -> None:
 
 
 def against_the_loop() -> None:
-    """ResNet-50 at 224 pixels: the stage from JPEG tars to Zarr, against the forward loop on decoded images."""
+    """ResNet-50 at 224 pixels: the stage from JPEG tars to Zarr, against the forward loop on decoded images.
+
+    Both keep the memory of their passes, as a worker of the stage does.
+    """
+    keep_memory("cpu")
     from torchvision.models import resnet50
 
     network = resnet50()
@@ -133,7 +138,7 @@ def against_the_loop() -> None:
             "the stage from JPEG tars to Zarr": lambda: embed(state, ("plain",)),
         },
         count,
-        rounds=3,
+        rounds=9,
     )
 
 
