@@ -1,9 +1,8 @@
 """Trains the decoder: first the sketch by itself, then the diffusion model around it.
 
-The parameters of each live in one flat vector, and so do their gradients: the moving average and the sum over ranks are
-one operation each, and so is the optimiser but for the matrices that have one of their own. Every rank draws the same
-steps (`data.py`) and computes its share of each; gradients are summed, so that any number of ranks trains the same
-decoder. Position is counted in images; seconds decide nothing.
+The parameters of each are one flat vector (`flat.py`). Every rank draws the same steps (`data.py`) and computes its
+share of each; gradients are summed, so that any number of ranks trains the same decoder. Position is counted in images;
+seconds decide nothing.
 """
 
 import json
@@ -15,10 +14,11 @@ from typing import ClassVar, Self, TypedDict
 import numpy as np
 import torch
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.contract import Checkpoint, Context
 from stages.decoder.data import Ahead, Batch, PairedSet, Series, pieces, share
+from stages.decoder.flat import Flat, muon
 from stages.decoder.network import Parts
 from stages.decoder.objective import Objective
 from stages.decoder.spec import TrainingSettings
@@ -37,8 +37,6 @@ AHEAD = 2
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of each weight."""
-NEWTON_SCHULZ = 3
-"""Steps by which Muon makes an update nearly orthogonal."""
 PIECE = 1 << 27
 """Numbers in one file of a checkpoint: half a GiB, because a store takes no object above one."""
 
@@ -54,70 +52,8 @@ class Look(TypedDict):
     """Loss of the averaged weights on held-out images, per tap."""
 
 
-class Flat:
-    """The trainable parameters of a module as one vector; the module goes on working, on views of it.
-
-    `matrices`: those that come first in the vector, because an optimiser wants each by itself.
-    """
-
-    def __init__(self, module: nn.Module, matrices: Sequence[Tensor] = ()) -> None:
-        apart = [p for p in matrices if p.requires_grad]
-        chosen = {id(p) for p in apart}
-        parameters = apart + [p for p in module.parameters() if p.requires_grad and id(p) not in chosen]
-        self.shapes = [p.shape for p in parameters]
-        flat = [_flattened(p.detach()) for p in parameters]
-        self.values = torch.cat(flat) if flat else torch.zeros(0)
-        self.gradient = torch.zeros_like(self.values)
-        cut = zip(parameters, self.cut(self.values), self.cut(self.gradient), strict=True)
-        for p, value, gradient in cut:
-            p.data = _shaped(value, p.shape)
-            p.grad = _shaped(gradient, p.shape)
-        self.ahead = sum(p.numel() for p in apart)
-        """Numbers of the vector that belong to matrices."""
-        self.matrices = [
-            _trained(value.view(len(p), -1), gradient.view(len(p), -1))
-            for p, value, gradient in zip(apart, self.cut(self.values), self.cut(self.gradient), strict=False)
-        ]
-        """[rows, columns] each: outputs of a layer by its inputs."""
-        self.others = _trained(self.values[self.ahead :], self.gradient[self.ahead :])
-        """All other numbers, as one vector."""
-
-    def cut(self, vector: Tensor) -> Sequence[Tensor]:
-        """A vector like this one, or its beginning, in one piece for each parameter."""
-        numbers, lengths = len(vector), []
-        for shape in self.shapes:
-            if not numbers:
-                break
-            lengths.append(shape.numel())
-            numbers -= shape.numel()
-        return torch.split(vector, lengths)
-
-    def summed_over_ranks(self, world: int) -> None:
-        """Replaces the gradient by its sum over all ranks."""
-        if world > 1:
-            torch.distributed.all_reduce(self.gradient)
-
-
 def _piece(name: str, number: int) -> str:
     return f"{name}-{number:02d}.safetensors"
-
-
-def _trained(values: Tensor, gradient: Tensor) -> nn.Parameter:
-    made = nn.Parameter(values)
-    made.grad = gradient
-    return made
-
-
-# Convolution weights stand channels-last in the vector, which spares a copy of each in every step.
-def _flattened(p: Tensor) -> Tensor:
-    return (p.permute(0, 2, 3, 1) if p.ndim == 4 else p).reshape(-1)
-
-
-def _shaped(piece: Tensor, shape: torch.Size) -> Tensor:
-    if len(shape) == 4:
-        out, inward, high, wide = shape
-        return piece.view(out, high, wide, inward).permute(0, 3, 1, 2)
-    return piece.view(shape)
 
 
 def averaging_exponent(length: float) -> float:
@@ -184,7 +120,7 @@ class Training:
             for name, flat in self._flats.items()
         }
         self.momentum = torch.zeros(self.painter.ahead, device=device)
-        self.orthogonal = _muon(self.painter, self.momentum) if self.painter.matrices else None
+        self.orthogonal = muon(self.painter, self.momentum) if self.painter.matrices else None
         self.gamma = averaging_exponent(training.ema)
         self.halfway = self.average.clone()
         self.curve: list[Look] = []
@@ -404,16 +340,6 @@ class Training:
             drawn = self.network.sketch(h.to(self.device), tap.to(self.device))
             squares.append((drawn - clean.to(self.device)).square().mean())
         self.network.rest = float(torch.stack(squares).mean().sqrt())
-
-
-def _muon(flat: Flat, momentum: Tensor) -> torch.optim.Muon:
-    """The optimiser of a vector's matrices, its state a vector too; updates are as long as AdamW's."""
-    optimiser = torch.optim.Muon(
-        flat.matrices, weight_decay=0.0, ns_steps=NEWTON_SCHULZ, adjust_lr_fn="match_rms_adamw"
-    )
-    for matrix, piece in zip(flat.matrices, flat.cut(momentum), strict=True):
-        optimiser.state[matrix]["momentum_buffer"] = piece.view_as(matrix)
-    return optimiser
 
 
 SKETCH_COST = 0.04

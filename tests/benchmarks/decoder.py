@@ -25,7 +25,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from stages.decoder import adm
 from stages.decoder.adm_spec import AdmSettings
-from stages.decoder.loop import Flat, Training
+from stages.decoder.flat import Flat
+from stages.decoder.loop import Training
 from stages.decoder.network import Network
 from stages.decoder.objective import Edm
 from stages.decoder.stage import Decoder
@@ -164,14 +165,14 @@ def steps_of_adm(batch: int) -> dict[str, Callable[[], object]]:
     def ours(network: nn.Module) -> Callable[[], object]:
         network.to(memory_format=torch.channels_last)
         flat = Flat(network)
-        average = flat.values.detach().clone()
-        optimiser = torch.optim.AdamW([flat.values], lr=1e-4, weight_decay=0.0, fused=True)
+        average = flat.values.clone()
+        optimiser = torch.optim.AdamW([flat.others], lr=1e-4, weight_decay=0.0, fused=True)
 
         def step() -> None:
             flat.gradient.zero_()
             loss(network, True)
             optimiser.step()
-            average.lerp_(flat.values.detach(), 1e-4)
+            average.lerp_(flat.values, 1e-4)
 
         return step
 

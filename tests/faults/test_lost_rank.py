@@ -16,28 +16,14 @@ from cluster.inline import Inline
 from cluster.on_ray import OnRay
 from pipeline.events import Event
 from pipeline.run import run
-from pipeline.step import Step
 from pipeline.store import open_store
 from stages.decoder.stage import Decoder
-from stages.embeddings.stage import Embeddings
-from stages.encoders.spec import Oracle
-from stages.shards.sources import ScenesSource
-from stages.shards.stage import Listing, Shards
+from tests.faults.elastic import graph
 from tests.stages.decoder.small import FLOAT32, NETWORK
 
 DECODER = Decoder(
     taps=("oracle:attributes",), size=16, num_images=3200, network=NETWORK, training=FLOAT32, checkpoint_images=320
 )
-
-
-def graph() -> list[Step]:
-    """A decoder and what it reads."""
-    return [
-        Step("listing", Listing(source=ScenesSource(count=64, seed=3, size=16))),
-        Step("shards", Shards(shard_rows=32), {"listing": "listing"}),
-        Step("embeddings", Embeddings(encoder=Oracle()), {"images": "shards"}),
-        Step("decoder", DECODER, {"shards": "shards", "embeddings.oracle": "embeddings"}),
-    ]
 
 
 RANK, MAILBOX, CONTROLLER = "RayTrainWorker", "Mailbox", "TrainController"
@@ -57,7 +43,7 @@ def kill(title: str, root: Path, ended: threading.Event, killed: list[int]) -> N
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """Weights of the decoder that one rank has trained."""
-    done = run(graph(), open_store(str(tmp_path_factory.mktemp("undisturbed"))), Inline)
+    done = run(graph(DECODER), open_store(str(tmp_path_factory.mktemp("undisturbed"))), Inline)
     return load(Path(done.url("decoder"), "decoder.safetensors").read_bytes())
 
 
@@ -68,11 +54,11 @@ def test_a_training_goes_on_from_its_checkpoint_as_if_no_process_had_been_killed
 ) -> None:
     root, ended, killed, heard = tmp_path / "store", threading.Event(), list[int](), list[Event]()
     store = open_store(str(root))
-    run(graph()[:3], store, Inline)
+    run(graph(DECODER)[:3], store, Inline)
     killer = threading.Thread(target=kill, args=(title, root, ended, killed))
     killer.start()
     try:
-        done = run(graph(), store, OnRay, ranks=2, listener=heard.append)
+        done = run(graph(DECODER), store, OnRay, ranks=2, listener=heard.append)
     finally:
         ended.set()
         killer.join()

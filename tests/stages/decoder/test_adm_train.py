@@ -11,7 +11,8 @@ from stages.decoder import adm_format, format
 from stages.decoder.adm_spec import AdmSettings, AdmTraining
 from stages.decoder.adm_stage import Rcdm
 from stages.decoder.adm_train import AdmNetwork, Hybrid, PublishedTraining, as_they_are
-from stages.decoder.loop import Flat, Look, fit
+from stages.decoder.flat import Flat
+from stages.decoder.loop import Look, fit
 from stages.diffusion import discrete
 from stages.embeddings.format import open_table
 from stages.errors import FormatError
@@ -92,7 +93,7 @@ def test_two_ranks_train_what_one_trains(tmp_path: Path) -> None:
     alone = trained()
     assert torch.equal(first, second)
     # As one vector: see above.
-    moved = alone.average - Flat(network().painter).values.detach()
+    moved = alone.average - Flat(network().painter).values
     assert (first - alone.average).norm() < 0.01 * moved.norm()
     assert curve == other
     for one, two in zip(alone.curve, curve, strict=True):
