@@ -1,6 +1,6 @@
 """A module's parameters as one flat vector, and so their gradients.
 
-Moving average, sum over ranks and optimiser are one operation each, but for the matrices that Muon wants each by itself.
+Moving average, sum over ranks and optimiser are one operation each, but for the matrices that Muon wants one by one.
 """
 
 from collections.abc import Sequence
