@@ -156,7 +156,7 @@ def samples_of(study: Study) -> Samples:
     needed: Mapping[str, Any] = {}
     if isinstance(study.decoder, Released | Rcdm):
         needed = SAMPLING
-    elif not study.decoder.training.sketch_images:
+    elif study.decoder.training.sketch_images == 0:
         needed = WITHOUT_SKETCH
     unsaid = {name: value for name, value in needed.items() if name not in study.samples.model_fields_set}
     return study.samples.model_copy(update=unsaid)

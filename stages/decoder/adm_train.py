@@ -77,6 +77,7 @@ class PublishedTraining(Training):
             batch=settings.batch,
             optimiser="adamw",
             learning_rate=settings.learning_rate,
+            outer=1.0,
             warm_up=0.0,
             cool_down=0.0,
             null=0.0,

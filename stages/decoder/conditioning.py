@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 NULL = -1
+FULL = 256
+"""Numbers in an embedding up to which its projection learns at the whole learning rate."""
 
 
 class Projection(nn.Module):
@@ -28,6 +30,15 @@ class Projection(nn.Module):
         )
         # Row -1, the last, is the null.
         self.vectors = nn.Parameter(torch.zeros(len(widths) + 1, width))
+
+    @property
+    def shares(self) -> dict[Tensor, float]:
+        """What each tap's weights take of the learning rate.
+
+        AdamW moves every weight by as much, so what comes out of a layer moves the more the wider its input is (Yang et
+        al. 2022, arXiv 2203.03466, take 1 / width; correlated inputs need less).
+        """
+        return {w: min(1.0, (FULL / wide) ** 0.5) for w, wide in zip(self.weights, self.widths, strict=True)}
 
     def forward(self, h: Tensor, tap: Tensor) -> Tensor:
         """[B, widest], int64 [B] -> [B, width]."""

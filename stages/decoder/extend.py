@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stages.contract import Context, Inputs, Output, Summary
 from stages.decoder import format
+from stages.decoder.aligning import embeddings, projections, regressed, set_projections
 from stages.decoder.conditioning import NULL, Projection
 from stages.decoder.data import PairedSet
 from stages.decoder.loop import Training
@@ -41,14 +42,6 @@ class Extending(Training):
 
     def measure_rest(self) -> None:
         """The rest is part of the trunk."""
-
-    def agree(self) -> None:
-        """All ranks start from the projections of the first, whatever rounding has made of the fit."""
-        if self.world > 1:
-            for flat in (self.sketch, self.painter):
-                torch.distributed.broadcast(flat.values, 0)
-            self.average.copy_(self.painter.values)
-            self.halfway.copy_(self.average)
 
 
 def run(stage: "Extension", context: Context, inputs: Inputs, out: Output) -> Summary:
@@ -83,9 +76,10 @@ def run(stage: "Extension", context: Context, inputs: Inputs, out: Output) -> Su
 
 def as_decoder(stage: "Extension", card: format.Card) -> Decoder:
     """The settings of the training, as those of a decoder of the new taps: the trunk's, but for what the stage says."""
-    num_images, sketch_images = stage.lengths(card.num_images, card.training.sketch_images)
+    num_images, sketch_images = stage.lengths(card.num_images, card.training.sketched(len(card.taps)))
     training = {
         "learning_rate": stage.learning_rate,
+        "outer": 1.0,
         "sketch_learning_rate": stage.sketch_learning_rate,
         "sketch_images": sketch_images,
         "micro_batch": stage.micro_batch,
@@ -112,7 +106,7 @@ def grown(trunk: Network, network: Network) -> Network:
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name.startswith(own))
     with torch.no_grad():
-        for projection, learned in zip(_projections(network), _projections(trunk), strict=True):
+        for projection, learned in zip(projections(network), projections(trunk), strict=True):
             # It is not trained: no condition is dropped in an extension, so its gradient is exactly 0.
             projection.vectors[NULL] = learned.vectors[NULL]
     return network
@@ -128,23 +122,20 @@ def fit_projections(network: Network, base: format.Decoder, train: PairedSet, in
     order = np.random.Generator(np.random.Philox(key=[seed, len(train)])).permutation(len(train))
     judged = np.sort(order[: max(1, min(JUDGED, len(train) // 8))])
     fitted = np.sort(order[len(judged) :][:FITTED])
-    plain = {len(rows): np.zeros(len(rows), dtype=np.bool_) for rows in (judged, fitted)}
-    clean = train.pixels(judged, plain[len(judged)])
-    for number, width in enumerate(train.widths):
-        h, _ = train.conditions(fitted, plain[len(fitted)], np.full(len(fitted), number))
-        design = torch.cat([h[:, :width], torch.ones(len(h), 1)], dim=1).double()
-        ridge = RIDGE * len(h) * torch.eye(width + 1, dtype=torch.float64)
-        shown, taps = train.conditions(judged, plain[len(judged)], np.full(len(judged), number))
+    plain = np.zeros(len(judged), dtype=np.bool_)
+    clean = train.pixels(judged, plain)
+    for number in range(len(train.widths)):
+        h = embeddings(train, number, fitted)
+        shown, taps = train.conditions(judged, plain, np.full(len(judged), number))
         best, least = None, float("inf")
         for old in _old_projections(base, train.rows[fitted], inputs):
-            targets = torch.cat(old, dim=1).double()
-            solved = torch.linalg.solve(design.T @ design + ridge, design.T @ targets).float()
-            _set(network, number, solved)
+            solved = regressed(h, torch.cat(old, dim=1), RIDGE)
+            set_projections(network, number, solved)
             error = float((network.sketch(shown, taps) - clean).square().mean())
             if error < least:
                 best, least = solved, error
         if best is not None:
-            _set(network, number, best)
+            set_projections(network, number, best)
 
 
 def _old_projections(base: format.Decoder, rows: "np.ndarray", inputs: Inputs) -> Iterator[list[Tensor]]:
@@ -154,18 +145,4 @@ def _old_projections(base: format.Decoder, rows: "np.ndarray", inputs: Inputs) -
         if f"embeddings.{encoder}" in inputs:
             raw = torch.from_numpy(open_table(inputs[f"embeddings.{encoder}"]).read(tap, "plain", rows))
             h, numbers = base.standardise(place, raw), torch.full((len(rows),), number)
-            yield [projection(h, numbers) for projection in _projections(base.network)]
-
-
-def _set(network: Network, number: int, solved: Tensor) -> None:
-    """Takes over projections of a tap, float32 [width + 1, sketch's + U-Net's], the last row being the vector."""
-    first = 0
-    for projection in _projections(network):
-        last = first + projection.vectors.shape[1]
-        projection.weights[number].copy_(solved[:-1, first:last].T)
-        projection.vectors[number].copy_(solved[-1, first:last])
-        first = last
-
-
-def _projections(network: Network) -> tuple[Projection, Projection]:
-    return network.sketch.projection, network.painter.projection
+            yield [projection(h, numbers) for projection in projections(base.network)]

@@ -6,7 +6,7 @@ seconds decide nothing.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Self, TypedDict
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stages.contract import Checkpoint, Context
 from stages.decoder.data import Ahead, Batch, PairedSet, Series, pieces, share
-from stages.decoder.flat import Flat, muon
+from stages.decoder.flat import AdamW, Flat, muon
 from stages.decoder.network import Parts
 from stages.decoder.objective import Objective
 from stages.decoder.spec import TrainingSettings
@@ -35,8 +35,6 @@ AHEAD = 2
 """Steps whose batches are made while a GPU is busy."""
 
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What AdamW keeps of each weight."""
 PIECE = 1 << 27
 """Numbers in one file of a checkpoint: half a GiB, because a store takes no object above one."""
 
@@ -54,6 +52,10 @@ class Look(TypedDict):
 
 def _piece(name: str, number: int) -> str:
     return f"{name}-{number:02d}.safetensors"
+
+
+def _named(optimiser: str, moments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{optimiser}.{name}": moment for name, moment in moments.items()}
 
 
 def averaging_exponent(length: float) -> float:
@@ -110,15 +112,14 @@ class Training:
         self.device, self.rank, self.world = device, rank, world
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.series = Series(data, seed, training.null, objective.levels)
-        self.first = Phase(training.sketch_images, training.sketch_batch)
+        self.first = Phase(training.sketched(len(data.widths)), training.sketch_batch)
         self.second = Phase(num_images, training.batch)
-        self.sketch = Flat(self.network.sketch)
-        self.painter = Flat(self.network.painter, network.matrices if training.optimiser == "muon" else ())
+        self.sketch = Flat(self.network.sketch, rates=network.shares)
+        self.painter = Flat(
+            self.network.painter, network.matrices if training.optimiser == "muon" else (), self._painter_rates()
+        )
         self.average = self.painter.values.clone()
-        self.optimisers = {
-            name: torch.optim.AdamW([flat.others], betas=self.betas, weight_decay=0.0, fused=True)
-            for name, flat in self._flats.items()
-        }
+        self.optimisers = {name: AdamW(flat, self.betas) for name, flat in self._flats.items()}
         self.momentum = torch.zeros(self.painter.ahead, device=device)
         self.orthogonal = muon(self.painter, self.momentum) if self.painter.matrices else None
         self.gamma = averaging_exponent(training.ema)
@@ -153,6 +154,14 @@ class Training:
         self.step += 1
         return loss
 
+    def agree(self) -> None:
+        """All ranks start from the weights of the first, whatever rounding has made of theirs."""
+        if self.world > 1:
+            for flat in self._flats.values():
+                torch.distributed.broadcast(flat.values, 0)
+            self.average.copy_(self.painter.values)
+            self.halfway.copy_(self.average)
+
     def look(self, loss: float) -> None:
         """Puts a point on the curve; `loss` is this rank's share of the training loss since the last."""
         found = torch.tensor([loss, *[0.0] * self.taps], dtype=torch.float64)
@@ -177,7 +186,7 @@ class Training:
     def learning_rate(self) -> float:
         """That of the last step."""
         name = "sketch" if self.step <= self.first.steps else "painter"
-        return float(self.optimisers[name].param_groups[0]["lr"])
+        return self.optimisers[name].rate
 
     @property
     def taps(self) -> int:
@@ -221,18 +230,16 @@ class Training:
 
     def state(self) -> dict[str, bytes]:
         """The files of a checkpoint: each vector in pieces, and where the training stands."""
-        vectors = self._vectors() | {
-            f"{name}.{moment}": self.optimisers[name].state[flat.others][moment]
-            for name, flat in self._flats.items()
-            for moment in MOMENTS
-            if self._updates(name)
-        }
+        vectors = self._vectors()
+        for name, optimiser in self.optimisers.items():
+            if optimiser.updates:
+                vectors |= _named(name, optimiser.moments)
         files = {
             _piece(name, number): save({"values": piece})
             for name, vector in vectors.items()
             for number, piece in enumerate(torch.split(vector, PIECE))
         }
-        updates = {name: self._updates(name) for name in self._flats}
+        updates = {name: optimiser.updates for name, optimiser in self.optimisers.items()}
         position = {"step": self.step, "rest": self.network.rest, "curve": self.curve, "updates": updates}
         return files | {"position.json": json.dumps(position).encode()}
 
@@ -245,18 +252,13 @@ class Training:
 
         position = json.loads(checkpoint.read("position.json"))
         self.step, self.network.rest, self.curve = position["step"], position["rest"], position["curve"]
-        for name, vector in self._vectors().items():
+        vectors = self._vectors()
+        for name, optimiser in self.optimisers.items():
+            optimiser.updates = position["updates"][name]
+            if optimiser.updates:
+                vectors |= _named(name, optimiser.moments)
+        for name, vector in vectors.items():
             read_into(name, vector)
-        for name, updates in position["updates"].items():
-            if not updates:
-                continue
-            values = self._flats[name].others
-            # The fused optimiser counts steps on the device of the weights, as it does with all its state.
-            state = self.optimisers[name].state[values]
-            state["step"] = torch.tensor(float(updates), device=self.device)
-            for moment in MOMENTS:
-                state[moment] = torch.empty_like(values.data)
-                read_into(f"{name}.{moment}", state[moment])
 
     @property
     def _flats(self) -> dict[str, Flat]:
@@ -267,11 +269,6 @@ class Training:
         weights = {name: flat.values for name, flat in self._flats.items()}
         averages = {"average": self.average, "halfway": self.halfway}
         return weights | averages | ({"momentum": self.momentum} if len(self.momentum) else {})
-
-    def _updates(self, name: str) -> int:
-        """How often an optimiser has stepped."""
-        state = self.optimisers[name].state.get(self._flats[name].others)
-        return int(state["step"]) if state else 0
 
     def _autocast(self) -> torch.autocast:
         device = torch.device(self.device).type
@@ -313,12 +310,19 @@ class Training:
         return float(1.0 - (1.0 - 1.0 / (step + 1)) ** (self.gamma + 1.0))
 
     def _update(self, name: str, peak: float, done: float) -> None:
-        optimisers: list[torch.optim.Optimizer] = [self.optimisers[name]]
+        now = rate(peak, done, self.settings.warm_up, self.settings.cool_down)
+        self.optimisers[name].step(now)
         if name == "painter" and self.orthogonal is not None:
-            optimisers.append(self.orthogonal)
-        for optimiser in optimisers:
-            optimiser.param_groups[0]["lr"] = rate(peak, done, self.settings.warm_up, self.settings.cool_down)
-            optimiser.step()
+            self.orthogonal.param_groups[0]["lr"] = now
+            self.orthogonal.step()
+
+    def _painter_rates(self) -> dict[Tensor, float]:
+        """What the painter's parameters take of the learning rate."""
+        inner = set(self.network.matrices)
+        return {
+            p: self.network.shares.get(p, 1.0) * (1.0 if p in inner else self.settings.outer)
+            for p in self.network.painter.parameters()
+        }
 
     def _paired(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """The batch of a step of the sketch."""

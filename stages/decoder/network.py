@@ -9,7 +9,7 @@ GroupNorm; scale and shift from noise level and condition follow them, as in ADM
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -131,6 +131,11 @@ class Parts(nn.Module):
         """Weights of the painter that map many features to many, whose updates may be made orthogonal."""
         return ()
 
+    @property
+    def shares(self) -> Mapping[Tensor, float]:
+        """What parameters take of the learning rate, where it is not all of it."""
+        return {}
+
 
 class Network(Parts):
     """Sketch and painter. `rest` is the standard deviation of what the sketch leaves, measured when that is trained."""
@@ -155,6 +160,12 @@ class Network(Parts):
         unet = self.painter.unet
         inner = [m for m in unet.modules() if isinstance(m, nn.Conv2d) and m not in (unet.stem, unet.out)]
         return [convolution.weight for convolution in inner]
+
+    @property
+    def shares(self) -> Mapping[Tensor, float]:
+        """Those of the projections of wide embeddings."""
+        projections = (self.sketch.projection, self.painter.projection)
+        return {weight: share for projection in projections for weight, share in projection.shares.items()}
 
     def denoise(self, x: Tensor, sigma: Tensor, h: Tensor, tap: Tensor, sketch: Tensor) -> Tensor:
         """D(x; sigma, h), float32 [B, 3, S, S], given the sketch of h.

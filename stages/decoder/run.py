@@ -10,6 +10,7 @@ from torch import Tensor
 from stages import made
 from stages.contract import Context, Inputs, Output, Summary
 from stages.decoder import format
+from stages.decoder.aligning import align
 from stages.decoder.card import still_falling
 from stages.decoder.data import VIEWS, PairedSet
 from stages.decoder.loop import Training, fit
@@ -32,8 +33,10 @@ def run(stage: "Decoder", context: Context, inputs: Inputs, out: Output) -> Summ
     """Trains on the train images of `shards`; rank 0 writes the decoder's files."""
     train, heldout = read_sets(stage, inputs, context.rank, context.world)
     torch.manual_seed(stage.seed)
+    network = Network(stage.network, train.widths, train.size)
+    align(network, train, stage.seed)
     training = Training(
-        Network(stage.network, train.widths, train.size),
+        network,
         Edm(stage.training.log_sigma_mean, stage.training.log_sigma_std),
         stage.training,
         train,
@@ -44,6 +47,7 @@ def run(stage: "Decoder", context: Context, inputs: Inputs, out: Output) -> Summ
         context.rank,
         context.world,
     )
+    training.agree()
     return fit_and_write(training, stage, context, out)
 
 

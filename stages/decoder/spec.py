@@ -11,6 +11,10 @@ WITHOUT_SKETCH: Mapping[str, Any] = {"sigma_max": 80.0}
 """How to sample where a study does not say and no sketch was trained: from noise that hides whole images."""
 
 
+SKETCH_IMAGES = 130_000
+"""Embeddings of each tap that the sketch is shown where nothing is said."""
+
+
 class Settings(BaseModel):
     """Base of the settings in this room: frozen, and an unknown field is an error."""
 
@@ -61,8 +65,11 @@ class TrainingSettings(Settings):
     optimiser: Annotated[Literal["muon", "adamw"], Added(when_absent="adamw")] = "muon"
     """Of the U-Net's convolutions but its first and its last; all other weights are AdamW's. Muon (Jordan et al. 2024)
     makes the update of each matrix orthogonal; updates are scaled as by Liu et al. 2025 (arXiv 2502.16982)."""
-    learning_rate: PositiveFloat = 1.5e-3
-    """At its highest, of both optimisers: their updates are equally long."""
+    learning_rate: PositiveFloat = 1e-3
+    """At its highest, of the U-Net's convolutions but its first and its last. Both optimisers' updates are as long."""
+    outer: Annotated[PositiveFloat, Added(when_absent=1.0)] = 3.0
+    """How many times that rate everything else in the U-Net takes: pixels in and out, and how noise level and condition
+    enter."""
     warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of training in which the learning rate rises from 0; it falls to 0 over `cool_down`."""
     cool_down: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -74,11 +81,11 @@ class TrainingSettings(Settings):
     """Noise levels in training: ln sigma ~ N(mean, std^2); pixels lie in [-1, 1]."""
     null: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of conditions replaced by the learned null."""
-    sketch_images: NonNegativeInt = 400_000
-    """Embeddings shown to the sketch, by itself, before the diffusion model starts. 0: it stays grey, and the diffusion
-    model does everything."""
+    sketch_images: NonNegativeInt | None = None
+    """Embeddings shown to the sketch, by itself, before the diffusion model starts. None: 130 000 for each tap. 0: it
+    stays grey, and the diffusion model does everything."""
     sketch_batch: PositiveInt = 128
-    sketch_learning_rate: PositiveFloat = 1e-3
+    sketch_learning_rate: PositiveFloat = 4e-3
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the network's arithmetic; weights, averages, losses and preconditioning are float32 always."""
     micro_batch: Annotated[PositiveInt | None, Unkeyed("gradients are summed: the same training up to rounding")] = None
@@ -86,3 +93,7 @@ class TrainingSettings(Settings):
     compile: Annotated[bool, Unkeyed("the same arithmetic, in fewer kernels")] = True
     """On GPUs, whether torch.compile makes kernels for the U-Net. On CPUs never: it takes minutes there, as long as
     a small training."""
+
+    def sketched(self, taps: int) -> int:
+        """Embeddings shown to the sketch of so many taps."""
+        return SKETCH_IMAGES * taps if self.sketch_images is None else self.sketch_images

@@ -17,7 +17,7 @@ class Decoder(Gang):
     """
 
     name: ClassVar[str] = "decoder"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
 
     taps: Annotated[tuple[Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")], ...], Field(min_length=1)]
@@ -36,7 +36,7 @@ class Decoder(Gang):
         """Rough cost, from that of the default network at 32 px."""
         pixels = (self.size / 32) ** 2
         work = self.network.multiplications(self.size) / NetworkSettings().multiplications(32)
-        seconds = 10 + work * self.num_images * 3.9e-3 + pixels * self.training.sketch_images * 1.2e-4
+        seconds = 10 + work * self.num_images * 3.9e-3 + pixels * self.training.sketched(len(self.taps)) * 1.2e-4
         return Estimate(rows=1, size_bytes=int(40_000_000 * pixels), cpu_seconds=seconds)
 
     def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:

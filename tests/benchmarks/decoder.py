@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from stages.decoder import adm
 from stages.decoder.adm_spec import AdmSettings
-from stages.decoder.flat import Flat
+from stages.decoder.flat import AdamW, Flat
 from stages.decoder.loop import Training
 from stages.decoder.network import Network
 from stages.decoder.objective import Edm
@@ -166,12 +166,12 @@ def steps_of_adm(batch: int) -> dict[str, Callable[[], object]]:
         network.to(memory_format=torch.channels_last)
         flat = Flat(network)
         average = flat.values.clone()
-        optimiser = torch.optim.AdamW([flat.others], lr=1e-4, weight_decay=0.0, fused=True)
+        optimiser = AdamW(flat, (0.9, 0.999))
 
         def step() -> None:
             flat.gradient.zero_()
             loss(network, True)
-            optimiser.step()
+            optimiser.step(1e-4)
             average.lerp_(flat.values, 1e-4)
 
         return step

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from stages.decoder.conditioning import Projection
+from stages.decoder.flat import AdamW, Flat
 from stages.decoder.loop import Training, averaging_exponent, fit, rate
 from stages.decoder.network import Network
 from stages.decoder.spec import TrainingSettings
@@ -32,7 +34,7 @@ def test_two_ranks_train_what_one_trains(tmp_path: Path) -> None:
     first, second = on_two_ranks(rank_of_two, tmp_path)
     alone = trained(InlineContext())
     assert (first["weights"] == second["weights"]).all()
-    assert torch.allclose(torch.from_numpy(first["weights"]), alone.average, atol=2e-5)
+    assert torch.allclose(torch.from_numpy(first["weights"]), alone.average, atol=5e-5)
     assert first["curve"] == second["curve"]
     for one, two in zip(alone.curve, first["curve"], strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
@@ -129,13 +131,44 @@ def test_each_weight_has_one_optimiser_and_inner_convolutions_have_muon() -> Non
         made.advance()
     moved = {name for name, p in made.network.painter.named_parameters() if not torch.equal(p, before[name])}
     assert {f"unet.{name}" for name, p in unet.named_parameters() if p.ndim == 4} <= moved
-    assert len(made.optimisers["painter"].state[made.painter.others]["exp_avg"]) + made.painter.ahead == len(
-        made.average
-    )
+    assert len(made.optimisers["painter"].moments["exp_avg"]) + made.painter.ahead == len(made.average)
 
 
 def test_with_adamw_there_is_no_other_optimiser() -> None:
     made = training(64, TRAINING.model_copy(update={"optimiser": "adamw"}))
     assert made.orthogonal is None
     assert not made.painter.matrices
-    assert len(made.painter.others) == len(made.average)
+    assert len(made.optimisers["painter"].moments["exp_avg"]) == len(made.average)
+
+
+def test_what_is_not_an_inner_convolution_learns_at_a_rate_of_its_own() -> None:
+    made = training(64, TRAINING.model_copy(update={"outer": 3.0, "optimiser": "adamw", "warm_up": 0.0}))
+    inner = sum(p.numel() for p in made.network.matrices)
+    shares = [(len(numbers), share) for numbers, share in made.painter.stretches]
+    assert shares == [(len(made.average) - inner, 3.0), (inner, 1.0)]
+    made.step = made.first.steps
+    made.advance()
+    assert made.learning_rate == made.settings.learning_rate
+
+
+def test_the_projection_of_a_wide_embedding_learns_slower() -> None:
+    projection = Projection((100, 256, 1024), 8)
+    assert list(projection.shares.values()) == [1.0, 1.0, 0.5]
+    flat = Flat(projection, rates=projection.shares)
+    assert [(len(numbers), share) for numbers, share in flat.stretches] == [
+        (8 * 356 + projection.vectors.numel(), 1.0),
+        (8 * 1024, 0.5),
+    ]
+    before = {name: p.detach().clone() for name, p in projection.named_parameters()}
+    flat.gradient.fill_(0.1)
+    AdamW(flat, (0.9, 0.99)).step(1e-2)
+    distances = {name: float((p.detach() - before[name]).abs().max()) for name, p in projection.named_parameters()}
+    assert distances == pytest.approx(
+        {"weights.0": 1e-2, "weights.1": 1e-2, "weights.2": 5e-3, "vectors": 1e-2}, rel=1e-3
+    )
+
+
+def test_a_sketch_is_shown_more_the_more_taps_it_has_unless_a_study_says_otherwise() -> None:
+    assert TrainingSettings().sketched(3) == 3 * TrainingSettings().sketched(1) > 0
+    assert TrainingSettings(sketch_images=0).sketched(3) == 0
+    assert TrainingSettings(sketch_images=96).sketched(3) == 96
