@@ -50,9 +50,11 @@ def embeddings(train: PairedSet, number: int, rows: "np.ndarray") -> Tensor:
 
 def regressed(h: Tensor, targets: Tensor, ridge: float) -> Tensor:
     """Ridge regression of targets [B, T] on embeddings [B, D]: float32 [D + 1, T], the constants last."""
-    design = torch.cat([h, torch.ones(len(h), 1)], dim=1).double()
-    penalty = ridge * len(h) * torch.eye(design.shape[1], dtype=torch.float64)
-    solved: Tensor = torch.linalg.solve(design.T @ design + penalty, design.T @ targets.double())
+    design = torch.cat([h, torch.ones(len(h), 1)], dim=1)
+    # Sums of float32 are exact enough beside the ridge; what is solved is not.
+    moments = (design.T @ design).double()
+    moments.diagonal().add_(ridge * len(h))
+    solved = torch.cholesky_solve((design.T @ targets).double(), torch.linalg.cholesky(moments))
     return solved.float()
 
 
