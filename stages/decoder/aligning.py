@@ -1,8 +1,9 @@
 """Where the projections of taps start: in one language, so that what is learned from one tap holds for the others.
 
 At random, each tap of a group would write another code into the vector that sketch and U-Net read, and most of a short
-training would go to the translation. So all start from a regression on the same targets: the whitened principal
-components of all taps' embeddings together, mixed at random. A tap that does not tell a component leaves it near zero.
+training would go to the translation. So all start from a regression on the same targets: the principal components of
+all taps' embeddings together, half whitened and mixed at random. A tap that does not tell a component leaves it near
+zero. Whitened altogether, components that are little but noise would teach the sketch its train images by heart.
 """
 
 import numpy as np
@@ -31,10 +32,10 @@ def align(network: Network, train: PairedSet, seed: int) -> None:
     taps = [embeddings(train, number, rows) for number in range(len(train.widths))]
     joint = torch.cat(taps, dim=1)
     joint -= joint.mean(dim=0)
-    components, _, _ = torch.svd_lowrank(joint, q=min(COMPONENTS, *joint.shape), niter=4)
-    white = components * len(rows) ** 0.5
+    components, lengths, _ = torch.svd_lowrank(joint, q=min(COMPONENTS, *joint.shape), niter=4)
+    spoken = components * (len(rows) * lengths / lengths.mean().clamp(min=1e-6)).sqrt()
     targets = [
-        spread * white @ torch.randn(white.shape[1], projection.vectors.shape[1]) / white.shape[1] ** 0.5
+        spread * spoken @ torch.randn(spoken.shape[1], projection.vectors.shape[1]) / spoken.shape[1] ** 0.5
         for projection, spread in zip(projections(network), SPREADS, strict=True)
     ]
     for number, h in enumerate(taps):

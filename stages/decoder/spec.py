@@ -11,7 +11,7 @@ WITHOUT_SKETCH: Mapping[str, Any] = {"sigma_max": 80.0}
 """How to sample where a study does not say and no sketch was trained: from noise that hides whole images."""
 
 
-SKETCH_IMAGES = 130_000
+SKETCH_IMAGES = 60_000
 """Embeddings of each tap that the sketch is shown where nothing is said."""
 
 
@@ -65,9 +65,9 @@ class TrainingSettings(Settings):
     optimiser: Annotated[Literal["muon", "adamw"], Added(when_absent="adamw")] = "muon"
     """Of the U-Net's convolutions but its first and its last; all other weights are AdamW's. Muon (Jordan et al. 2024)
     makes the update of each matrix orthogonal; updates are scaled as by Liu et al. 2025 (arXiv 2502.16982)."""
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveFloat = 1.5e-3
     """At its highest, of the U-Net's convolutions but its first and its last. Both optimisers' updates are as long."""
-    outer: Annotated[PositiveFloat, Added(when_absent=1.0)] = 3.0
+    outer: Annotated[PositiveFloat, Added(when_absent=1.0)] = 2.0
     """How many times that rate everything else in the U-Net takes: pixels in and out, and how noise level and condition
     enter."""
     warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.02
@@ -82,7 +82,7 @@ class TrainingSettings(Settings):
     null: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of conditions replaced by the learned null."""
     sketch_images: NonNegativeInt | None = None
-    """Embeddings shown to the sketch, by itself, before the diffusion model starts. None: 130 000 for each tap. 0: it
+    """Embeddings shown to the sketch, by itself, before the diffusion model starts. None: 60 000 for each tap. 0: it
     stays grey, and the diffusion model does everything."""
     sketch_batch: PositiveInt = 128
     sketch_learning_rate: PositiveFloat = 4e-3
