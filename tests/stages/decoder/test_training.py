@@ -148,7 +148,7 @@ def test_what_is_not_an_inner_convolution_learns_at_a_rate_of_its_own() -> None:
     assert shares == [(len(made.average) - inner, 3.0), (inner, 1.0)]
     made.step = made.first.steps
     made.advance()
-    assert made.learning_rate == made.settings.learning_rate
+    assert made.learning_rate == pytest.approx(made.settings.learning_rate)
 
 
 def test_the_projection_of_a_wide_embedding_learns_slower() -> None:
