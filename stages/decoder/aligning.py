@@ -1,9 +1,10 @@
 """Where the projections of taps start: in one language, so that what is learned from one tap holds for the others.
 
 At random, each tap of a group would write another code into the vector that sketch and U-Net read, and a part of the
-training would go to the translation (figures in docs/performance.md). So all start from a regression on the same targets: the principal components of
-all taps' embeddings together, half whitened and mixed at random. A tap that does not tell a component leaves it near
-zero. Whitened altogether, components that are little but noise would teach the sketch its train images by heart.
+training would go to the translation (figures in docs/performance.md). So all start from a regression on the same
+targets: the principal components of all taps' embeddings together, half whitened and mixed at random. A tap that does
+not tell a component leaves it near zero. Whitened altogether, components that are little but noise would teach the
+sketch its train images by heart.
 """
 
 import numpy as np

@@ -318,9 +318,9 @@ class Training:
 
     def _painter_rates(self) -> dict[Tensor, float]:
         """What the painter's parameters take of the learning rate."""
-        inner = set(self.network.matrices)
+        inner, shares = set(self.network.matrices), self.network.shares
         return {
-            p: self.network.shares.get(p, 1.0) * (1.0 if p in inner else self.settings.outer)
+            p: shares.get(p, 1.0) * (1.0 if p in inner else self.settings.outer)
             for p in self.network.painter.parameters()
         }
 
