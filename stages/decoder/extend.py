@@ -20,7 +20,7 @@ from stages.decoder.data import PairedSet
 from stages.decoder.loop import Training
 from stages.decoder.network import Network
 from stages.decoder.objective import Edm
-from stages.decoder.run import fit_and_write, read_sets
+from stages.decoder.run import fit_and_write, fresh, read_sets
 from stages.decoder.stage import Decoder
 from stages.embeddings.format import open_table
 from stages.errors import InputError
@@ -55,7 +55,8 @@ def run(stage: "Extension", context: Context, inputs: Inputs, out: Output) -> Su
     train, heldout = read_sets(described, inputs, context.rank, context.world)
     torch.manual_seed(stage.seed)
     network = grown(base.network, Network(base.card.network, train.widths, train.size))
-    fit_projections(network, base, train, inputs, stage.seed)
+    if fresh(context):
+        fit_projections(network, base, train, inputs, stage.seed)
     training = Extending(
         network,
         Edm(described.training.log_sigma_mean, described.training.log_sigma_std),

@@ -34,7 +34,8 @@ def run(stage: "Decoder", context: Context, inputs: Inputs, out: Output) -> Summ
     train, heldout = read_sets(stage, inputs, context.rank, context.world)
     torch.manual_seed(stage.seed)
     network = Network(stage.network, train.widths, train.size)
-    align(network, train, stage.seed)
+    if fresh(context):
+        align(network, train, stage.seed)
     training = Training(
         network,
         Edm(stage.training.log_sigma_mean, stage.training.log_sigma_std),
@@ -49,6 +50,11 @@ def run(stage: "Decoder", context: Context, inputs: Inputs, out: Output) -> Summ
     )
     training.agree()
     return fit_and_write(training, stage, context, out)
+
+
+def fresh(context: Context) -> bool:
+    """Whether this rank's first weights count: other ranks take those of the first, later attempts a checkpoint's."""
+    return context.rank == 0 and context.checkpoints.latest() is None
 
 
 def fit_and_write(
