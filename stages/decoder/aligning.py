@@ -1,11 +1,13 @@
 """Where the projections of taps start: in one language, so that what is learned from one tap holds for the others.
 
 At random, each tap of a group would write another code into the vector that sketch and U-Net read, and a part of the
-training would go to the translation (figures in docs/performance.md). So all start from a regression on the same
-targets: the principal components of all taps' embeddings together, half whitened and mixed at random. A tap that does
-not tell a component leaves it near zero. Whitened altogether, components that are little but noise would teach the
-sketch its train images by heart.
+training would go to the translation (figures in docs/performance.md). So each tap's projection starts as a rotation,
+the one that comes nearest to targets which are the same for all taps: the principal components of all their embeddings
+together, mixed at random. It is a rotation and no regression because a regression keeps of a tap what others tell too;
+what it alone knows, a shape perhaps, would start near zero and be learned late.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +18,17 @@ from stages.decoder.data import PairedSet
 from stages.decoder.network import Network
 
 IMAGES = 8_192
-"""Train images that the projections are fitted on."""
+"""Train images that the rotations are fitted on."""
 COMPONENTS = 256
-"""Principal components, fewer where the taps have fewer numbers together."""
-RIDGE = 1e-2
-"""What the fit adds to the variance of each number of an embedding, which is 1 on average."""
-SPREADS = (2.0, 1.0)
-"""Standard deviations of what the projections give, had they all components: at the sketch and at the U-Net."""
+"""Principal components of a tap, and of all together; fewer where there are fewer numbers."""
+SPREADS = (1.4, 1.0)
+"""Standard deviations of what the projections give: at the sketch and at the U-Net."""
+EVENED = (0.5, 0.0)
+"""How far the components of a tap are evened out before they are rotated, at the sketch and at the U-Net: 0 leaves
+their standard deviations as they are, 1 makes all equal. A sketch that is told all as loudly, with components that are
+little but noise, learns its train images by heart."""
+FAINT = 0.03
+"""Standard deviation below which a component is made no louder."""
 
 
 @torch.no_grad()
@@ -31,16 +37,44 @@ def align(network: Network, train: PairedSet, seed: int) -> None:
     order = np.random.Generator(np.random.Philox(key=[seed, len(train)])).permutation(len(train))
     rows = np.sort(order[:IMAGES])
     taps = [embeddings(train, number, rows) for number in range(len(train.widths))]
-    joint = torch.cat(taps, dim=1)
-    joint -= joint.mean(dim=0)
-    components, lengths, _ = torch.svd_lowrank(joint, q=min(COMPONENTS, *joint.shape), niter=4)
-    spoken = components * (len(rows) * lengths / lengths.mean().clamp(min=1e-6)).sqrt()
-    targets = [
-        spread * spoken @ torch.randn(spoken.shape[1], projection.vectors.shape[1]) / spoken.shape[1] ** 0.5
-        for projection, spread in zip(projections(network), SPREADS, strict=True)
-    ]
-    for number, h in enumerate(taps):
-        set_projections(network, number, regressed(h, torch.cat(targets, dim=1), RIDGE))
+    shared = components(torch.cat(taps, dim=1))
+    each = [components(h) for h in taps]
+    for projection, spread, evened in zip(projections(network), SPREADS, EVENED, strict=True):
+        targets = (shared.told * shared.loudness.sqrt()) @ torch.randn(len(shared.loudness), len(projection.vectors.T))
+        for weight, own in zip(projection.weights, each, strict=True):
+            weight.copy_(rotation(own, targets, evened, spread))
+
+
+class Components(NamedTuple):
+    """Principal components of B embeddings of D numbers."""
+
+    told: Tensor
+    """[B, K], each of unit variance."""
+    loudness: Tensor
+    """Their standard deviations [K]."""
+    directions: Tensor
+    """[D, K], orthonormal."""
+
+
+def components(h: Tensor) -> Components:
+    """Those of embeddings [B, D]."""
+    count = len(h)
+    told, lengths, directions = torch.svd_lowrank(h - h.mean(dim=0), q=min(COMPONENTS, *h.shape), niter=4)
+    return Components(told * count**0.5, (lengths / count**0.5).clamp(min=FAINT), directions)
+
+
+def rotation(own: Components, targets: Tensor, evened: float, spread: float) -> Tensor:
+    """The rotation of a tap's components that comes nearest to targets [B, T], up to its scale: weights [T, D].
+
+    Orthogonal Procrustes (Schönemann 1966, doi 10.1007/BF02289451).
+    """
+    spoken = own.told * own.loudness ** (1.0 - evened)
+    left, _, right = torch.linalg.svd(spoken.T @ targets, full_matrices=False)
+    turned = left @ right
+    given = (spoken @ turned).square().mean().sqrt()
+    weight = (own.directions * own.loudness**-evened) @ turned
+    scaled: Tensor = weight * spread / given.clamp(min=0.1)
+    return scaled.T
 
 
 def embeddings(train: PairedSet, number: int, rows: "np.ndarray") -> Tensor:
@@ -48,26 +82,6 @@ def embeddings(train: PairedSet, number: int, rows: "np.ndarray") -> Tensor:
     plain = np.zeros(len(rows), dtype=np.bool_)
     h, _ = train.conditions(rows, plain, np.full(len(rows), number))
     return h[:, : train.widths[number]]
-
-
-def regressed(h: Tensor, targets: Tensor, ridge: float) -> Tensor:
-    """Ridge regression of targets [B, T] on embeddings [B, D]: float32 [D + 1, T], the constants last."""
-    design = torch.cat([h, torch.ones(len(h), 1)], dim=1)
-    # Sums of float32 are exact enough beside the ridge; what is solved is not.
-    moments = (design.T @ design).double()
-    moments.diagonal().add_(ridge * len(h))
-    solved = torch.cholesky_solve((design.T @ targets).double(), torch.linalg.cholesky(moments))
-    return solved.float()
-
-
-def set_projections(network: Network, number: int, solved: Tensor) -> None:
-    """Takes over projections of a tap, float32 [D + 1, sketch's + U-Net's], the last row being the vector."""
-    first = 0
-    for projection in projections(network):
-        last = first + projection.vectors.shape[1]
-        projection.weights[number].copy_(solved[:-1, first:last].T)
-        projection.vectors[number].copy_(solved[-1, first:last])
-        first = last
 
 
 def projections(network: Network) -> tuple[Projection, Projection]:

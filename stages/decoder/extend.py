@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stages.contract import Context, Inputs, Output, Summary
 from stages.decoder import format
-from stages.decoder.aligning import embeddings, projections, regressed, set_projections
+from stages.decoder.aligning import embeddings, projections
 from stages.decoder.conditioning import NULL, Projection
 from stages.decoder.data import PairedSet
 from stages.decoder.loop import Training
@@ -147,3 +147,23 @@ def _old_projections(base: format.Decoder, rows: "np.ndarray", inputs: Inputs) -
             raw = torch.from_numpy(open_table(inputs[f"embeddings.{encoder}"]).read(tap, "plain", rows))
             h, numbers = base.standardise(place, raw), torch.full((len(rows),), number)
             yield [projection(h, numbers) for projection in projections(base.network)]
+
+
+def regressed(h: Tensor, targets: Tensor, ridge: float) -> Tensor:
+    """Ridge regression of targets [B, T] on embeddings [B, D]: float32 [D + 1, T], the constants last."""
+    design = torch.cat([h, torch.ones(len(h), 1)], dim=1)
+    # Sums of float32 are exact enough beside the ridge; what is solved is not.
+    moments = (design.T @ design).double()
+    moments.diagonal().add_(ridge * len(h))
+    solved = torch.cholesky_solve((design.T @ targets).double(), torch.linalg.cholesky(moments))
+    return solved.float()
+
+
+def set_projections(network: Network, number: int, solved: Tensor) -> None:
+    """Takes over projections of a tap, float32 [D + 1, sketch's + U-Net's], the last row being the vector."""
+    first = 0
+    for projection in projections(network):
+        last = first + projection.vectors.shape[1]
+        projection.weights[number].copy_(solved[:-1, first:last].T)
+        projection.vectors[number].copy_(solved[-1, first:last])
+        first = last

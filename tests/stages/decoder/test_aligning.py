@@ -55,3 +55,12 @@ def test_a_seed_gives_one_start() -> None:
     one, two, three = (projections(aligned([known], seed)[0])[0].weights[0] for seed in (0, 0, 1))
     assert torch.equal(one, two)
     assert not torch.equal(one, three)
+
+
+def test_what_one_tap_alone_tells_starts_as_loud_as_what_all_tell() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shared, own = (torch.randn(2_000, 4, generator=generator) for _ in range(2))
+    network, _ = aligned([torch.cat([shared, own], dim=1), torch.cat([shared, shared], dim=1), shared])
+    for projection in projections(network):
+        loudness = projection.weights[0].detach().square().mean(dim=0).sqrt()
+        assert float(loudness.max() / loudness.min()) < 1.1
