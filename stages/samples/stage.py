@@ -31,7 +31,7 @@ class Samples(Stage):
     steps: Annotated[int, Field(ge=2)] = 18
     """Noise levels from `sigma_max` to `sigma_min`; Heun evaluates the decoder nearly twice for each."""
     sigma_min: PositiveFloat = 0.1
-    sigma_max: PositiveFloat = 5.0
+    sigma_max: PositiveFloat = 10.0
     """Pixels lie in [-1, 1]. Above the default noise hides nearly all that a sketch leaves to be painted."""
     snapshot: Literal["final", "halfway"] = "final"
     """Which weights paint: those at the end of training, or those at half of it."""

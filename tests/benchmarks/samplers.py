@@ -34,7 +34,7 @@ from tests.benchmarks.demo import steps
 PLACE, SEEDS = ("simclr", "backbone"), 5
 FEW = {
     "dpm++2m, 20 evaluations": Samples(sampler="dpm++2m", steps=20, sigma_max=20.0),
-    "ancestral, 20 evaluations from 5": Samples(steps=20),
+    "ancestral, 20 evaluations from 10": Samples(steps=20),
 }
 MANY = {
     "ancestral, 100 evaluations": Samples(steps=100, sigma_max=20.0),
