@@ -62,6 +62,9 @@ def main() -> None:
     # A short name, because sockets stand below it.
     scratch = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp")
     node = NODE | {"temp_dir": scratch.name}
+    # Ray notes a cluster's address in a folder of the machine's, which it takes for granted: here it has one of ours.
+    os.environ["RAY_TMPDIR"] = scratch.name
+    Path(scratch.name, "ray").mkdir()
     cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
     ray.init(address=cluster.address, log_to_driver=False)
     heard: list[Event] = []
