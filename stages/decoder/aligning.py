@@ -28,7 +28,7 @@ EVENED = (0.5, 0.0)
 their standard deviations as they are, 1 makes all equal. A sketch that is told all as loudly, with components that are
 little but noise, learns its train images by heart."""
 FAINT = 0.03
-"""Standard deviation below which a component is made no louder."""
+"""Standard deviation that a component is taken to have at least: what hardly varies is not evened out to noise."""
 
 
 @torch.no_grad()

@@ -130,7 +130,7 @@ def fit_projections(network: Network, base: format.Decoder, train: PairedSet, in
         shown, taps = train.conditions(judged, plain, np.full(len(judged), number))
         best, least = None, float("inf")
         for old in _old_projections(base, train.rows[fitted], inputs):
-            solved = regressed(h, torch.cat(old, dim=1), RIDGE)
+            solved = regressed(h, torch.cat(old, dim=1))
             set_projections(network, number, solved)
             error = float((network.sketch(shown, taps) - clean).square().mean())
             if error < least:
@@ -149,12 +149,12 @@ def _old_projections(base: format.Decoder, rows: "np.ndarray", inputs: Inputs) -
             yield [projection(h, numbers) for projection in projections(base.network)]
 
 
-def regressed(h: Tensor, targets: Tensor, ridge: float) -> Tensor:
+def regressed(h: Tensor, targets: Tensor) -> Tensor:
     """Ridge regression of targets [B, T] on embeddings [B, D]: float32 [D + 1, T], the constants last."""
     design = torch.cat([h, torch.ones(len(h), 1)], dim=1)
     # Sums of float32 are exact enough beside the ridge; what is solved is not.
     moments = (design.T @ design).double()
-    moments.diagonal().add_(ridge * len(h))
+    moments.diagonal().add_(RIDGE * len(h))
     solved = torch.cholesky_solve((design.T @ targets).double(), torch.linalg.cholesky(moments))
     return solved.float()
 
