@@ -43,7 +43,6 @@ class Mailbox:
         self._group = ""
         self._ranks: dict[int, Where] = {}
         self._answers: dict[int, Answer] = {}
-        self._place: Any = None
 
     async def post(self, progress: Progress) -> None:
         """Takes a report; only the newest is kept."""
@@ -54,22 +53,15 @@ class Mailbox:
         posts, self._posts = self._posts, []
         return posts
 
-    async def arrive(self, group: str, rank: int, where: Where, place: Any) -> None:
-        """Takes where a rank is, and the placement group that keeps room for it and the others.
-
-        The first rank of another group makes forget the group before, which was given up.
-        """
+    async def arrive(self, group: str, rank: int, where: Where) -> None:
+        """Takes where a rank is. The first of another group makes forget the group before, which was given up."""
         if group != self._group:
             self._group, self._ranks, self._answers = group, {}, {}
-        self._ranks[rank], self._place = where, place
+        self._ranks[rank] = where
 
     async def ranks(self) -> dict[int, Where]:
         """Where the ranks are that have started."""
         return self._ranks
-
-    async def place(self) -> Any:
-        """The placement group of the newest ranks, None before there were any."""
-        return self._place
 
     async def answer(self, group: str, rank: int, answer: Answer) -> None:
         """Takes what a rank of the newest group came to."""

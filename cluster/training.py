@@ -106,10 +106,10 @@ def run_train(
             read()
         ranks: dict[int, Where]
         answers: dict[int, Answer]
-        ranks, answers, place = ray.get([mailbox.ranks.remote(), mailbox.answers.remote(), mailbox.place.remote()])
-        if isinstance(ended.error, ray.exceptions.RayActorError) and place is not None:
+        ranks, answers = ray.get([mailbox.ranks.remote(), mailbox.answers.remote()])
+        if isinstance(ended.error, ray.exceptions.RayActorError):
             # Train's controller is lost. Without it Ray would keep the ranks' room until we disconnect.
-            ray.util.remove_placement_group(place)
+            _give_room_back()
             return _lost(attempt, ended.error)
     except ray.exceptions.RayActorError as error:
         return _lost(attempt, error)
@@ -121,6 +121,17 @@ def run_train(
 def _lost(attempt: int, error: BaseException) -> Loss:
     """The loss of the mailbox or of Train's controller. Both stand on this machine, and ranks end with either."""
     return Loss(attempt, str(error), socket.gethostname(), 0, here().machine)
+
+
+def _give_room_back() -> None:
+    """Gives up every placement group of this driver, which has at most one gang: their ids end in that of its job."""
+    import ray
+    from ray.util.placement_group import PlacementGroup
+
+    job = ray.get_runtime_context().get_job_id()
+    for number, group in ray.util.placement_group_table().items():
+        if number.endswith(job) and group["state"] != "REMOVED":
+            ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(number))))
 
 
 class _Fit(threading.Thread):
@@ -178,7 +189,7 @@ def train_rank(config: dict[str, Any]) -> None:
     )
     post = Post(mailbox)
     group = os.environ[GROUP]
-    ray.get(mailbox.arrive.remote(group, rank.rank, here(), ray.util.get_current_placement_group()))
+    ray.get(mailbox.arrive.remote(group, rank.rank, here()))
     answer = run_rank(config["function"], config["payload"], rank, post.send)
     post.flush()
     ray.get(mailbox.answer.remote(group, rank.rank, answer))
