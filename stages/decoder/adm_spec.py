@@ -11,7 +11,13 @@ GROUPS = 32
 """Groups of every normalisation: all widths are multiples of it."""
 
 
-SAMPLING: Mapping[str, Any] = {"sampler": "dpm++2m", "steps": 30, "sigma_min": 0.02, "sigma_max": 157.0}
+SAMPLING: Mapping[str, Any] = {
+    "sampler": "dpm++2m",
+    "steps": 30,
+    "sigma_min": 0.02,
+    "sigma_max": 157.0,
+    "rho": 7.0,
+}
 """How to sample where a study does not say: over the noise levels of the published schedule, whose last is 157."""
 
 

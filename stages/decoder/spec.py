@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 
 from stages.contract import Added, Unkeyed
 
-WITHOUT_SKETCH: Mapping[str, Any] = {"sigma_max": 80.0}
+WITHOUT_SKETCH: Mapping[str, Any] = {"sigma_max": 80.0, "rho": 7.0}
 """How to sample where a study does not say and no sketch was trained: from noise that hides whole images."""
 
 

@@ -2,8 +2,9 @@
 
     x = sampler(denoiser, noise, sigmas, h)
 
-`noise` is injected: `noise(0)` is what is started from and `noise(i)` what step i of an `ancestral` sampler adds.
-`sigmas` [steps + 1] fall from sigma_max to 0; `h` is handed to the denoiser untouched. All but `ancestral` solve
+`noise` is injected: `noise(0)` is what is started from and `noise(i)` what step i of a stochastic sampler adds.
+`sigmas` [steps + 1] fall from sigma_max to 0; `h` is handed to the denoiser untouched. `ancestral` and `sde-dpm++2m`
+follow the reverse of the noising, an SDE (Song et al. 2021, arXiv 2011.13456, equation 6); all others solve
 dx/d sigma = (x - D(x; sigma)) / sigma, the probability-flow ODE (Karras et al. 2022, equation 3 with sigma(t) = t,
 s(t) = 1).
 """
@@ -86,10 +87,22 @@ def dpm_solver_2m(denoiser: Denoiser, noise: Noise, sigmas: Tensor, h: Tensor) -
 
     With alpha = 1 and lambda = -ln sigma; the last step, onto sigma = 0, is of first order and returns D itself.
     """
+    return _multistep(denoiser, noise, sigmas, h, stochastic=False)
+
+
+def sde_dpm_solver_2m(denoiser: Denoiser, noise: Noise, sigmas: Tensor, h: Tensor) -> Tensor:
+    """SDE-DPM-Solver++(2M), order 2, `steps` evaluations (Lu et al. 2022, arXiv 2211.01095, section 6).
+
+    `ancestral` with D extrapolated to the middle of each step.
+    """
+    return _multistep(denoiser, noise, sigmas, h, stochastic=True)
+
+
+def _multistep(denoiser: Denoiser, noise: Noise, sigmas: Tensor, h: Tensor, stochastic: bool) -> Tensor:
     x = _started(noise, sigmas)
     before: Tensor | None = None
     width_before = torch.zeros(())
-    for now, after in pairwise(sigmas):
+    for step, (now, after) in enumerate(pairwise(sigmas), start=1):
         denoised = _at(denoiser, x, now, h)
         if after == 0:
             return denoised
@@ -98,7 +111,10 @@ def dpm_solver_2m(denoiser: Denoiser, noise: Noise, sigmas: Tensor, h: Tensor) -
         if before is not None:
             # The paper's r is the last step's width over this one's: extrapolate D to the middle of this step.
             target = denoised + (denoised - before) * (width / (2 * width_before))
-        x = (after / now) * x - torch.expm1(-width) * target
+        kept = (after / now) ** 2 if stochastic else after / now
+        x = kept * x + (1 - kept) * target
+        if stochastic:
+            x = x + after * (1 - kept).sqrt() * noise(step)
         before, width_before = denoised, width
     return x
 
@@ -109,6 +125,7 @@ SAMPLERS: dict[str, Sampler] = {
     "dpm++2m": dpm_solver_2m,
     "euler": euler,
     "heun": heun,
+    "sde-dpm++2m": sde_dpm_solver_2m,
 }
 
 

@@ -45,7 +45,7 @@ class State:
 
 def sigmas(stage: "Samples") -> Tensor:
     """Noise levels of the stage's sampler, float32 [steps + 1]."""
-    return samplers.karras_sigmas(stage.steps, stage.sigma_min, stage.sigma_max)
+    return samplers.karras_sigmas(stage.steps, stage.sigma_min, stage.sigma_max, stage.rho)
 
 
 def paint(
@@ -60,7 +60,7 @@ def paint(
     """One sample per row: uint8 [N, size, size, 3].
 
     `vectors` [N, D] are raw embeddings at the tap `place`; sample i has the noise of (seed, source_rows[i], ks[i]), and
-    in a step of an ancestral sampler that of (seed, source_rows[i], ks[i], step). `guidance` above 1 moves samples away
+    in a step of a stochastic sampler that of (seed, source_rows[i], ks[i], step). `guidance` above 1 moves samples away
     from what is painted without a condition; InputError where the decoder cannot.
     """
     denoiser, sampler, levels = decoder.denoiser(place), samplers.SAMPLERS[stage.sampler], sigmas(stage)
@@ -116,6 +116,7 @@ def merge(stage: "Samples", summaries: Sequence[Summary], inputs: Inputs, out: O
         "conditions_key": inputs["conditions"].key,
         "sigma_min": stage.sigma_min,
         "sigma_max": stage.sigma_max,
+        "rho": stage.rho,
         "snapshot": stage.snapshot,
         **how,
     }

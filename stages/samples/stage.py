@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
+from stages.contract import Added, Estimate, Inputs, Output, Part, Stage, Summary
 
 if TYPE_CHECKING:
     from stages.samples.paint import State
@@ -25,14 +25,16 @@ class Samples(Stage):
     per_source: PositiveInt = 8
     """Samples of each condition."""
     seed: Annotated[int, Field(ge=0)] = 0
-    sampler: Literal["ancestral", "ddim", "dpm++2m", "euler", "heun"] = "ancestral"
-    """All but `ancestral` go from the noise of the start straight to one image; it adds new noise at each step, which
-    mends what earlier steps got wrong."""
-    steps: Annotated[int, Field(ge=2)] = 18
+    sampler: Literal["ancestral", "ddim", "dpm++2m", "euler", "heun", "sde-dpm++2m"] = "sde-dpm++2m"
+    """`sde-dpm++2m` and `ancestral` add new noise at each step, which mends what earlier steps got wrong; the others go
+    from the noise of the start straight to one image."""
+    steps: Annotated[int, Field(ge=2)] = 20
     """Noise levels from `sigma_max` to `sigma_min`; Heun evaluates the decoder nearly twice for each."""
     sigma_min: PositiveFloat = 0.1
-    sigma_max: PositiveFloat = 10.0
+    sigma_max: PositiveFloat = 20.0
     """Pixels lie in [-1, 1]. Above the default noise hides nearly all that a sketch leaves to be painted."""
+    rho: Annotated[PositiveFloat, Added(7.0)] = 3.0
+    """Noise levels are evenly spaced in sigma^(1/rho): the larger, the more of them are small."""
     snapshot: Literal["final", "halfway"] = "final"
     """Which weights paint: those at the end of training, or those at half of it."""
     part_conditions: PositiveInt = 64

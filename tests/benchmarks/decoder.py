@@ -90,7 +90,7 @@ def painting(stage: Decoder) -> None:
     trained, settings = made(stage), Samples()
     h, tap = torch.randn(256, max(WIDTHS)), torch.zeros(256, dtype=torch.int64)
     unit = noise.by_step([(0, row) for row in range(256)], (3, stage.size, stage.size), "cpu")
-    levels = samplers.karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max)
+    levels = samplers.karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho)
 
     @torch.no_grad()
     def paint() -> None:

@@ -33,12 +33,12 @@ from tests.benchmarks.demo import steps
 
 PLACE, SEEDS = ("simclr", "backbone"), 5
 FEW = {
-    "dpm++2m, 20 evaluations": Samples(sampler="dpm++2m", steps=20, sigma_max=20.0),
-    "ancestral, 20 evaluations from 10": Samples(steps=20),
+    "dpm++2m, 20 evaluations": Samples(sampler="dpm++2m", rho=7.0),
+    "sde-dpm++2m, 20 evaluations": Samples(),
 }
 MANY = {
-    "ancestral, 100 evaluations": Samples(steps=100, sigma_max=20.0),
-    "ancestral, 100 evaluations to 0.02": Samples(steps=100, sigma_min=0.02, sigma_max=20.0),
+    "ancestral, 100 evaluations": Samples(sampler="ancestral", steps=100, rho=7.0),
+    "ancestral, 100 evaluations to 0.02": Samples(sampler="ancestral", steps=100, sigma_min=0.02, rho=7.0),
 }
 """Each of `FEW` is held against each of these. Noise levels go from 20 to 0.1 where nothing else is said."""
 

@@ -73,7 +73,7 @@ def test_samples_are_a_set_of_images_with_a_table(inputs: dict[str, MemoryArtifa
     assert table.column("k").to_pylist() == [0, 1] * 6
     assert table.column("condition").to_pylist() == [c for c in range(6) for _ in range(2)]
     assert table.column("source_row").to_pylist() == [s for s in SOURCES for _ in range(2)] * 2
-    assert table.column("sampler").unique().to_pylist() == ["ancestral"]
+    assert table.column("sampler").unique().to_pylist() == ["sde-dpm++2m"]
     array = zarr.open_array(artifact.zarr("images.zarr"), mode="r")
     assert isinstance(array.metadata, ArrayV3Metadata)
     assert array.metadata.dimension_names == ("sample", "y", "x", "channel")
