@@ -171,7 +171,7 @@ class Executor(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many calls run at once."""
+        """How many calls run at once: in the newest `run`, or in one without `gpu` before the first."""
 
     def __enter__(self) -> Self:
         """Connects or starts what is needed."""
@@ -179,11 +179,11 @@ class Executor(Protocol):
     def __exit__(self, *exc_info: object) -> None:
         """Stops what `__enter__` started, whatever has happened; leaves no process behind."""
 
-    def run(self, calls: Iterable[Call], on_done: OnDone) -> None:
+    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False) -> None:
         """Runs calls in any order and hands each outcome to `on_done`, in this thread, as it comes.
 
-        `calls` is drawn from as slots get free, so it may be long or lazy. What `on_done` raises stops the run and
-        is passed on; calls in flight are given up.
+        `calls` is drawn from as slots get free, so it may be long or lazy. With `gpu` each has a GPU to itself, where
+        there are any. What `on_done` raises stops the run and is passed on; calls in flight are given up.
         """
 
     def gang(self, call: Call, ranks: int, on_progress: OnProgress | None = None, least: int | None = None) -> Outcome:

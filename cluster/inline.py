@@ -54,8 +54,8 @@ class Inline:
     def __exit__(self, *exc_info: object) -> None:
         """Nothing to stop."""
 
-    def run(self, calls: Iterable[Call], on_done: OnDone) -> None:
-        """Runs calls in their order; see `Executor.run`."""
+    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False) -> None:
+        """Runs calls in their order; see `Executor.run`. This process has all GPUs, whatever `gpu` says."""
         for call in calls:
             tally = Tally(call, self.name, self._retries)
             outcome = None

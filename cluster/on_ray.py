@@ -104,6 +104,7 @@ class OnRay:
         self._dashboard_port = dashboard_port
         self._look_seconds = look_seconds
         self._connection: Connection | None = None
+        self._layouts: dict[bool, Layout] = {}
         self._layout = Layout(1, 1, 0)
         self._idle: list[_Hand] = []
         self._starting: dict[Any, Any] = {}
@@ -116,14 +117,16 @@ class OnRay:
 
     @property
     def slots(self) -> int:
-        """How many calls run at once."""
+        """See `Executor.slots`."""
         return self._layout.workers
 
     def __enter__(self) -> Self:
         """Connects. Raises `ConnectError`."""
         self._connection = connect(self._address, self._cpus, self._gpus, self._dashboard_port)
         try:
-            self._layout = layout_for_parts(self._connection.machines(), self._workers)
+            machines = self._connection.machines()
+            self._layouts = {gpu: layout_for_parts(machines, self._workers, gpu) for gpu in (False, True)}
+            self._layout = self._layouts[False]
         except ClusterError:
             self._connection.close()
             raise
@@ -136,10 +139,14 @@ class OnRay:
         self._connection.close()
         self._connection = None
 
-    def run(self, calls: Iterable[Call], on_done: OnDone) -> None:
+    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False) -> None:
         """Runs calls on actors; see `Executor.run`. Raises `ConnectError` where no worker starts."""
         import ray
 
+        if self._layouts[gpu] != self._layout:
+            # Idle workers of the other kind hold the CPUs that these need.
+            self._dismiss()
+            self._layout = self._layouts[gpu]
         source = iter(calls)
         waiting: deque[tuple[Tally, str]] = deque()
         running: dict[Any, tuple[_Hand, Tally, str]] = {}

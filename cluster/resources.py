@@ -1,7 +1,7 @@
 """How many workers, and how wide each: from the CPUs and GPUs there are to a `Layout` for parts and one for a gang.
 
 Parts run in actors of one CPU each, as many as CPUs and memory allow, because one thread per process loses nothing to
-synchronisation; where there are GPUs, one actor holds one GPU. A gang of one rank gets a whole machine.
+synchronisation; those that compute on a GPU run in one actor for each GPU. A gang of one rank gets a whole machine.
 """
 
 import math
@@ -92,14 +92,14 @@ def set_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
-def layout_for_parts(machines: Sequence[Machine], workers: int | None = None) -> Layout:
-    """One worker per GPU, or per CPU where there are none; fewer and wider where memory is short.
+def layout_for_parts(machines: Sequence[Machine], workers: int | None = None, gpu: bool = False) -> Layout:
+    """One worker per CPU, fewer and wider where memory is short; with `gpu` one per GPU where there are any.
 
     `workers` replaces the number found. Raises `ResourceError` where there is no CPU.
     """
     machines = _working(machines)
     gpus = sum(machine.gpus for machine in machines)
-    if gpus:
+    if gpu and gpus:
         cpus = max(1, min(machine.cpus // machine.gpus for machine in machines if machine.gpus))
         return Layout(min(workers or gpus, gpus), cpus, 1)
     total = sum(machine.cpus for machine in machines)

@@ -80,7 +80,7 @@ class Work:
         if isinstance(self.step.stage, Gang):
             self._train(self.step.stage, ranks, least_ranks, on_done)
         else:
-            self.executor.run(self._calls(todo), on_done)
+            self.executor.run(self._calls(todo), on_done, self.step.stage.gpu)
         if failures:
             raise failures[0]
 
@@ -88,7 +88,8 @@ class Work:
         """Merges the parts and commits; what `pipeline.worker.merge` returns. Raises `StepFailedError`."""
         outcomes: list[Outcome] = []
         call = Call(f"{self.step.name}/merge", "pipeline.worker:merge", self.task.model_dump(mode="json"))
-        self.executor.run([call], outcomes.append)
+        # On a worker that has done parts, where there are any left.
+        self.executor.run([call], outcomes.append, self.step.stage.gpu)
         if outcomes[0].error is not None:
             raise self._failure(outcomes[0], None)
         return outcomes[0].result()

@@ -251,7 +251,7 @@ def _state(bench: _Bench) -> Any:
     held = _held
     if held is None or held[0] != name:
         _held = held = None
-        held = (name, bench.stage.setup(bench.inputs, device()))
+        held = (name, bench.stage.setup(bench.inputs, device() if bench.stage.gpu else "cpu"))
         _held = held
     return held[1]
 

@@ -22,7 +22,8 @@ A stage is a frozen pydantic model. Its fields are its parameters and go into it
         def merge(self, summaries, inputs, out):      # indexes and totals; `out.read` gives what the parts have put
             return {"rows": sum(s["rows"] for s in summaries)}
 
-`setup` runs once per worker and its result is handed to `work` as `state`. A training stage derives from `Gang` and
+`setup` runs once per worker and its result is handed to `work` as `state`; it is given a GPU only where the stage says
+`gpu = True`. A training stage derives from `Gang` and
 implements `train`, which every rank runs. A stage never sees keys, generations, leases or the executor. Its module
 imports nothing heavy at the top: heavy imports stand inside methods.
 """
@@ -209,6 +210,9 @@ class Stage(BaseModel):
     name: ClassVar[str]
     version: ClassVar[int]
     bitwise: ClassVar[bool]
+    gpu: ClassVar[bool] = False
+    """Whether parts compute on a GPU where there is one: then as many run at once as there are GPUs, otherwise as there
+    are CPUs. The ranks of a `Gang` have GPUs in any case."""
 
     def external(self) -> Mapping[str, External]:
         """What the stage reads outside the store."""
@@ -227,7 +231,7 @@ class Stage(BaseModel):
         return [Part(index=0)]
 
     def setup(self, inputs: Inputs, device: str) -> Any:
-        """Runs once per worker; what it returns is handed to `work`."""
+        """Runs once per worker; what it returns is handed to `work`. Without `gpu`, `device` is `cpu`."""
         return None
 
     def work(self, part: Part, state: Any, inputs: Inputs, out: Output) -> Summary:

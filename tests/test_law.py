@@ -22,6 +22,7 @@ ORDER = (
     "questions",
     "report",
 )
+GPU = "gpu: ClassVar[bool] = True"
 HEAVY = {
     "torch",
     "torchvision",
@@ -84,6 +85,15 @@ def test_a_room_inside_stages_imports_earlier_rooms_only_and_never_their_stage()
             assert room != "diffusion", f"{where}: diffusion is maths only"
             assert ORDER.index(pieces[1]) < ORDER.index(room), f"{where}: against the order of the data"
             assert "stage" not in pieces[2:3], f"{where}: a room's stage.py is its own"
+
+
+def test_a_stage_says_that_it_uses_a_gpu_exactly_where_it_looks_at_the_device() -> None:
+    for path in sources("stages"):
+        for stage in (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)):
+            setups = [node for node in stage.body if isinstance(node, ast.FunctionDef) and node.name == "setup"]
+            uses = any(isinstance(node, ast.Name) and node.id == "device" for each in setups for node in ast.walk(each))
+            says = any(isinstance(node, ast.AnnAssign) and ast.unparse(node) == GPU for node in stage.body)
+            assert uses == says, f"{path.relative_to(ROOT)}: {stage.name}"
 
 
 def test_every_room_has_its_place_in_the_order() -> None:

@@ -22,6 +22,7 @@ class Embeddings(Stage):
     name: ClassVar[str] = "embeddings"
     version: ClassVar[int] = 1
     bitwise: ClassVar[bool] = False
+    gpu: ClassVar[bool] = True
 
     encoder: EncoderSpec
     views: Annotated[tuple[Literal["plain", "flip"], ...], Field(min_length=1)] = ("plain", "flip")

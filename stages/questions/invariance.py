@@ -22,6 +22,7 @@ class Transformed(Stage):
     name: ClassVar[str] = "transformed"
     version: ClassVar[int] = 1
     bitwise: ClassVar[bool] = False
+    gpu: ClassVar[bool] = True
 
     taps: tuple[str, ...] = ()
     """What is asked about, as `encoder:tap`; a study fills in the taps of its decoder. Those that do not read pixels

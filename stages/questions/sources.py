@@ -32,6 +32,7 @@ class Sources(Stage):
     name: ClassVar[str] = "sources"
     version: ClassVar[int] = 1
     bitwise: ClassVar[bool] = False
+    gpu: ClassVar[bool] = True
 
     taps: tuple[str, ...] = ()
     """What is asked about, as `encoder:tap`; a study fills in the taps of its decoder."""

@@ -21,6 +21,7 @@ class Samples(Stage):
     name: ClassVar[str] = "samples"
     version: ClassVar[int] = 1
     bitwise: ClassVar[bool] = False
+    gpu: ClassVar[bool] = True
 
     per_source: PositiveInt = 8
     """Samples of each condition."""

@@ -140,6 +140,26 @@ def test_an_embedded_ray_lets_nobody_in_without_its_token(local_ray: "Connection
     assert "InvalidAuthToken" in ended.stderr
 
 
+def test_calls_that_use_no_gpu_have_all_cpus_of_a_machine_with_one() -> None:
+    program = """if True:
+        import json
+        from cluster.on_ray import OnRay
+        from tests.contracts.executor import call
+        with OnRay(cpus=2, gpus=1) as executor:
+            for gpu in (False, True, False):
+                done = []
+                executor.run([call(f"c{i}", "where") for i in range(4)], done.append, gpu)
+                seen = [outcome.result() for outcome in done]
+                alike = {(one["OMP_NUM_THREADS"], one["CUDA_VISIBLE_DEVICES"]) for one in seen}
+                print(json.dumps([executor.slots, *alike.pop()]), not alike)
+    """
+    ended = run_python(program)
+    assert ended.returncode == 0, ended.stderr
+    wide = '[1, "2", "0"] True'
+    narrow = '[2, "1", ""] True'
+    assert ended.stdout.splitlines() == [narrow, wide, narrow]
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_an_executor_leaves_a_ray_that_it_did_not_start() -> None:
     import ray

@@ -30,13 +30,28 @@ LAPTOP = Machine(2, 0, 24 * GB)
         ([Machine(4, 0, 16 * GB), Machine(2, 0, 8 * GB)], None, Layout(6, 1, 0)),
         # A head without CPUs works for nobody.
         ([Machine(0, 0, 8 * GB), LAPTOP], None, Layout(2, 1, 0)),
+        # GPUs, and machines that have them, are machines with CPUs.
+        ([Machine(16, 1, 128 * GB)], None, Layout(16, 1, 0)),
+        ([Machine(16, 2, 128 * GB), Machine(8, 2, 64 * GB), LAPTOP], None, Layout(26, 1, 0)),
+    ],
+)
+def test_parts_get_a_worker_for_each_cpu(machines: list[Machine], workers: int | None, layout: Layout) -> None:
+    assert layout_for_parts(machines, workers) == layout
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "layout"),
+    [
+        ([LAPTOP], None, Layout(2, 1, 0)),
         ([Machine(16, 2, 128 * GB)], None, Layout(2, 8, 1)),
         ([Machine(16, 2, 128 * GB), Machine(8, 2, 64 * GB), LAPTOP], None, Layout(4, 4, 1)),
         ([Machine(16, 2, 128 * GB)], 1, Layout(1, 8, 1)),
     ],
 )
-def test_parts_get_a_worker_for_each_gpu_or_cpu(machines: list[Machine], workers: int | None, layout: Layout) -> None:
-    assert layout_for_parts(machines, workers) == layout
+def test_parts_that_use_a_gpu_get_a_worker_for_each_where_there_are_any(
+    machines: list[Machine], workers: int | None, layout: Layout
+) -> None:
+    assert layout_for_parts(machines, workers, gpu=True) == layout
 
 
 @pytest.mark.parametrize(

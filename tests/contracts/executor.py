@@ -187,6 +187,12 @@ class ExecutorContract:
         assert ended == 1
         assert outcomes(executor, [call("after")])["after"].error is None
 
+    def test_calls_that_use_a_gpu_run_before_and_after_others_wherever_there_is_none(self, executor: Executor) -> None:
+        for gpu in (True, False, True):
+            done: list[Outcome] = []
+            executor.run([call(f"c{i}", number=i) for i in range(4)], done.append, gpu)
+            assert sorted(outcome.result()["number"] for outcome in done) == [0, 2, 4, 6]
+
     def test_a_gang_of_one_knows_itself_and_reports(self, executor: Executor) -> None:
         seen: list[Progress] = []
         done = executor.gang(call("g", "report_steps", steps=30, seconds=0.01), 1, seen.append)

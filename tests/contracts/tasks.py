@@ -88,6 +88,12 @@ def threads(payload: dict[str, Any]) -> dict[str, Any]:
     return {"torch": torch.get_num_threads(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")}
 
 
+def where(payload: dict[str, Any]) -> dict[str, Any]:
+    """Which process this is, how wide, and which GPUs it sees."""
+    names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    return {"pid": os.getpid(), **{name: os.environ.get(name) for name in names}}
+
+
 def gang_threads(payload: dict[str, Any], context: GangContext) -> dict[str, Any]:
     """How wide a rank is."""
     return threads(payload)

@@ -159,13 +159,13 @@ class Recorder(Inline):
         super().__init__()
         self.calls: list[Call] = []
 
-    def run(self, calls: Iterable[Call], on_done: OnDone) -> None:
+    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False) -> None:
         def remembered() -> Iterable[Call]:
             for call in calls:
                 self.calls.append(call)
                 yield call
 
-        super().run(remembered(), on_done)
+        super().run(remembered(), on_done, gpu)
 
 
 def functions() -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:

@@ -2,13 +2,13 @@
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from cluster.executor import Call, OnProgress, Outcome
+from cluster.executor import Call, OnDone, OnProgress, Outcome
 from cluster.inline import Inline
 from pipeline.errors import StepFailedError, UsageError, exit_code
 from pipeline.events import Event, read_events, run_ids
@@ -340,3 +340,48 @@ def test_a_gang_has_the_ranks_that_are_named_or_one(store: Store, ranks: int | N
 
     run([Step(stage.name, stage) for stage in (Together(), Alone())], store, Watching, ranks=ranks)
     assert asked == expected
+
+
+class OnCpus(Stage):
+    """Says where it was set up."""
+
+    name = "cpus"
+    version = 1
+    bitwise = True
+
+    def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
+        return Estimate(rows=1, size_bytes=1, cpu_seconds=1)
+
+    def setup(self, inputs: Inputs, device: str) -> str:
+        return device
+
+    def work(self, part: Part, state: str, inputs: Inputs, out: Output) -> Summary:
+        return {"device": state}
+
+    def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
+        return dict(summaries[0])
+
+
+class OnGpu(OnCpus):
+    """The same, where there is a GPU."""
+
+    name = "gpu"
+    gpu: ClassVar[bool] = True
+
+
+def test_only_a_stage_that_says_so_is_given_a_gpu(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+
+    class Watching(Inline):
+        def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False) -> None:
+            def watched() -> Iterable[Call]:
+                for call in calls:
+                    asked[call.id] = gpu
+                    yield call
+
+            super().run(watched(), on_done, gpu)
+
+    monkeypatch.setattr("pipeline.worker.device", lambda: "cuda:0")
+    done = run([Step(stage.name, stage) for stage in (OnCpus(), OnGpu())], store, Watching)
+    assert [done.summary(name)["device"] for name in ("cpus", "gpu")] == ["cpu", "cuda:0"]
+    assert asked == {"cpus/0": False, "cpus/merge": False, "gpu/0": True, "gpu/merge": True}
