@@ -345,6 +345,7 @@ def show(
     study: str, image: Path, root: str, taps: tuple[str, ...], count: int, seed: int, guidance: float, out: Path
 ) -> None:
     """Paint what each tap of a finished STUDY knows of IMAGE: the image, then its samples, one row per tap."""
+    from cluster.resources import device
     from pipeline.errors import UsageError
     from pipeline.graph import encoders_of, made_of, samples_of, spec_of
     from stages.samples.show import show as show_image
@@ -360,6 +361,7 @@ def show(
         encoders={name: _finished(study, root, f"encoder.{name}") for name in made_of(read)},
         taps=taps,
         settings=samples_of(read).model_copy(update={"per_source": count, "seed": seed}),
+        device=device(),
         guidance=guidance,
         scaled=read.dataset.shards.decode == "scaled",
     )

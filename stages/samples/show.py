@@ -27,25 +27,28 @@ def show(
     encoders: Mapping[str, Input],
     taps: Sequence[str],
     settings: Samples,
+    device: str,
     guidance: float = 1.0,
     scaled: bool = False,
 ) -> tuple[bytes, list[str]]:
     """A PNG with a row per tap (the image, then `settings.per_source` samples), and the taps in order of the rows.
 
     `decoders` are a decoder and its extensions, `specs` the encoders of the study by name, `encoders` the artifacts of
-    those that were pretrained. No `taps` means all that read pixels. `guidance` is that of `stages.samples.paint`,
-    `scaled` that of `stages.pixels.decode_fit`.
+    those that were pretrained. No `taps` means all that read pixels. Networks run on `device`. `guidance` is that of
+    `stages.samples.paint`, `scaled` that of `stages.pixels.decode_fit`.
     Raises InputError for an unknown tap, one that does not read pixels, a bad image, and guidance where the decoder
     knows none.
     """
-    models = [load_decoder(decoder, "cpu") for decoder in decoders]
+    models = [load_decoder(decoder, device) for decoder in decoders]
     painters = {tap: model for model in models for tap in model.taps}
     pictures = pixels.decode_fit(image, models[0].card.size, scaled=scaled)[None]
     vectors: dict[str, np.ndarray] = {}
     for name, spec in specs.items():
         given = {"encoder": encoders[name]} if name in encoders else {}
-        encoder = load_encoder(spec, given, "cpu")
-        embedded = encoder.embed(pixels.decode_fit(image, encoder.preprocessing.framing, scaled=scaled)[None])
+        encoder = load_encoder(spec, given, device)
+        # Stacked, since torch warns of an image that cannot be written to.
+        seen = np.stack([pixels.decode_fit(image, encoder.preprocessing.framing, scaled=scaled)])
+        embedded = encoder.embed(seen)
         vectors |= {f"{name}:{tap}": vector for tap, vector in embedded.items() if f"{name}:{tap}" in painters}
     chosen = list(taps) or list(vectors)
     for tap in chosen:
