@@ -23,6 +23,8 @@ class Kept(Stage):
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads."""
 
+    gpu: ClassVar[bool] = True
+
     shown: PositiveInt = 8
     """Sources in each figure: the first ones, not chosen."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -32,11 +34,15 @@ class Kept(Stage):
         """Reading the samples is most of it."""
         return Estimate(rows=500, size_bytes=1_000_000, cpu_seconds=5 + painted_rows(upstream) * 2e-3)
 
-    def work(self, part: Part, state: None, inputs: Inputs, out: Output) -> Summary:
+    def setup(self, inputs: Inputs, device: str) -> str:
+        """The device, on which samples are read."""
+        return device
+
+    def work(self, part: Part, state: str, inputs: Inputs, out: Output) -> Summary:
         """Reads the samples, scores them and draws the figures."""
         from stages.questions.kept_answer import answer
 
-        return answer(self, inputs, out)
+        return answer(self, inputs, out, state)
 
     def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
         """The summary of the one part."""

@@ -56,10 +56,13 @@ class _Asked:
         return score.interval(estimate, len(self.found.rows), self.seed, n)
 
 
-def answer(stage: "Kept", inputs: Inputs, out: Output) -> Summary:
-    """Scores every attribute at every tap; writes rows and figures; the summary holds kept and the verdicts."""
+def answer(stage: "Kept", inputs: Inputs, out: Output, device: str) -> Summary:
+    """Scores every attribute at every tap; writes rows and figures; the summary holds kept and the verdicts.
+
+    The samples are read on `device`.
+    """
     found = painting(inputs)
-    reader = readers_format.load(inputs["readers"])
+    reader = readers_format.load(inputs["readers"], device)
     sources = open_images(inputs["shards"]).decode(found.rows, found.size)
     known = truth(inputs["shards"], found.rows, sources)
     halfway = None

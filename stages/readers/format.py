@@ -89,8 +89,8 @@ def read_card(artifact: Input) -> Card:
     return Card.model_validate(document)
 
 
-def load(artifact: Input, device: str = "cpu") -> Reader:
-    """The trained readers."""
+def load(artifact: Input, device: str) -> Reader:
+    """The trained readers, on a device."""
     from safetensors.torch import load as load_tensors
 
     card = read_card(artifact)

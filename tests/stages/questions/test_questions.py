@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import load
 
 from stages import pixels
-from stages.contract import Stage
+from stages.contract import Part, Stage
 from stages.errors import FormatError, InputError
 from stages.questions import verdicts
 from stages.questions.faithfulness import Faithfulness
@@ -233,6 +233,16 @@ def test_figures_are_lossless_tiles_with_labels(small: World, conditions: Memory
     maps = pixels.decode(kept.objects["figures/maps-small-backbone.png"])
     assert not maps[:, SIZE:].any()
     assert pixels.decode(kept.objects["figures/maps-oracle-pixels.png"])[:, SIZE:].max() == 255
+
+
+def test_samples_are_read_on_the_device_of_the_step(
+    small: World, conditions: MemoryArtifact, painted: MemoryArtifact
+) -> None:
+    given = small.artifacts | {"conditions": conditions, "samples": painted}
+    stage, out = Kept(), MemoryArtifact()
+    # Only a reader that is there cannot bring back what it has read.
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        stage.work(Part(index=0), stage.setup(given, "meta"), given, out)
 
 
 def test_without_embedded_samples_probes_or_halfway_the_answer_says_less(

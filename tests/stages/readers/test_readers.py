@@ -144,7 +144,7 @@ def test_a_reader_learns_from_train_images_and_is_scored_on_others(shards: Memor
     assert artifact.summary["scores"]["pattern"] == round(card.scores["pattern"].value, 4)
 
     heldout = data.labelled(shards, "heldout", 32, limit=1000)
-    reader = format.load(artifact)
+    reader = format.load(artifact, "cpu")
     read = reader.read(heldout.images)
     assert set(read) == {a.name for a in heldout.attributes}
     again, n = score.quality(scenes.ATTRIBUTES[3], read["pattern"], heldout.values["pattern"])
@@ -156,7 +156,7 @@ def test_a_reader_learns_from_train_images_and_is_scored_on_others(shards: Memor
 def test_a_dataset_without_attributes_needs_no_network(shards: MemoryArtifact) -> None:
     bare = MemoryArtifact(shards.objects | {"attributes.json": attributes.dump([])})
     artifact = run_stage(Readers(), {"shards": bare})
-    read = format.load(artifact).read(scenes.render(1, range(3))[0])
+    read = format.load(artifact, "cpu").read(scenes.render(1, range(3))[0])
     assert set(read) == {a.name for a in pixel.ATTRIBUTES}
 
 
