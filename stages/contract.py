@@ -88,9 +88,11 @@ class Estimate:
     size_bytes: int
     cpu_seconds: float
     image_seconds: float | None = None
-    """Of an encoder: seconds of one CPU that it takes to embed an image; None for all else."""
+    """Of an encoder or a decoder: seconds of one CPU for one image to pass through its network; None for all else."""
     features: int | None = None
     """Of an encoder: widths of its taps together; None for all else."""
+    size: int | None = None
+    """Of a decoder: side of the images that it paints, pixels; None for all else."""
 
 
 class Part(BaseModel):

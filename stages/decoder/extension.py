@@ -1,6 +1,7 @@
 """The `extension` step: teaches a finished decoder further taps, without touching what it has learned."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, ClassVar
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -56,7 +57,7 @@ class Extension(Gang):
         whole = len(self.taps) * decoder.cpu_seconds
         painter = 0.013 * whole if self.num_images is None else self.num_images * 2.9e-3
         sketch = 0.055 * whole if self.sketch_images is None else self.sketch_images * 1.1e-4
-        return Estimate(rows=1, size_bytes=decoder.size_bytes, cpu_seconds=10 + painter + sketch)
+        return replace(decoder, cpu_seconds=10 + painter + sketch)
 
     def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:
         """Trains and writes the extension; the summary holds the losses at the end."""

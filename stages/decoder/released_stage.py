@@ -47,7 +47,13 @@ class Released(Stage):
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Rough cost."""
         size_bytes = 4 * self.network.cost()[0]
-        return Estimate(rows=1, size_bytes=size_bytes, cpu_seconds=3 + size_bytes / 60_000_000)
+        return Estimate(
+            rows=1,
+            size_bytes=size_bytes,
+            cpu_seconds=3 + size_bytes / 60_000_000,
+            image_seconds=self.network.image_seconds(self.precision),
+            size=self.network.image_size,
+        )
 
     def work(self, part: Part, state: Any, inputs: Inputs, out: Output) -> Summary:
         """Converts the weights; the summary says which files hold them, and the width of the embedding."""

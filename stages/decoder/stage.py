@@ -37,7 +37,13 @@ class Decoder(Gang):
         pixels = (self.size / 32) ** 2
         work = self.network.multiplications(self.size) / NetworkSettings().multiplications(32)
         seconds = 10 + work * self.num_images * 3.9e-3 + pixels * self.training.sketched(len(self.taps)) * 1.2e-4
-        return Estimate(rows=1, size_bytes=int(40_000_000 * pixels), cpu_seconds=seconds)
+        return Estimate(
+            rows=1,
+            size_bytes=int(40_000_000 * pixels),
+            cpu_seconds=seconds,
+            image_seconds=work * 1.2e-3,
+            size=self.size,
+        )
 
     def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:
         """Trains and writes the decoder; the summary holds the losses at the end."""

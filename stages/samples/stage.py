@@ -42,11 +42,12 @@ class Samples(Stage):
     """Conditions of a part; their samples are one Zarr shard."""
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
-        """Rough cost: that of the default network at 32 px, times how much larger the decoder is than that."""
+        """Rough cost: that of the decoder's evaluations, and three bytes a pixel."""
         rows = upstream["conditions"].rows * self.per_source
         evaluations = self.steps * 2 - 1 if self.sampler == "heun" else self.steps
-        larger = upstream["decoder"].size_bytes / 40_000_000
-        return Estimate(rows=rows, size_bytes=rows * 3072, cpu_seconds=3 + rows * evaluations * larger * 1.2e-3)
+        decoder = upstream["decoder"]
+        seconds = 3 + rows * evaluations * (decoder.image_seconds or 0.0)
+        return Estimate(rows=rows, size_bytes=rows * 3 * (decoder.size or 0) ** 2, cpu_seconds=seconds)
 
     def split(self, inputs: Inputs) -> list[Part]:
         """One part per `part_conditions` conditions."""

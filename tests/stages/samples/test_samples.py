@@ -11,7 +11,13 @@ import zarr
 from safetensors.numpy import save
 from zarr.core.metadata import ArrayV3Metadata
 
+from stages.contract import Estimate
+from stages.decoder.adm_spec import AdmSettings
+from stages.decoder.adm_stage import Rcdm
+from stages.decoder.extension import Extension
 from stages.decoder.format import Decoder
+from stages.decoder.released_stage import Released
+from stages.decoder.spec import NetworkSettings
 from stages.decoder.stage import Decoder as DecoderStage
 from stages.diffusion.samplers import Denoiser
 from stages.embeddings.format import open_table
@@ -168,3 +174,31 @@ def test_show_paints_and_embeds_on_the_device_that_it_is_given(
     picture, taps = show(image, [inputs["decoder"]], {"oracle": Oracle()}, {}, [], STAGE, "cpu")
     assert taps == ["oracle:pixels"]
     assert picture.startswith(b"\x89PNG")
+
+
+def painting(decoder: Estimate) -> Estimate:
+    """The estimate of 100 samples of 10 evaluations each."""
+    asked = Estimate(rows=50, size_bytes=0, cpu_seconds=0)
+    stage = Samples(per_source=2, steps=10, sampler="euler")
+    return stage.estimate({"conditions": asked, "decoder": decoder})
+
+
+def test_an_estimate_knows_the_decoders_network_and_the_size_of_what_it_paints() -> None:
+    plain = DecoderStage(taps=("a:b",)).estimate({})
+    small = painting(plain)
+    assert (small.rows, small.size_bytes) == (100, 100 * 3072)
+    assert small.cpu_seconds == pytest.approx(3 + 1000 * 1.2e-3)
+    assert painting(Extension(taps=("a:c",)).estimate({"decoder": plain})) == small
+    network = NetworkSettings(channels=(128, 256, 512))
+    wide = painting(DecoderStage(taps=("a:b",), size=64, network=network).estimate({}))
+    assert wide.size_bytes == 4 * small.size_bytes
+    assert wide.cpu_seconds - 3 == pytest.approx(16 * (small.cpu_seconds - 3), rel=0.1)
+
+
+def test_an_estimate_of_a_published_decoder_goes_by_its_multiplications() -> None:
+    published = Released(url="/rcdm.pt", sha256="0" * 64, taps=("a:b",)).estimate({})
+    found = painting(published)
+    assert found.size_bytes == 100 * 3 * 128**2
+    # 1000 passes of 6e11 operations, of which a CPU does 1.4e11 a second.
+    assert found.cpu_seconds == pytest.approx(1000 * 2 * AdmSettings().cost()[1] / 1.4e11, rel=0.01)
+    assert painting(Rcdm(taps=("a:b",)).estimate({})) == found
