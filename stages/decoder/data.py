@@ -5,10 +5,9 @@ So one rank or eight, one batch or another way to cut it: the same training. Ima
 """
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -173,33 +172,3 @@ def pieces(numbers: "NDArray[np.int64]", most: int | None) -> list["NDArray[np.i
     """The images of one rank in micro-batches of `most` (None: all at once); the last may be smaller."""
     step = most or max(1, len(numbers))
     return [numbers[start : start + step] for start in range(0, len(numbers), step)]
-
-
-Made = TypeVar("Made")
-
-
-class Ahead(Generic[Made]):
-    """What `make(step)` gives, for steps that follow each other; with `depth`, made by threads that many steps before.
-
-    On a CPU the cores are the network's, and nothing is won by it; a GPU would wait for every batch.
-    """
-
-    def __init__(self, make: Callable[[int], Made], last: int, depth: int) -> None:
-        self._make, self._last, self._depth = make, last, depth
-        self._threads = ThreadPoolExecutor(depth, "batches") if depth else None
-        self._coming: dict[int, Future[Made]] = {}
-
-    def take(self, step: int) -> Made:
-        """The thing of this step; raises what `make` raised."""
-        if self._threads is None:
-            return self._make(step)
-        wanted = range(step, min(step + self._depth + 1, self._last))
-        self._coming = {
-            number: self._coming.get(number) or self._threads.submit(self._make, number) for number in wanted
-        }
-        return self._coming.pop(step).result()
-
-    def close(self) -> None:
-        """Ends the threads."""
-        if self._threads is not None:
-            self._threads.shutdown(cancel_futures=True)

@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from stages.ahead import Ahead
 from stages.contract import Checkpoint, Context
-from stages.decoder.data import Ahead, Batch, PairedSet, Series, pieces, share
+from stages.decoder.data import Batch, PairedSet, Series, pieces, share
 from stages.decoder.flat import AdamW, Flat, muon
 from stages.decoder.network import Parts
 from stages.decoder.objective import Objective

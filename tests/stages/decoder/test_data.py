@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stages.decoder.conditioning import NULL
-from stages.decoder.data import Ahead, Series, order, pieces, share
+from stages.decoder.data import Series, order, pieces, share
 from stages.decoder.objective import Edm
 from tests.stages.decoder.small import laid_down, paired
 
@@ -65,13 +65,6 @@ def test_ranks_share_a_step_without_gap_or_overlap() -> None:
 def test_micro_batches_cut_a_share_without_gap_or_overlap() -> None:
     assert [piece.tolist() for piece in pieces(np.arange(5, 12), 3)] == [[5, 6, 7], [8, 9, 10], [11]]
     assert [piece.tolist() for piece in pieces(np.arange(3), None)] == [[0, 1, 2]]
-
-
-@pytest.mark.parametrize("depth", [0, 2])
-def test_batches_made_ahead_are_those_asked_for_in_any_order(depth: int) -> None:
-    ahead = Ahead(lambda step: step * step, 10, depth)
-    assert [ahead.take(step) for step in (0, 1, 2, 3, 8, 9, 4)] == [0, 1, 4, 9, 64, 81, 16]
-    ahead.close()
 
 
 def test_noise_levels_are_log_normal() -> None:

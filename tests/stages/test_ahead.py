@@ -1,0 +1,12 @@
+"""Things made ahead."""
+
+import pytest
+
+from stages.ahead import Ahead
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_batches_made_ahead_are_those_asked_for_in_any_order(depth: int) -> None:
+    ahead = Ahead(lambda step: step * step, 10, depth)
+    assert [ahead.take(step) for step in (0, 1, 2, 3, 8, 9, 4)] == [0, 1, 4, 9, 64, 81, 16]
+    ahead.close()
