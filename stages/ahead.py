@@ -1,8 +1,11 @@
-"""Batches of a training that are made before they are asked for, so that a GPU does not wait for them."""
+"""What keeps a GPU busy: batches that are made before they are asked for, and tensors sent while it computes."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import torch
 
 Made = TypeVar("Made")
 
@@ -32,3 +35,11 @@ class Ahead(Generic[Made]):
         """Ends the threads."""
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
+
+
+def sent(tensor: "torch.Tensor", device: "torch.device | str") -> "torch.Tensor":
+    """A tensor of this machine's memory on a device; a GPU is not waited for, though it has more to do before."""
+    import torch
+
+    on_gpu = torch.device(device).type == "cuda"
+    return tensor.pin_memory().to(device, non_blocking=True) if on_gpu else tensor.to(device)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from stages.ahead import sent
 from stages.errors import InputError
 
 if TYPE_CHECKING:
@@ -168,8 +169,10 @@ def resize(images: "torch.Tensor", size: int) -> "torch.Tensor":
 
 def normalise(images: "torch.Tensor", mean: Sequence[float], std: Sequence[float]) -> "torch.Tensor":
     """float [B, 3, H, W] in [0, 1] to (images - mean) / std, per channel."""
-    shape = (1, len(mean), 1, 1)
-    return (images - images.new_tensor(mean).reshape(shape)) / images.new_tensor(std).reshape(shape)
+    import torch
+
+    centre, scale = (sent(torch.tensor(x, dtype=images.dtype), images.device)[:, None, None] for x in (mean, std))
+    return (images - centre) / scale
 
 
 def _fits(framing: Framing, width: int, height: int) -> bool:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stages.ahead import sent
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -144,7 +146,7 @@ def cropped(images: "Tensor", boxes: "np.ndarray | None", flips: "np.ndarray | N
         centres = (np.arange(pixels) + 0.5) / pixels
         centres = np.where(mirrored[:, None], 1 - centres, centres)
         found = 2 * (start[:, None] + length[:, None] * centres) - 1
-        return torch.as_tensor(found, dtype=images.dtype, device=images.device)
+        return sent(torch.as_tensor(found, dtype=images.dtype), images.device)
 
     across = places(boxes[:, 0], boxes[:, 2], flips, width)[:, None, :].expand(-1, height, -1)
     down = places(boxes[:, 1], boxes[:, 3], np.zeros_like(flips), height)[:, :, None].expand(-1, -1, width)
@@ -185,4 +187,4 @@ def hue_turned(images: "Tensor", turns: "np.ndarray") -> "Tensor":
 def _column(values: "np.ndarray", images: "Tensor") -> "Tensor":
     import torch
 
-    return torch.as_tensor(values, dtype=images.dtype, device=images.device).view(-1, 1, 1, 1)
+    return sent(torch.as_tensor(values, dtype=images.dtype), images.device).view(-1, 1, 1, 1)

@@ -7,7 +7,9 @@ training goes on unchanged, and any number of ranks trains the same network, eac
 import json
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from stages.ahead import Ahead, sent
 from stages.contract import Checkpoint, Context
 from stages.encoders import augment
 from stages.encoders.network import Network, initialise
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
     from stages.pretrain.stage import Pretrain
 
 WARM_UP = 0.05
+TOLD = 10
+"""Steps between two reports."""
+AHEAD = 2
+"""Steps whose images are read while a GPU is busy."""
 LOSS = "loss."
 """Prefix of the weights in a checkpoint that belong to the loss and not to the network."""
 FINAL_LOSS = "loss.json"
@@ -61,10 +68,15 @@ def rows(seed: int, count: int, start: int, length: int) -> "NDArray[np.int64]":
     found = []
     while length > 0:
         epoch, offset = divmod(start, count)
-        order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
-        found.append(order[offset : offset + length])
+        found.append(_shuffled(seed, count, epoch)[offset : offset + length])
         start, length = start + len(found[-1]), length - len(found[-1])
     return np.concatenate(found)
+
+
+# A batch lies in one epoch or between two.
+@lru_cache(maxsize=2)
+def _shuffled(seed: int, count: int, epoch: int) -> "NDArray[np.int64]":
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
 
 
 def learning_rate(peak: float, step: int, steps: int) -> float:
@@ -98,27 +110,37 @@ class Trainer:
             fused=True,
         )
         self.steps = max(1, round(stage.num_images / stage.batch))
+        self.on_gpu = torch.device(device).type == "cuda"
+        self.ahead = Ahead(self.read, self.steps, AHEAD if self.on_gpu else 0)
+
+    def close(self) -> None:
+        """Ends the threads that read images ahead."""
+        self.ahead.close()
 
     def chosen(self, step: int) -> "NDArray[np.int64]":
         """Places of the images of a step, of all ranks: int64 [B]."""
         return rows(self.stage.seed, self.images.count, step * self.stage.batch, self.stage.batch)
 
+    def read(self, step: int) -> Tensor:
+        """This rank's images of a step, uint8 [B, S, S, 3], in memory that a GPU reads by itself."""
+        found = torch.from_numpy(self.images.read(np.array_split(self.chosen(step), self.world)[self.rank]))
+        return found.pin_memory() if self.on_gpu else found
+
     def views(self, step: int) -> Tensor:
         """Normalised views float32 [2 B, 3, H, W] of this rank's images: view 0 of every image, then view 1."""
         stage = self.stage
         numbers = np.arange(step * stage.batch, (step + 1) * stage.batch)
-        mine, shown = (np.array_split(array, self.world)[self.rank] for array in (numbers, self.chosen(step)))
-        read = torch.from_numpy(self.images.read(shown)).to(self.device)
+        mine = np.array_split(numbers, self.world)[self.rank]
         # Channel by channel in memory, which the transforms are fastest with.
-        images = read.permute(0, 3, 1, 2).contiguous().float().div_(255.0)
+        images = sent(self.ahead.take(step), self.device).permute(0, 3, 1, 2).contiguous().float().div_(255.0)
         views = torch.cat(
             [augment.apply(images, augment.draw(stage.augmentations, stage.seed, 2 * mine + view)) for view in range(2)]
         )
         normalised = normalise(views, stage.preprocessing.mean, stage.preprocessing.std)
         return normalised.contiguous(memory_format=torch.channels_last)
 
-    def advance(self, step: int) -> float:
-        """One optimiser step; returns the loss of the whole batch."""
+    def advance(self, step: int) -> Tensor:
+        """One optimiser step; returns the loss of the whole batch, [] on the device."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.stage.learning_rate, step, self.steps)
         views = self.views(step)
@@ -129,14 +151,14 @@ class Trainer:
             sizes = [len(part) for part in np.array_split(np.empty(self.stage.batch), self.world)]
             both = tuple(gathered(view, sizes) for view in both)
         known = self.images.labels
-        labels = () if known is None else (known.values[torch.from_numpy(self.chosen(step))].to(self.device),)
+        labels = () if known is None else (sent(known.values[torch.from_numpy(self.chosen(step))], self.device),)
         loss = self.loss(*both, *labels)
         self.optimiser.zero_grad()
         (loss / self.world).backward()
         if self.world > 1:
             sum_gradients(self.parameters)
         self.optimiser.step()
-        return float(loss.detach())
+        return loss.detach()  # type: ignore[no-any-return]
 
     def trained(self) -> Network:
         """The network in evaluation mode, as it would be had one rank trained it."""
@@ -200,16 +222,21 @@ def fit(stage: "Pretrain", images: TrainSet, context: Context) -> tuple[Trainer,
         if start == trainer.steps:
             return trainer, float(json.loads(checkpoint.read(FINAL_LOSS)))
     tail = max(1, trainer.steps // 20)
-    losses = []
-    for step in range(start, trainer.steps):
-        losses.append(trainer.advance(step))
-        done = step + 1
-        if done % 10 == 0 or done == trainer.steps:
-            recent = float(np.mean(losses[-10:]))
-            context.report(done * stage.batch, trainer.steps * stage.batch, {"loss": recent})
-        # None within the tail, so that its mean loss is known however often the training was interrupted.
-        if done % every == 0 and done <= trainer.steps - tail and context.rank == 0:
-            context.checkpoints.save(done, trainer.state())
+    losses: list[float] = []
+    fresh: list[Tensor] = []
+    with closing(trainer):
+        for step in range(start, trainer.steps):
+            fresh.append(trainer.advance(step))
+            done = step + 1
+            if done % TOLD == 0 or done == trainer.steps:
+                # Only now: asking a GPU for a number waits for all that it has to do.
+                losses += torch.stack(fresh).tolist()
+                fresh.clear()
+                recent = float(np.mean(losses[-TOLD:]))
+                context.report(done * stage.batch, trainer.steps * stage.batch, {"loss": recent})
+            # None within the tail, so that its mean loss is known however often the training was interrupted.
+            if done % every == 0 and done <= trainer.steps - tail and context.rank == 0:
+                context.checkpoints.save(done, trainer.state())
     loss = float(np.mean(losses[-tail:]))
     if context.rank == 0:
         # Files of two trainings make no encoder: who has to write them a second time starts from here.

@@ -33,7 +33,7 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
         with torch.no_grad():
             ignored = torch.zeros_like(self.running_mean)
             own = torch.batch_norm_update_stats(input, ignored, ignored.clone(), self.momentum)
-            size = ignored.new_tensor([input.numel() / input.shape[1]])
+            size = ignored.new_full((1,), input.numel() / input.shape[1])
             means, variances, sizes = torch.split(_all(torch.cat([*own, size])), [len(ignored), len(ignored), 1], 1)
             count = sizes.sum()
             mean = (sizes * means).sum(0) / count

@@ -206,7 +206,7 @@ def test_each_method_lowers_its_loss_and_keeps_what_both_views_show(method: str)
     stage = of(method, architecture=wide.model_dump(), batch=32, num_images=60 * 32)
     labels = Labels(sixth[train], 6) if method == "supervised" else None
     trainer = Trainer(stage, TrainSet(320, lambda places: images[train][places], labels), "cpu")
-    losses = [trainer.advance(step) for step in range(trainer.steps)]
+    losses = [float(trainer.advance(step)) for step in range(trainer.steps)]
     assert np.mean(losses[-10:]) < 0.95 * np.mean(losses[:10])
     backbone = torch.from_numpy(NetworkEncoder(trainer.trained(), stage.preprocessing, "cpu").embed(images)["backbone"])
     found = knn(backbone[train], sixth[train], backbone[heldout], 6)

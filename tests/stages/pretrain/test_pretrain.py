@@ -1,11 +1,15 @@
 """Pretraining by any method: resumable to the bit, deterministic, scored on held-out images only."""
 
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from stages.ahead import Ahead
 from stages.attributes import Attribute
 from stages.contract import Estimate
 from stages.encoders.augment import Augmentations
@@ -16,7 +20,7 @@ from stages.encoders.spec import Preprocessing, Pretrained
 from stages.errors import InputError
 from stages.images import open_images
 from stages.pretrain import loop, run
-from stages.pretrain.loop import Trainer, TrainSet, learning_rate, rows
+from stages.pretrain.loop import Trainer, TrainSet, _shuffled, learning_rate, rows
 from stages.pretrain.quality import knn, linear, score
 from stages.pretrain.stage import Pretrain
 from stages.shards.scenes import render
@@ -119,6 +123,45 @@ def test_rows_are_a_function_of_seed_and_position() -> None:
     np.testing.assert_array_equal(rows(3, 10, 7, 16), straight[7:23])
     assert not np.array_equal(straight[:10], straight[10:20])
     assert not np.array_equal(straight, rows(4, 10, 0, 35))
+
+
+def test_an_epoch_is_shuffled_once() -> None:
+    _shuffled.cache_clear()
+    found = np.concatenate([rows(3, 50, start, 10) for start in range(0, 50, 10)])
+    assert _shuffled.cache_info().misses == 1
+    assert sorted(found) == list(range(50))
+
+
+class Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts how often a tensor is asked for its number, for which a GPU would be waited for."""
+
+    asked = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.asked += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_asks_for_no_number(scenes: np.ndarray, method: str) -> None:
+    stage = STAGE.model_copy(update={"method": method})
+    trainer = Trainer(stage, held(stage, scenes), "cpu")
+    with Numbers() as numbers:  # type: ignore[no-untyped-call]
+        loss = trainer.advance(0)
+    assert numbers.asked == 0
+    assert np.isfinite(float(loss))
+
+
+def test_images_that_are_read_ahead_train_the_same_network(scenes: np.ndarray) -> None:
+    digests = []
+    for depth in (0, 2):
+        trainer = Trainer(STAGE, held(STAGE, scenes), "cpu")
+        trainer.ahead = Ahead(trainer.read, trainer.steps, depth)
+        with closing(trainer):
+            for step in range(trainer.steps):
+                trainer.advance(step)
+        digests.append(digest(trainer.network.state_dict()))
+    assert digests[0] == digests[1]
 
 
 def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
