@@ -57,8 +57,11 @@ def fetched_folder(url: str, wanted: tuple[str, ...]) -> Iterator[Fetched]:
                 for name in names:
                     if name.endswith(wanted):
                         files.get_file(name, str(path / name.rpartition("/")[2]))
-            except (OSError, ValueError, ImportError) as error:
-                raise InputError(f"a folder at {url}", str(error), "Check the URL and the credentials.") from error
+            # Every file system of fsspec has errors of its own, and some of them are no OSError.
+            except Exception as error:
+                raise InputError(
+                    f"a folder at {url}", _told(error, url), "Check the URL and the credentials."
+                ) from error
         if not path.is_dir():
             raise InputError(f"a folder at {url}", "none", "Check the path: an id of the hub needs `pretrained: true`.")
         found = sorted(file for file in path.iterdir() if file.is_file() and file.name.endswith(wanted))
@@ -88,9 +91,24 @@ def _download(url: str, path: Path) -> None:
         with fsspec.open(url, "rb") as remote, path.open("wb") as file:
             while block := remote.read(BLOCK_BYTES):
                 file.write(block)
-    except (OSError, ValueError, ImportError) as error:
+    # As above.
+    except Exception as error:
         raise InputError(
             f"a file at {url}",
-            str(error) or type(error).__name__,
+            _told(error, url),
             "Check the URL, its credentials, and the space for temporary files here.",
         ) from error
+
+
+def _told(error: Exception, url: str) -> str:
+    """What stands at a URL instead: by the error, or its first cause, that tells more than where it was looked."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    for cause in causes:
+        if (status := getattr(cause, "status", None)) is not None:
+            return f"nothing that could be read: the server said {status} {getattr(cause, 'message', '')}".rstrip()
+        text = " ".join(str(cause).split())[:300]
+        if not (isinstance(cause, FileNotFoundError) and url.endswith(text)):
+            return f"nothing that could be read: {text or type(cause).__name__}"
+    return "nothing there"
