@@ -16,6 +16,9 @@ from cluster.errors import ResourceError
 WORKER_MEMORY_BYTES = 2 * 1024**3
 """What a worker is allowed to need when workers are counted: torch alone takes 0.5 GB."""
 
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg")
+"""Device files of a driver of GPUs: NVIDIA's own, and that of Linux inside Windows (WSL2), for GPUs of any maker."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -71,7 +74,9 @@ def memory_bytes() -> int:
 def visible_gpus() -> int:
     """NVIDIA GPUs that this process may use. Without a device file torch is not even imported."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if (hidden is not None and hidden.strip() in {"", "-1"}) or not Path("/dev/nvidiactl").exists():
+    if hidden is not None and hidden.strip() in {"", "-1"}:
+        return 0
+    if not any(Path(driver).exists() for driver in DRIVERS):
         return 0
     import torch
 

@@ -1,6 +1,9 @@
 """How many workers, and how wide each."""
 
+from pathlib import Path
+
 import pytest
+import torch
 
 from cluster.errors import ResourceError
 from cluster.resources import (
@@ -11,6 +14,7 @@ from cluster.resources import (
     layout_for_parts,
     layout_for_retry,
     this_machine,
+    visible_gpus,
 )
 
 GB = 1024**3
@@ -108,3 +112,25 @@ def test_this_machine_has_what_it_was_told_or_what_there_is() -> None:
 def test_impossible_numbers_are_refused(cpus: int | None, gpus: int | None) -> None:
     with pytest.raises(ResourceError, match="Leave the number out"):
         this_machine(cpus, gpus)
+
+
+@pytest.mark.parametrize(
+    ("driver", "hidden", "found"),
+    [
+        ("/dev/nvidiactl", None, 3),
+        ("/dev/dxg", None, 3),
+        ("/dev/dxg", "0", 3),
+        ("/dev/dxg", "", 0),
+        ("/dev/nvidiactl", "-1", 0),
+        ("/dev/null", None, 0),
+    ],
+)
+def test_gpus_are_seen_where_a_driver_is_and_nobody_hides_them(
+    driver: str, hidden: str | None, found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) == driver)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert visible_gpus() == found
