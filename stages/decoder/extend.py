@@ -39,6 +39,7 @@ class Extending(Training):
 
     looks: ClassVar[int] = 4
     """A look costs as much as a tenth of a short training; four tell whether the last quarter still helped."""
+    within: ClassVar[str] = ""
 
     def measure_rest(self) -> None:
         """The rest is part of the trunk."""

@@ -6,6 +6,7 @@ seconds decide nothing.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from stages.decoder.network import Parts
 from stages.decoder.objective import Objective
 from stages.decoder.spec import TrainingSettings
 from stages.diffusion import noise
+from stages.errors import InputError
 from stages.ranks import newest_checkpoint
 
 HELDOUT, LEVELS = 256, 8
@@ -94,6 +96,8 @@ class Training:
     """Of AdamW."""
     looks: ClassVar[int] = 8
     """How often the held-out loss is taken."""
+    within: ClassVar[str] = "training."
+    """What a study writes before the names of the settings."""
 
     def __init__(
         self,
@@ -163,17 +167,44 @@ class Training:
             self.average.copy_(self.painter.values)
             self.halfway.copy_(self.average)
 
+    def told(self, losses: Sequence[Tensor]) -> list[float]:
+        """The losses of the last steps over all ranks, of this rank's shares of them. All ranks call it together.
+
+        Raises InputError on all of them where a loss, or a weight after these steps, is not finite.
+        """
+        found = torch.stack([*losses, *(flat.values.sum().to(self.device) for flat in self._flats.values())])
+        if self.world > 1:
+            torch.distributed.all_reduce(found)
+        numbers: list[float] = found.tolist()
+        self._require_finite(numbers, self.step - len(losses))
+        return numbers[: len(losses)]
+
     def look(self, loss: float) -> None:
-        """Puts a point on the curve; `loss` is this rank's share of the training loss since the last."""
-        found = torch.tensor([loss, *[0.0] * self.taps], dtype=torch.float64)
+        """Puts a point on the curve; `loss` is the training loss since the last. InputError where it is not finite."""
+        heldout = torch.zeros(self.taps, dtype=torch.float64)
         # All ranks keep the curve, as any of them may go on from a checkpoint; one look is enough for all.
         if self.rank == 0:
-            found[1:] = torch.tensor(self.heldout_losses(), dtype=torch.float64)
+            heldout[:] = torch.tensor(self.heldout_losses(), dtype=torch.float64)
         if self.world > 1:
-            found = found.to(self.device)
-            torch.distributed.all_reduce(found)
-        together, *heldout = found.tolist()
-        self.curve.append({"images": self.painted, "loss": together, "heldout": heldout})
+            heldout = heldout.to(self.device)
+            torch.distributed.all_reduce(heldout)
+        self._require_finite([loss, *heldout.tolist()], self.step - 1)
+        self.curve.append({"images": self.painted, "loss": loss, "heldout": heldout.tolist()})
+
+    def _require_finite(self, numbers: Sequence[float], first: int) -> None:
+        """InputError where one is not: of step `first`, of the steps after it, and of where the training stands."""
+        bad = next((place for place, number in enumerate(numbers) if not math.isfinite(number)), None)
+        if bad is None:
+            return
+        step = min(first + bad, self.step - 1)
+        sketching = step < self.first.steps
+        name, what = ("sketch_learning_rate", "the sketch") if sketching else ("learning_rate", "the diffusion model")
+        shown = step * self.first.batch if sketching else (step - self.first.steps) * self.second.batch
+        raise InputError(
+            expected="losses and weights that stay finite",
+            found=f"{numbers[bad]} after {shown} images of {what}, at {name} {getattr(self.settings, name):g}",
+            remedy=f"Lower {self.within}{name}.",
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -354,7 +385,8 @@ SKETCH_COST = 0.04
 def fit(training: Training, context: Context, checkpoint_images: int, taps: Sequence[str]) -> None:
     """Trains to the end, from the newest checkpoint of `context` where there is one. `taps` are their names.
 
-    Raises RaceError where ranks see different checkpoints.
+    Raises RaceError where ranks see different checkpoints, and InputError where losses or weights do not stay finite:
+    no such state is saved.
     """
     if (checkpoint := newest_checkpoint(context)) is not None:
         training.restore(checkpoint)
@@ -370,22 +402,23 @@ def fit(training: Training, context: Context, checkpoint_images: int, taps: Sequ
         while training.step < training.steps:
             fresh.append(training.advance())
             telling = training.step % TOLD == 0 or training.step == training.steps
-            if telling or training.step in looks:
+            saving = training.step % every == 0 and training.step < training.steps
+            sketched = training.step == training.first.steps
+            if telling or saving or sketched or training.step in looks:
                 # Only now: asking a GPU for a number waits for all that it has to do.
-                recent += torch.stack(fresh).tolist()
+                recent += training.told(fresh)
                 fresh.clear()
             if training.step in looks:
                 training.look(float(np.mean(recent)))
                 recent.clear()
             if telling:
-                sketched = min(min(training.step, training.first.steps) * training.first.batch, training.first.images)
-                shown = round(SKETCH_COST * sketched) + training.painted
+                drawn = min(min(training.step, training.first.steps) * training.first.batch, training.first.images)
+                shown = round(SKETCH_COST * drawn) + training.painted
                 context.report(min(shown, total), total, _metrics(training, recent, taps))
-            if training.step % every == 0 and training.step < training.steps and context.rank == 0:
+            if saving and context.rank == 0:
                 context.checkpoints.save(training.step, training.state())
-            if training.step == training.first.steps:
+            if sketched:
                 recent.clear()
-                fresh.clear()
     if context.rank == 0:
         # Files of two trainings make no decoder: who has to write them a second time starts from here.
         context.checkpoints.save(training.step, training.state())
@@ -393,8 +426,7 @@ def fit(training: Training, context: Context, checkpoint_images: int, taps: Sequ
 
 def _metrics(training: Training, recent: Sequence[float], taps: Sequence[str]) -> dict[str, float]:
     """What is told of a training: loss of the last steps, learning rate, newest held-out losses."""
-    # A rank's loss is its share of the batch's.
-    loss = float(np.mean(recent[-TOLD:])) * training.world if recent else training.curve[-1]["loss"]
+    loss = float(np.mean(recent[-TOLD:])) if recent else training.curve[-1]["loss"]
     metrics = {"loss": loss, "learning_rate": training.learning_rate}
     if training.curve:
         metrics |= {f"heldout/{tap}": loss for tap, loss in zip(taps, training.curve[-1]["heldout"], strict=True)}

@@ -199,7 +199,8 @@ def fit(stage: "Pretrain", images: TrainSet, context: Context) -> tuple[Trainer,
     """Trains to the end; returns the trainer and the mean loss of the last 5 % of steps.
 
     Goes on from the newest checkpoint of `context`. Raises InputError where there are fewer images than a batch, or
-    fewer in a batch than ranks, and RaceError where ranks see different checkpoints.
+    fewer in a batch than ranks, or the loss does not stay finite (no such state is saved), and RaceError where ranks
+    see different checkpoints.
     """
     if images.count < stage.batch:
         raise InputError(
@@ -228,11 +229,20 @@ def fit(stage: "Pretrain", images: TrainSet, context: Context) -> tuple[Trainer,
         for step in range(start, trainer.steps):
             fresh.append(trainer.advance(step))
             done = step + 1
-            if done % TOLD == 0 or done == trainer.steps:
+            telling = done % TOLD == 0 or done == trainer.steps
+            if telling or done % every == 0:
                 # Only now: asking a GPU for a number waits for all that it has to do.
                 losses += torch.stack(fresh).tolist()
                 fresh.clear()
                 recent = float(np.mean(losses[-TOLD:]))
+                # The loss is that of the whole batch, so all ranks end here together.
+                if not math.isfinite(recent):
+                    raise InputError(
+                        expected="a loss that stays finite",
+                        found=f"{recent} after {done * stage.batch} images, at learning_rate {stage.learning_rate:g}",
+                        remedy="Lower the encoder's learning_rate.",
+                    )
+            if telling:
                 context.report(done * stage.batch, trainer.steps * stage.batch, {"loss": recent})
             # None within the tail, so that its mean loss is known however often the training was interrupted.
             if done % every == 0 and done <= trainer.steps - tail and context.rank == 0:

@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from stages.decoder.conditioning import Projection
 from stages.decoder.flat import AdamW, Flat
 from stages.decoder.loop import Training, averaging_exponent, fit, rate
 from stages.decoder.network import Network
 from stages.decoder.spec import TrainingSettings
+from stages.errors import InputError
 from tests.artifacts import InlineContext, MemoryCheckpoints
-from tests.stages.decoder.small import TRAINING, training
+from tests.stages.decoder.small import FLOAT32, TRAINING, training
 from tests.two_ranks import on_two_ranks
 
 TAPS = ("a:colour", "b:colour")
@@ -81,6 +83,32 @@ def test_an_attempt_after_the_last_step_takes_none_and_has_the_same_weights(monk
         assert torch.equal(getattr(second, name), getattr(first, name)), name
     assert torch.equal(second.sketch.values, first.sketch.values)
     assert (second.network.rest, second.curve) == (first.network.rest, first.curve)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "sketch_learning_rate"])
+def test_a_training_whose_losses_do_not_stay_finite_is_ended_with_a_remedy_and_not_saved(name: str) -> None:
+    checkpoints = MemoryCheckpoints()
+    made = training(320, FLOAT32.model_copy(update={name: 1e25}))
+    with pytest.raises(InputError, match=rf"images of the .*, at {name} 1e\+25\. Lower training\.{name}\."):
+        fit(made, InlineContext(checkpoints=checkpoints), 8, TAPS)
+    for saved in checkpoints.kept:
+        for file, data in saved.files.items():
+            assert file == "position.json" or load(data)["values"].isfinite().all()
+
+
+def loss_of_one_rank(rank: int, losses: list[float]) -> str:
+    """What a rank is told of its share of a loss, or of the error."""
+    try:
+        return str(training(rank=rank, world=2).told([torch.tensor(losses[rank])]))
+    except InputError as error:
+        return f"{error.found}: {error.remedy}"
+
+
+@pytest.mark.parametrize("losses", [[0.25, 0.5], [0.25, float("nan")]])
+def test_ranks_agree_on_the_loss_and_on_whether_it_is_finite(losses: list[float], tmp_path: Path) -> None:
+    first, second = on_two_ranks(loss_of_one_rank, tmp_path, losses)
+    assert first == second
+    assert first == "[0.75]" or first.startswith("nan after")
 
 
 def test_training_lowers_the_held_out_loss_and_the_sketch_knows_the_colour() -> None:

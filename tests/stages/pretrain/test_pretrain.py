@@ -72,6 +72,15 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(scenes: np.ndarray
     assert resumed_loss == loss
 
 
+def test_a_training_whose_loss_does_not_stay_finite_is_ended_with_a_remedy_and_not_saved(scenes: np.ndarray) -> None:
+    checkpoints = MemoryCheckpoints()
+    wild = STAGE.model_copy(update={"learning_rate": 1e38, "checkpoint_images": 16})
+    with pytest.raises(InputError, match=r"at learning_rate 1e\+38\. Lower"):
+        fit(wild, scenes, InlineContext(checkpoints=checkpoints))
+    newest = checkpoints.latest()
+    assert newest is None or newest.step < 3
+
+
 def test_the_seed_decides_the_training(scenes: np.ndarray) -> None:
     short = STAGE.model_copy(update={"num_images": 48})
     digests = [
