@@ -22,6 +22,7 @@ from stages.decoder.released import assembled
 from stages.diffusion import denoisers, discrete
 from stages.diffusion.samplers import Denoiser
 from stages.errors import FormatError, InputError
+from stages.precision import arithmetic
 
 PIECE_BYTES = 1 << 29
 """Bytes of weights in one file, at most: a store takes no object above 1 GiB."""
@@ -92,7 +93,6 @@ class AdmDecoder:
         schedule = discrete.SCHEDULES[self.card.schedule](self.card.steps)
         # The published code keeps its estimates of the image within [-1, 1] in every step.
         inner = denoisers.discrete(self.network, schedule, clip=True)
-        bfloat16 = self.card.precision == "bfloat16"
 
         @torch.no_grad()
         def denoised(x: Tensor, sigma: Tensor, h: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class AdmDecoder:
                     found=f"{h.shape[1]} at {place}",
                     remedy="Name the encoder and the tap that the decoder was trained for.",
                 )
-            with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=bfloat16):
+            with arithmetic(self.card.precision, self.device):
                 return inner(x, sigma, h.to(self.device, torch.float32))
 
         return denoised

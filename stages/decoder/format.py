@@ -27,6 +27,7 @@ from stages.decoder.network import Network
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.diffusion.samplers import Denoiser
 from stages.errors import FormatError, InputError
+from stages.precision import arithmetic
 
 if TYPE_CHECKING:
     from stages.embeddings.format import Statistics
@@ -114,8 +115,7 @@ class Decoder:
     @torch.no_grad()
     def _denoised(self, x: Tensor, sigma: Tensor, standard: Tensor, number: int) -> Tensor:
         tap = torch.full((len(x),), number, device=self.device)
-        bfloat16 = self.card.training.precision == "bfloat16"
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=bfloat16):
+        with arithmetic(self.card.training.precision, self.device):
             out: Tensor = self.network(x, sigma, standard, tap)
         return out
 

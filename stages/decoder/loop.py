@@ -26,6 +26,7 @@ from stages.decoder.objective import Objective
 from stages.decoder.spec import TrainingSettings
 from stages.diffusion import noise
 from stages.errors import InputError
+from stages.precision import arithmetic, unrounded
 from stages.ranks import newest_checkpoint
 
 HELDOUT, LEVELS = 256, 8
@@ -240,7 +241,7 @@ class Training:
         level = self.objective.levels((torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS)
         level = level[torch.arange(count) % LEVELS]
         found = []
-        with self.averaged(self.average), torch.no_grad(), self._autocast():
+        with self.averaged(self.average), torch.no_grad(), arithmetic(self.settings.precision, self.device):
             for tap in range(self.taps):
                 h, taps = self.heldout.conditions(rows, plain, np.full(count, tap))
                 losses = [
@@ -302,10 +303,6 @@ class Training:
         averages = {"average": self.average, "halfway": self.halfway}
         return weights | averages | ({"momentum": self.momentum} if len(self.momentum) else {})
 
-    def _autocast(self) -> torch.autocast:
-        device = torch.device(self.device).type
-        return torch.autocast(device, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
-
     def _draw(self, step: int) -> Tensor:
         """A step of the sketch: plain squared error.
 
@@ -314,7 +311,7 @@ class Training:
         settings, phase = self.settings, self.first
         clean, h, tap = (part.to(self.device) for part in self._pairs.take(step))
         self.sketch.gradient.zero_()
-        with self._autocast():
+        with arithmetic(settings.precision, self.device):
             drawn = self.network.sketch(h, tap)
         loss: Tensor = (drawn - clean).square().flatten(1).mean(1).sum() / phase.batch
         torch.autograd.backward(loss)
@@ -327,10 +324,11 @@ class Training:
         self.painter.gradient.zero_()
         total = torch.zeros((), device=self.device)
         for batch in self._batches.take(step):
-            with self._autocast():
-                each = self.objective.losses(self.network, batch.to(self.device))
-            loss = each.sum() / phase.batch
-            torch.autograd.backward(loss)
+            with unrounded(settings.precision):
+                with arithmetic(settings.precision, self.device):
+                    each = self.objective.losses(self.network, batch.to(self.device))
+                loss = each.sum() / phase.batch
+                torch.autograd.backward(loss)
             total += loss.detach()
         self.painter.summed_over_ranks(self.world)
         self._update("painter", settings.learning_rate, step / phase.steps)

@@ -61,6 +61,15 @@ def test_conditions_are_raw_embeddings(artifact: MemoryArtifact, inputs: dict[st
     assert denoised.dtype == torch.float32
 
 
+def test_convolutions_of_a_gpu_are_float32_while_a_decoder_of_that_precision_paints(artifact: MemoryArtifact) -> None:
+    decoder, seen = trained(artifact), list[bool]()
+    decoder.network.painter.unet.stem.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    decoder.free()(torch.randn(1, 3, 16, 16), torch.ones(1), torch.zeros(1, 4))
+    assert decoder.card.training.precision == "float32"
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_the_halfway_snapshot_is_another_painter_with_the_same_sketch(artifact: MemoryArtifact) -> None:
     final, halfway = trained(artifact), trained(artifact, "halfway")
     assert torch.equal(final.network.sketch.out.weight, halfway.network.sketch.out.weight)

@@ -111,6 +111,24 @@ def test_ranks_agree_on_the_loss_and_on_whether_it_is_finite(losses: list[float]
     assert first == "[0.75]" or first.startswith("nan after")
 
 
+@pytest.mark.parametrize(("precision", "rounded"), [("float32", False), ("bfloat16", True)])
+def test_convolutions_of_a_gpu_are_float32_both_ways_in_a_training_in_float32(precision: str, rounded: bool) -> None:
+    made, seen = training(8, TRAINING.model_copy(update={"precision": precision})), []
+    assert isinstance(made.network, Network)
+    last = made.network.painter.unet.out
+
+    def ran(*_: object) -> None:
+        seen.append(torch.backends.cudnn.allow_tf32)
+
+    last.register_forward_hook(ran)
+    last.register_full_backward_hook(ran)
+    made.step = made.first.steps
+    made.advance()
+    made.heldout_losses()
+    assert seen == [rounded] * 4
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_training_lowers_the_held_out_loss_and_the_sketch_knows_the_colour() -> None:
     settings = TRAINING.model_copy(update={"sketch_images": 6400, "learning_rate": 3e-3, "sketch_learning_rate": 3e-3})
     made = training(2_000, settings)

@@ -1,0 +1,25 @@
+"""The precision that a network computes in, on any device: bfloat16 by autocast, or the whole of float32."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal
+
+import torch
+
+
+def unrounded(precision: Literal["bfloat16", "float32"]) -> AbstractContextManager[None]:
+    """Float32 is float32: by default a GPU rounds the factors of such a convolution to 10 bits (TF32).
+
+    A backward pass stands in it too, and not in autocast.
+    """
+    if precision == "float32":
+        return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return nullcontext()
+
+
+@contextmanager
+def arithmetic(precision: Literal["bfloat16", "float32"], device: str) -> Iterator[None]:
+    """What a forward pass stands in."""
+    half = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
+    with unrounded(precision), half:
+        yield
