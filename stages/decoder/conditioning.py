@@ -43,12 +43,23 @@ class Projection(nn.Module):
     def forward(self, h: Tensor, tap: Tensor) -> Tensor:
         """[B, widest], int64 [B] -> [B, width]."""
         out = self.vectors[tap]
+        add = with_its_rows if h.device.type == "cpu" else with_all_rows
         for number, (weight, wide) in enumerate(zip(self.weights, self.widths, strict=True)):
-            here = (tap == number).nonzero().squeeze(1)
-            if len(here):
-                projected = functional.linear(h[here, :wide], weight)
-                out = out.index_add(0, here, projected.to(out.dtype))
+            out = add(out, h[:, :wide], weight, tap == number)
         return out
+
+
+def with_its_rows(out: Tensor, h: Tensor, weight: Tensor, here: Tensor) -> Tensor:
+    """out [B, width] plus the projections of h [B, D] in the rows that are `here`, of which alone they are made."""
+    rows = here.nonzero().squeeze(1)
+    if not len(rows):
+        return out
+    return out.index_add(0, rows, functional.linear(h[rows], weight).to(out.dtype))
+
+
+def with_all_rows(out: Tensor, h: Tensor, weight: Tensor, here: Tensor) -> Tensor:
+    """The same, made of all rows: nothing to a GPU, which would be waited for if it were asked which are `here`."""
+    return out + torch.where(here[:, None], functional.linear(h, weight), 0.0)
 
 
 class Sketch(nn.Module):

@@ -151,7 +151,7 @@ class Network(Parts):
 
     @property
     def heavy(self) -> nn.Module:
-        """The U-Net; what stands before it depends on the batch's taps."""
+        """The U-Net; what stands before it is small."""
         return self.painter.unet
 
     @property
