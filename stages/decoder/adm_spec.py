@@ -109,7 +109,7 @@ class AdmTraining(BaseModel):
     """What is left of the moving average of the weights after each step."""
     precision: Literal["bfloat16", "float32"] = "float32"
     """Of the network's arithmetic; weights, averages and losses are float32 always."""
-    micro_batch: Annotated[PositiveInt | None, Unkeyed("gradients are summed: the same training up to rounding")] = None
-    """Images of one pass through the network, where a rank's share of the batch does not fit its memory; None: all."""
+    micro_batch: Annotated[PositiveInt | None, Unkeyed("gradients are summed: the same training up to rounding")] = 16
+    """Images of one pass through the network, each of which takes some 0.7 GB at 128 px in float32; None: all."""
     compile: Annotated[bool, Unkeyed("the same arithmetic, in fewer kernels")] = True
     """On GPUs, whether torch.compile makes kernels for the U-Net. On CPUs never."""

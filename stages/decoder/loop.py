@@ -383,8 +383,8 @@ SKETCH_COST = 0.04
 def fit(training: Training, context: Context, checkpoint_images: int, taps: Sequence[str]) -> None:
     """Trains to the end, from the newest checkpoint of `context` where there is one. `taps` are their names.
 
-    Raises RaceError where ranks see different checkpoints, and InputError where losses or weights do not stay finite:
-    no such state is saved.
+    Raises RaceError where ranks see different checkpoints, and InputError where a GPU's memory is too small, or losses
+    or weights do not stay finite: no such state is saved.
     """
     if (checkpoint := newest_checkpoint(context)) is not None:
         training.restore(checkpoint)
@@ -396,7 +396,7 @@ def fit(training: Training, context: Context, checkpoint_images: int, taps: Sequ
     every = max(1, checkpoint_images // training.second.batch)
     fresh: list[Tensor] = []
     recent: list[float] = []
-    with training:
+    with training, _within_memory(training):
         while training.step < training.steps:
             fresh.append(training.advance())
             telling = training.step % TOLD == 0 or training.step == training.steps
@@ -420,6 +420,20 @@ def fit(training: Training, context: Context, checkpoint_images: int, taps: Sequ
     if context.rank == 0:
         # Files of two trainings make no decoder: who has to write them a second time starts from here.
         context.checkpoints.save(training.step, training.state())
+
+
+@contextmanager
+def _within_memory(training: Training) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        # What follows in it is advice on the allocator.
+        told = str(error).partition(" If reserved")[0]
+        raise InputError(
+            expected="a training that fits the memory of its GPU",
+            found=f"with micro_batch {training.settings.micro_batch or 'not set'}: {told}",
+            remedy=f"Lower {training.within}micro_batch, the images of one pass: the training stays the same.",
+        ) from error
 
 
 def _metrics(training: Training, recent: Sequence[float], taps: Sequence[str]) -> dict[str, float]:

@@ -47,6 +47,11 @@ def training(settings: AdmTraining, num_images: int, rank: int = 0, world: int =
     return PublishedTraining(network(), SCHEDULE, settings, *plain, num_images, 5, rank=rank, world=world)
 
 
+def test_a_step_of_the_default_passes_through_the_network_in_pieces_that_a_gpu_can_hold() -> None:
+    made = training(AdmTraining(), num_images=256)
+    assert [len(batch.tap) for batch in made._batched(0)] == [16] * 16
+
+
 def test_a_step_is_the_published_one() -> None:
     settings = AdmTraining(batch=4, learning_rate=1e-3, ema_decay=0.9, micro_batch=3)
     made = training(settings, num_images=12)

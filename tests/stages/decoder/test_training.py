@@ -96,6 +96,19 @@ def test_a_training_whose_losses_do_not_stay_finite_is_ended_with_a_remedy_and_n
             assert file == "position.json" or load(data)["values"].isfinite().all()
 
 
+def test_a_gpu_that_is_too_small_is_told_with_what_was_in_use_and_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_use = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB."
+
+    def full(self: Training) -> torch.Tensor:
+        raise torch.OutOfMemoryError(f"{in_use} If reserved but unallocated memory is large try setting something")
+
+    monkeypatch.setattr(Training, "advance", full)
+    made = training(settings=TRAINING.model_copy(update={"micro_batch": 4}))
+    with pytest.raises(InputError, match=r"training\.micro_batch, ") as found:
+        fit(made, InlineContext(), 1_000, TAPS)
+    assert found.value.found == f"with micro_batch 4: {in_use}"
+
+
 def loss_of_one_rank(rank: int, losses: list[float]) -> str:
     """What a rank is told of its share of a loss, or of the error."""
     try:
