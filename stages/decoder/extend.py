@@ -85,6 +85,7 @@ def as_decoder(stage: "Extension", card: format.Card) -> Decoder:
         "sketch_learning_rate": stage.sketch_learning_rate,
         "sketch_images": sketch_images,
         "micro_batch": stage.micro_batch,
+        "compile": stage.compile,
         # The null is part of the trunk.
         "null": 0.0,
     }

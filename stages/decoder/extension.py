@@ -42,6 +42,8 @@ class Extension(Gang):
     """Images between two checkpoints."""
     micro_batch: Annotated[PositiveInt | None, Unkeyed("gradients are summed: the same training up to rounding")] = None
     """Images of one pass through the network, where a rank's share of the batch does not fit its memory; None: all."""
+    compile: Annotated[bool, Unkeyed("the same arithmetic, in fewer kernels")] = True
+    """On GPUs, whether torch.compile makes kernels for the U-Net. On CPUs never."""
 
     def lengths(self, num_images: int, sketch_images: int) -> tuple[int, int]:
         """Images and embeddings shown, given those that the decoder was shown."""

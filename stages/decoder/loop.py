@@ -138,6 +138,7 @@ class Training:
         self._pairs = Ahead(self._paired, self.first.steps, AHEAD if on_gpu else 0)
         self._batches = Ahead(self._batched, self.second.steps, AHEAD if on_gpu else 0)
         if on_gpu and training.compile:
+            require_compiler(device, f"{self.within}compile")
             self.network.heavy.compile()
 
     @property
@@ -374,6 +375,21 @@ class Training:
             drawn = self.network.sketch(h.to(self.device), tap.to(self.device))
             squares.append((drawn - clean.to(self.device)).square().mean())
         self.network.rest = float(torch.stack(squares).mean().sqrt())
+
+
+def require_compiler(device: str, setting: str) -> None:
+    """Compiles a function of one line: a network is compiled when it first runs, and that is after the sketch.
+
+    Raises InputError where torch.compile cannot work; `setting` is the name of what turns it off.
+    """
+    try:
+        torch.compile(lambda x: x.sin() + 1.0)(torch.zeros(2, device=device))
+    except Exception as error:
+        raise InputError(
+            expected="a C compiler and the headers of Python, with which torch.compile makes the U-Net's kernels",
+            found=" ".join(f"{type(error).__name__}: {error}".split())[:400],
+            remedy=f"Install them (on Debian gcc and python3-dev), or set {setting} to false.",
+        ) from error
 
 
 SKETCH_COST = 0.04
