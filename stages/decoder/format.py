@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from stages.embeddings.format import Statistics
 
 WEIGHTS, HALFWAY = "decoder.safetensors", "halfway.safetensors"
+LIMIT_BYTES = 1 << 30
+"""Bytes of one file, at most: a store takes no larger object."""
 STANDARD = "standard/"
 """Prefix of the tensors that standardise a tap's embeddings."""
 
@@ -122,6 +124,19 @@ class Decoder:
 
 AnyCard: TypeAlias = Card | AdmCard
 AnyDecoder: TypeAlias = Decoder | AdmDecoder
+
+
+def require_one_file(network: Network) -> None:
+    """Raises InputError where the weights are too many for `WEIGHTS`: to be asked before a training, not after it."""
+    sketch, painter = (4 * sum(p.numel() for p in part.parameters()) for part in (network.sketch, network.painter))
+    # What standardises embeddings, and the names of all, are small beside it.
+    if sketch + painter > LIMIT_BYTES - (1 << 24):
+        raise InputError(
+            expected="a decoder whose weights are below 1 GiB, for they stand in one file",
+            found=f"{sketch / 2**30:.2f} GiB of the sketch and {painter / 2**30:.2f} of the U-Net",
+            remedy="Lower the last width of network.sketch, which draws each pixel, or the decoder's size; where "
+            "it is the U-Net, network.channels.",
+        )
 
 
 def dump(

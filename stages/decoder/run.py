@@ -61,9 +61,10 @@ def fit_and_write(
     training: Training, stage: "Decoder", context: Context, out: Output, extends: format.Extends | None = None
 ) -> Summary:
     """Trains to the end; rank 0 writes the files of a decoder, of which `stage` says what the card tells."""
-    fit(training, context, stage.checkpoint_images, stage.taps)
     train, network = training.data, training.network
     assert isinstance(network, Network)
+    format.require_one_file(network)
+    fit(training, context, stage.checkpoint_images, stage.taps)
     curve = tuple(
         format.Point(
             images=look["images"], loss=look["loss"], heldout=dict(zip(stage.taps, look["heldout"], strict=True))

@@ -9,8 +9,10 @@ import torch
 from stages.decoder import format
 from stages.decoder.card import Point, Snapshot, still_falling
 from stages.decoder.conditioning import NULL
+from stages.decoder.loop import Training
 from stages.decoder.network import Network
 from stages.decoder.run import read_sets
+from stages.decoder.spec import NetworkSettings
 from stages.decoder.stage import Decoder
 from stages.embeddings.format import open_table
 from stages.errors import FormatError, InputError
@@ -113,6 +115,19 @@ def test_an_unknown_tap_is_refused_with_those_that_exist(
 def test_a_size_the_network_cannot_work_at_is_refused(inputs: dict[str, MemoryArtifact]) -> None:
     with pytest.raises(InputError, match="multiple of 4"):
         run_stage(STAGE.model_copy(update={"size": 18}), inputs)
+
+
+def test_a_decoder_too_large_for_one_file_is_refused_before_it_is_trained(
+    inputs: dict[str, MemoryArtifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch.device("meta"):
+        format.require_one_file(Network(NetworkSettings(), [2048] * 8, 256))
+        with pytest.raises(InputError, match=r"1\.5\d GiB of the sketch.* Lower the last width of network\.sketch"):
+            format.require_one_file(Network(NetworkSettings(sketch=(1024, 2048)), [2048], 256))
+    monkeypatch.setattr(format, "LIMIT_BYTES", 1 << 24)
+    monkeypatch.delattr(Training, "advance")
+    with pytest.raises(InputError, match="one file"):
+        run_stage(STAGE, inputs)
 
 
 def test_a_card_of_another_format_is_refused(artifact: MemoryArtifact) -> None:
