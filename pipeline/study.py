@@ -169,6 +169,20 @@ def taps_of(encoder: Pretrain | Untrained | Oracle | Imported) -> tuple[str, ...
     return ("backbone", *(f"projector.{layer}" for layer in range(layers - 1)), "projector")
 
 
+class _Reader(yaml.SafeLoader):
+    """Plain YAML whose keys are the text that is written, also `null`, `on` and `1`, which YAML takes for values."""
+
+    _plain = frozenset(tag for found in yaml.SafeLoader.yaml_implicit_resolvers.values() for tag, _ in found)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node, after its `<<` are resolved."""
+        self.flatten_mapping(node)
+        for key, _ in node.value:
+            if key.tag in self._plain:
+                key.tag = self.DEFAULT_SCALAR_TAG
+        return super().construct_mapping(node, deep)
+
+
 def recipes() -> list[str]:
     """Names of the studies that come with Repscope."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -190,7 +204,7 @@ def load(name: str) -> Study:
             f"Recipes: {known}. `repscope init {recipes()[0]}` writes one as a file to start from.",
         )
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), _Reader)
     except OSError as error:
         raise UsageError(f"to read {path}", error.strerror or str(error), "Give yourself the right to.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

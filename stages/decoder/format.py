@@ -110,7 +110,14 @@ class Decoder:
         return lambda x, sigma, h: self._denoised(x, sigma, self.standardise(place, h), number)
 
     def free(self) -> Denoiser:
-        """The denoiser without a condition; h is not looked at."""
+        """The denoiser without a condition; h is not looked at. InputError where no condition was ever dropped."""
+        # The card of an extension does not say how its trunk was trained; a null that never was is still 0.
+        if not self.network.painter.projection.vectors[NULL].any():
+            raise InputError(
+                expected="a decoder that knows how to paint without a condition, for guidance",
+                found="one whose training dropped no condition (`training.null` was 0)",
+                remedy="Paint with guidance 1, or train a decoder with `training.null` above 0.",
+            )
         widest = max(self.taps.values())
         return lambda x, sigma, h: self._denoised(x, sigma, x.new_zeros(len(x), widest), NULL)
 

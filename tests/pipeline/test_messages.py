@@ -5,6 +5,7 @@ from typing import Any
 
 import fsspec
 import pytest
+import yaml
 
 from cluster.inline import Inline
 from pipeline.errors import RootError, UsageError
@@ -12,10 +13,12 @@ from pipeline.fingerprint import list_files
 from pipeline.plan import plan
 from pipeline.run import run
 from pipeline.store import open_store
-from pipeline.study import load
+from pipeline.study import RECIPES, Study, load
+from stages.decoder.stage import Decoder
 from stages.errors import InputError
+from stages.shards.parquet import ParquetSource
 from tests.faults.arithmetic import graph
-from tests.finished import MICRO
+from tests.finished import MICRO, STUDIES
 
 
 def refused(study: Path) -> str:
@@ -49,6 +52,35 @@ def test_a_mistake_in_a_study_is_told_where_it_is(tmp_path: Path, change: tuple[
     study = tmp_path / "study.yaml"
     study.write_text(text.replace(*change))
     assert said in refused(study)
+
+
+def test_a_key_is_the_text_that_is_written(tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    columns = "{1: class, 2.50: scalar, null: class, on: class, Yes: class, 2026-01-02: scalar, ~: class}"
+    source = "{kind: parquet, url: ./rows, columns: " + columns + "}"
+    text = MICRO.read_text().replace("{kind: scenes, count: 768, seed: 5}", source)
+    study.write_text(text.replace("{sketch_images: 4096}", "{sketch_images: 4096, null: 0}"))
+    found = load(str(study))
+    assert isinstance(found.decoder, Decoder)
+    assert found.decoder.training.null == 0.0
+    assert isinstance(found.dataset.listing.source, ParquetSource)
+    assert list(found.dataset.listing.source.columns or ()) == ["1", "2.50", "null", "on", "Yes", "2026-01-02", "~"]
+
+
+@pytest.mark.parametrize("path", sorted([*RECIPES.glob("*.yaml"), *STUDIES.glob("*.yaml")]), ids=lambda path: path.stem)
+def test_studies_are_read_as_plain_yaml_reads_them(path: Path, tmp_path: Path) -> None:
+    # A published file is named by where it stands; here any place will do.
+    text = path.read_text().replace("SHA256", "ab" * 32)
+    (tmp_path / "study.yaml").write_text(text)
+    assert load(str(tmp_path / "study.yaml")) == Study.model_validate(yaml.safe_load(text))
+
+
+def test_keys_that_are_merged_in_are_text_too(tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(MICRO.read_text().replace("{sketch_images: 4096}", "{<<: {null: 0.25}, sketch_images: 4096}"))
+    decoder = load(str(study)).decoder
+    assert isinstance(decoder, Decoder)
+    assert (decoder.training.null, decoder.training.sketch_images) == (0.25, 4096)
 
 
 def test_a_file_that_is_no_study_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

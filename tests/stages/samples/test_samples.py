@@ -15,14 +15,14 @@ from stages.contract import Estimate
 from stages.decoder.adm_spec import AdmSettings
 from stages.decoder.adm_stage import Rcdm
 from stages.decoder.extension import Extension
-from stages.decoder.format import Decoder
+from stages.decoder.format import Decoder, load
 from stages.decoder.released_stage import Released
 from stages.decoder.spec import NetworkSettings
 from stages.decoder.stage import Decoder as DecoderStage
 from stages.diffusion.samplers import Denoiser
 from stages.embeddings.format import open_table
 from stages.encoders.spec import Architecture, EncoderSpec, Oracle, Untrained
-from stages.errors import FormatError
+from stages.errors import FormatError, InputError
 from stages.images import open_images
 from stages.pixels import encode_png
 from stages.samples.format import decode_shard, shard_name
@@ -142,6 +142,22 @@ def test_guidance_of_one_changes_nothing_and_of_two_moves_samples_away_from_thos
     plain, free, led = painted(1.0), painted(1e-9), painted(2.0)
     assert np.array_equal(plain, paint(STAGE, state.decoder, "oracle:attributes", h, [3, 8], [0, 0]))
     assert np.abs(led - free).mean() > np.abs(plain - free).mean() > 0
+
+
+def test_guidance_is_refused_where_no_condition_was_dropped_and_in_extensions_of_such_a_decoder() -> None:
+    shards, embeddings = scenes()
+    given = {"shards": shards, "embeddings.oracle": embeddings}
+    place, other = "oracle:attributes", "oracle:pixels"
+    training = TRAINING.model_copy(update={"null": 0.0})
+    stage = DecoderStage(taps=(place,), size=16, num_images=16, network=NETWORK, training=training)
+    made = run_stage(stage, given)
+    extended = run_stage(Extension(taps=(other,), num_images=16, sketch_images=16), given | {"decoder": made})
+    for tap, artifact in ((place, made), (other, extended)):
+        decoder = load(artifact, "cpu")
+        h = torch.zeros(1, decoder.taps[tap])
+        assert paint(STAGE, decoder, tap, h, [0], [0]).shape == (1, 16, 16, 3)
+        with pytest.raises(InputError, match=r"training dropped no condition .*Paint with guidance 1"):
+            paint(STAGE, decoder, tap, h, [0], [0], 2.0)
 
 
 def test_the_halfway_snapshot_paints_other_samples(inputs: dict[str, MemoryArtifact]) -> None:
