@@ -16,10 +16,11 @@ from stages.decoder.loop import Look, fit
 from stages.diffusion import discrete
 from stages.embeddings.format import open_table
 from stages.errors import FormatError
+from stages.pixels import to_network
 from stages.samples.paint import paint
 from stages.samples.stage import Samples
 from tests.artifacts import InlineContext, MemoryArtifact, run_stage
-from tests.stages.decoder.small import paired, scenes
+from tests.stages.decoder.small import laid_down, paired, scenes
 from tests.two_ranks import on_two_ranks
 
 SETTINGS = AdmSettings(
@@ -81,6 +82,18 @@ def test_a_step_is_the_published_one() -> None:
     assert (found_average - expected_average).norm() < 0.02 * expected_average.norm()
 
 
+def test_the_optimiser_is_the_published_one_for_all_weights() -> None:
+    made = training(AdmTraining(batch=4), num_images=8)
+    made.advance()
+    optimiser = made.optimisers["painter"]._optimiser
+    assert isinstance(optimiser, torch.optim.AdamW)
+    (group,) = optimiser.param_groups
+    told = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay", "amsgrad")}
+    assert told == {"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False}
+    assert sum(p.numel() for p in group["params"]) == sum(p.numel() for p in made.network.painter.parameters())
+    assert made.orthogonal is None
+
+
 def trained(rank: int = 0, world: int = 1) -> PublishedTraining:
     # Shares of 4 and 3 images, in micro-batches of 2 and 1.
     made = training(AdmTraining(batch=7, learning_rate=1e-3, ema_decay=0.9, micro_batch=2), 56, rank, world)
@@ -117,10 +130,22 @@ def test_steps_of_the_schedule_are_drawn_uniformly_and_no_condition_is_dropped()
     assert ends.tolist() == [0, 0, 500, 999, 999]
 
 
-def test_the_image_and_its_embedding_are_flipped_together() -> None:
-    made = training(AdmTraining(batch=4), num_images=4)
-    _, flipped, _ = made.series.drawn(np.arange(1_000), made.seed)
-    assert flipped.mean() == pytest.approx(0.5, abs=0.05)
+def test_the_image_and_its_embedding_are_flipped_together_in_half_of_the_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (6, 8, 8, 3), dtype=torch.uint8, generator=generator)
+    table = torch.randn(2, 6, 4, generator=generator)
+    data = as_they_are(laid_down(images, [table]))
+    made = PublishedTraining(network(), SCHEDULE, AdmTraining(batch=4), data, data, 4, 5)
+    batch = made.series.batch(np.arange(1_000))
+    plain = to_network(images.numpy())
+    # Each image of the batch is one of the twelve, and so is each embedding: view and row.
+    of_image, of_h = (
+        (shown[:, None, None] == known).flatten(3).all(3).nonzero()
+        for shown, known in ((batch.clean, torch.stack([plain, plain.flip(3)])), (batch.h, table))
+    )
+    assert of_image[:, 0].tolist() == list(range(1_000))
+    assert torch.equal(of_image, of_h)
+    assert of_image[:, 1].double().mean() == pytest.approx(0.5, abs=0.05)
 
 
 def test_training_lowers_the_held_out_loss() -> None:
