@@ -8,6 +8,7 @@ own and one for each extension, so that an extension leaves every step before th
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.errors import UsageError
 from pipeline.step import Step
 from pipeline.study import Encoder, Study
 from stages.contract import Stage
@@ -152,14 +153,24 @@ class _Group:
 
 
 def samples_of(study: Study) -> Samples:
-    """How the study samples: what it does not say is as its kind of decoder needs it."""
+    """How the study samples: what it does not say is as its kind of decoder needs it.
+
+    Raises UsageError where that cannot be done.
+    """
     needed: Mapping[str, Any] = {}
     if isinstance(study.decoder, Released | Rcdm):
         needed = SAMPLING
     elif study.decoder.training.sketch_images == 0:
         needed = WITHOUT_SKETCH
     unsaid = {name: value for name, value in needed.items() if name not in study.samples.model_fields_set}
-    return study.samples.model_copy(update=unsaid)
+    sampling = study.samples.model_copy(update=unsaid)
+    if sampling.sigma_min >= sampling.sigma_max:
+        raise UsageError(
+            "samples.sigma_min below samples.sigma_max",
+            f"{sampling.sigma_min:g} and {sampling.sigma_max:g}",
+            "Lower the one or raise the other; docs/study.md says how they go with the decoder.",
+        )
+    return sampling
 
 
 def groups_of(study: Study) -> list[tuple[str, ...]]:

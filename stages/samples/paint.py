@@ -12,7 +12,7 @@ from torch import Tensor
 from stages.contract import Inputs, Output, Summary
 from stages.decoder.format import AnyDecoder, load, read_card
 from stages.diffusion import denoisers, noise, samplers
-from stages.errors import FormatError
+from stages.errors import FormatError, InputError
 from stages.pixels import from_network
 from stages.samples import format
 
@@ -61,7 +61,8 @@ def paint(
 
     `vectors` [N, D] are raw embeddings at the tap `place`; sample i has the noise of (seed, source_rows[i], ks[i]), and
     in a step of a stochastic sampler that of (seed, source_rows[i], ks[i], step). `guidance` above 1 moves samples away
-    from what is painted without a condition; InputError where the decoder cannot.
+    from what is painted without a condition. Raises InputError where the decoder cannot, and where a value of a sample
+    is no number.
     """
     denoiser, sampler, levels = decoder.denoiser(place), samplers.SAMPLERS[stage.sampler], sigmas(stage)
     if guidance != 1.0:
@@ -73,7 +74,14 @@ def paint(
         here = slice(start, start + batch)
         streams = [(stage.seed, row, k) for row, k in zip(source_rows[here], ks[here], strict=True)]
         drawn = noise.by_step(streams, (3, size, size), decoder.device)
-        painted.append(from_network(sampler(denoiser, drawn, levels, vectors[here].to(decoder.device))))
+        images = sampler(denoiser, drawn, levels, vectors[here].to(decoder.device))
+        if not images.isfinite().all():
+            raise InputError(
+                expected=f"samples of finite values at {place}",
+                found=f"infinities or NaN, from noise level {float(levels[0]):g} in {stage.steps} steps",
+                remedy="Choose other noise levels of `samples`; where none helps, train the decoder at a lower rate.",
+            )
+        painted.append(from_network(images))
     return np.concatenate(painted) if painted else np.empty((0, size, size, 3), dtype=np.uint8)
 
 

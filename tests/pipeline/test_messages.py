@@ -10,6 +10,7 @@ import yaml
 from cluster.inline import Inline
 from pipeline.errors import RootError, UsageError
 from pipeline.fingerprint import list_files
+from pipeline.graph import graph_of
 from pipeline.plan import plan
 from pipeline.run import run
 from pipeline.store import open_store
@@ -52,6 +53,18 @@ def test_a_mistake_in_a_study_is_told_where_it_is(tmp_path: Path, change: tuple[
     study = tmp_path / "study.yaml"
     study.write_text(text.replace(*change))
     assert said in refused(study)
+
+
+@pytest.mark.parametrize(("levels", "said"), [("sigma_min: 12", "12 and 10"), ("sigma_max: 0.1", "0.1 and 0.1")])
+def test_noise_levels_that_do_not_fall_are_refused_before_anything_runs(tmp_path: Path, levels: str, said: str) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(MICRO.read_text().replace("steps: 4", f"steps: 4, {levels}"))
+    with pytest.raises(UsageError, match=rf"sigma_min below samples\.sigma_max; found {said}\. Lower"):
+        graph_of(load(str(study)))
+    # Without a sketch painting starts from level 80 unless a study says otherwise.
+    study.write_text(study.read_text().replace("sketch_images: 4096", "sketch_images: 0"))
+    if "sigma_max" not in levels:
+        assert graph_of(load(str(study)))
 
 
 def test_a_key_is_the_text_that_is_written(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.graph import graph_of
+from pipeline.graph import graph_of, samples_of
 from pipeline.study import load, recipes
 from stages.decoder.stage import Decoder
 
@@ -24,6 +24,13 @@ def test_the_recipes_for_a_gpu_are_of_64_and_128_pixels() -> None:
         "scenes64": 64,
         "folder128": 128,
     }
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_recipe_samples_from_noise_that_hides_as_much_at_any_size(name: str) -> None:
+    study = load(name)
+    assert isinstance(study.decoder, Decoder)
+    assert samples_of(study).sigma_max == 10.0 * study.decoder.size / 32
 
 
 def test_the_estimate_of_the_default_decoder_is_the_measured_one_and_grows_with_the_network() -> None:

@@ -130,6 +130,14 @@ def test_an_ancestral_sample_depends_on_neither_parts_nor_neighbours(inputs: dic
     assert not np.array_equal(whole, images(run_stage(stage.model_copy(update={"sampler": "ddim"}), inputs)))
 
 
+def test_samples_that_are_no_numbers_are_refused_and_not_painted_black(inputs: dict[str, MemoryArtifact]) -> None:
+    state = STAGE.setup(inputs, "cpu")
+    h = torch.from_numpy(np.stack(state.vectors[:1]))
+    rising = STAGE.model_copy(update={"sampler": "ancestral", "sigma_min": 12.0})
+    with pytest.raises(InputError, match=r"finite values at oracle:attributes; found .*NaN, from noise level 10 in 3"):
+        paint(rising, state.decoder, "oracle:attributes", h, [3], [0])
+
+
 def test_guidance_of_one_changes_nothing_and_of_two_moves_samples_away_from_those_without_a_condition(
     inputs: dict[str, MemoryArtifact],
 ) -> None:
