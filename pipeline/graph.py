@@ -23,7 +23,7 @@ from stages.pretrain.stage import Pretrain
 from stages.questions.invariance import Transformed
 from stages.questions.sources import Sources, of_group
 from stages.report.stage import Report
-from stages.samples.stage import Samples
+from stages.samples.stage import PUBLISHED, Samples
 
 
 class _Graph:
@@ -164,7 +164,26 @@ def samples_of(study: Study) -> Samples:
         needed = WITHOUT_SKETCH
     unsaid = {name: value for name, value in needed.items() if name not in study.samples.model_fields_set}
     sampling = study.samples.model_copy(update=unsaid)
-    if sampling.sigma_min >= sampling.sigma_max:
+    if sampling.sampler == PUBLISHED:
+        if not isinstance(study.decoder, Released | Rcdm):
+            raise UsageError(
+                "`sampler: published` beside a decoder of kind: released or architecture: adm",
+                "a decoder of noise levels, which has neither its steps nor a learned variance",
+                "Leave out samples.sampler, or choose ancestral.",
+            )
+        if said := sorted({"sigma_min", "sigma_max"} & study.samples.model_fields_set):
+            raise UsageError(
+                "no noise levels beside `sampler: published`, which takes those of the decoder's schedule",
+                ", ".join(f"samples.{name}" for name in said),
+                "Leave it out; `steps` says how many of them are taken.",
+            )
+        if sampling.steps > study.decoder.steps:
+            raise UsageError(
+                f"samples.steps of {study.decoder.steps} at most, as many as the decoder's schedule has",
+                f"{sampling.steps}",
+                "Lower it; its authors took 100 of 1000.",
+            )
+    elif sampling.sigma_min >= sampling.sigma_max:
         raise UsageError(
             "samples.sigma_min below samples.sigma_max",
             f"{sampling.sigma_min:g} and {sampling.sigma_max:g}",

@@ -4,7 +4,7 @@ decoder-00.safetensors …   weights, in as many files as it takes to keep each 
 decoder.json               tap, network, schedule, and which files the weights stand in
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,7 @@ from stages.decoder.adm_spec import AdmSettings, AdmTraining
 from stages.decoder.card import CARD, FORMAT, Point, Snapshot
 from stages.decoder.released import assembled
 from stages.diffusion import denoisers, discrete
+from stages.diffusion.noise import Noise
 from stages.diffusion.samplers import Denoiser
 from stages.errors import FormatError, InputError
 from stages.precision import arithmetic
@@ -84,18 +85,40 @@ class AdmDecoder:
 
         Raises InputError for an unknown tap, and for embeddings of another width.
         """
+        # The published code keeps its estimates of the image within [-1, 1] in every step.
+        return denoisers.discrete(self._estimating(place), self._schedule, clip=True)
+
+    def published(self, place: str, steps: int) -> Callable[[Noise, Tensor], Tensor]:
+        """How the published code samples: images [B, 3, S, S] of noise and raw embeddings [B, D].
+
+        Ancestrally with the learned variance, at `steps` of the schedule's steps, evenly spaced. Raises InputError as
+        `denoiser` does, and for more steps than the schedule has.
+        """
+        if not 1 <= steps <= self.card.steps:
+            raise InputError(
+                expected=f"1 to {self.card.steps} steps, as many as this decoder's schedule has",
+                found=str(steps),
+                remedy="Change `samples.steps`.",
+            )
+        network = self._estimating(place)
+        schedule = discrete.respaced(self._schedule, discrete.evenly(steps, self.card.steps))
+        return lambda noise, h: discrete.ancestral(network, schedule, noise, h)
+
+    @property
+    def _schedule(self) -> discrete.Schedule:
+        return discrete.SCHEDULES[self.card.schedule](self.card.steps)
+
+    def _estimating(self, place: str) -> discrete.Network:
+        """F(x_t, t, h), in the network's precision and without gradients."""
         if place not in self.taps:
             raise InputError(
                 expected=f"the decoder's tap, {', '.join(self.taps)}",
                 found=place,
                 remedy="Name that one: a decoder of this kind has no other.",
             )
-        schedule = discrete.SCHEDULES[self.card.schedule](self.card.steps)
-        # The published code keeps its estimates of the image within [-1, 1] in every step.
-        inner = denoisers.discrete(self.network, schedule, clip=True)
 
         @torch.no_grad()
-        def denoised(x: Tensor, sigma: Tensor, h: Tensor) -> Tensor:
+        def estimated(x: Tensor, t: Tensor, h: Tensor) -> Tensor:
             if h.shape[1] != self.taps[place]:
                 raise InputError(
                     expected=f"embeddings of width {self.taps[place]}, as this decoder was trained with",
@@ -103,9 +126,10 @@ class AdmDecoder:
                     remedy="Name the encoder and the tap that the decoder was trained for.",
                 )
             with arithmetic(self.card.precision, self.device):
-                return inner(x, sigma, h.to(self.device, torch.float32))
+                out: Tensor = self.network(x, t, h.to(self.device, torch.float32))
+            return out
 
-        return denoised
+        return estimated
 
     def free(self) -> Denoiser:
         """Raises InputError: there is no denoiser without a condition, since none was ever dropped in training."""

@@ -6,7 +6,7 @@ decoder.json          taps, size, network, training, and the curve of its losses
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,6 +25,7 @@ from stages.decoder.card import Point as Point
 from stages.decoder.conditioning import NULL
 from stages.decoder.network import Network
 from stages.decoder.spec import NetworkSettings, TrainingSettings
+from stages.diffusion.noise import Noise
 from stages.diffusion.samplers import Denoiser
 from stages.errors import FormatError, InputError
 from stages.precision import arithmetic
@@ -120,6 +121,14 @@ class Decoder:
             )
         widest = max(self.taps.values())
         return lambda x, sigma, h: self._denoised(x, sigma, x.new_zeros(len(x), widest), NULL)
+
+    def published(self, place: str, steps: int) -> Callable[[Noise, Tensor], Tensor]:
+        """Raises InputError: only a network of discrete time, with a learned variance, can be sampled that way."""
+        raise InputError(
+            expected="a decoder with an ADM U-Net, for `sampler: published`",
+            found="one of noise levels, which learns no variance",
+            remedy="Choose another `samples.sampler`.",
+        )
 
     @torch.no_grad()
     def _denoised(self, x: Tensor, sigma: Tensor, standard: Tensor, number: int) -> Tensor:

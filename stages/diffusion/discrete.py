@@ -1,9 +1,8 @@
 """Gaussian diffusion in discrete time, as the published RCDM was trained and sampled.
 
-Equations are of Ho et al. 2020 (DDPM, arXiv 2006.11239), Nichol & Dhariwal 2021 (improved DDPM, arXiv 2102.09672) and
-Song et al. 2021 (DDIM, arXiv 2010.02502). A network F(x_t, t, h) estimates the noise in x_t in its first half of
-channels; the second half says where, between the two bounds of equation 15 of improved DDPM, the variance of the
-reverse step lies.
+Equations are of Ho et al. 2020 (DDPM, arXiv 2006.11239) and Nichol & Dhariwal 2021 (improved DDPM, arXiv 2102.09672). A
+network F(x_t, t, h) estimates the noise in x_t in its first half of channels; the second half says where, between the
+two bounds of equation 15 of improved DDPM, the variance of the reverse step lies.
 
 Steps count from 0, the least noise, to T - 1. Images are float32 [B, C, H, W] in [-1, 1], steps int64 [B], and all
 noise is injected.
@@ -92,17 +91,6 @@ def evenly(count: int, steps: int) -> list[int]:
     return [round(number * stride) for number in range(count)]
 
 
-def strided(count: int, steps: int) -> list[int]:
-    """`count` of `steps` steps, from the first at the smallest whole stride that gives as many (DDIM, appendix D).
-
-    ValueError where no stride does.
-    """
-    for stride in range(1, steps + 1):
-        if len(chosen := list(range(0, steps, stride))) == count:
-            return chosen
-    raise ValueError(f"expected a number of steps that a whole stride through {steps} gives; found {count}")
-
-
 def respaced(schedule: Schedule, steps: Sequence[int]) -> Schedule:
     """The schedule of fewer steps that has the noise levels of these `steps`, rising (improved DDPM, section 4)."""
     chosen = torch.as_tensor(steps, dtype=torch.int64)
@@ -154,12 +142,6 @@ def clean_from_noise(schedule: Schedule, x: Tensor, step: Tensor, noise: Tensor)
     return _at(left.rsqrt(), step, x) * x - _at(schedule.sigmas, step, x) * noise
 
 
-def noise_from_clean(schedule: Schedule, x: Tensor, step: Tensor, clean: Tensor) -> Tensor:
-    """The noise in x_t, given x_0."""
-    left = schedule.alpha_bar
-    return (_at(left.rsqrt(), step, x) * x - clean) / _at(schedule.sigmas, step, x)
-
-
 class Losses(NamedTuple):
     """Losses per image, [B] each."""
 
@@ -195,35 +177,19 @@ def bound(schedule: Schedule, output: Tensor, clean: Tensor, x: Tensor, step: Te
     return torch.where(step == 0, _mean(-likelihood), _mean(divergence)) / math.log(2.0)
 
 
-def ancestral(
-    network: Network, schedule: Schedule, start: Tensor, noise: Noise, h: Tensor, clip: bool = True
-) -> Tensor:
-    """Samples x_0 [B, C, H, W] by DDPM's algorithm 2 with the learned variance, from x_T = `start`.
+def ancestral(network: Network, schedule: Schedule, noise: Noise, h: Tensor, clip: bool = True) -> Tensor:
+    """Samples x_0 [B, C, H, W] by DDPM's algorithm 2 with the learned variance, one evaluation for each step.
 
-    `noise(i)` is what step i adds, 0 first; the last adds none.
+    `noise(0)` is what is started from, x_T, and `noise(i)` what step i adds, 1 first; the last adds none.
     """
-    x = start
-    for number, step in enumerate(_falling(schedule, start)):
-        said = predict(schedule, network(x, schedule.times.to(x.device)[step], h), x, step, clip)
+    x = noise(0)
+    for number, step in enumerate(reversed(range(len(schedule))), start=1):
+        steps = torch.full((len(x),), step, device=x.device)
+        said = predict(schedule, network(x, schedule.times.to(x.device)[steps], h), x, steps, clip)
         x = said.mean
-        if number + 1 < len(schedule):
+        if step:
             x = x + (said.log_variance / 2.0).exp() * noise(number)
     return x
-
-
-def ddim(network: Network, schedule: Schedule, start: Tensor, h: Tensor, clip: bool = True) -> Tensor:
-    """Samples x_0 [B, C, H, W] by DDIM, equation 12 with sigma = 0, from x_T = `start`: no other noise."""
-    x = start
-    for step in _falling(schedule, start):
-        said = predict(schedule, network(x, schedule.times.to(x.device)[step], h), x, step, clip)
-        noise = noise_from_clean(schedule, x, step, said.clean)
-        before = schedule.alpha_bar_before
-        x = _at(before.sqrt(), step, x) * said.clean + _at((1.0 - before).sqrt(), step, x) * noise
-    return x
-
-
-def _falling(schedule: Schedule, like: Tensor) -> list[Tensor]:
-    return [torch.full((len(like),), step, device=like.device) for step in reversed(range(len(schedule)))]
 
 
 def _at(values: Tensor, step: Tensor, like: Tensor) -> Tensor:

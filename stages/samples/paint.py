@@ -1,6 +1,6 @@
 """Painting: conditions to samples, in batches of one tap, on noise that no batch can change."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from stages.diffusion import denoisers, noise, samplers
 from stages.errors import FormatError, InputError
 from stages.pixels import from_network
 from stages.samples import format
+from stages.samples.stage import PUBLISHED
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,9 +65,7 @@ def paint(
     from what is painted without a condition. Raises InputError where the decoder cannot, and where a value of a sample
     is no number.
     """
-    denoiser, sampler, levels = decoder.denoiser(place), samplers.SAMPLERS[stage.sampler], sigmas(stage)
-    if guidance != 1.0:
-        denoiser = denoisers.guided(denoiser, decoder.free(), guidance, *GUIDED)
+    sampled = _sampling(stage, decoder, place, guidance)
     size = decoder.card.size
     batch = max(1, PIXELS // size**2)
     painted = []
@@ -74,15 +73,28 @@ def paint(
         here = slice(start, start + batch)
         streams = [(stage.seed, row, k) for row, k in zip(source_rows[here], ks[here], strict=True)]
         drawn = noise.by_step(streams, (3, size, size), decoder.device)
-        images = sampler(denoiser, drawn, levels, vectors[here].to(decoder.device))
+        images = sampled(drawn, vectors[here].to(decoder.device))
         if not images.isfinite().all():
             raise InputError(
                 expected=f"samples of finite values at {place}",
-                found=f"infinities or NaN, from noise level {float(levels[0]):g} in {stage.steps} steps",
-                remedy="Choose other noise levels of `samples`; where none helps, train the decoder at a lower rate.",
+                found=f"infinities or NaN, by `sampler: {stage.sampler}` in {stage.steps} steps",
+                remedy="Change noise levels or steps of `samples`; where that does not help, train at a lower rate.",
             )
         painted.append(from_network(images))
     return np.concatenate(painted) if painted else np.empty((0, size, size, 3), dtype=np.uint8)
+
+
+def _sampling(
+    stage: "Samples", decoder: AnyDecoder, place: str, guidance: float
+) -> Callable[[noise.Noise, Tensor], Tensor]:
+    """Images [B, 3, S, S] of noise and embeddings [B, D], as the stage says."""
+    free = decoder.free() if guidance != 1.0 else None
+    if stage.sampler == PUBLISHED:
+        return decoder.published(place, stage.steps)
+    denoiser, sampler, levels = decoder.denoiser(place), samplers.SAMPLERS[stage.sampler], sigmas(stage)
+    if free is not None:
+        denoiser = denoisers.guided(denoiser, free, guidance, *GUIDED)
+    return lambda drawn, h: sampler(denoiser, drawn, levels, h)
 
 
 def paint_part(stage: "Samples", part: int, state: State, out: Output) -> Summary:
@@ -119,12 +131,12 @@ def merge(stage: "Samples", summaries: Sequence[Summary], inputs: Inputs, out: O
         raise FormatError(f"{count} samples", f"{painted}", "Run again with --force for that samples step.")
     how = {"seed": stage.seed, "sampler": stage.sampler, "steps": stage.steps, "guidance": 1.0}
     out.put(format.SAMPLES, format.dump_samples(conditions, stage.per_source, how))
+    chosen = {"sigma_min": stage.sigma_min, "sigma_max": stage.sigma_max, "rho": stage.rho}
+    levels = {} if stage.sampler == PUBLISHED else chosen
     attributes = {
         "decoder_key": inputs["decoder"].key,
         "conditions_key": inputs["conditions"].key,
-        "sigma_min": stage.sigma_min,
-        "sigma_max": stage.sigma_max,
-        "rho": stage.rho,
+        **levels,
         "snapshot": stage.snapshot,
         **how,
     }

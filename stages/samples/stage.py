@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from stages.samples.paint import State
 
 
+PUBLISHED = "published"
+"""The sampler of the authors of RCDM, which walks a decoder's own steps in place of noise levels."""
+
+
 class Samples(Stage):
     """Inputs: `conditions` (of a question's ask) and `decoder`. A part is `part_conditions` conditions: one Zarr shard.
 
@@ -26,11 +30,13 @@ class Samples(Stage):
     per_source: PositiveInt = 8
     """Samples of each condition."""
     seed: Annotated[int, Field(ge=0)] = 0
-    sampler: Literal["ancestral", "ddim", "dpm++2m", "euler", "heun", "sde-dpm++2m"] = "sde-dpm++2m"
-    """`sde-dpm++2m` and `ancestral` add new noise at each step, which mends what earlier steps got wrong; the others go
-    from the noise of the start straight to one image."""
+    sampler: Literal["ancestral", "ddim", "dpm++2m", "euler", "heun", "published", "sde-dpm++2m"] = "sde-dpm++2m"
+    """`sde-dpm++2m`, `ancestral` and `published` add new noise at each step, which mends what earlier steps got wrong;
+    the others go from the noise of the start straight to one image. `published`: the steps and the learned variance of
+    a decoder with an ADM U-Net, as its authors sampled; no other has them."""
     steps: Annotated[int, Field(ge=2)] = 20
-    """Noise levels from `sigma_max` to `sigma_min`; Heun evaluates the decoder nearly twice for each."""
+    """Noise levels from `sigma_max` to `sigma_min`; Heun evaluates the decoder nearly twice for each. `published`: how
+    many of the schedule's steps are taken, evenly spaced."""
     sigma_min: PositiveFloat = 0.1
     sigma_max: PositiveFloat = 20.0
     """Pixels lie in [-1, 1]. Above the default noise hides nearly all that a sketch leaves to be painted."""

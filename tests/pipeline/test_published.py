@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.errors import UsageError
 from pipeline.graph import graph_of, samples_of
 from pipeline.study import Study, load
 from stages.decoder.adm_stage import Rcdm
@@ -58,6 +59,24 @@ def test_it_samples_on_the_noise_levels_of_its_schedule_unless_told_otherwise(
     assert samples_of(load(str(MICRO))) == load(str(MICRO)).samples
 
 
+def test_it_samples_as_its_authors_did_where_a_study_says_so_and_no_other_decoder_can(
+    study: Path, tmp_path: Path
+) -> None:
+    def told(levels: str, path: Path = study) -> Study:
+        return load(str(changed(path, tmp_path, "samples: {", "samples: {sampler: published, " + levels)))
+
+    assert samples_of(told("")).sampler == "published"
+    with pytest.raises(UsageError, match=r"schedule; found samples\.sigma_max, samples\.sigma_min"):
+        samples_of(told("sigma_min: 0.1, sigma_max: 80, "))
+    few = changed(study, tmp_path, "  network:", "  steps: 2\n  network:")
+    assert samples_of(told("", few)).steps == 2
+    few.write_text(few.read_text().replace("steps: 2,", "steps: 3,"))
+    with pytest.raises(UsageError, match=r"samples\.steps of 2 at most, .* found 3"):
+        samples_of(load(str(few)))
+    with pytest.raises(UsageError, match=r"kind: released or architecture: adm; found .* no.* learned variance"):
+        graph_of(told("", MICRO))
+
+
 def test_the_published_training_is_a_decoder_that_is_trained_and_samples_like_a_published_one(tmp_path: Path) -> None:
     start, end = MICRO.read_text().split("decoder:", 1)[0], MICRO.read_text().split("sources:", 1)[1]
     path = tmp_path / "adm.yaml"
@@ -87,6 +106,10 @@ def test_a_study_on_it_runs_to_the_page_and_shows_an_image_of_the_users(study: P
 
     image.write_bytes(encode_png(render(1, range(1))[0][0]))
     assert "2 samples each for net:backbone" in repscope(*shown).stdout
+    first = (tmp_path / "shown.png").read_bytes()
+    as_its_authors = changed(study, tmp_path, "samples: {", "samples: {sampler: published, ")
+    assert "2 samples each" in repscope("show", as_its_authors, *shown[2:]).stdout
+    assert (tmp_path / "shown.png").read_bytes() != first
 
 
 @pytest.mark.parametrize(

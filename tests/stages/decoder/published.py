@@ -45,9 +45,10 @@ class Reference:
         """A stored input or result."""
         return torch.from_numpy(self.values[name])
 
-    def step_noise(self, number: int) -> Tensor:
-        """The noise of step `number` of a loop."""
-        return drawn(f"{self.config['salt']}step{number}", self.values["x"].shape)
+    def loop_noise(self, number: int) -> Tensor:
+        """What a loop starts from, number 0, and the noise of its steps from 1 on; the published code counts from 0."""
+        name = f"{self.config['salt']}step{number - 1}"
+        return drawn(name, self.values["x"].shape) if number else self.tensor("x")
 
 
 @cache

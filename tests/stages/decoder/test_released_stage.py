@@ -15,9 +15,10 @@ from stages.decoder import adm_format, format, released_run
 from stages.decoder.adm_spec import SAMPLING, AdmSettings
 from stages.decoder.released import assembled
 from stages.decoder.released_stage import Released
-from stages.diffusion import discrete, samplers
+from stages.diffusion import discrete, noise
 from stages.errors import FormatError, InputError
 from stages.files import fetched
+from stages.pixels import from_network
 from stages.samples.paint import paint
 from stages.samples.stage import Samples
 from tests.artifacts import MemoryArtifact, run_stage
@@ -51,17 +52,36 @@ def artifact(stage: Released) -> MemoryArtifact:
     return run_stage(stage)
 
 
-def test_a_published_file_paints_what_the_published_code_paints(artifact: MemoryArtifact) -> None:
-    decoder = format.load(artifact, "cpu")
-    assert dict(decoder.taps) == {PLACE: 16}
-    assert decoder.card.size == 32
-    ten = discrete.respaced(discrete.linear(), discrete.strided(10, 1000))
-    sigmas = torch.cat([ten.sigmas.flip(0), torch.zeros(1, dtype=torch.float64)])
-    # Discrete time starts from noise of unit variance, a sampler from noise of the largest level.
-    start = KNOWN.tensor("x") * float((1 + sigmas[0] ** 2).sqrt() / sigmas[0])
-    found = samplers.ddim(decoder.denoiser(PLACE), lambda step: start, sigmas, KNOWN.tensor("h"))
-    expected = KNOWN.tensor("ddim10")
-    assert (found - expected).norm() <= 1e-4 * expected.norm()
+@pytest.mark.parametrize("name", ["A", "B"])
+def test_a_published_file_paints_what_the_published_code_paints(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    known = reference(name)
+    path, h = tmp_path / "rcdm.pt", known.tensor("h")
+    network = AdmSettings(**{name: known.config[name] for name in AdmSettings.model_fields})
+    schedule = known.config["noise_schedule"]
+    stage = stage_of(path, saved(path, known.weights()), network=network, schedule=schedule)
+    decoder = format.load(run_stage(stage), "cpu")
+    assert dict(decoder.taps) == {PLACE: h.shape[1]}
+    assert decoder.card.size == network.image_size
+    monkeypatch.setattr(noise, "by_step", lambda streams, shape, device: known.loop_noise)
+    settings = Samples(sampler="published", steps=10)
+    painted = paint(settings, decoder, PLACE, h, [0] * len(h), range(len(h))).astype(int)
+    # A value at the border of two levels of a pixel may fall to either side.
+    away = np.abs(painted - from_network(known.tensor("ddpm10")))
+    assert away.max() <= 1
+    assert away.mean() < 1e-2
+
+
+def test_the_published_sampler_has_the_noise_of_each_sample_whatever_the_batch(artifact: MemoryArtifact) -> None:
+    decoder, settings = format.load(artifact, "cpu"), Samples(sampler="published", steps=3)
+    h = KNOWN.tensor("h")
+    both = paint(settings, decoder, PLACE, h, [7, 8], [0, 1]).astype(int)
+    alone = paint(settings, decoder, PLACE, h[1:], [8], [1]).astype(int)
+    assert np.abs(both[1:] - alone).max() <= 1
+    other = paint(settings.model_copy(update={"seed": 1}), decoder, PLACE, h[1:], [8], [1])
+    assert np.abs(alone - other).mean() > 5
 
 
 def test_samples_are_painted_from_it_as_from_any_decoder(artifact: MemoryArtifact) -> None:
@@ -86,6 +106,12 @@ def test_what_a_published_file_does_not_have_is_refused(artifact: MemoryArtifact
         decoder.denoiser(PLACE)(KNOWN.tensor("x"), torch.ones(2), torch.zeros(2, 128))
     with pytest.raises(InputError, match="guidance 1"):
         decoder.free()
+    with pytest.raises(InputError, match="guidance 1"):
+        paint(Samples(sampler="published"), decoder, PLACE, KNOWN.tensor("h"), [7, 8], [0, 0], 2.0)
+    with pytest.raises(InputError, match="1 to 1000 steps"):
+        decoder.published(PLACE, 1001)
+    with pytest.raises(InputError, match="width 16"):
+        paint(Samples(sampler="published"), decoder, PLACE, torch.zeros(1, 128), [7], [0])
     with pytest.raises(InputError, match="halfway"):
         format.load(artifact, "cpu", "halfway")
 

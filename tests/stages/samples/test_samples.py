@@ -134,8 +134,15 @@ def test_samples_that_are_no_numbers_are_refused_and_not_painted_black(inputs: d
     state = STAGE.setup(inputs, "cpu")
     h = torch.from_numpy(np.stack(state.vectors[:1]))
     rising = STAGE.model_copy(update={"sampler": "ancestral", "sigma_min": 12.0})
-    with pytest.raises(InputError, match=r"finite values at oracle:attributes; found .*NaN, from noise level 10 in 3"):
+    with pytest.raises(InputError, match=r"at oracle:attributes; found .*NaN, by `sampler: ancestral` in 3"):
         paint(rising, state.decoder, "oracle:attributes", h, [3], [0])
+
+
+def test_the_published_sampler_is_refused_where_no_variance_was_learned(inputs: dict[str, MemoryArtifact]) -> None:
+    state = STAGE.setup(inputs, "cpu")
+    h = torch.from_numpy(np.stack(state.vectors[:1]))
+    with pytest.raises(InputError, match=r"an ADM U-Net, .*learns no variance\. Choose another"):
+        paint(STAGE.model_copy(update={"sampler": "published"}), state.decoder, "oracle:attributes", h, [3], [0])
 
 
 def test_guidance_of_one_changes_nothing_and_of_two_moves_samples_away_from_those_without_a_condition(
