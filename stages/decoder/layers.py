@@ -46,28 +46,32 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class _Normed(torch.autograd.Function):
     """Group norm, gain and offset [B, C], and SiLU, in one pass for the sums and one for the rest.
 
-    With xhat = (x - mean) r, r = 1 / sqrt(variance + epsilon), z = gain xhat + offset = a x + b. Sums are float32.
+    With c = x - m, where m is the group's mean as x's type rounds it, xhat = (c - mean of c) r, r = 1 / sqrt(variance +
+    epsilon) and z = gain xhat + offset = a c + b. Squares and products of x itself would be rounded by its distance
+    from 0, which may be many times what it varies by. Sums are float32.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, offset: Tensor, groups: int, epsilon: float, silu: bool) -> Tensor:
         rows = _rows(x)
-        size = rows.shape[1] * rows.shape[2] // groups
-        mean = _per_group(_summed(rows), groups) / size
-        variance = _per_group(_summed(rows * rows), groups) / size - mean.square()
+        channels = rows.shape[2]
+        size = rows.shape[1] * channels // groups
+        mean = _per_channel(_per_group(_summed(rows), groups) / size, channels)
+        near = mean.to(x.dtype)
+        rows, mean = rows - near[:, None], mean - near
+        variance = _per_channel(_per_group(_summed(rows * rows), groups) / size, channels) - mean.square()
         r = (variance.clamp(min=0.0) + epsilon).rsqrt()
-        mean, r = (_per_channel(value, rows.shape[2]) for value in (mean, r))
         a = r * gain
         b = offset - mean * a
         z = torch.addcmul(b.to(x.dtype)[:, None], rows, a.to(x.dtype)[:, None])
-        ctx.save_for_backward(x, z if silu else x, gain, mean, r)
+        ctx.save_for_backward(rows, z if silu else rows, gain, mean, r)
         ctx.groups, ctx.silu, ctx.size = groups, silu, size
         return _image(functional.silu(z) if silu else z, x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, z, gain, mean, r = ctx.saved_tensors
-        rows, gz = _rows(x), _rows(gradients[0])
+        rows, z, gain, mean, r = ctx.saved_tensors
+        gz = _rows(gradients[0])
         if ctx.silu:
             gz = torch.ops.aten.silu_backward(gz, z)
         total, with_x = _summed(gz), _summed(gz * rows)
@@ -78,9 +82,9 @@ class _Normed(torch.autograd.Function):
         stretch = _per_channel(_per_group(gain * with_xhat, ctx.groups), channels) / ctx.size
         slope = -r.square() * stretch
         level = -r * back - slope * mean
-        gx = torch.addcmul(level.to(x.dtype)[:, None], rows, slope.to(x.dtype)[:, None])
-        gx = torch.addcmul(gx, gz, (r * gain).to(x.dtype)[:, None])
-        return _image(gx, x), with_xhat, total, None, None, None
+        gx = torch.addcmul(level.to(rows.dtype)[:, None], rows, slope.to(rows.dtype)[:, None])
+        gx = torch.addcmul(gx, gz, (r * gain).to(rows.dtype)[:, None])
+        return _image(gx, gradients[0]), with_xhat, total, None, None, None
 
 
 def _rows(x: Tensor) -> Tensor:

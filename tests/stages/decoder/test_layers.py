@@ -55,6 +55,24 @@ def test_the_norm_and_its_gradients_are_those_of_the_formula(
         assert far(mine, other) < 3 * limit
 
 
+@pytest.mark.parametrize(("away", "limit"), [(20, 1e-2), (50, 3e-2)])
+@pytest.mark.parametrize("side", [(8, 6), (32, 24)])
+def test_the_norm_holds_where_the_mean_is_many_times_the_deviation(
+    side: tuple[int, int], away: int, limit: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    norm = nn.GroupNorm(4, 32)
+    x = ((torch.randn(3, 32, *side, generator=generator) + away) * 0.7).to(torch.bfloat16).requires_grad_()
+    back = torch.randn(3, 32, *side, generator=generator).to(torch.bfloat16)
+    exact = x.detach().float().requires_grad_()
+    found, expected = group_norm(norm, x, silu=False), plain_norm(norm, exact, None, None, False)
+    assert far(found, expected) < limit
+    ours = torch.autograd.grad(found, [x, *norm.parameters()], back)
+    theirs = torch.autograd.grad(expected, [exact, *norm.parameters()], back.float())
+    for mine, other in zip(ours, theirs, strict=True):
+        assert far(mine, other) < limit
+
+
 def test_a_constant_image_has_no_variance_and_no_trouble() -> None:
     flat = torch.full((1, 4, 4, 4), 3.0, dtype=torch.bfloat16)
     assert group_norm(nn.GroupNorm(2, 4), flat, silu=False).abs().max() < 0.1
