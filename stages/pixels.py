@@ -51,9 +51,14 @@ class Framing:
     interpolation: Interpolation = "bicubic"
     rounding: Literal["even", "down"] = "even"
     """Of half a pixel of margin: torchvision's or that of transformers."""
+    halve: bool = False
+    """With `resize`, and without `squash`: as guided-diffusion does (Dhariwal & Nichol 2021), both sides are halved,
+    each new pixel the mean of those it covers, while the shorter is 2 x `resize` or longer; after the resize the longer
+    is rounded to the nearest pixel, where torchvision drops the fraction."""
 
     def __post_init__(self) -> None:
         """Raises InputError where the cut is larger than what it is cut from."""
+        assert not self.halve or (self.resize is not None and not self.squash), "nothing to halve towards"
         if self.resize is not None and self.resize < self.size:
             raise InputError(
                 f"a resized side of at least {self.size} pixels to cut {self.size} from",
@@ -101,7 +106,8 @@ def encode_png(image: "NDArray[np.uint8]") -> bytes:
 def fit(image: "NDArray[np.uint8]", framing: int | Framing) -> "NDArray[np.uint8]":
     """Frames an image by Pillow: uint8 [H, W, 3] to [size, size, 3]; a plain number is `Framing` of that size.
 
-    The steps and their rounding are those of torchvision's Resize and CenterCrop, on which timm rests.
+    The steps and their rounding are those of torchvision's Resize and CenterCrop, on which timm rests; with `halve`
+    those of guided-diffusion.
     """
     import numpy as np
     from PIL import Image
@@ -190,13 +196,18 @@ def _framed(image: "Image.Image", framing: Framing) -> "Image.Image":
     if framing.resize is None and not framing.squash:
         return _square(image, framing, width, height)
     wanted = framing.resize or size
-    if framing.squash:
+    if framing.halve:
+        while min(image.size) >= 2 * wanted:
+            image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+        scale = wanted / min(image.size)
+        scaled = (round(image.width * scale), round(image.height * scale))
+    elif framing.squash:
         scaled = (wanted, wanted)
     elif width <= height:
         scaled = (wanted, wanted * height // width)
     else:
         scaled = (wanted * width // height, wanted)
-    if scaled != (width, height):
+    if scaled != image.size:
         image = image.resize(scaled, resample)
     rounded = round if framing.rounding == "even" else int
     left, top = rounded((image.width - size) / 2), rounded((image.height - size) / 2)

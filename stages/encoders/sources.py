@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator
 
-from stages.contract import External, Unkeyed
+from stages.contract import Added, External, Unkeyed
 from stages.encoders.spec import Colour, Preprocessing, Settings
 from stages.files import local
 from stages.pixels import Interpolation
@@ -42,6 +42,8 @@ class Override(Settings):
     squash: bool | None = None
     interpolation: Interpolation | None = None
     rounding: Literal["even", "down"] | None = None
+    halve: Annotated[bool, Added(when_absent=False)] = False
+    """No library's own does."""
     mean: Colour | None = None
     std: Colour | None = None
 
@@ -62,8 +64,9 @@ class Override(Settings):
 
 PRESETS: Mapping[str, dict[str, Any]] = {
     "imagenet": IMAGENET.model_dump(),
-    # The released RCDM code shows its encoders what its denoiser sees: [-1, 1], at 224 pixels without a margin.
-    "rcdm": {"size": 224, "resize": 224, "squash": False, "interpolation": "bicubic", "rounding": "down"}
+    # The released RCDM code shows its encoders what its denoiser sees: [-1, 1], at 224 pixels without a margin, framed
+    # as guided-diffusion does.
+    "rcdm": {"size": 224, "resize": 224, "squash": False, "interpolation": "bicubic", "rounding": "down", "halve": True}
     | {"mean": (0.5,) * 3, "std": (0.5,) * 3},
 }
 

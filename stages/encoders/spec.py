@@ -36,16 +36,20 @@ class Preprocessing(Settings):
     interpolation: Annotated[Interpolation, Added(when_absent="bicubic")] = "bicubic"
     rounding: Annotated[Literal["even", "down"], Added(when_absent="even")] = "even"
     """Of half a pixel of margin when the centre is cut out: torchvision's, or that of transformers."""
+    halve: Annotated[bool, Added(when_absent=False)] = False
+    """As guided-diffusion does: both sides are halved while the shorter is 2 x `resize` or longer, then resized."""
 
     def model_post_init(self, context: object) -> None:
-        """Refuses a cut that is larger than what it is cut from."""
+        """Refuses a cut that is larger than what it is cut from, and halving towards no side."""
+        if self.halve and (self.resize is None or self.squash):
+            raise ValueError("expected resize, a number of pixels, and no squash, where halve is true")
         if self.resize is not None and self.resize < self.size:
             raise ValueError(f"expected resize to be at least size, {self.size}; found {self.resize}")
 
     @property
     def framing(self) -> Framing:
         """How an image becomes the square that the encoder is given."""
-        return Framing(self.size, self.resize, self.squash, self.interpolation, self.rounding)
+        return Framing(self.size, self.resize, self.squash, self.interpolation, self.rounding, self.halve)
 
 
 class Architecture(Settings):

@@ -174,7 +174,8 @@ def seen(how: Preprocessing) -> str:
     elif how.resize is None:
         framed = f"the centre square at {size}"
     else:
-        framed = f"the shorter side resized to {wanted} px, of which the centre, {size}"
+        shorter = "both sides halved while that leaves enough, the shorter" if how.halve else "the shorter side"
+        framed = f"{shorter} resized to {wanted} px, of which the centre, {size}"
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (how.mean, how.std))
     return f"{framed} ({how.interpolation}); mean {mean}; standard deviation {std}"
 

@@ -169,6 +169,7 @@ FRAMINGS: list[int | pixels.Framing] = [
     20,
     pixels.Framing(12, resize=15),
     pixels.Framing(12, resize=15, squash=True),
+    pixels.Framing(12, resize=12, rounding="down", halve=True),
     pixels.Framing(9, interpolation="bilinear"),
 ]
 

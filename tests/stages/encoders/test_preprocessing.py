@@ -8,6 +8,7 @@ import pytest
 import timm
 import transformers
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import ValidationError
 from torchvision import models, transforms
 from torchvision.transforms import InterpolationMode
@@ -128,17 +129,40 @@ def test_a_model_without_a_preprocessing_that_is_known_asks_the_study_for_one(pr
     assert (found.preprocessing.size, found.preprocessing.resize) == (32, None)
 
 
-def test_the_preset_of_published_decoders_is_what_their_code_shows_the_encoder() -> None:
+def noisy(width: int, height: int) -> NDArray[np.uint8]:
+    """An image with detail at every scale, as photographs have it: uint8 [height, width, 3]."""
+    noise = np.fft.rfft2(np.random.default_rng(width).normal(size=(height, width, 3)), axes=(0, 1))
+    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    pink = np.fft.irfft2(noise / np.hypot(rows, columns).clip(1 / width)[..., None], s=(height, width), axes=(0, 1))
+    levels: NDArray[np.uint8] = (127.5 + 50 * pink / pink.std()).clip(0, 255).round().astype(np.uint8)
+    return levels
+
+
+def their_square(image: Image.Image, side: int) -> Image.Image:
+    """guided-diffusion's steps: means of 2 x 2 pixels while that leaves `side`, bicubic to `side`, the middle of it."""
+    while image.width // 2 >= side and image.height // 2 >= side:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    factor = side / min(image.size)
+    image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+@pytest.mark.parametrize("shape", [(260, 300), (333, 500), (375, 500), (500, 375), (768, 1024), (897, 1800), (200, 90)])
+def test_the_preset_of_published_decoders_is_what_their_code_shows_the_encoder(shape: tuple[int, int]) -> None:
     stage = Imported.model_validate({"kind": "timm", "name": "x", "untrained": True, "preprocessing": "rcdm"})
     how = preprocessing(stage.preprocessing, IMAGENET)
-    image = photo(300, 260)
-    # Their own steps: bicubic to 224 on the shorter side, centre square, uint8 / 127.5 - 1.
-    resized = pil(image).resize((round(300 * 224 / 260), 224), 3)
-    left = (resized.width - 224) // 2
-    theirs = np.array(resized.crop((left, 0, left + 224, 224))).astype(np.float32).transpose(2, 0, 1) / 127.5 - 1
-    ours = seen(image, how)
-    assert (ours.min() >= -1, ours.max() <= 1) == (True, True)
-    np.testing.assert_allclose(ours, theirs, atol=2.01 / 255)
+    image = noisy(*shape)
+    square = np.array(their_square(pil(image), 224))
+    np.testing.assert_array_equal(fit(image, how.framing), square)
+    np.testing.assert_allclose(seen(image, how), square.transpose(2, 0, 1) / 127.5 - 1, atol=1e-6)
+
+
+def test_halving_needs_a_side_to_halve_towards() -> None:
+    with pytest.raises(ValidationError, match="resize, a number of pixels, and no squash, where halve is true"):
+        Preprocessing(halve=True)
+    with pytest.raises(InputError, match="no squash, where halve is true"):
+        preprocessing(Override(halve=True, squash=True), IMAGENET)
 
 
 def test_what_the_study_says_of_it_wins_and_a_size_alone_keeps_the_margin() -> None:
@@ -157,6 +181,11 @@ def test_what_the_study_says_of_it_wins_and_a_size_alone_keeps_the_margin() -> N
 def test_keys_of_encoders_that_say_nothing_new_of_their_preprocessing_stand() -> None:
     assert fields_of(Preprocessing()) == {"size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
     assert fields_of(Preprocessing(resize=40))["resize"] == 40
+    for preset in ("imagenet", "rcdm"):
+        stage = Imported.model_validate({"kind": "timm", "name": "x", "untrained": True, "preprocessing": preset})
+        assert ("halve" in fields_of(stage.preprocessing)) == (preset == "rcdm")
+    known = ("size", "resize", "squash", "interpolation", "rounding", "mean", "std")
+    assert fields_of(Override()) == dict.fromkeys(known)
 
 
 def test_images_that_are_framed_already_are_not_framed_again() -> None:

@@ -108,6 +108,11 @@ def test_an_encoder_without_class_attributes_to_be_scored_on_has_no_table() -> N
             Preprocessing(size=32, resize=40, squash=True),
             "the image squeezed to 40 x 40 px, of which the centre, 32 x 32 px (bicubic)",
         ),
+        (
+            Preprocessing(size=32, resize=40, halve=True),
+            "both sides halved while that leaves enough, the shorter resized to 40 px, of which the centre, 32 x 32 px "
+            "(bicubic)",
+        ),
     ],
 )
 def test_every_framing_has_its_words(how: Preprocessing, told: str) -> None:
