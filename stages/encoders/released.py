@@ -32,6 +32,15 @@ State = dict[str, Tensor]
 ACTIVATIONS = {"dino": nn.GELU}
 """Between the layers of a projector; ReLU for the others."""
 VISSL = ("classy_state_dict", "base_model", "model")
+FILES = {
+    "simclr": "VISSL's simclr_rn50_1000ep… model_final_checkpoint_phase999.torch",
+    "barlow": "VISSL's barlow_twins_32gpus_4node_imagenet1k_1000ep_resnet50.torch",
+    "vicreg": "resnet50_fullckpt.pth",
+    "dino": "dino_resnet50_pretrain_full_checkpoint.pth",
+    "swav": "swav_800ep_pretrain.pth.tar",
+    "supervised": "torchvision's resnet50-0676ba61.pth",
+}
+"""A published file of each layout, for messages; docs/study.md says where they stand."""
 DINO_RESIZES = "bicubic"
 """DINO's evaluation resizes so; that of the others bilinearly."""
 
@@ -187,7 +196,7 @@ def _tensors(method: str, document: Any, entry: str) -> State:
 
 def _layout(method: str, found: str) -> InputError:
     return InputError(
-        f"a checkpoint of {method} in the layout of its authors, with its head",
+        f"a checkpoint of {method} in the layout of its authors, with its head, such as {FILES[method]}",
         found,
         "Check `method`; weights of a backbone alone are read by `kind: torchvision` or `kind: timm`.",
     )
