@@ -51,6 +51,11 @@ def graph_of(study: Study) -> list[Step]:
         for name, encoder in made_of(study).items()
         if isinstance(encoder, Imported)
     }
+    published = isinstance(study.decoder, Released)
+    if published:
+        # And with a published decoder, which must fit its encoder.
+        name = study.decoder.taps[0].partition(":")[0]
+        decoder = graph.add("decoder", study.decoder, {"encoder": made[name]} if name in made else {})
     listing = graph.add("listing", study.dataset.listing, {})
     shards = graph.add("shards", study.dataset.shards, {"listing": listing})
     made |= {
@@ -70,8 +75,8 @@ def graph_of(study: Study) -> list[Step]:
     weights = {f"encoder.{name}": step for name, step in made.items()}
     readers = graph.add("readers", study.readers, {"shards": shards})
     probes = {"probes": graph.add("probes", study.probes, {"shards": shards} | own.tables)}
-    published = isinstance(study.decoder, Released)
-    decoder = graph.add("decoder", study.decoder, {} if published else {"shards": shards} | own.tables)
+    if not published:
+        decoder = graph.add("decoder", study.decoder, {"shards": shards} | own.tables)
     decoders = {"decoder": decoder}
     for number, extension in enumerate(study.extensions, 1):
         before = {table for group in groups[:number] for table in group.tables}

@@ -27,7 +27,7 @@ from stages.decoder.adm_stage import Rcdm
 from stages.decoder.extension import Extension
 from stages.decoder.released_stage import Released
 from stages.decoder.stage import Decoder
-from stages.encoders.sources import KINDS, from_short
+from stages.encoders.sources import KINDS, PRESETS, Override, from_short
 from stages.encoders.spec import Oracle, Untrained
 from stages.encoders.stage import Imported
 from stages.pretrain.stage import Pretrain
@@ -38,6 +38,9 @@ from stages.questions.sources import Sources
 from stages.readers.stage import Probes, Readers
 from stages.samples.stage import Samples
 from stages.shards.stage import Listing, Shards
+
+RCDM = Override.model_validate(PRESETS["rcdm"])
+"""How an encoder sees images as published decoders were trained with."""
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -156,6 +159,14 @@ class Study(Block):
             if name not in taps:
                 meant = _meant(name, taps)
                 raise ValueError(f"expected one of the taps of {encoder}: {', '.join(taps)}; found {tap!r}{meant}")
+        if isinstance(self.decoder, Released) and self.decoder.preprocessing == "rcdm":
+            name = self.decoder.taps[0].partition(":")[0]
+            if getattr(self.encoders[name], "preprocessing", None) != RCDM:
+                # No shape tells, and the samples would be of something else.
+                raise ValueError(
+                    f"expected preprocessing: rcdm at encoders.{name}, as published decoders were trained with; found "
+                    "another (or preprocessing: unchecked at the decoder, where that one was trained with another)"
+                )
         return self
 
 

@@ -1,5 +1,6 @@
 """What the `released` step does: checks a published file, writes its tensors as ours, and a card beside them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import is_zipfile
@@ -7,7 +8,7 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor
 
-from stages.contract import Output, Summary
+from stages.contract import Input, Output, Summary
 from stages.decoder import released
 from stages.decoder.adm_format import AdmCard, pieces
 from stages.decoder.card import CARD
@@ -21,16 +22,19 @@ EMBEDDING = "ssl_emb.weight"
 """The tensor that shows the width of the embedding."""
 
 
-def convert(stage: "Released", out: Output) -> Summary:
+def convert(stage: "Released", encoder: Input | None, out: Output) -> Summary:
     """Writes the weights; returns the names of the files and the width of the embedding.
 
-    Raises InputError where the file cannot be read, has another sha256, or holds other tensors than the network.
+    Raises InputError where the file cannot be read, has another sha256, holds other tensors than the network, or was
+    trained with embeddings of another width than the tap of `encoder` has.
     """
     with fetched(stage.url, stage.sha256) as file:
         tensors = read(file.path, stage.url)
         width = tensors[EMBEDDING].shape[-1] if EMBEDDING in tensors else 1
         expected = released.skeleton(stage.network, width).state_dict()
         released.require(tensors, {name: tensor.shape for name, tensor in expected.items()})
+        if encoder is not None:
+            _require_width(width, stage.taps[0], encoder.summary["taps"])
         names = []
         for name, data in pieces(tensors):
             out.put(name, data)
@@ -52,6 +56,17 @@ def describe(stage: "Released", converted: Summary, out: Output) -> Summary:
     )
     out.put(CARD, card.model_dump_json(indent=1).encode())
     return {"taps": card.taps, "published_sha256": card.published_sha256}
+
+
+def _require_width(width: int, place: str, taps: Mapping[str, int]) -> None:
+    found = taps[place.partition(":")[2]]
+    if found != width:
+        raise InputError(
+            expected=f"a tap of width {width}, as the decoder was trained with",
+            found=f"{place} of width {found}",
+            remedy="Name the tap, and the encoder, that it was trained with; this encoder's taps are "
+            f"{', '.join(f'{tap} ({wide})' for tap, wide in taps.items())}.",
+        )
 
 
 def read(path: Path, url: str) -> dict[str, Tensor]:

@@ -11,7 +11,9 @@ from stages.decoder.adm_spec import AdmSettings
 
 
 class Released(Stage):
-    """No inputs: reads one published file, a plain state dict of averaged weights written by `torch.save`.
+    """Reads one published file, a plain state dict of averaged weights written by `torch.save`.
+
+    Inputs: `encoder` of the tap, where it was imported: its summary has the width of the tap, which must be the file's.
 
     Writes `decoder-00.safetensors` … and `decoder.json` (see `stages.decoder.adm_format`).
     """
@@ -33,6 +35,9 @@ class Released(Stage):
     """Steps of the schedule that it was trained with."""
     precision: Literal["bfloat16", "float32"] = "float32"
     """Of the network's arithmetic when it paints."""
+    preprocessing: Annotated[Literal["rcdm", "unchecked"], Unkeyed("it only says what a study may be")] = "rcdm"
+    """How the encoder of a study must see images: `rcdm`, as in the authors' training, for the file does not tell;
+    `unchecked`: in any way, for a decoder that was trained with another."""
 
     @field_validator("url")
     @classmethod
@@ -59,7 +64,7 @@ class Released(Stage):
         """Converts the weights; the summary says which files hold them, and the width of the embedding."""
         from stages.decoder.released_run import convert
 
-        return convert(self, out)
+        return convert(self, inputs.get("encoder"), out)
 
     def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
         """Writes `decoder.json`."""

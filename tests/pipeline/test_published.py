@@ -120,6 +120,7 @@ def test_a_study_on_it_runs_to_the_page_and_shows_an_image_of_the_users(study: P
             "decoder: expected kind: released, architecture: adm, or neither",
         ),
         (("kind: released", "kind: released\n  num_images: 3"), "unknown field 'decoder.released.num_images'"),
+        (("  preprocessing: unchecked\n", ""), "expected preprocessing: rcdm at encoders.net, as published decoders"),
         (("schedule", "schedul"), "did you mean 'schedule'?"),
         (('["net:backbone"]', '["net:backbone", "net:projector"]'), "decoder.released.taps"),
         (("net:backbone", "net:backbon"), "did you mean 'backbone'?"),

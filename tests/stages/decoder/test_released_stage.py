@@ -160,6 +160,16 @@ def test_a_file_that_is_not_the_one_named_is_refused(stage: Released, tmp_path: 
         run_stage(stage_of(tmp_path, "0" * 64, url="nowhere://rcdm.pt"))
 
 
+def test_a_tap_of_another_width_is_refused_with_the_widths_of_all(stage: Released) -> None:
+    encoder = MemoryArtifact()
+    encoder.summary = {"taps": {"backbone": 16, "projector": 8}}
+    assert run_stage(stage, {"encoder": encoder}).summary["taps"] == {PLACE: 16}
+    encoder.summary = {"taps": {"backbone": 32, "projector": 16}}
+    said = r"a tap of width 16, .*; found simclr:backbone of width 32\. .*backbone \(32\), projector \(16\)"
+    with pytest.raises(InputError, match=said):
+        run_stage(stage, {"encoder": encoder})
+
+
 class Code:
     """Something that a pickle would run."""
 
