@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from stages.encoders.spec import Pretrained
 from stages.encoders.stage import Imported
 from tests.artifacts import MemoryArtifact, run_stage
 
+State = dict[str, Tensor]
+
 PATCHED = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 """A vision transformer of 4 x 4 patches."""
 
@@ -32,6 +35,16 @@ def photo(width: int, height: int) -> NDArray[np.uint8]:
 
 def pil(image: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(image)
+
+
+def rcdm_square(image: Image.Image, side: int) -> Image.Image:
+    """The steps of guided-diffusion and RCDM: halved while that leaves `side`, bicubic to `side`, the middle."""
+    while image.width // 2 >= side and image.height // 2 >= side:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    factor = side / min(image.size)
+    image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
 
 
 def imported(**fields: Any) -> MemoryArtifact:
@@ -59,6 +72,32 @@ def shuffled_norms(network: nn.Module) -> nn.Module:
             noise = 0.2 * torch.randn(tensor.shape, generator=generator)
             tensor.copy_(1 + noise.abs() if "var" in name or name.endswith("weight") else noise)
     return network.eval()
+
+
+def mlp(
+    widths: list[int], norm: bool, act: type[nn.Module], bias: bool = True, last_bias: bool = True
+) -> nn.Sequential:
+    """A head as most authors write it: linear layers, normalised and activated but for the last."""
+    layers: list[nn.Module] = []
+    for number, (narrow, wide) in enumerate(pairwise(widths)):
+        last = number == len(widths) - 2
+        layers.append(nn.Linear(narrow, wide, bias=last_bias if last else bias))
+        if not last:
+            layers += [nn.BatchNorm1d(wide)] * norm + [act()]
+    return nn.Sequential(*layers)
+
+
+def vissl(trunk: State, head: nn.Sequential) -> dict[str, Any]:
+    """VISSL's layout: a head is a list of small stacks, one for each linear layer."""
+    heads: State = {}
+    stack = within = -1
+    for module in head:
+        if isinstance(module, nn.Linear):
+            stack, within = stack + 1, 0
+        heads |= {f"{stack}.clf.{within}.{name}": tensor for name, tensor in module.state_dict().items()}
+        within += 1
+    model = {"trunk": {f"_feature_blocks.{n}": t for n, t in trunk.items()}, "heads": heads}
+    return {"classy_state_dict": {"base_model": {"model": model, "meters": {}}}, "phase_idx": 999}
 
 
 def tiny() -> nn.Module:

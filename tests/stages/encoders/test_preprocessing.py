@@ -8,7 +8,6 @@ import pytest
 import timm
 import transformers
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import ValidationError
 from torchvision import models, transforms
 from torchvision.transforms import InterpolationMode
@@ -22,7 +21,7 @@ from stages.encoders.spec import Preprocessing
 from stages.encoders.stage import Imported
 from stages.errors import InputError
 from stages.pixels import Framing, fit, normalise, to_unit
-from tests.stages.encoders.files import VIT_PROCESSOR, card, encoder, hf_folder, imported, photo, pil
+from tests.stages.encoders.files import VIT_PROCESSOR, card, encoder, hf_folder, imported, photo, pil, rcdm_square
 
 SHAPES = [(90, 60), (60, 91), (64, 64), (33, 47)]
 LEVEL = 1 / 255
@@ -138,22 +137,12 @@ def noisy(width: int, height: int) -> NDArray[np.uint8]:
     return levels
 
 
-def their_square(image: Image.Image, side: int) -> Image.Image:
-    """guided-diffusion's steps: means of 2 x 2 pixels while that leaves `side`, bicubic to `side`, the middle of it."""
-    while image.width // 2 >= side and image.height // 2 >= side:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    factor = side / min(image.size)
-    image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
-
-
 @pytest.mark.parametrize("shape", [(260, 300), (333, 500), (375, 500), (500, 375), (768, 1024), (897, 1800), (200, 90)])
 def test_the_preset_of_published_decoders_is_what_their_code_shows_the_encoder(shape: tuple[int, int]) -> None:
     stage = Imported.model_validate({"kind": "timm", "name": "x", "untrained": True, "preprocessing": "rcdm"})
     how = preprocessing(stage.preprocessing, IMAGENET)
     image = noisy(*shape)
-    square = np.array(their_square(pil(image), 224))
+    square = np.array(rcdm_square(pil(image), 224))
     np.testing.assert_array_equal(fit(image, how.framing), square)
     np.testing.assert_allclose(seen(image, how), square.transpose(2, 0, 1) / 127.5 - 1, atol=1e-6)
 

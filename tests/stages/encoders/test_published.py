@@ -2,50 +2,20 @@
 
 from argparse import Namespace
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 
 from stages.encoders.encoder import probe_batch
 from stages.encoders.released import ReleasedNetwork, layers_of, parted, renumbered
 from stages.encoders.sources import HEADS, Released
 from stages.errors import InputError
-from tests.stages.encoders.files import card, encoder, imported, normalised, shuffled_norms
-
-State = dict[str, Tensor]
-
-
-def mlp(
-    widths: list[int], norm: bool, act: type[nn.Module], bias: bool = True, last_bias: bool = True
-) -> nn.Sequential:
-    """A head as most authors write it: linear layers, normalised and activated but for the last."""
-    layers: list[nn.Module] = []
-    for number, (narrow, wide) in enumerate(pairwise(widths)):
-        last = number == len(widths) - 2
-        layers.append(nn.Linear(narrow, wide, bias=last_bias if last else bias))
-        if not last:
-            layers += [nn.BatchNorm1d(wide)] * norm + [act()]
-    return nn.Sequential(*layers)
-
-
-def vissl(trunk: State, head: nn.Sequential) -> dict[str, Any]:
-    """VISSL's layout: a head is a list of small stacks, one for each linear layer."""
-    heads: State = {}
-    stack = within = -1
-    for module in head:
-        if isinstance(module, nn.Linear):
-            stack, within = stack + 1, 0
-        heads |= {f"{stack}.clf.{within}.{name}": tensor for name, tensor in module.state_dict().items()}
-        within += 1
-    model = {"trunk": {f"_feature_blocks.{n}": t for n, t in trunk.items()}, "heads": heads}
-    return {"classy_state_dict": {"base_model": {"model": model, "meters": {}}}, "phase_idx": 999}
-
+from tests.stages.encoders.files import State, card, encoder, imported, mlp, normalised, shuffled_norms, vissl
 
 DINO_LAST = {"weight_g": 1, "weight_v": 4, "weight": 4}
 """Width of what is left of the last layer: two under weight normalisation, one without, as RCDM's own loader has it."""
