@@ -30,7 +30,7 @@ def test_the_recipes_for_a_gpu_are_of_64_and_128_pixels() -> None:
 def test_a_recipe_samples_from_noise_that_hides_as_much_at_any_size(name: str) -> None:
     study = load(name)
     assert isinstance(study.decoder, Decoder)
-    assert samples_of(study).sigma_max == 10.0 * study.decoder.size / 32
+    assert samples_of(study).sigma_max == 20.0 * study.decoder.size / 32
 
 
 def test_the_estimate_of_the_default_decoder_is_the_measured_one_and_grows_with_the_network() -> None:
