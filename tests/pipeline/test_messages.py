@@ -55,7 +55,7 @@ def test_a_mistake_in_a_study_is_told_where_it_is(tmp_path: Path, change: tuple[
     assert said in refused(study)
 
 
-@pytest.mark.parametrize(("levels", "said"), [("sigma_min: 12", "12 and 10"), ("sigma_max: 0.1", "0.1 and 0.1")])
+@pytest.mark.parametrize(("levels", "said"), [("sigma_min: 30", "30 and 20"), ("sigma_max: 0.1", "0.1 and 0.1")])
 def test_noise_levels_that_do_not_fall_are_refused_before_anything_runs(tmp_path: Path, levels: str, said: str) -> None:
     study = tmp_path / "study.yaml"
     study.write_text(MICRO.read_text().replace("steps: 4", f"steps: 4, {levels}"))

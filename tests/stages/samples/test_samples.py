@@ -133,7 +133,7 @@ def test_an_ancestral_sample_depends_on_neither_parts_nor_neighbours(inputs: dic
 def test_samples_that_are_no_numbers_are_refused_and_not_painted_black(inputs: dict[str, MemoryArtifact]) -> None:
     state = STAGE.setup(inputs, "cpu")
     h = torch.from_numpy(np.stack(state.vectors[:1]))
-    rising = STAGE.model_copy(update={"sampler": "ancestral", "sigma_min": 12.0})
+    rising = STAGE.model_copy(update={"sampler": "ancestral", "sigma_min": 30.0})
     with pytest.raises(InputError, match=r"at oracle:attributes; found .*NaN, by `sampler: ancestral` in 3"):
         paint(rising, state.decoder, "oracle:attributes", h, [3], [0])
 
