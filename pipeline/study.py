@@ -71,7 +71,8 @@ Encoder = Annotated[Pretrain | Untrained | Oracle | Imported, BeforeValidator(_b
 
 
 ADM, RELEASED, TRAINED = "adm", "released", "trained"
-"""`architecture: adm`, `kind: released`, or neither of them. No message says `trained`, for nobody wrote it."""
+"""`architecture: adm`, `kind: released`, or neither of them."""
+DECODERS: Mapping[str, type[BaseModel]] = {ADM: Rcdm, RELEASED: Released, TRAINED: Decoder}
 
 
 def _kind(value: Any) -> str:
@@ -258,8 +259,13 @@ def _said(error: Any) -> str:
 
 
 def _place(where: Sequence[str | int]) -> str:
-    """Where an error stands in the file: fields of an encoder's source are written beside its other fields."""
-    pieces = [str(piece) for piece in where if piece != TRAINED]
+    """Where an error stands in the file.
+
+    Fields of an encoder's source are written beside its other fields, and those of a decoder below no name of its kind.
+    """
+    pieces = [str(piece) for piece in where]
+    if pieces[:1] == ["decoder"] and DECODERS.keys() & pieces[1:2]:
+        del pieces[1]
     if pieces[:1] == ["encoders"] and pieces[2:3] == ["source"]:
         del pieces[2:4]
     return ".".join(pieces)
@@ -275,8 +281,11 @@ def _fields(model: type[BaseModel], where: tuple[str | int, ...]) -> list[str]:
     models = [model]
     for piece in where:
         inner = [m.model_fields[piece].annotation for m in models if isinstance(piece, str) and piece in m.model_fields]
-        # A piece that is no field is a key of a dict or the tag of a union: the models stay.
-        models = [found for annotation in inner for found in _models(annotation)] if inner else models
+        if inner:
+            models = [found for annotation in inner for found in _models(annotation)]
+        elif DECODERS.get(str(piece)) in models:
+            models = [DECODERS[str(piece)]]
+        # Another piece that is no field is a key of a dict or the tag of a union: the models stay.
     return sorted({name for m in models for name in m.model_fields})
 
 

@@ -60,6 +60,8 @@ class AdmSettings(BaseModel):
         for level, times in enumerate(self.channel_mult):
             if self.image_size >> level in self.attention_resolutions:
                 self.heads(times * self.model_channels)
+        # The middle has self-attention whatever the resolutions say.
+        self.heads(self.channel_mult[-1] * self.model_channels)
         return self
 
     @property

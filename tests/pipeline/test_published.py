@@ -90,7 +90,7 @@ def test_the_published_training_is_a_decoder_that_is_trained_and_samples_like_a_
     assert "samples.halfway" in steps
     assert (samples_of(found).sigma_max, samples_of(found).steps) == (157.0, 4)
     path.write_text(path.read_text().replace("num_images: 64", "num_image: 64"))
-    assert "unknown field 'decoder.adm.num_image'" in repscope("plan", path, code=2).stderr
+    assert "unknown field 'decoder.num_image'" in repscope("plan", path, code=2).stderr
 
 
 def test_a_study_on_it_runs_to_the_page_and_shows_an_image_of_the_users(study: Path, tmp_path: Path) -> None:
@@ -119,13 +119,13 @@ def test_a_study_on_it_runs_to_the_page_and_shows_an_image_of_the_users(study: P
             ("kind: released", "kind: publshed"),
             "decoder: expected kind: released, architecture: adm, or neither",
         ),
-        (("kind: released", "kind: released\n  num_images: 3"), "unknown field 'decoder.released.num_images'"),
+        (("kind: released", "kind: released\n  num_images: 3"), "field 'decoder.num_images'. docs"),
         (("  preprocessing: unchecked\n", ""), "expected preprocessing: rcdm at encoders.net, as published decoders"),
         (("schedule", "schedul"), "did you mean 'schedule'?"),
-        (('["net:backbone"]', '["net:backbone", "net:projector"]'), "decoder.released.taps"),
+        (('["net:backbone"]', '["net:backbone", "net:projector"]'), "mistake: decoder.taps"),
         (("net:backbone", "net:backbon"), "did you mean 'backbone'?"),
         (("channel_mult: [1, 2, 2]", "channel_mult: [1, 2, 2, 2, 2, 2, 2]"), "multiple of 64"),
-        (("sha256: ", "sha256: x"), "decoder.released.sha256"),
+        (("sha256: ", "sha256: x"), "mistake: decoder.sha256"),
     ],
 )
 def test_a_wrong_field_of_it_is_named(change: tuple[str, str], said: str, study: Path, tmp_path: Path) -> None:

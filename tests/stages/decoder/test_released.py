@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from stages.decoder.adm import Adm
@@ -122,6 +123,12 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_the_names_of_its_tensors()
 def test_a_configuration_that_is_none_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load({}, reference("B").config | change)
+
+
+def test_heads_must_divide_the_middle_too_which_has_self_attention_at_any_resolution() -> None:
+    with pytest.raises(ValidationError, match="expected heads that divide 1024 channels; found 5"):
+        AdmSettings(num_heads=5, attention_resolutions=())
+    assert AdmSettings(num_heads=8, attention_resolutions=()).heads(1024) == 8
 
 
 def test_a_configuration_without_heads_is_refused_because_no_shape_would_show_it() -> None:
