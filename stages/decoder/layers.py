@@ -59,11 +59,13 @@ class _Normed(torch.autograd.Function):
         mean = _per_channel(_per_group(_summed(rows), groups) / size, channels)
         near = mean.to(x.dtype)
         rows, mean = rows - near[:, None], mean - near
-        variance = _per_channel(_per_group(_summed(rows * rows), groups) / size, channels) - mean.square()
+        squares = rows * rows
+        variance = _per_channel(_per_group(_summed(squares), groups) / size, channels) - mean.square()
         r = (variance.clamp(min=0.0) + epsilon).rsqrt()
         a = r * gain
         b = offset - mean * a
-        z = torch.addcmul(b.to(x.dtype)[:, None], rows, a.to(x.dtype)[:, None])
+        # Memory that is done with is taken again: new pages are not free.
+        z = torch.addcmul(b.to(x.dtype)[:, None], rows, a.to(x.dtype)[:, None], out=squares)
         ctx.save_for_backward(rows, z if silu else rows, gain, mean, r)
         ctx.groups, ctx.silu, ctx.size = groups, silu, size
         return _image(functional.silu(z) if silu else z, x)
@@ -74,7 +76,8 @@ class _Normed(torch.autograd.Function):
         gz = _rows(gradients[0])
         if ctx.silu:
             gz = torch.ops.aten.silu_backward(gz, z)
-        total, with_x = _summed(gz), _summed(gz * rows)
+        products = gz * rows
+        total, with_x = _summed(gz), _summed(products)
         # Sums of gz xhat: what gain gets, and per group what of xhat goes back through mean and variance.
         with_xhat = r * (with_x - mean * total)
         channels = rows.shape[2]
@@ -82,8 +85,8 @@ class _Normed(torch.autograd.Function):
         stretch = _per_channel(_per_group(gain * with_xhat, ctx.groups), channels) / ctx.size
         slope = -r.square() * stretch
         level = -r * back - slope * mean
-        gx = torch.addcmul(level.to(rows.dtype)[:, None], rows, slope.to(rows.dtype)[:, None])
-        gx = torch.addcmul(gx, gz, (r * gain).to(rows.dtype)[:, None])
+        gx = torch.addcmul(level.to(rows.dtype)[:, None], rows, slope.to(rows.dtype)[:, None], out=products)
+        gx.addcmul_(gz, (r * gain).to(rows.dtype)[:, None])
         return _image(gx, gradients[0]), with_xhat, total, None, None, None
 
 
