@@ -176,7 +176,7 @@ def samples_of(study: Study) -> Samples:
                 "a decoder of noise levels, which has neither its steps nor a learned variance",
                 "Leave out samples.sampler, or choose ancestral.",
             )
-        if said := sorted({"sigma_min", "sigma_max"} & study.samples.model_fields_set):
+        if said := sorted({"sigma_min", "sigma_max", "rho"} & study.samples.model_fields_set):
             raise UsageError(
                 "no noise levels beside `sampler: published`, which takes those of the decoder's schedule",
                 ", ".join(f"samples.{name}" for name in said),
