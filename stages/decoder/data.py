@@ -5,9 +5,10 @@ So one rank or eight, one batch or another way to cut it: the same training. Ima
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from operator import itemgetter
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -58,12 +59,10 @@ class PairedSet:
         """Number of views of each image."""
         return self.embeddings[0].shape[0]
 
-    def pixels(self, rows: "NDArray[np.int64]", flipped: "NDArray[np.bool_]") -> Tensor:
-        """float32 [B, 3, S, S] in [-1, 1]."""
-        from stages.pixels import to_network
-
-        images = to_network(self.images.read(self.rows[rows]))
-        return torch.where(torch.from_numpy(flipped)[:, None, None, None], images.flip(3), images)
+    def shown(self, rows: "NDArray[np.int64]", flipped: "NDArray[np.bool_]", taps: "NDArray[np.int64]") -> "Pairs":
+        """Images, and their embeddings at `taps` in the same view."""
+        images = torch.from_numpy(self.images.read(self.rows[rows]))
+        return Pairs(images, torch.from_numpy(flipped), *self.conditions(rows, flipped, taps))
 
     def conditions(
         self, rows: "NDArray[np.int64]", flipped: "NDArray[np.bool_]", taps: "NDArray[np.int64]"
@@ -79,33 +78,59 @@ class PairedSet:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Some images of one training step."""
+class Pairs:
+    """Some images and what they are painted from."""
 
-    clean: Tensor
-    """float32 [B, 3, S, S] in [-1, 1]."""
+    images: Tensor
+    """uint8 [B, S, S, 3]: a quarter of the bytes travels to a GPU where they become numbers there."""
+    flipped: Tensor
+    """Which of them are shown left to right, bool [B]."""
     h: Tensor
     tap: Tensor
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """float32 [B, 3, S, S] in [-1, 1]."""
+        return pixels(self.images, self.flipped)
+
+    def noised(self, level: Tensor, noise: Tensor) -> "Batch":
+        """The same images as the diffusion model is shown them."""
+        return Batch(self.images, self.flipped, self.h, self.tap, level, noise)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same images, with a change made to every tensor."""
+        return type(self)(*(change(getattr(self, field.name)) for field in fields(self)))
+
+    def to(self, device: str) -> Self:
+        """The same on a device."""
+        return self.each(lambda part: part.to(device, non_blocking=True))
+
+    def pinned(self) -> Self:
+        """The same in memory that a GPU reads by itself."""
+        return self.each(Tensor.pin_memory)
+
+    def split(self, most: int) -> list[Self]:
+        """The same images in pieces of `most`."""
+        starts = range(0, len(self.tap), most)
+        return [self.each(itemgetter(slice(start, start + most))) for start in starts]
+
+
+@dataclass(frozen=True)
+class Batch(Pairs):
+    """Some images of one training step of the diffusion model."""
+
     level: Tensor
     """Noise level of each image, [B], in the terms of the training's objective."""
     noise: Tensor
     """Standard normal, float32 [B, 3, S, S]."""
 
-    def to(self, device: str) -> "Batch":
-        """The same batch on a device."""
-        parts = (self.clean, self.h, self.tap, self.level, self.noise)
-        return Batch(*(part.to(device, non_blocking=True) for part in parts))
 
-    def split(self, most: int) -> list["Batch"]:
-        """The same images in batches of `most`."""
-        parts = zip(
-            *(torch.split(part, most) for part in (self.clean, self.h, self.tap, self.level, self.noise)), strict=True
-        )
-        return [Batch(*part) for part in parts]
+def pixels(images: Tensor, flipped: Tensor) -> Tensor:
+    """uint8 [B, S, S, 3], bool [B] -> float32 [B, 3, S, S] in [-1, 1], on the device of both."""
+    from stages.pixels import to_network
 
-    def pinned(self) -> "Batch":
-        """The same batch in memory that a GPU reads by itself."""
-        return Batch(*(part.pin_memory() for part in (self.clean, self.h, self.tap, self.level, self.noise)))
+    numbers = to_network(images)
+    return torch.where(flipped[:, None, None, None], numbers.flip(3), numbers)
 
 
 def order(seed: int, count: int, numbers: "NDArray[np.int64]") -> "NDArray[np.int64]":
@@ -145,22 +170,17 @@ class Series:
         """Training images number `numbers` of the diffusion model."""
         rows, flipped, taps = self.drawn(numbers, self.seed)
         taps = np.where(uniform(self.seed, numbers, DROP) < self.null, NULL, taps)
-        h, tap = self.data.conditions(rows, flipped, taps)
-        clean = self.data.pixels(rows, flipped)
-        return Batch(
-            clean=clean,
-            h=h,
-            tap=tap,
-            level=self.levels(torch.from_numpy(uniform(self.seed, numbers, LEVEL)).clamp(1e-9, 1 - 1e-9)),
-            noise=noise.normal(((self.seed, int(number)) for number in numbers), clean.shape[1:]),
-        )
+        level = self.levels(torch.from_numpy(uniform(self.seed, numbers, LEVEL)).clamp(1e-9, 1 - 1e-9))
+        streams = ((self.seed, int(number)) for number in numbers)
+        unit = noise.normal(streams, (3, self.data.size, self.data.size))
+        return self.data.shown(rows, flipped, taps).noised(level, unit)
 
-    def pairs(self, numbers: "NDArray[np.int64]") -> tuple[Tensor, Tensor, Tensor]:
-        """Pairs for the sketch: clean float32 [B, 3, S, S], h and tap; a series of its own, with nulls too."""
+    def pairs(self, numbers: "NDArray[np.int64]") -> Pairs:
+        """Pairs for the sketch: a series of its own, with nulls too."""
         seed = noise.mix(self.seed, 1)
         rows, flipped, taps = self.drawn(numbers, seed)
         taps = np.where(uniform(seed, numbers, DROP) < self.null, NULL, taps)
-        return self.data.pixels(rows, flipped), *self.data.conditions(rows, flipped, taps)
+        return self.data.shown(rows, flipped, taps)
 
 
 def share(numbers: "NDArray[np.int64]", rank: int, world: int) -> "NDArray[np.int64]":

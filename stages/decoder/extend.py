@@ -126,15 +126,14 @@ def fit_projections(network: Network, base: format.Decoder, train: PairedSet, in
     judged = np.sort(order[: max(1, min(JUDGED, len(train) // 8))])
     fitted = np.sort(order[len(judged) :][:FITTED])
     plain = np.zeros(len(judged), dtype=np.bool_)
-    clean = train.pixels(judged, plain)
     for number in range(len(train.widths)):
         h = embeddings(train, number, fitted)
-        shown, taps = train.conditions(judged, plain, np.full(len(judged), number))
+        shown = train.shown(judged, plain, np.full(len(judged), number))
         best, least = None, float("inf")
         for old in _old_projections(base, train.rows[fitted], inputs):
             solved = regressed(h, torch.cat(old, dim=1))
             set_projections(network, number, solved)
-            error = float((network.sketch(shown, taps) - clean).square().mean())
+            error = float((network.sketch(shown.h, shown.tap) - shown.clean).square().mean())
             if error < least:
                 best, least = solved, error
         if best is not None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stages.ahead import Ahead
 from stages.contract import Checkpoint, Context
-from stages.decoder.data import Batch, PairedSet, Series, pieces, share
+from stages.decoder.data import Batch, PairedSet, Pairs, Series, pieces, share
 from stages.decoder.flat import AdamW, Flat, muon
 from stages.decoder.network import Parts
 from stages.decoder.objective import Objective
@@ -236,18 +236,17 @@ class Training:
         """Loss of the averaged weights per tap, on the same held-out images, noise and noise levels every time."""
         count = min(HELDOUT, len(self.heldout))
         rows, plain = np.arange(count), np.zeros(count, dtype=np.bool_)
-        clean = self.heldout.pixels(rows, plain)
-        unit = noise.normal(((self.seed, HELDOUT, row) for row in range(count)), clean.shape[1:])
+        unit = noise.normal(((self.seed, HELDOUT, row) for row in range(count)), (3, *[self.heldout.size] * 2))
         # Equal steps of the distribution of noise levels, one after the other.
         level = self.objective.levels((torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS)
         level = level[torch.arange(count) % LEVELS]
         found = []
         with self.averaged(self.average), torch.no_grad(), arithmetic(self.settings.precision, self.device):
             for tap in range(self.taps):
-                h, taps = self.heldout.conditions(rows, plain, np.full(count, tap))
+                shown = self.heldout.shown(rows, plain, np.full(count, tap)).noised(level, unit)
                 losses = [
                     self.objective.losses(self.network, batch.to(self.device))
-                    for batch in Batch(clean, h, taps, level, unit).split(self.settings.micro_batch or count)
+                    for batch in shown.split(self.settings.micro_batch or count)
                 ]
                 found.append(float(torch.cat(losses).mean()))
         return found
@@ -310,11 +309,11 @@ class Training:
         Every rank computes the whole of it: summing the gradient would take longer than making it.
         """
         settings, phase = self.settings, self.first
-        clean, h, tap = (part.to(self.device) for part in self._pairs.take(step))
+        pairs = self._pairs.take(step).to(self.device)
         self.sketch.gradient.zero_()
         with arithmetic(settings.precision, self.device):
-            drawn = self.network.sketch(h, tap)
-        loss: Tensor = (drawn - clean).square().flatten(1).mean(1).sum() / phase.batch
+            drawn = self.network.sketch(pairs.h, pairs.tap)
+        loss: Tensor = (drawn - pairs.clean).square().flatten(1).mean(1).sum() / phase.batch
         torch.autograd.backward(loss)
         self._update("sketch", settings.sketch_learning_rate, step / phase.steps)
         return loss.detach()
@@ -355,9 +354,10 @@ class Training:
             for p in self.network.painter.parameters()
         }
 
-    def _paired(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _paired(self, step: int) -> Pairs:
         """The batch of a step of the sketch."""
-        return self.series.pairs(np.arange(step * self.first.batch, (step + 1) * self.first.batch))
+        made = self.series.pairs(np.arange(step * self.first.batch, (step + 1) * self.first.batch))
+        return made.pinned() if self.device.startswith("cuda") else made
 
     def _batched(self, step: int) -> list[Batch]:
         """This rank's share of a step of the diffusion model, in micro-batches."""
@@ -371,9 +371,8 @@ class Training:
         """Sets the second phase's sigma_data: the standard deviation of what the sketch leaves, on train images."""
         squares = []
         for start in range(0, MEASURED, 512):
-            clean, h, tap = self.series.pairs(np.arange(start, start + 512))
-            drawn = self.network.sketch(h.to(self.device), tap.to(self.device))
-            squares.append((drawn - clean.to(self.device)).square().mean())
+            pairs = self.series.pairs(np.arange(start, start + 512)).to(self.device)
+            squares.append((self.network.sketch(pairs.h, pairs.tap) - pairs.clean).square().mean())
         self.network.rest = float(torch.stack(squares).mean().sqrt())
 
 

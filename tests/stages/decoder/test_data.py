@@ -7,6 +7,7 @@ import torch
 from stages.decoder.conditioning import NULL
 from stages.decoder.data import Series, order, pieces, share
 from stages.decoder.objective import Edm
+from stages.pixels import to_network
 from tests.stages.decoder.small import laid_down, paired
 
 OBJECTIVE = Edm(log_sigma_mean=-0.4, log_sigma_std=1.2)
@@ -43,11 +44,21 @@ def test_image_and_embedding_of_a_row_are_of_one_view() -> None:
     table = torch.randn(2, 6, 4)
     data = laid_down(images, [table])
     rows, flipped = np.array([2, 2]), np.array([False, True])
-    h, _ = data.conditions(rows, flipped, np.zeros(2, dtype=np.int64))
-    pixels = data.pixels(rows, flipped)
-    assert torch.equal(pixels[1], pixels[0].flip(2))
-    assert torch.equal(h[0], table[0, 2])
-    assert torch.equal(h[1], table[1, 2])
+    shown = data.shown(rows, flipped, np.zeros(2, dtype=np.int64))
+    assert torch.equal(shown.clean[0], to_network(images[2:3])[0])
+    assert torch.equal(shown.clean[1], shown.clean[0].flip(2))
+    assert torch.equal(shown.h[0], table[0, 2])
+    assert torch.equal(shown.h[1], table[1, 2])
+
+
+def test_pixels_travel_as_bytes_and_become_numbers_where_they_arrive() -> None:
+    for made in (SERIES.pairs(np.arange(5)), SERIES.batch(np.arange(5))):
+        assert made.images.dtype == torch.uint8
+        arrived = made.to("meta")
+        assert (arrived.clean.device.type, arrived.clean.dtype) == ("meta", torch.float32)
+        pieces_of = made.split(2)
+        assert [len(piece.tap) for piece in pieces_of] == [2, 2, 1]
+        assert torch.equal(torch.cat([piece.clean for piece in pieces_of]), made.clean)
 
 
 def test_a_row_without_a_condition_carries_none() -> None:

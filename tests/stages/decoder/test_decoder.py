@@ -152,7 +152,8 @@ def test_the_sets_hold_the_images_and_embeddings_of_their_own_split(inputs: dict
         expected = [table.read("pixels", "flip" if row % 2 else "plain", rows)[row] for row in here]
         assert np.array_equal(h.numpy(), table.statistics("pixels").standardise(np.stack(expected)))
         pixels = to_network(images.decode(rows, STAGE.size))
-        assert torch.equal(found.pixels(here, np.zeros(len(rows), dtype=np.bool_)), pixels)
+        plain = np.zeros(len(rows), dtype=np.bool_)
+        assert torch.equal(found.shown(here, plain, np.zeros(len(rows), dtype=np.int64)).clean, pixels)
 
 
 def test_a_loss_that_falls_by_little_at_the_end_is_not_still_falling() -> None:
