@@ -92,6 +92,16 @@ def test_an_extension_of_an_extension_stands_on_the_same_trunk(inputs: Inputs, a
     assert card.extends == format.Extends(key=artifact.key, taps=("oracle:attributes",))
 
 
+def test_settings_of_an_extension_are_its_own_and_named_as_a_study_names_them(inputs: Inputs) -> None:
+    base = format.load(inputs["decoder"], "cpu")
+    assert isinstance(base, format.Decoder)
+    own = STAGE.model_copy(update={"compile": False, "micro_batch": 5})
+    found = as_decoder(own, base.card).training
+    assert (found.compile, found.micro_batch) == (False, 5)
+    with pytest.raises(InputError, match=r"at learning_rate 1e\+38\. Lower learning_rate\."):
+        run_stage(STAGE.model_copy(update={"learning_rate": 1e38}), inputs)
+
+
 def test_a_tap_that_says_what_an_old_one_says_is_understood_before_any_training(inputs: Inputs) -> None:
     base = format.load(inputs["decoder"], "cpu")
     assert isinstance(base, format.Decoder)
