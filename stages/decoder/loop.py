@@ -449,7 +449,7 @@ def _within_memory(training: Training) -> Iterator[None]:
         raise InputError(
             expected="a training that fits the memory of its GPU",
             found=f"with micro_batch {training.settings.micro_batch or 'not set'}: {told}",
-            remedy=f"Lower {training.within}micro_batch, the images of one pass: the training stays the same.",
+            remedy=f"Set {training.within}micro_batch, the images of one pass, lower: the training stays the same.",
         ) from error
 
 
