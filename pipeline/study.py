@@ -182,9 +182,23 @@ def taps_of(encoder: Pretrain | Untrained | Oracle | Imported) -> tuple[str, ...
 
 
 class _Reader(yaml.SafeLoader):
-    """Plain YAML whose keys are the text that is written, also `null`, `on` and `1`, which YAML takes for values."""
+    """Plain YAML whose keys are the text that is written, also `null`, `on` and `1`, which YAML takes for values.
+
+    A key that is written twice is an error, where plain readers keep the last.
+    """
 
     _plain = frozenset(tag for found in yaml.SafeLoader.yaml_implicit_resolvers.values() for tag, _ in found)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """The mapping as it is written."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.composer.ComposerError(None, None, f"{key.value!r} is written twice", key.start_mark)
+                seen.add(key.value)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """The mapping of a node, after its `<<` are resolved."""

@@ -42,7 +42,7 @@ class AdmSettings(BaseModel):
     """Width of each level in units of `model_channels`; each level halves the side of the one before."""
     num_heads: PositiveInt = 4
     """Heads of each self-attention, where `num_head_channels` is -1."""
-    num_head_channels: int = -1
+    num_head_channels: Literal[-1] | PositiveInt = -1
     """Width of each head; -1: as `num_heads` says."""
     use_scale_shift_norm: bool = True
     """Whether the vector scales and shifts after a normalisation; else it is added before it."""

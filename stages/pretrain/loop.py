@@ -23,6 +23,7 @@ from stages.encoders import augment
 from stages.encoders.network import Network, initialise
 from stages.errors import InputError
 from stages.pixels import normalise
+from stages.precision import arithmetic, unrounded
 from stages.pretrain import methods
 from stages.pretrain.ranks import gathered, sum_gradients, synchronise
 from stages.ranks import newest_checkpoint
@@ -144,7 +145,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.stage.learning_rate, step, self.steps)
         views = self.views(step)
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.stage.precision == "bfloat16"):
+        with arithmetic(self.stage.precision, self.device):
             projected = self.network(views)["projector"]
         both = projected.to(views.dtype).chunk(2)
         if self.world > 1:
@@ -154,7 +155,8 @@ class Trainer:
         labels = () if known is None else (sent(known.values[torch.from_numpy(self.chosen(step))], self.device),)
         loss = self.loss(*both, *labels)
         self.optimiser.zero_grad()
-        (loss / self.world).backward()
+        with unrounded(self.stage.precision):
+            (loss / self.world).backward()
         if self.world > 1:
             sum_gradients(self.parameters)
         self.optimiser.step()

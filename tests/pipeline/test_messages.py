@@ -68,6 +68,15 @@ def test_noise_levels_that_do_not_fall_are_refused_before_anything_runs(tmp_path
         assert graph_of(load(str(study)))
 
 
+def test_a_key_that_is_written_twice_is_refused_with_its_place(tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    text = MICRO.read_text().replace("{sketch_images: 4096}", "{sketch_images: 4096, sketch_images: 8}")
+    study.write_text(text)
+    line = text[: text.index("sketch_images: 8")].count("\n") + 1
+    with pytest.raises(UsageError, match=rf"at line {line}, column \d+: 'sketch_images' is written twice"):
+        load(str(study))
+
+
 def test_a_key_is_the_text_that_is_written(tmp_path: Path) -> None:
     study = tmp_path / "study.yaml"
     columns = "{1: class, 2.50: scalar, null: class, on: class, Yes: class, 2026-01-02: scalar, ~: class}"

@@ -161,6 +161,23 @@ def test_a_step_asks_for_no_number(scenes: np.ndarray, method: str) -> None:
     assert np.isfinite(float(loss))
 
 
+@pytest.mark.parametrize(("precision", "rounded"), [("float32", False), ("bfloat16", True)])
+def test_convolutions_of_a_gpu_are_float32_both_ways_in_float32(
+    scenes: np.ndarray, precision: str, rounded: bool
+) -> None:
+    stage, seen = STAGE.model_copy(update={"precision": precision}), list[bool]()
+    trainer = Trainer(stage, held(stage, scenes), "cpu")
+    last = [module for module in trainer.network.modules() if isinstance(module, torch.nn.Conv2d)][-1]
+
+    def ran(*_: object) -> None:
+        seen.append(torch.backends.cudnn.allow_tf32)
+
+    last.register_forward_hook(ran)
+    last.register_full_backward_hook(ran)
+    trainer.advance(0)
+    assert seen == [rounded] * 2
+
+
 def test_images_that_are_read_ahead_train_the_same_network(scenes: np.ndarray) -> None:
     digests = []
     for depth in (0, 2):
