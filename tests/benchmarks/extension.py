@@ -34,7 +34,7 @@ from tests.artifacts import MemoryArtifact, run_stage
 
 SEED = 7
 SCENES = 12_288
-SOURCES, PER_SOURCE = 512, 4
+SOURCES, PER_SOURCE = 1024, 4
 PRETRAINED = 30_000
 OWN = ("simclr:backbone", "simclr:projector", "oracle:attributes")
 NEW = ("simclr:projector.0", "vicreg:backbone")
