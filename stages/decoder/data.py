@@ -6,7 +6,7 @@ So one rank or eight, one batch or another way to cut it: the same training. Ima
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, Self
 
@@ -19,6 +19,7 @@ from stages.diffusion import noise
 from stages.embeddings.format import Statistics
 from stages.encoders.augment import uniform
 from stages.rows import RowFile
+from stages.shuffle import order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -131,21 +132,6 @@ def pixels(images: Tensor, flipped: Tensor) -> Tensor:
 
     numbers = to_network(images)
     return torch.where(flipped[:, None, None, None], numbers.flip(3), numbers)
-
-
-def order(seed: int, count: int, numbers: "NDArray[np.int64]") -> "NDArray[np.int64]":
-    """Row shown as image `numbers` (int64 [B], rising) of an endless series of shuffled epochs of `count` rows."""
-    epochs, places = np.divmod(numbers, count)
-    rows = np.empty_like(numbers)
-    for epoch in np.unique(epochs):
-        rows[epochs == epoch] = _shuffled(seed, count, int(epoch))[places[epochs == epoch]]
-    return rows
-
-
-# Two series, of the sketch and of the diffusion model, each in one epoch or between two.
-@lru_cache(maxsize=4)
-def _shuffled(seed: int, count: int, epoch: int) -> "NDArray[np.int64]":
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
 
 
 class Series:

@@ -91,7 +91,7 @@ def dpm_solver_2m(denoiser: Denoiser, noise: Noise, sigmas: Tensor, h: Tensor) -
 
 
 def sde_dpm_solver_2m(denoiser: Denoiser, noise: Noise, sigmas: Tensor, h: Tensor) -> Tensor:
-    """SDE-DPM-Solver++(2M), order 2, `steps` evaluations (Lu et al. 2022, arXiv 2211.01095, section 6).
+    """SDE-DPM-Solver++(2M), order 2, `steps` evaluations (Lu et al. 2022, arXiv 2211.01095).
 
     `ancestral` with D extrapolated to the middle of each step.
     """

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +26,7 @@ from stages.precision import arithmetic, unrounded
 from stages.pretrain import methods
 from stages.pretrain.ranks import gathered, sum_gradients, synchronise
 from stages.ranks import newest_checkpoint
+from stages.shuffle import order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,22 +62,6 @@ class TrainSet:
     """Places int64 [B] below `count`, in any order, to uint8 [B, S, S, 3]."""
     labels: Labels | None = None
     """None: the method has no use for them and does not get them."""
-
-
-def rows(seed: int, count: int, start: int, length: int) -> "NDArray[np.int64]":
-    """Rows shown at positions start … start + length - 1 of an endless series of shuffled epochs of `count` rows."""
-    found = []
-    while length > 0:
-        epoch, offset = divmod(start, count)
-        found.append(_shuffled(seed, count, epoch)[offset : offset + length])
-        start, length = start + len(found[-1]), length - len(found[-1])
-    return np.concatenate(found)
-
-
-# A batch lies in one epoch or between two.
-@lru_cache(maxsize=2)
-def _shuffled(seed: int, count: int, epoch: int) -> "NDArray[np.int64]":
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
 
 
 def learning_rate(peak: float, step: int, steps: int) -> float:
@@ -120,7 +104,8 @@ class Trainer:
 
     def chosen(self, step: int) -> "NDArray[np.int64]":
         """Places of the images of a step, of all ranks: int64 [B]."""
-        return rows(self.stage.seed, self.images.count, step * self.stage.batch, self.stage.batch)
+        numbers = np.arange(step * self.stage.batch, (step + 1) * self.stage.batch)
+        return order(self.stage.seed, self.images.count, numbers)
 
     def read(self, step: int) -> Tensor:
         """This rank's images of a step, uint8 [B, S, S, 3], in memory that a GPU reads by itself."""

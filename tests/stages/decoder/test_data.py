@@ -5,21 +5,13 @@ import pytest
 import torch
 
 from stages.decoder.conditioning import NULL
-from stages.decoder.data import Series, order, pieces, share
+from stages.decoder.data import Series, pieces, share
 from stages.decoder.objective import Edm
 from stages.pixels import to_network
 from tests.stages.decoder.small import laid_down, paired
 
 OBJECTIVE = Edm(log_sigma_mean=-0.4, log_sigma_std=1.2)
 SERIES = Series(paired(100), seed=5, null=0.1, levels=OBJECTIVE.levels)
-
-
-def test_every_epoch_shows_every_row_once_in_another_order() -> None:
-    rows = order(3, 10, np.arange(30))
-    epochs = rows.reshape(3, 10)
-    assert (np.sort(epochs, axis=1) == np.arange(10)).all()
-    assert not (epochs[0] == epochs[1]).all()
-    assert (order(3, 10, np.arange(8, 13)) == rows[8:13]).all()
 
 
 def test_a_training_image_is_the_same_in_any_batch() -> None:

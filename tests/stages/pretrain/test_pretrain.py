@@ -20,7 +20,7 @@ from stages.encoders.spec import Preprocessing, Pretrained
 from stages.errors import InputError
 from stages.images import open_images
 from stages.pretrain import loop, run
-from stages.pretrain.loop import Trainer, TrainSet, _shuffled, learning_rate, rows
+from stages.pretrain.loop import Trainer, TrainSet, learning_rate
 from stages.pretrain.quality import knn, linear, score
 from stages.pretrain.stage import Pretrain
 from stages.shards.scenes import render
@@ -124,21 +124,6 @@ def test_progress_is_reported_to_the_end(scenes: np.ndarray) -> None:
     fit(STAGE, scenes, context)
     assert [(done, total) for done, total, _ in context.reports] == [(160, 320), (320, 320)]
     assert all(np.isfinite(metrics["loss"]) for _, _, metrics in context.reports)
-
-
-def test_rows_are_a_function_of_seed_and_position() -> None:
-    straight = rows(3, 10, 0, 35)
-    assert all(sorted(straight[start : start + 10]) == list(range(10)) for start in (0, 10, 20))
-    np.testing.assert_array_equal(rows(3, 10, 7, 16), straight[7:23])
-    assert not np.array_equal(straight[:10], straight[10:20])
-    assert not np.array_equal(straight, rows(4, 10, 0, 35))
-
-
-def test_an_epoch_is_shuffled_once() -> None:
-    _shuffled.cache_clear()
-    found = np.concatenate([rows(3, 50, start, 10) for start in range(0, 50, 10)])
-    assert _shuffled.cache_info().misses == 1
-    assert sorted(found) == list(range(50))
 
 
 class Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
