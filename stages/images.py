@@ -1,18 +1,20 @@
 """Sets of images, however they are stored: the tars of `shards` or the Zarr array of `samples`, read part by part."""
 
 import hashlib
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages import pixels
 from stages.contract import Input
+from stages.decode_processes import DecodeProcesses, Encoded
 from stages.errors import FormatError, InputError
 from stages.pixels import Framing
 
@@ -22,8 +24,21 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
-Frame: TypeAlias = Callable[[int, int | Framing], Pixels]
-"""From the place of an image among those of a part to uint8 [size, size, 3]; may be called by several threads."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A part that is open for decoding."""
+
+    rows: Rows
+    """Rows int64 [B] that hold an image."""
+    frame: Callable[[int, int | Framing], Pixels]
+    """From the place of an image among `rows` to uint8 [size, size, 3]; may be called by several threads."""
+    encoded: Callable[[int], Encoded] | None = None
+    """From the same place to the image as it is stored; None where images are stored as pixels."""
+    scaled: bool = False
+    """Whether JPEGs may be decoded at a part of their size."""
+
 
 INDEX = "index.parquet"
 SAMPLES = "samples.parquet"
@@ -36,6 +51,10 @@ SCALED = b"scaled"
 
 RUN = 16
 """Images that a thread decodes in one go: enough that handing them over costs nothing, few enough to share a batch."""
+TIMED = 32
+"""Images that are decoded to find how long one takes."""
+PAYS = 5.0
+"""Seconds of decoding from which processes are worth their start, which takes one."""
 BATCH = 2**16
 """Rows of an index that are looked at at once."""
 DIGITS = 16
@@ -50,6 +69,13 @@ class Decoding:
     """How many besides the caller; with 0 it decodes itself."""
     ahead: bool = False
     """Whether they decode the next batches while the caller works on one, or only while it waits."""
+    processes: DecodeProcesses | None = None
+    """Who decodes for the threads, which then only send and receive; None: the threads themselves."""
+
+    def close(self) -> None:
+        """Ends the processes."""
+        if self.processes is not None:
+            self.processes.close()
 
 
 class Images(ABC):
@@ -71,10 +97,15 @@ class Images(ABC):
     def read_part(self, part: int) -> tuple[Rows, list[bytes] | Pixels]:
         """Rows int64 [B] of a part that hold an image, and the images: encoded, or uint8 [B, H, W, 3]."""
 
-    def decode_part(self, part: int, size: int | Framing) -> tuple[Rows, Pixels]:
+    def decode_part(
+        self, part: int, size: int | Framing, processes: DecodeProcesses | None = None
+    ) -> tuple[Rows, Pixels]:
         """Rows int64 [B] of a part that hold an image, and uint8 [B, size, size, 3]: framed as `pixels.fit` does."""
-        rows, frame = self._open(part)
-        return rows, _filled(frame, 0, len(rows), size)
+        opened = self._open(part)
+        images = _empty(len(opened.rows), size)
+        for first in range(0, len(images), RUN):
+            _fill(images[first : first + RUN], opened, first, size, processes)
+        return opened.rows, images
 
     def stream(
         self, part: int, size: int | Framing, batch: int, decoding: Decoding = Decoding()
@@ -84,11 +115,12 @@ class Images(ABC):
         Memory holds the part as it is stored and a few batches. FormatError names a row whose bytes are not those that
         were listed.
         """
-        rows, frame = self._open(part)
+        opened = self._open(part)
+        rows = opened.rows
         batches = [rows[first : first + batch] for first in range(0, len(rows), batch)]
         if decoding.threads == 0:
             for number, own in enumerate(batches):
-                yield own, _filled(frame, number * batch, len(own), size)
+                yield own, _filled(opened, number * batch, len(own), size)
             return
         pool = ThreadPoolExecutor(decoding.threads, "decode")
         # Beyond the one that the caller waits for: enough that no thread has nothing to do.
@@ -99,7 +131,10 @@ class Images(ABC):
                 for later in range(number + len(begun), min(number + 1 + ahead, len(batches))):
                     images = _empty(len(batches[later]), size)
                     runs = range(0, len(images), RUN)
-                    futures = [pool.submit(_fill, images[r : r + RUN], frame, later * batch + r, size) for r in runs]
+                    futures = [
+                        pool.submit(_fill, images[r : r + RUN], opened, later * batch + r, size, decoding.processes)
+                        for r in runs
+                    ]
                     begun.append((images, futures))
                 images, futures = begun.popleft()
                 for future in futures:
@@ -109,8 +144,8 @@ class Images(ABC):
             pool.shutdown(cancel_futures=True)
 
     @abstractmethod
-    def _open(self, part: int) -> tuple[Rows, Frame]:
-        """Rows int64 [B] of a part that hold an image, and what frames each of them."""
+    def _open(self, part: int) -> Opened:
+        """The rows of a part that hold an image, and what frames each of them."""
 
     @abstractmethod
     def decode(self, rows: Sequence[int] | Rows, size: int | Framing) -> Pixels:
@@ -184,14 +219,18 @@ class _Tars(Images):
             images[place] = self._decode(row, data, size)
         return images
 
-    def _open(self, part: int) -> tuple[Rows, Frame]:
+    def _open(self, part: int) -> Opened:
         rows, tar = self._tar(part)
 
         def frame(place: int, size: int | Framing) -> Pixels:
             row = int(rows[place])
             return self._decode(row, self._bytes(tar, row), size)
 
-        return rows, frame
+        def encoded(place: int) -> Encoded:
+            row = int(rows[place])
+            return Encoded(self._bytes(tar, row), bytes(self._sha256[row]))
+
+        return Opened(rows, frame, encoded, self._scaled)
 
     def _tar(self, part: int) -> tuple[Rows, bytes]:
         rows = np.arange(part * self.part_rows, min((part + 1) * self.part_rows, self.count))
@@ -250,11 +289,12 @@ class _Array(Images):
 
     def decode(self, rows: Sequence[int] | Rows, size: int | Framing) -> Pixels:
         images = np.asarray(self._array.oindex[np.asarray(rows, dtype=np.int64)])
-        return _filled(lambda place, size: pixels.fit(images[place], size), 0, len(rows), size)
+        opened = Opened(np.asarray(rows), lambda place, size: pixels.fit(images[place], size))
+        return _filled(opened, 0, len(rows), size)
 
-    def _open(self, part: int) -> tuple[Rows, Frame]:
+    def _open(self, part: int) -> Opened:
         rows, images = self.read_part(part)
-        return rows, lambda place, size: pixels.fit(np.asarray(images[place]), size)
+        return Opened(rows, lambda place, size: pixels.fit(np.asarray(images[place]), size))
 
 
 def _empty(count: int, size: int | Framing) -> Pixels:
@@ -262,16 +302,45 @@ def _empty(count: int, size: int | Framing) -> Pixels:
     return np.empty((count, side, side, 3), dtype=np.uint8)
 
 
-def _filled(frame: Frame, first: int, count: int, size: int | Framing) -> Pixels:
+def _filled(opened: Opened, first: int, count: int, size: int | Framing) -> Pixels:
     """`count` images from place `first` as uint8 [count, size, size, 3]."""
     images = _empty(count, size)
-    _fill(images, frame, first, size)
+    _fill(images, opened, first, size)
     return images
 
 
-def _fill(images: Pixels, frame: Frame, first: int, size: int | Framing) -> None:
-    for place in range(len(images)):
-        images[place] = frame(first + place, size)
+def _fill(
+    images: Pixels, opened: Opened, first: int, size: int | Framing, processes: DecodeProcesses | None = None
+) -> None:
+    places: Sequence[int] = range(len(images))
+    if processes is not None and opened.encoded is not None:
+        # What a process could not decode is decoded here, where the error knows the row.
+        places = processes.fill(images, [opened.encoded(first + place) for place in places], size, opened.scaled)
+    for place in places:
+        images[place] = opened.frame(first + place, size)
+
+
+def decoding_for(images: Images, size: int | Framing, cpus: int) -> Decoding:
+    """How to decode all of `images` with `cpus` CPUs while a GPU, or nothing, computes. The caller closes it.
+
+    One thread, which waits for no lock; where it would take longer than `PAYS` seconds for all, by the first few
+    images, a process for each CPU.
+    """
+    if cpus < 2 or seconds_to_decode(images, size) < PAYS:
+        return Decoding(1, ahead=True)
+    return Decoding(cpus, ahead=True, processes=DecodeProcesses(cpus))
+
+
+def seconds_to_decode(images: Images, size: int | Framing) -> float:
+    """Seconds that one thread would take for all, by the first few."""
+    for part in range(images.parts):
+        opened = images._open(part)
+        if count := min(TIMED, len(opened.rows)):
+            _filled(opened, 0, 1, size)
+            began = time.perf_counter()
+            _filled(opened, 0, count, size)
+            return images.count * (time.perf_counter() - began) / count
+    return 0.0
 
 
 def _parquet(artifact: Input, name: str, columns: Sequence[str] | None) -> "pa.Table":

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.decoder.adm_spec import GROUPS, AdmSettings
-from stages.decoder.layers import attention, group_norm
+from stages.decoder.layers import GroupNorm, attention
 
 PERIOD = 10_000.0
 """The slowest frequency of the noise level's embedding has this period, in units of 2 pi steps."""
@@ -29,8 +29,8 @@ def time_embedding(t: Tensor, width: int) -> Tensor:
     return functional.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUPS, channels)
+def _norm(channels: int) -> GroupNorm:
+    return GroupNorm(GROUPS, channels)
 
 
 def _silent(layer: nn.Conv1d | nn.Conv2d) -> nn.Conv1d | nn.Conv2d:
@@ -42,9 +42,8 @@ def _silent(layer: nn.Conv1d | nn.Conv2d) -> nn.Conv1d | nn.Conv2d:
 
 def _normed(layers: nn.Sequential, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
     """Norm and SiLU, the first of `layers`, as one; scale and shift stand between them."""
-    norm = layers[0]
-    assert isinstance(norm, nn.GroupNorm)
-    return group_norm(norm, x, scale, shift)
+    out: Tensor = layers[0](x, scale, shift)
+    return out
 
 
 class ResBlock(nn.Module):
@@ -95,7 +94,7 @@ class Attention(nn.Module):
         """[B, channels, H, W] -> the same."""
         batch, channels, high, wide = x.shape
         # One row per position: channels-last images are that already.
-        normed = group_norm(self.norm, x, silu=False).permute(0, 2, 3, 1).reshape(batch, high * wide, channels)
+        normed = self.norm(x, silu=False).permute(0, 2, 3, 1).reshape(batch, high * wide, channels)
         joint = functional.linear(normed, self.qkv.weight.squeeze(2), self.qkv.bias)
         if self.new_order:
             q, k, v = joint.view(batch, high * wide, 3, self.heads, -1).transpose(1, 3).unbind(2)

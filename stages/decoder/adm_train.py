@@ -15,6 +15,7 @@ from stages.decoder.adm_format import AdmCard, pieces
 from stages.decoder.adm_spec import AdmSettings, AdmTraining
 from stages.decoder.card import CARD, Point, Snapshot, still_falling
 from stages.decoder.data import Batch, PairedSet
+from stages.decoder.layers import GroupNorm
 from stages.decoder.loop import Training, fit
 from stages.decoder.network import Parts
 from stages.decoder.run import read_sets
@@ -35,6 +36,12 @@ class AdmNetwork(Parts):
         self.sketch = nn.Module()
         self.painter = Adm(settings, embedding)
         self.rest = 1.0
+
+    def compile_kernels(self) -> None:
+        """Those of the norms. The whole network takes minutes, and convolutions are the same library's either way."""
+        for module in self.painter.modules():
+            if isinstance(module, GroupNorm):
+                module.fused = True
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
 Convolutions in bfloat16 are fastest on channels-last images, where PyTorch's group norm is slow on CPUs (its gradient
 takes longer than that of the convolution beside it), and so is its fused attention. Both are here a few passes over the
-image or a few matrix products. Elsewhere, on GPUs and in float32, the framework's own are taken, with equal numbers.
+image or a few matrix products. In trainings on GPUs the norm is compiled. Elsewhere the framework's own are taken,
+with equal numbers.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +18,16 @@ PARTIAL = 8
 """Sums over an image are taken in so many pieces, each rounded to bfloat16."""
 
 
+class GroupNorm(nn.GroupNorm):
+    """`group_norm` as a module. `fused`: kernels that torch.compile makes, for GPUs; see `_moments_then_product`."""
+
+    fused: bool = False
+
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, silu: bool = True) -> Tensor:
+        """[B, C, H, W] and, where there is a condition, [B, C] twice -> [B, C, H, W]."""
+        return group_norm(self, x, scale, shift, silu)
+
+
 def group_norm(
     norm: nn.GroupNorm, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, silu: bool = True
 ) -> Tensor:
@@ -23,16 +36,52 @@ def group_norm(
     scale and shift [B, C] (None: 0) are how a condition enters (Dhariwal & Nichol 2021, arXiv 2105.05233, section 3).
     Without `silu` the sum itself.
     """
-    if x.device.type == "cpu" and x.dtype == torch.bfloat16:
+    fused = isinstance(norm, GroupNorm) and norm.fused and torch.is_grad_enabled()
+    if fused or (x.device.type == "cpu" and x.dtype == torch.bfloat16):
         gain, offset = (value.float().expand(len(x), -1) for value in (norm.weight, norm.bias))
         if scale is not None and shift is not None:
             gain, offset = gain * (1 + scale.float()), offset * (1 + scale.float()) + shift.float()
+        if fused:
+            return _image(
+                _compiled(norm.num_groups, norm.eps, silu)(_rows(x), gain.contiguous(), offset.contiguous()), x
+            )
         out: Tensor = _Normed.apply(x, gain, offset, norm.num_groups, norm.eps, silu)
         return out
-    normed: Tensor = norm(x)
+    normed = functional.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
     if scale is not None and shift is not None:
         normed = torch.addcmul(shift[:, :, None, None], normed, 1 + scale[:, :, None, None])
     return functional.silu(normed) if silu else normed
+
+
+@cache
+def _compiled(groups: int, epsilon: float, silu: bool) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """`_moments_then_product` compiled for any shape: once for a network, where a shape each would take minutes."""
+
+    def normed(rows: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+        return _moments_then_product(rows, gain, offset, groups, epsilon, silu)
+
+    return torch.compile(normed, dynamic=True)
+
+
+def _moments_then_product(
+    rows: Tensor, gain: Tensor, offset: Tensor, groups: int, epsilon: float, silu: bool
+) -> Tensor:
+    """Group norm of rows [B, T, C], gain and offset [B, C], and SiLU: compiled, it reads rows twice and writes once.
+
+    PyTorch's own copies a channels-last image to the other layout, works in float32 under autocast, and leaves gain,
+    offset and SiLU a pass each. Channels stand next to each other in memory and those of a group do not, so moments
+    are taken of each channel, and a group's from them. Float32 inside, the type of rows outside.
+    """
+    batch, _, channels = rows.shape
+    numbers = rows.float()
+    variance, mean = torch.var_mean(numbers, dim=1, correction=0)
+    variance, mean = (value.view(batch, groups, channels // groups) for value in (variance, mean))
+    centre = mean.mean(2, keepdim=True)
+    spread = variance.mean(2, keepdim=True) + (mean - centre).square().mean(2, keepdim=True)
+    a = (spread + epsilon).rsqrt().expand_as(mean).reshape(batch, channels) * gain
+    b = offset - centre.expand_as(mean).reshape(batch, channels) * a
+    z = numbers * a[:, None] + b[:, None]
+    return (functional.silu(z) if silu else z).to(rows.dtype)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ class Training:
         self._batches = Ahead(self._batched, self.second.steps, AHEAD if on_gpu else 0)
         if on_gpu and training.compile:
             require_compiler(device, f"{self.within}compile")
-            self.network.heavy.compile()
+            self.network.compile_kernels()
 
     @property
     def steps(self) -> int:

@@ -121,10 +121,9 @@ class Parts(nn.Module):
     painter: nn.Module
     rest: float
 
-    @property
-    def heavy(self) -> nn.Module:
-        """Where the time goes: what is worth compiling."""
-        return self.painter
+    def compile_kernels(self) -> None:
+        """Has torch.compile make kernels for what is slow without: they are made when the network first runs."""
+        raise NotImplementedError
 
     @property
     def matrices(self) -> Sequence[Tensor]:
@@ -149,10 +148,9 @@ class Network(Parts):
         self.painter = Painter(settings, widths, size)
         self.rest = 0.5
 
-    @property
-    def heavy(self) -> nn.Module:
-        """The U-Net; what stands before it is small."""
-        return self.painter.unet
+    def compile_kernels(self) -> None:
+        """Those of the U-Net; what stands before it is small."""
+        self.painter.unet.compile()
 
     @property
     def matrices(self) -> Sequence[Tensor]:

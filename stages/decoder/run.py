@@ -1,6 +1,7 @@
 """What the `decoder` step does: lays images and embeddings down as rows on a local disk, trains, writes the decoder."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from stages.decoder.network import Network
 from stages.decoder.objective import Edm
 from stages.embeddings.format import OK, Table, open_table
 from stages.errors import InputError
-from stages.images import Images, open_images
+from stages.images import Images, decoding_for, open_images
 from stages.ranks import wait_for_all
 from stages.rows import open_rows
 
@@ -141,7 +142,7 @@ def read_sets(stage: "Decoder | Rcdm", inputs: Inputs, rank: int = 0, world: int
     (pictures, *embeddings), mine = open_rows([pixels, *vectors], rank, world)
 
     def lay_down(part: int) -> None:
-        here, decoded = images.decode_part(part, stage.size)
+        here, decoded = images.decode_part(part, stage.size, decoding.processes)
         if not len(here):
             return
         whole = np.arange(here[0], here[-1] + 1)
@@ -150,7 +151,11 @@ def read_sets(stage: "Decoder | Rcdm", inputs: Inputs, rank: int = 0, world: int
             read = np.stack([tables[encoder].read(tap, view, here) for view in views], axis=1)
             file.write(whole[0], _spread(read, here - here[0]))
 
-    with ThreadPoolExecutor(torch.get_num_threads(), "lay-down") as threads:
+    with (
+        closing(decoding_for(images, stage.size, torch.get_num_threads())) as decoding,
+        # One more than decode: a part is read meanwhile.
+        ThreadPoolExecutor(decoding.threads + 1, "decode") as threads,
+    ):
         list(threads.map(lay_down, range(mine.index, images.parts, mine.count)))
     wait_for_all(world)
     train, heldout = (PairedSet(pictures, tuple(embeddings), statistics, rows[split]) for split in ("train", "heldout"))

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from stages.encoders.encoder import Encoder, Vectors
-from stages.images import Decoding
+from stages.images import Decoding, Images, decoding_for
+from stages.pixels import Framing
 
 PIXELS = 2**20
 """Pixels of a batch on a CPU: larger ones are no faster, because what a layer leaves falls out of the caches."""
@@ -110,13 +111,13 @@ def grow(seconds: Callable[[int], float]) -> int:
     return batch
 
 
-def choose_decoding(device: str) -> Decoding:
+def choose_decoding(images: Images, framing: Framing, device: str) -> Decoding:
     """Who decodes in a worker, which has as many CPUs as torch has threads.
 
-    For a GPU all of them do, while it computes. Where the CPUs compute, decoding at the same time would hold up the
+    For a GPU all of them may, while it computes. Where the CPUs compute, decoding at the same time would hold up the
     threads of every layer, so they take turns; on one CPU a second thread would be of no use.
     """
     cpus = torch.get_num_threads()
     if torch.device(device).type != "cpu":
-        return Decoding(cpus, ahead=True)
+        return decoding_for(images, framing, cpus)
     return Decoding(cpus if cpus > 1 else 0)

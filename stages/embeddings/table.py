@@ -66,7 +66,8 @@ class State:
 
             train = np.asarray(pc.equal(table.column("split"), "train").fill_null(False))
         passes = Passes(encoder, batch or choose_batch(encoder, device))
-        return cls(encoder, encoder.fingerprint(), images, train, passes, choose_decoding(device))
+        decoding = choose_decoding(images, encoder.preprocessing.framing, device)
+        return cls(encoder, encoder.fingerprint(), images, train, passes, decoding)
 
 
 def embed_part(stage: "Embeddings", part: int, state: State, out: Output) -> Summary:

@@ -1,6 +1,7 @@
 """What the `pretrain` step does: lays decoded images down on disk, trains, scores the result, writes the encoder."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from stages.encoders import format
 from stages.encoders.encoder import NetworkEncoder, probe_batch
 from stages.encoders.spec import Preprocessing, require
 from stages.errors import InputError
-from stages.images import open_images
+from stages.images import decoding_for, open_images
 from stages.pretrain.loop import Labels, TrainSet, fit
 from stages.pretrain.quality import score
 from stages.ranks import wait_for_all
@@ -109,13 +110,17 @@ def lay_down(shards: Input, preprocessing: Preprocessing, rank: int, world: int)
     (pictures,), mine = open_rows([(images.count, (size, size, 3), np.uint8)], rank, world)
 
     def decode(part: int) -> None:
-        here, decoded = images.decode_part(part, preprocessing.framing)
+        here, decoded = images.decode_part(part, preprocessing.framing, decoding.processes)
         # Rows without an image lie between.
         for run in np.split(np.arange(len(here)), np.flatnonzero(np.diff(here) > 1) + 1):
             if len(run):
                 pictures.write(int(here[run[0]]), decoded[run])
 
-    with ThreadPoolExecutor(torch.get_num_threads(), "lay-down") as threads:
+    with (
+        closing(decoding_for(images, preprocessing.framing, torch.get_num_threads())) as decoding,
+        # One more than decode: a part is read meanwhile.
+        ThreadPoolExecutor(decoding.threads + 1, "decode") as threads,
+    ):
         list(threads.map(decode, range(mine.index, images.parts, mine.count)))
     wait_for_all(world)
     return pictures

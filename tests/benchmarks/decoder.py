@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from stages.decoder import adm
+from stages.decoder import adm, layers
 from stages.decoder.adm_spec import AdmSettings
 from stages.decoder.flat import AdamW, Flat
 from stages.decoder.loop import Training
@@ -152,7 +152,7 @@ def steps_of_adm(batch: int) -> dict[str, Callable[[], object]]:
         def step() -> None:
             optimiser.zero_grad()
             with (
-                mock.patch.object(adm, "group_norm", released_norm),
+                mock.patch.object(layers, "group_norm", released_norm),
                 mock.patch.object(adm, "attention", released_attention),
             ):
                 loss(network, bfloat16)

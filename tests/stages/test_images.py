@@ -2,11 +2,16 @@
 
 import io
 import json
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages import pixels
-from stages.errors import FormatError
-from stages.images import DECODE, RUN, Decoding, Images, open_images
+from stages.decode_processes import DecodeProcesses
+from stages.errors import FormatError, InputError
+from stages.images import DECODE, RUN, Decoding, Images, decoding_for, open_images, seconds_to_decode
 from stages.pixels import Framing
 from stages.shards.scenes import render
 from stages.shards.sources import ScenesSource
@@ -74,7 +80,20 @@ def test_another_size_is_a_resized_centre_square(images: Images) -> None:
 DECODINGS = [Decoding(), Decoding(1), Decoding(3), Decoding(2, ahead=True), Decoding(5, ahead=True)]
 
 
-@pytest.mark.parametrize("decoding", DECODINGS, ids=str)
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Decoding]:
+    """Two processes for three threads."""
+    with closing(Decoding(3, ahead=True, processes=DecodeProcesses(2))) as decoding:
+        yield decoding
+
+
+@pytest.fixture(params=[*DECODINGS, None], ids=str)
+def decoding(request: pytest.FixtureRequest) -> Decoding:
+    """Every way to decode; None: by processes."""
+    found: Decoding = request.param or request.getfixturevalue("processes")
+    return found
+
+
 @pytest.mark.parametrize("batch", [1, 3, 8, 100])
 def test_a_stream_has_the_same_pixels_whoever_decodes_them(images: Images, batch: int, decoding: Decoding) -> None:
     for part in range(images.parts):
@@ -110,13 +129,13 @@ def test_decoding_ahead_is_bounded_and_ends_with_the_stream(monkeypatch: pytest.
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 
-def test_shards_say_how_their_images_are_decoded_and_every_way_to_read_them_follows() -> None:
+def test_shards_say_how_their_images_are_decoded_and_every_way_to_read_them_follows(processes: Decoding) -> None:
     large = [enlarged(scene) for scene in SCENES[:6]]
     found = {}
     for scaled in (False, True):
         images = open_images(tar_artifact(large, part_rows=6, scaled=scaled))
         expected = np.stack([pixels.decode_fit(data, 16, scaled=scaled) for data in large])
-        for decoding in DECODINGS:
+        for decoding in (*DECODINGS, processes):
             [(_, streamed)] = images.stream(0, 16, 6, decoding)
             assert np.array_equal(streamed, expected)
         assert np.array_equal(images.decode_part(0, 16)[1], expected)
@@ -149,7 +168,7 @@ def test_the_stage_writes_down_how_images_are_decoded_and_an_unknown_way_is_refu
 
 
 @pytest.mark.parametrize("place", [0.3, 0.9])
-def test_a_changed_byte_in_a_tar_is_an_error_that_names_the_row(place: float) -> None:
+def test_a_changed_byte_in_a_tar_is_an_error_that_names_the_row(place: float, processes: Decoding) -> None:
     artifact = tar_artifact(jpegs(2 * RUN), part_rows=20)
     index = pq.read_table(io.BytesIO(artifact.objects["index.parquet"]))
     offset, size = (index.column(name)[27].as_py() for name in ("offset", "size"))
@@ -157,7 +176,7 @@ def test_a_changed_byte_in_a_tar_is_an_error_that_names_the_row(place: float) ->
     tar[offset + int(place * size)] ^= 4
     images = open_images(MemoryArtifact(artifact.objects | {"shard-00001.tar": bytes(tar)}))
     message = r"listed in row 27 \(27\.jpg\) of shard-00001\.tar"
-    for decoding in DECODINGS:
+    for decoding in (*DECODINGS, processes):
         with pytest.raises(FormatError, match=message):
             list(images.stream(1, 32, 5, decoding))
     with pytest.raises(FormatError, match=message):
@@ -167,10 +186,52 @@ def test_a_changed_byte_in_a_tar_is_an_error_that_names_the_row(place: float) ->
     assert images.decode([26, 28], 32).shape == (2, 32, 32, 3)
 
 
-def test_an_image_that_is_no_longer_readable_is_an_error_that_names_the_row() -> None:
+def test_an_image_that_is_no_longer_readable_is_an_error_that_names_the_row(processes: Decoding) -> None:
     images = open_images(tar_artifact([*jpegs(3), jpegs(1)[0][:-100]], part_rows=4))
-    with pytest.raises(FormatError, match=r"row 3 \(3\.jpg\).*damaged JPEG"):
-        images.decode_part(0, 32)
+    for decoders in (None, processes.processes):
+        with pytest.raises(FormatError, match=r"row 3 \(3\.jpg\).*damaged JPEG"):
+            images.decode_part(0, 32, decoders)
+
+
+def test_a_process_that_dies_is_an_error_and_the_others_end_with_their_owner() -> None:
+    images = open_images(tar_artifact(jpegs(4), part_rows=4))
+    others = set(psutil.Process().children())
+    with closing(DecodeProcesses(1)) as processes:
+        assert np.array_equal(images.decode_part(0, 32, processes)[1], images.decode_part(0, 32)[1])
+        [child] = set(psutil.Process().children()) - others
+        child.kill()
+        with pytest.raises(InputError, match="process that decodes images to go on; found its end, with exit code -9"):
+            images.decode_part(0, 32, processes)
+    assert not child.is_running()
+
+
+def test_a_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    code = "from stages.decode_processes import DecodeProcesses; a = DecodeProcesses(1); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as parent:
+        while not (children := psutil.Process(parent.pid).children()):
+            assert parent.poll() is None
+            time.sleep(0.05)
+        parent.kill()
+    psutil.wait_procs(children, timeout=60)
+    assert not any(child.is_running() for child in children)
+
+
+@pytest.mark.parametrize(("seconds", "cpus", "children"), [(0.1, 4, 0), (60.0, 1, 0), (60.0, 3, 3)])
+def test_processes_decode_where_there_is_enough_to_do(
+    seconds: float, cpus: int, children: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = open_images(tar_artifact(jpegs(4), part_rows=4))
+    monkeypatch.setattr("stages.images.seconds_to_decode", lambda images, size: seconds)
+    others = len(psutil.Process().children())
+    with closing(decoding_for(images, 32, cpus)) as decoding:
+        assert (decoding.threads, decoding.ahead) == (max(1, children), True)
+        assert len(psutil.Process().children()) == others + children
+
+
+def test_seconds_of_decoding_grow_with_the_images_and_nothing_takes_none() -> None:
+    few, many = (open_images(tar_artifact(jpegs(40) * times, part_rows=40)) for times in (1, 20))
+    assert 0 < seconds_to_decode(few, 32) < seconds_to_decode(many, 32)
+    assert seconds_to_decode(open_images(tar_artifact([], part_rows=4)), 32) == 0
 
 
 def test_the_committed_example_of_format_1_stays_readable() -> None:

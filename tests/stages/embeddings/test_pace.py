@@ -19,7 +19,7 @@ from stages.encoders.load import load
 from stages.encoders.spec import Preprocessing, Untrained
 from stages.errors import InputError
 from stages.images import Decoding, open_images
-from stages.pixels import encode_png
+from stages.pixels import Framing, encode_png
 from tests.artifacts import MemoryArtifact
 from tests.stages.encoders.small import IMAGES, SMALL
 from tests.tars import tar_artifact
@@ -120,14 +120,16 @@ def test_a_batch_on_a_gpu_is_found_by_trying(monkeypatch: pytest.MonkeyPatch) ->
         ("cpu", 1, Decoding(0)),
         ("cpu", 4, Decoding(4)),
         ("cuda:0", 1, Decoding(1, ahead=True)),
-        ("cuda:0", 8, Decoding(8, ahead=True)),
+        ("cuda:0", 8, Decoding(1, ahead=True)),
     ],
 )
 def test_a_worker_decodes_with_its_own_cpus(
     device: str, cpus: int, decoding: Decoding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: cpus)
-    assert choose_decoding(device) == decoding
+    # So few images that one thread is enough for a GPU.
+    images = open_images(tar_artifact([encode_png(image) for image in IMAGES], part_rows=8, ending="png"))
+    assert choose_decoding(images, Framing(32), device) == decoding
 
 
 def test_the_batch_of_a_study_is_taken_as_it_is() -> None:

@@ -1,0 +1,197 @@
+"""Trainings compared: memory by precision and size of pass, bfloat16 beside float32, and two ranks on one GPU."""
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.decoder.adm_spec import AdmSettings
+from stages.decoder.data import PairedSet
+from stages.decoder.loop import Training
+from stages.decoder.network import Network
+from stages.decoder.objective import Edm
+from stages.decoder.spec import NetworkSettings, TrainingSettings
+from stages.shards.scenes import render
+from tests.benchmarks.gpu.figures import Bench, Precision, relative
+from tests.benchmarks.gpu.networks import (
+    Case,
+    batch_of,
+    built,
+    cases,
+    images,
+    one_pass,
+    ours,
+    published,
+    recipe,
+)
+from tests.stages.decoder.small import laid_down, paired
+from tests.two_ranks import SPAWN
+
+PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float32")
+
+
+def memory(bench: Bench) -> None:
+    """Peak memory of one pass, forwards and backwards, by the images in it, not compiled."""
+    kinds = cases(False)
+    if bench.full:
+        folder128 = recipe("folder128")
+        kinds = [
+            Case(f"{name}, {precision}", 128, 16, build)
+            for precision in PRECISIONS
+            for name, build in (
+                ("ours, folder128", ours(folder128, precision)),
+                ("published, 128 px", published(AdmSettings(), 16, precision)),
+            )
+        ]
+    for case in kinds:
+        data = images(case.size)
+        with built(case, data, bench.device, False) as training:
+            held = torch.cuda.memory_allocated() / 1e9 if bench.on_gpu else None
+            for count in (16, 128) if bench.full else (2,):
+                bench.reset_memory()
+                try:
+                    one_pass(training, batch_of(training, count))()
+                    peak, fits = bench.peak_gb(), True
+                except torch.OutOfMemoryError:
+                    peak, fits = None, False
+                bench.write(
+                    f"{case.name}, {count} images in a pass",
+                    fits=fits,
+                    peak_memory_gb=peak,
+                    weights_and_state_gb=held,
+                    gb_per_image=None if peak is None or held is None else (peak - held) / count,
+                )
+
+
+def scenes(size: int, count: int) -> PairedSet:
+    """Drawn scenes of 32 px, enlarged, and their true attributes as the one tap, standardised."""
+    pictures, values = render(11, range(count))
+    # An attribute that a shape does not have is NaN there.
+    table = np.nan_to_num(np.stack([column.astype(np.float32) for column in values.values()], axis=1))
+    table = (table - table.mean(0)) / np.maximum(table.std(0), 1e-6)
+    large = torch.from_numpy(pictures).repeat_interleave(size // 32, 1).repeat_interleave(size // 32, 2)
+    return laid_down(large, [torch.from_numpy(table)[None]])
+
+
+def rounding(bench: Bench) -> None:
+    """The decoder of `folder128` in bfloat16 and then in float32, in turns of time: mean loss by images seen.
+
+    Noise and images are the same in both, so the difference is that of the arithmetic.
+    """
+    if bench.full:
+        stage, size, count, window, share = recipe("folder128"), 128, 4096, 5, 0.3
+    else:
+        small = {"channels": (8, 16), "blocks": (1, 1), "width": 16, "sketch": (16, 16)}
+        stage = recipe("folder128").model_copy(update={"network": NetworkSettings.model_validate(small)})
+        stage = stage.model_copy(update={"training": stage.training.model_copy(update={"batch": 4, "micro_batch": 2})})
+        size, count, window, share = 32, 64, 1, 0.0
+    data = scenes(size, count)
+    changed = {"sketch_images": 64 * (256 if bench.full else 8), "sketch_batch": 256 if bench.full else 8}
+    stage = stage.model_copy(update={"training": stage.training.model_copy(update=changed)})
+    curves: dict[Precision, list[float]] = {}
+    rates: dict[Precision, float] = {}
+    for precision in PRECISIONS:
+        seconds = bench.seconds * (share if precision == "bfloat16" else 0.55 if bench.full else 0.0)
+        case = Case("folder128", size, stage.training.batch, timed(stage.training, stage.network, precision))
+        losses: list[Tensor] = []
+        with built(case, data, bench.device, True) as training:
+            while training.step <= training.first.steps:
+                training.advance()
+            began = time.perf_counter()
+            while len(losses) < window or time.perf_counter() - began < seconds:
+                losses += [training.advance() for _ in range(window)]
+                bench.wait()
+                if precision == "float32" and len(losses) >= len(curves["bfloat16"]):
+                    break
+            rates[precision] = len(losses) * training.second.batch / (time.perf_counter() - began)
+        curves[precision] = torch.stack(losses).tolist()
+        bench.write(f"folder128 in {precision}", steps=len(losses), images_per_second=rates[precision])
+    both = min(map(len, curves.values()))
+    for first in range(0, both, max(window, both // 8)):
+        here = slice(first, first + max(window, both // 8))
+        half, whole = (float(np.mean(curves[precision][here])) for precision in PRECISIONS)
+        bench.write(
+            f"loss up to {min(here.stop, both) * stage.training.batch} images",
+            bfloat16=half,
+            float32=whole,
+            difference=half - whole,
+        )
+
+
+def timed(
+    training: TrainingSettings, network: NetworkSettings, precision: Precision
+) -> Callable[[PairedSet, str, bool], Training]:
+    """A training of these settings, from the same weights each time."""
+
+    def build(data: PairedSet, device: str, compiled: bool) -> Training:
+        settings = training.model_copy(update={"precision": precision, "compile": compiled})
+        torch.manual_seed(0)
+        net = Network(network, data.widths, data.size)
+        return Training(
+            net, Edm(settings.log_sigma_mean, settings.log_sigma_std), settings, data, data, 10**7, 0, device
+        )
+
+    return build
+
+
+RANKED = TrainingSettings(
+    batch=64, sketch_images=256, sketch_batch=64, optimiser="adamw", precision="float32", compile=False
+)
+STEPS = 12
+
+
+def trained(device: str, full: bool, rank: int = 0, world: int = 1) -> tuple[Tensor, float]:
+    """Weights of the diffusion model after a few steps, on the CPU, and images per second."""
+    data = paired(256)
+    torch.manual_seed(0)
+    network = (
+        NetworkSettings(channels=(64, 128), blocks=(1, 1)) if full else NetworkSettings(channels=(8,), blocks=(1,))
+    )
+    net = Network(network, data.widths, data.size)
+    objective = Edm(RANKED.log_sigma_mean, RANKED.log_sigma_std)
+    with Training(net, objective, RANKED, data, data, 10_000, 0, device, rank, world) as training:
+        training.agree()
+        while training.step <= training.first.steps:
+            training.advance()
+        began = time.perf_counter()
+        for _ in range(STEPS):
+            training.advance()
+        weights = training.painter.values.detach().cpu()
+        return weights, STEPS * RANKED.batch / (time.perf_counter() - began)
+
+
+def rank_of_two(rank: int, port: int, device: str, full: bool, file: str) -> None:
+    """One of two processes that share a device. NCCL refuses two ranks on one GPU; gloo takes its tensors."""
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    found = trained(device, full, rank, 2)
+    torch.distributed.destroy_process_group()
+    if rank == 0:
+        torch.save(found, file)
+
+
+def ranks(bench: Bench) -> None:
+    """Two ranks on one device against one: the same weights, and what sharing a device costs."""
+    alone, one = trained(bench.device, bench.full)
+    file = Path(bench.folder) / "ranks.pt"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    given = [(rank, port, bench.device, bench.full, str(file)) for rank in range(2)]
+    processes = [SPAWN.Process(target=rank_of_two, args=each) for each in given]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    both, two = torch.load(file, weights_only=True)
+    error = relative(both, alone)
+    bench.write(
+        "two ranks on one device, gloo",
+        error=error,
+        bound=1e-3,
+        passed=bool(error <= 1e-3),
+        images_per_second=two,
+        one_rank_images_per_second=one,
+    )

@@ -1,0 +1,27 @@
+"""The sections by name: `python -m tests.benchmarks.gpu.sections NAME …` runs one."""
+
+import sys
+from collections.abc import Callable
+
+from tests.benchmarks.gpu import card, checks, extraction, loops, networks, study
+from tests.benchmarks.gpu.figures import Bench
+
+RUNS: dict[str, Callable[[Bench], None]] = {
+    "card": card.run,
+    "checks": checks.run,
+    "study": study.run,
+    "networks": networks.run,
+    "extraction": extraction.run,
+    "memory": loops.memory,
+    "rounding": loops.rounding,
+    "ranks": loops.ranks,
+}
+
+
+def main(name: str, device: str, full: str, seconds: str, folder: str) -> None:
+    """Runs one section in this process."""
+    RUNS[name](Bench(device, full == "full", float(seconds), folder))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

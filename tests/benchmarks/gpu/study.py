@@ -1,0 +1,63 @@
+"""A study from nothing to its page, in one process without Ray: seconds of every step, and what `show` takes after."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.benchmarks.gpu.figures import Bench
+
+SMALLEST = Path(__file__).parents[2] / "data" / "studies" / "micro.yaml"
+RESERVE = 12.0
+"""Seconds of the section's time that are left when a study is stopped."""
+COMMAND = "from pipeline.cli import main; main()"
+
+
+def repscope(*words: str) -> "subprocess.CompletedProcess[str]":
+    """A command, as a person types it."""
+    return subprocess.run([sys.executable, "-c", COMMAND, *words], stdout=subprocess.PIPE, text=True, check=False)
+
+
+def run(bench: Bench) -> None:
+    """Writes the seconds of the study and of each step as it ends, and of `show`."""
+    study, store = ("scenes" if bench.full else str(SMALLEST)), f"{bench.folder}/store"
+    began = time.perf_counter()
+    command = [sys.executable, "-c", COMMAND, "run", study, "--store", store, "--executor", "inline"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            # What is done by then is in the store; to say so takes a few seconds.
+            out, _ = running.communicate(timeout=max(1.0, bench.seconds - RESERVE))
+        except subprocess.TimeoutExpired:
+            running.kill()
+            out, _ = running.communicate()
+    bench.write("study to its page", seconds=time.perf_counter() - began, exit_code=running.returncode)
+    states = json.loads(repscope("status", study, "--store", store, "--json").stdout)
+    for state in states:
+        bench.write(f"step {state['name']}", state=state["state"], seconds=state["seconds"])
+    if running.returncode:
+        return
+    for line in out.splitlines():
+        bench.write("headline", text=line)
+    page = Path(f"{bench.folder}/report.html")
+    repscope("report", study, "--store", store, "--out", str(page))
+    show(bench, study, store)
+
+
+def show(bench: Bench, study: str, store: str) -> None:
+    """How long one image takes, the process's start included."""
+    from stages.pixels import encode_png
+    from stages.shards.scenes import render
+
+    image, painted = Path(bench.folder) / "image.png", Path(bench.folder) / "shown.png"
+    image.write_bytes(encode_png(render(3, [0])[0][0]))
+    for turn in ("first", "second"):
+        began = time.perf_counter()
+        ended = repscope("show", study, str(image), "--store", store, "--out", str(painted))
+        bench.write(
+            f"show, one image, {turn} process",
+            seconds=time.perf_counter() - began,
+            exit_code=ended.returncode,
+            cpus=os.cpu_count(),
+        )
