@@ -29,6 +29,8 @@ def test_our_u_net_is_one_graph_that_gives_what_the_network_gives() -> None:
     assert torch.allclose(compiled(*given), network(*given), atol=1e-5)
 
 
+# Dynamo asks every tensor that it is given for its gradient.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
 def test_norms_of_the_published_u_net_are_a_few_graphs_for_all_their_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     counter, compile_it = CompileCounter(), torch.compile
 
