@@ -5,10 +5,11 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEV    := $(VENV)/.ready-dev
 SYSTEM := $(VENV)/.ready-system
+LOWEST := .venv-lowest
 TOOLS    := chromium mkfs.ext4 mkfs.exfat mount.exfat-fuse
 PACKAGES := chromium e2fsprogs exfatprogs exfat-fuse
 
-.PHONY: demo test test-system lint bench clean
+.PHONY: demo test test-system test-lowest lint bench clean
 
 demo: $(READY)  ## the scenes study on an embedded local Ray and a local folder store
 	@$(BIN)/repscope run scenes
@@ -18,6 +19,9 @@ test: $(DEV) lint  ## everything that needs neither root nor apt
 
 test-system: $(SYSTEM)  ## what needs apt packages or root: a real browser, a real S3 server, disks that fill
 	$(BIN)/python -m pytest -m system
+
+test-lowest: $(LOWEST)/.ready  ## the tests of `make test` with the lowest versions that pyproject.toml admits
+	$(LOWEST)/bin/python -m pytest -m "not system" -n 2 --dist loadgroup
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -37,6 +41,12 @@ $(DEV): $(READY)
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+	@echo "Setting up $(LOWEST): about 8 GB of packages, some minutes, once."
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	@$(LOWEST)/bin/pip install -qq --disable-pip-version-check -c constraints-lowest.txt -e '.[dev]'
+	@touch $@
+
 # The S3 server has an environment of its own, as its libraries are not ours.
 $(SYSTEM): $(DEV) tests/system/s3-server.txt
 	@for tool in $(TOOLS); do command -v $$tool >/dev/null || missing=yes; done; \
@@ -47,4 +57,4 @@ $(SYSTEM): $(DEV) tests/system/s3-server.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) .mypy_cache .pytest_cache .ruff_cache

@@ -429,3 +429,7 @@ def _told(event: "Event") -> str:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
+
+
+if __name__ == "__main__":
+    main()

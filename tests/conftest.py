@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Warnings of Ray that nobody here can mend, and no test that asks a hub for weights."""
+    """Warnings of Ray and torch that nobody here can mend, and no test that asks a hub for weights."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Ray Data warns of old settings of its own when it is imported, and Ray Train imports it.
     config.addinivalue_line("filterwarnings", r"ignore:.* is deprecated:DeprecationWarning:ray\.data\.")
+    # torch 2.11 warns of its own code when torch.compile is first called.
+    config.addinivalue_line("filterwarnings", "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 
 
 SHARED = {"local_ray": "ray", "finished": "finished"}

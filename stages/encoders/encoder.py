@@ -14,6 +14,7 @@ from stages.encoders.format import digest
 from stages.encoders.spec import Preprocessing
 from stages.errors import InputError
 from stages.pixels import Framing, fit, normalise, to_unit
+from stages.precision import unrounded
 
 View = Literal["plain", "flip"]
 Vectors = dict[str, NDArray[np.float32]]
@@ -132,7 +133,7 @@ class NetworkEncoder(Encoder):
         pixels = to_unit(torch.from_numpy(sized(images, self.preprocessing.framing)).to(self.device))
         half = torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bfloat16")
         # By default a GPU rounds the factors of a float32 convolution to 10 bits: further than `TOLERANCE` allows.
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False), half:
+        with unrounded("float32", deterministic=True), half:
             taps = self.forward(pixels)
         return {tap: vectors.float().cpu().numpy() for tap, vectors in taps.items()}
 

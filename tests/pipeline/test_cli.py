@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,21 @@ def test_a_finished_study_has_every_step_done_and_a_page(finished: Finished) -> 
     page = Path(finished.run["report"])
     assert page.read_text().startswith("<!doctype html>")
     assert all(headline for headline in finished.run["headlines"])
+
+
+def test_an_inline_run_needs_no_ray(finished: Finished) -> None:
+    """A manifest names the libraries that were loaded; a machine without Ray can then run inline, too."""
+    manifests = [json.loads(path.read_text()) for path in finished.store.rglob("manifest.json")]
+    assert any("torch" in manifest["versions"] for manifest in manifests)
+    assert not any("ray" in manifest["versions"] for manifest in manifests)
+
+
+def test_a_checkout_that_is_not_installed_has_the_same_commands() -> None:
+    command = [sys.executable, "-m", "pipeline.cli", "--help"]
+    root = Path(__file__).parents[2]
+    help_text = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    assert help_text.partition("\n")[0] == "Usage: python -m pipeline.cli [OPTIONS] COMMAND [ARGS]..."
+    assert help_text.partition("\n")[2] == repscope("--help").stdout.partition("\n")[2]
 
 
 def test_running_it_again_does_nothing_and_says_so(finished: Finished) -> None:
