@@ -26,7 +26,7 @@ PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float32")
 IMAGES, CHANNELS, SIDE = 2, 64, 16
 """Of the trial: the decoder's U-Net has its finest level so, with more images."""
 ROUNDS = 3
-"""Of the trial after the first, which also compiles. The quickest of them counts."""
+"""Of the trial after the first, which also compiles kernels. The quickest of them counts."""
 
 
 def computed(precision: Precision, device: str) -> Precision:
@@ -56,7 +56,7 @@ def fast_in_bfloat16(device: str) -> bool:
 
 
 @cache
-def trial() -> dict[Precision, float]:
+def trial(rounds: int = ROUNDS) -> dict[Precision, float]:
     """Seconds of one CPU for a 3 x 3 convolution with its gradients, in each precision.
 
     One thread and its own time, not that of the clock on the wall: what else the machine does must not decide.
@@ -68,7 +68,7 @@ def trial() -> dict[Precision, float]:
     try:
         once = {"bfloat16": _convolution(torch.bfloat16), "float32": _convolution(torch.float32)}
         found: dict[Precision, list[float]] = {precision: [] for precision in PRECISIONS}
-        for _ in range(1 + ROUNDS):
+        for _ in range(1 + rounds):
             for precision, times in found.items():
                 started = time.thread_time()
                 once[precision]()

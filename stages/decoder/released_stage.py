@@ -58,6 +58,7 @@ class Released(Stage):
             cpu_seconds=3 + size_bytes / 60_000_000,
             image_seconds=self.network.image_seconds(self.precision),
             size=self.network.image_size,
+            precision=self.precision,
         )
 
     def work(self, part: Part, state: Any, inputs: Inputs, out: Output) -> Summary:

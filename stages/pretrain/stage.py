@@ -81,6 +81,7 @@ class Pretrain(Gang):
             cpu_seconds=10 + seconds * scale,
             image_seconds=self.architecture.image_seconds(size),
             features=self.architecture.features,
+            precision=self.precision,
         )
 
     def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:

@@ -119,6 +119,7 @@ def test_ranks_compute_in_one_precision_that_of_the_slowest(
 def test_a_training_goes_on_where_bfloat16_is_slow_from_the_weights_of_where_it_is_fast(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    torch.set_num_threads(1)
     checkpoints = MemoryCheckpoints()
     monkeypatch.setattr(precision, "trial", lambda: FAST)
     first = training(64, BFLOAT16)
