@@ -50,7 +50,8 @@ def test_the_machine_that_was_measured_takes_the_seconds_that_were_measured() ->
 def test_work_in_bfloat16_takes_what_it_takes_in_float32_where_that_is_quicker() -> None:
     assert SLOW.chosen == "float32"
     assert SLOW.factor("float32") == pytest.approx(3)
-    assert SLOW.factor("bfloat16") == pytest.approx(3 * MEASURED["float32"] / MEASURED["bfloat16"])
+    convolutions = 3 * MEASURED["float32"] / MEASURED["bfloat16"]
+    assert SLOW.factor("bfloat16") == pytest.approx((convolutions + 3) / 2)
 
 
 def test_a_plan_is_scaled_by_precision_and_what_was_measured_here_is_not(tmp_path: Path) -> None:
