@@ -125,9 +125,10 @@ def plan(study: str, root: str, as_json: bool, refresh: bool) -> None:
     """Say what a run would do: state and reason of each step, parts left, bytes, estimated time."""
     from pipeline.plan import plan as plan_graph
     from pipeline.progress import duration, size
+    from pipeline.speed import measured
 
     _, steps, store = _opened(study, root)
-    states = plan_graph(steps, store, refresh=refresh)
+    states = plan_graph(steps, store, refresh=refresh, speed=measured)
     if as_json:
         click.echo(json.dumps([asdict(state) for state in states], indent=1))
         return
@@ -139,6 +140,8 @@ def plan(study: str, root: str, as_json: bool, refresh: bool) -> None:
             f"\n{len(left)} of {len(states)} steps to do: about {duration(seconds / _cores())} on {_cores()} cores, "
             f"{size(size_bytes)} to write."
         )
+        if not all(state.measured for state in left):
+            click.echo(measured().said)
     else:
         click.echo(f"\nAll {len(states)} steps are done.")
 
@@ -153,9 +156,10 @@ def status(study: str, root: str, as_json: bool, check: bool, refresh: bool) -> 
     """Say how each step of a study stands."""
     from pipeline.errors import OutdatedError
     from pipeline.plan import plan as plan_graph
+    from pipeline.speed import REFERENCE, known
 
     _, steps, store = _opened(study, root)
-    states = plan_graph(steps, store, refresh=refresh)
+    states = plan_graph(steps, store, refresh=refresh, speed=lambda: known() or REFERENCE)
     if as_json:
         click.echo(json.dumps([asdict(state) for state in states], indent=1))
     else:

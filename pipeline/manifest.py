@@ -119,7 +119,8 @@ class Head(_Record):
 class Receipt(_Record):
     """What one part has put into the store. `adopted` names the objects that were there already.
 
-    `versions` are those of the libraries that its process had loaded.
+    `versions` are those of the libraries that its process had loaded, `arithmetic` what networks computed in: that is
+    the device's choice where a stage says `bfloat16`. Empty where no network did, and in older records.
     """
 
     part: int
@@ -129,6 +130,7 @@ class Receipt(_Record):
     code: str
     seconds: float
     versions: dict[str, str] = Field(default_factory=dict)
+    arithmetic: tuple[str, ...] = ()
     owner: Owner
     executor: str
     created: float
@@ -137,7 +139,8 @@ class Receipt(_Record):
 class Manifest(_Record):
     """The table of contents of a committed artifact.
 
-    `seconds` is the sum over all receipts; `versions` are those of the libraries it was made with.
+    `seconds` is the sum over all receipts; `versions` are those of the libraries it was made with, and `arithmetic` all
+    that networks computed in.
     """
 
     stage: str
@@ -150,6 +153,7 @@ class Manifest(_Record):
     summary: dict[str, Any]
     seconds: float
     versions: dict[str, str]
+    arithmetic: tuple[str, ...] = ()
     owner: Owner
     executor: str
     created: float

@@ -1,6 +1,6 @@
 """What a run would do: the state of every step of a study, its reason, and what it is expected to cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -9,6 +9,7 @@ from pipeline.errors import MissingError, UsageError
 from pipeline.fingerprint import Fingerprints
 from pipeline.key import Key, key_of
 from pipeline.manifest import Head, Manifest, Source, Survey, folder_of, read_receipt, read_record, surveys
+from pipeline.speed import REFERENCE, Speed
 from pipeline.step import Step
 from pipeline.store import Store
 from stages.contract import Estimate, Summary
@@ -107,9 +108,12 @@ def judge(found: Survey, sources: Mapping[str, Source], code: str, accept_drift:
     return "partial", done
 
 
-def plan(graph: Sequence[Step], store: Store, *, refresh: bool = False) -> list[StepState]:
+def plan(
+    graph: Sequence[Step], store: Store, *, refresh: bool = False, speed: Callable[[], Speed] = lambda: REFERENCE
+) -> list[StepState]:
     """The state of every step, in the order of the graph. Lists outside sources only with `refresh`.
 
+    `speed`, of the machine that the seconds are for, is asked for only where a step is still to do.
     Raises `UsageError` for a graph that is none, `InputError` for a source that is missing, `StoreError`.
     """
     store.recognise()
@@ -136,7 +140,8 @@ def plan(graph: Sequence[Step], store: Store, *, refresh: bool = False) -> list[
         name: found.manifest.summary for name, (found, *_) in standings.items() if name in sources and found.manifest
     }
     guesses = _guesses(graph, done) if len(sources) < len(graph) else {}
-    return [_state(step, *standings[step.name], guesses.get(step.name), store) for step in graph]
+    machine = speed() if guesses else REFERENCE
+    return [_state(step, *standings[step.name], guesses.get(step.name), store, machine) for step in graph]
 
 
 def _guesses(graph: Sequence[Step], done: Mapping[str, Summary]) -> dict[str, Estimate]:
@@ -151,11 +156,13 @@ def _guesses(graph: Sequence[Step], done: Mapping[str, Summary]) -> dict[str, Es
     return guesses
 
 
-def _state(step: Step, found: Survey, state: State, reason: str, guess: Estimate | None, store: Store) -> StepState:
+def _state(
+    step: Step, found: Survey, state: State, reason: str, guess: Estimate | None, store: Store, machine: Speed
+) -> StepState:
     parts: int | None = None
     done, seconds, size_bytes, measured = 0, 0.0, 0, False
     if guess is not None:
-        seconds, size_bytes = guess.cpu_seconds, guess.size_bytes
+        seconds, size_bytes = guess.cpu_seconds * machine.factor(guess.precision), guess.size_bytes
     if found.manifest is not None:
         parts = found.manifest.parts
         seconds, size_bytes, measured = found.manifest.seconds, found.manifest.size_bytes, True

@@ -40,6 +40,7 @@ from pipeline.manifest import (
 )
 from pipeline.store import Store, open_store
 from stages.contract import Gang, Part, Stage, Summary
+from stages.precision import Precision, noted
 
 if TYPE_CHECKING:
     from cluster.executor import GangContext
@@ -126,8 +127,9 @@ def work(payload: dict[str, Any]) -> dict[str, Any]:
         started = time.perf_counter()
         state = _state(bench)
         out = bench.output()
-        summary = _plain(bench.stage.work(part, state, bench.inputs, out))
-        receipt = _receive(bench, part.index, out, summary, time.perf_counter() - started)
+        with noted() as precisions:
+            summary = _plain(bench.stage.work(part, state, bench.inputs, out))
+        receipt = _receive(bench, part.index, out, summary, time.perf_counter() - started, precisions)
     return _told(receipt)
 
 
@@ -139,10 +141,11 @@ def train(payload: dict[str, Any], context: "GangContext") -> dict[str, Any]:
     out = bench.output()
     checkpoints = StoredCheckpoints(bench.store, bench.folder)
     given = _Context(context.rank, context.world, context.device, checkpoints, context.report)
-    summary = _plain(bench.stage.train(given, bench.inputs, out if context.rank == 0 else _Nowhere()))
+    with noted() as precisions:
+        summary = _plain(bench.stage.train(given, bench.inputs, out if context.rank == 0 else _Nowhere()))
     if context.rank != 0:
         return {}
-    return _told(_receive(bench, 0, out, summary, time.perf_counter() - started))
+    return _told(_receive(bench, 0, out, summary, time.perf_counter() - started, precisions))
 
 
 def merge(payload: dict[str, Any]) -> dict[str, Any]:
@@ -184,6 +187,7 @@ def merge(payload: dict[str, Any]) -> dict[str, Any]:
         seconds=sum(receipt.seconds for receipt in receipts) + time.perf_counter() - started,
         # The process that merges may have loaded less than those that worked.
         versions={name: version for receipt in receipts for name, version in receipt.versions.items()} | _versions(),
+        arithmetic=tuple(sorted({precision for receipt in receipts for precision in receipt.arithmetic})),
         owner=Owner.here(bench.task.run),
         executor=bench.task.executor,
         created=time.time(),
@@ -256,7 +260,9 @@ def _state(bench: _Bench) -> Any:
     return held[1]
 
 
-def _receive(bench: _Bench, part: int, out: StoredOutput, summary: Summary, seconds: float) -> Receipt:
+def _receive(
+    bench: _Bench, part: int, out: StoredOutput, summary: Summary, seconds: float, precisions: set[Precision]
+) -> Receipt:
     receipt = Receipt(
         part=part,
         objects=out.objects,
@@ -265,6 +271,7 @@ def _receive(bench: _Bench, part: int, out: StoredOutput, summary: Summary, seco
         code=bench.task.code,
         seconds=seconds,
         versions=_versions(),
+        arithmetic=tuple(sorted(precisions)),
         owner=Owner.here(bench.task.run),
         executor=bench.task.executor,
         created=time.time(),

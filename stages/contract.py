@@ -33,7 +33,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -82,7 +82,10 @@ def _pattern(entry: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a step is expected to cost: rows and bytes it writes, seconds of work on one CPU."""
+    """What a step is expected to cost: rows and bytes it writes, seconds of work on one CPU.
+
+    Seconds are those of the machine that they were measured on (docs/performance.md); who plans scales them.
+    """
 
     rows: int
     size_bytes: int
@@ -93,6 +96,8 @@ class Estimate:
     """Of an encoder: widths of its taps together; None for all else."""
     size: int | None = None
     """Of a decoder: side of the images that it paints, pixels; None for all else."""
+    precision: Literal["bfloat16", "float32"] = "float32"
+    """What its networks take most of the seconds in, on a device that is fast in bfloat16."""
 
 
 class Part(BaseModel):
@@ -221,7 +226,7 @@ class Stage(BaseModel):
         return {}
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
-        """Rough cost on a machine like the demo's, from the estimates of the inputs."""
+        """Rough cost, from the estimates of the inputs."""
         raise NotImplementedError
 
     def known(self, guess: Estimate, summary: Summary) -> Estimate:

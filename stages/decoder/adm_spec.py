@@ -110,7 +110,8 @@ class AdmTraining(BaseModel):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.9999
     """What is left of the moving average of the weights after each step."""
     precision: Literal["bfloat16", "float32"] = "float32"
-    """Of the network's arithmetic; weights, averages and losses are float32 always."""
+    """Of the network's arithmetic, bfloat16 where the device is fast in it; weights, averages and losses are float32
+    always."""
     micro_batch: Annotated[PositiveInt | None, Unkeyed("gradients are summed: the same training up to rounding")] = 16
     """Images of one pass through the network, each of which takes some 0.7 GB at 128 px in float32; None: all."""
     compile: Annotated[bool, Unkeyed("the same arithmetic, in fewer kernels")] = True

@@ -49,6 +49,7 @@ class Rcdm(Gang):
             cpu_seconds=10 + 3 * self.num_images * forward,
             image_seconds=forward,
             size=self.size,
+            precision=self.training.precision,
         )
 
     def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:

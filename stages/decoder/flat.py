@@ -4,14 +4,21 @@ Moving average, sum over ranks and optimiser are one operation each, but for the
 and for parameters that learn at rates of their own.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
+from stages.precision import Precision
+
+MOMENTUM = 0.95
+"""Of Muon."""
 NEWTON_SCHULZ = 3
 """Steps by which Muon makes an update nearly orthogonal."""
+QUINTIC = (3.4445, -4.7750, 2.0315)
+"""Coefficients of such a step, X <- a X + b (X X^T) X + c (X X^T)^2 X, the steepest at singular values near 0."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of each number."""
 
@@ -67,14 +74,52 @@ def like(vector: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
     return torch.split(vector, [p.numel() for p in parameters])
 
 
-def muon(flat: Flat, momentum: Tensor) -> torch.optim.Optimizer:
-    """The optimiser of a vector's matrices, its state the vector `momentum`; updates are as long as AdamW's."""
-    optimiser = torch.optim.Muon(
-        flat.matrices, weight_decay=0.0, ns_steps=NEWTON_SCHULZ, adjust_lr_fn="match_rms_adamw"
-    )
-    for matrix, piece in zip(flat.matrices, like(momentum, flat.matrices), strict=True):
-        optimiser.state[matrix]["momentum_buffer"] = piece.view_as(matrix)
-    return optimiser
+class Muon:
+    """The optimiser of a vector's matrices (Jordan et al. 2024): nearly orthogonal updates, as long as AdamW's.
+
+    Its state is the vector `momentum`. torch.optim.Muon takes the same steps, but in bfloat16 on every device.
+    """
+
+    def __init__(self, flat: Flat, momentum: Tensor) -> None:
+        self.precision: Precision = "bfloat16"
+        """Of the products that make an update orthogonal."""
+        self._matrices = list(zip(flat.matrices, like(momentum, flat.matrices), strict=True))
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """One update, at a learning rate."""
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+        for matrix, piece in self._matrices:
+            assert matrix.grad is not None
+            momentum = piece.view_as(matrix)
+            momentum.lerp_(matrix.grad, 1 - MOMENTUM)
+            update = orthogonal(matrix.grad.lerp(momentum, MOMENTUM).to(dtype))
+            # Liu et al. 2025 (arXiv 2502.16982), equation 4: the root of the mean square of an AdamW update.
+            matrix.add_(update, alpha=-rate * 0.2 * math.sqrt(max(matrix.shape)))
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """A matrix [rows, columns] with its singular values brought near 1, in its type (Jordan et al. 2024)."""
+    a, b, c = QUINTIC
+    tall = len(matrix) > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = torch.div(x, x.norm().clamp(min=1e-7))
+    gram = x @ x.T
+    if x.dtype == torch.bfloat16:
+        for step in range(NEWTON_SCHULZ):
+            gram = x @ x.T if step else gram
+            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        return x.T if tall else x
+    # Each step is a polynomial of X X^T before X, and those commute: only the last product is as wide as X. That is
+    # half the work, and too rough for bfloat16.
+    whole = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    for _ in range(NEWTON_SCHULZ):
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal().add_(a)
+        whole = polynomial @ whole
+        gram = polynomial @ gram @ polynomial
+    x = torch.mm(whole, x)
+    return x.T if tall else x
 
 
 class AdamW:

@@ -20,13 +20,13 @@ from torch import Tensor
 from stages.ahead import Ahead
 from stages.contract import Checkpoint, Context
 from stages.decoder.data import Batch, PairedSet, Pairs, Series, pieces, share
-from stages.decoder.flat import AdamW, Flat, muon
+from stages.decoder.flat import AdamW, Flat, Muon
 from stages.decoder.network import Parts
 from stages.decoder.objective import Objective
 from stages.decoder.spec import TrainingSettings
 from stages.diffusion import noise
 from stages.errors import InputError
-from stages.precision import arithmetic, unrounded
+from stages.precision import agreed, arithmetic, computed, unrounded
 from stages.ranks import newest_checkpoint
 
 HELDOUT, LEVELS = 256, 8
@@ -116,6 +116,7 @@ class Training:
         self.network, self.objective, self.settings = network, objective, training
         self.data, self.heldout, self.seed = data, heldout, seed
         self.device, self.rank, self.world = device, rank, world
+        self.precision = computed(training.precision, device)
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.series = Series(data, seed, training.null, objective.levels)
         self.first = Phase(training.sketched(len(data.widths)), training.sketch_batch)
@@ -127,7 +128,9 @@ class Training:
         self.average = self.painter.values.clone()
         self.optimisers = {name: AdamW(flat, self.betas) for name, flat in self._flats.items()}
         self.momentum = torch.zeros(self.painter.ahead, device=device)
-        self.orthogonal = muon(self.painter, self.momentum) if self.painter.matrices else None
+        self.orthogonal = Muon(self.painter, self.momentum) if self.painter.matrices else None
+        if self.orthogonal is not None:
+            self.orthogonal.precision = computed("bfloat16", device)
         self.gamma = averaging_exponent(training.ema)
         self.halfway = self.average.clone()
         self.curve: list[Look] = []
@@ -168,6 +171,12 @@ class Training:
                 torch.distributed.broadcast(flat.values, 0)
             self.average.copy_(self.painter.values)
             self.halfway.copy_(self.average)
+
+    def agree_on_precision(self) -> None:
+        """All ranks compute in one precision, whatever each would be fastest in: see `agreed`."""
+        self.precision = agreed(self.settings.precision, self.device, self.world)
+        if self.orthogonal is not None:
+            self.orthogonal.precision = agreed("bfloat16", self.device, self.world)
 
     def told(self, losses: Sequence[Tensor]) -> list[float]:
         """The losses of the last steps over all ranks, of this rank's shares of them. All ranks call it together.
@@ -241,7 +250,7 @@ class Training:
         level = self.objective.levels((torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS)
         level = level[torch.arange(count) % LEVELS]
         found = []
-        with self.averaged(self.average), torch.no_grad(), arithmetic(self.settings.precision, self.device):
+        with self.averaged(self.average), torch.no_grad(), arithmetic(self.precision, self.device):
             for tap in range(self.taps):
                 shown = self.heldout.shown(rows, plain, np.full(count, tap)).noised(level, unit)
                 losses = [
@@ -311,7 +320,7 @@ class Training:
         settings, phase = self.settings, self.first
         pairs = self._pairs.take(step).to(self.device)
         self.sketch.gradient.zero_()
-        with arithmetic(settings.precision, self.device):
+        with arithmetic(self.precision, self.device):
             drawn = self.network.sketch(pairs.h, pairs.tap)
         loss: Tensor = (drawn - pairs.clean).square().flatten(1).mean(1).sum() / phase.batch
         torch.autograd.backward(loss)
@@ -324,8 +333,8 @@ class Training:
         self.painter.gradient.zero_()
         total = torch.zeros((), device=self.device)
         for batch in self._batches.take(step):
-            with unrounded(settings.precision):
-                with arithmetic(settings.precision, self.device):
+            with unrounded(self.precision):
+                with arithmetic(self.precision, self.device):
                     each = self.objective.losses(self.network, batch.to(self.device))
                 loss = each.sum() / phase.batch
                 torch.autograd.backward(loss)
@@ -343,8 +352,7 @@ class Training:
         now = rate(peak, done, self.settings.warm_up, self.settings.cool_down)
         self.optimisers[name].step(now)
         if name == "painter" and self.orthogonal is not None:
-            self.orthogonal.param_groups[0]["lr"] = now
-            self.orthogonal.step()
+            self.orthogonal.step(now)
 
     def _painter_rates(self) -> dict[Tensor, float]:
         """What the painter's parameters take of the learning rate."""
@@ -403,6 +411,7 @@ def fit(training: Training, context: Context, checkpoint_images: int, taps: Sequ
     Raises RaceError where ranks see different checkpoints, and InputError where a GPU's memory is too small, or losses
     or weights do not stay finite: no such state is saved.
     """
+    training.agree_on_precision()
     if (checkpoint := newest_checkpoint(context)) is not None:
         training.restore(checkpoint)
     painting = training.second.steps * training.second.batch

@@ -34,7 +34,7 @@ class Released(Stage):
     steps: Annotated[PositiveInt, Field(ge=2)] = 1000
     """Steps of the schedule that it was trained with."""
     precision: Literal["bfloat16", "float32"] = "float32"
-    """Of the network's arithmetic when it paints."""
+    """Of the network's arithmetic when it paints; bfloat16 where the device is fast in it."""
     preprocessing: Annotated[Literal["rcdm", "unchecked"], Unkeyed("it only says what a study may be")] = "rcdm"
     """How the encoder of a study must see images: `rcdm`, as in the authors' training, for the file does not tell;
     `unchecked`: in any way, for a decoder that was trained with another."""
@@ -58,6 +58,7 @@ class Released(Stage):
             cpu_seconds=3 + size_bytes / 60_000_000,
             image_seconds=self.network.image_seconds(self.precision),
             size=self.network.image_size,
+            precision=self.precision,
         )
 
     def work(self, part: Part, state: Any, inputs: Inputs, out: Output) -> Summary:

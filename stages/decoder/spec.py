@@ -87,7 +87,8 @@ class TrainingSettings(Settings):
     sketch_batch: PositiveInt = 128
     sketch_learning_rate: PositiveFloat = 4e-3
     precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the network's arithmetic; weights, averages, losses and preconditioning are float32 always."""
+    """Of the network's arithmetic, bfloat16 where the device is fast in it; weights, averages, losses and
+    preconditioning are float32 always."""
     micro_batch: Annotated[PositiveInt | None, Unkeyed("gradients are summed: the same training up to rounding")] = None
     """Images of one pass through the network, where a rank's share of the batch does not fit its memory; None: all."""
     compile: Annotated[bool, Unkeyed("the same arithmetic, in fewer kernels")] = True

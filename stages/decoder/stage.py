@@ -43,6 +43,7 @@ class Decoder(Gang):
             cpu_seconds=seconds,
             image_seconds=work * 1.2e-3,
             size=self.size,
+            precision=self.training.precision,
         )
 
     def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:

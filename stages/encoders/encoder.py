@@ -14,7 +14,7 @@ from stages.encoders.format import digest
 from stages.encoders.spec import Preprocessing
 from stages.errors import InputError
 from stages.pixels import Framing, fit, normalise, to_unit
-from stages.precision import unrounded
+from stages.precision import Precision, half, unrounded
 
 View = Literal["plain", "flip"]
 Vectors = dict[str, NDArray[np.float32]]
@@ -23,7 +23,6 @@ Vectors = dict[str, NDArray[np.float32]]
 PROBES = 4
 TOLERANCE = 1e-3
 """Largest relative L2 distance between two embeddings of the probe batch by one encoder in float32."""
-Precision = Literal["float32", "bfloat16"]
 TOLERANCES: dict[Precision, float] = {"float32": TOLERANCE, "bfloat16": 2e-2}
 """The same by the precision of the forward pass."""
 
@@ -131,9 +130,8 @@ class NetworkEncoder(Encoder):
         """Embeds uint8 [B, H, W, 3] at every tap, in one forward pass."""
         # A quarter of the bytes travels to a GPU where they become numbers there.
         pixels = to_unit(torch.from_numpy(sized(images, self.preprocessing.framing)).to(self.device))
-        half = torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bfloat16")
         # By default a GPU rounds the factors of a float32 convolution to 10 bits: further than `TOLERANCE` allows.
-        with unrounded("float32", deterministic=True), half:
+        with unrounded("float32", deterministic=True), half(self.precision, self.device):
             taps = self.forward(pixels)
         return {tap: vectors.float().cpu().numpy() for tap, vectors in taps.items()}
 

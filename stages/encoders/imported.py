@@ -16,13 +16,14 @@ from stages.contract import Input, Output, Summary
 from stages.encoders import from_code, from_hf, from_timm, from_torchvision, released
 from stages.encoders.build import Built
 from stages.encoders.card import CARD, Card, parse_card
-from stages.encoders.encoder import NetworkEncoder, Precision, Vectors, probe_batch, require_same
+from stages.encoders.encoder import NetworkEncoder, Vectors, probe_batch, require_same
 from stages.encoders.format import PROBE, digest
 from stages.encoders.sources import Hf, Override, Released, Tap, Timm, Torch, Torchvision
 from stages.encoders.spec import Preprocessing
 from stages.encoders.steady import SEEDS, digests, require_steady, seeded, settle, unlike
 from stages.encoders.taps import Tapped, Trunk
 from stages.errors import FormatError, InputError
+from stages.precision import Precision
 
 if TYPE_CHECKING:
     from stages.encoders.stage import Imported

@@ -50,7 +50,7 @@ class Imported(Stage):
     preprocessing: Overrides = Override()
     """What to change of the preprocessing that comes with the network."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward pass."""
+    """Of the forward pass; bfloat16 where the device is fast in it."""
     augmentations: Augmentations | None = None
     """What the encoder was trained with, where it is known: `invariance` draws from it."""
 

@@ -22,7 +22,7 @@ from stages.encoders import augment
 from stages.encoders.network import Network, initialise
 from stages.errors import InputError
 from stages.pixels import normalise
-from stages.precision import arithmetic, unrounded
+from stages.precision import agreed, arithmetic, computed, unrounded
 from stages.pretrain import methods
 from stages.pretrain.ranks import gathered, sum_gradients, synchronise
 from stages.ranks import newest_checkpoint
@@ -77,6 +77,7 @@ class Trainer:
 
     def __init__(self, stage: "Pretrain", images: TrainSet, device: str, rank: int = 0, world: int = 1) -> None:
         self.stage, self.images, self.device, self.rank, self.world = stage, images, device, rank, world
+        self.precision = computed(stage.precision, device)
         method = methods.build(stage, None if images.labels is None else images.labels.classes)
         self.network: Network = initialise(stage.architecture, stage.seed)
         self.network.projector = method.projector
@@ -130,7 +131,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.stage.learning_rate, step, self.steps)
         views = self.views(step)
-        with arithmetic(self.stage.precision, self.device):
+        with arithmetic(self.precision, self.device):
             projected = self.network(views)["projector"]
         both = projected.to(views.dtype).chunk(2)
         if self.world > 1:
@@ -140,7 +141,7 @@ class Trainer:
         labels = () if known is None else (sent(known.values[torch.from_numpy(self.chosen(step))], self.device),)
         loss = self.loss(*both, *labels)
         self.optimiser.zero_grad()
-        with unrounded(self.stage.precision):
+        with unrounded(self.precision):
             (loss / self.world).backward()
         if self.world > 1:
             sum_gradients(self.parameters)
@@ -202,6 +203,7 @@ def fit(stage: "Pretrain", images: TrainSet, context: Context) -> tuple[Trainer,
             remedy="Use fewer ranks, or a larger batch.",
         )
     trainer = Trainer(stage, images, context.device, context.rank, context.world)
+    trainer.precision = agreed(stage.precision, context.device, context.world)
     every = max(1, round(stage.checkpoint_images / stage.batch))
     start = 0
     if (checkpoint := newest_checkpoint(context)) is not None:

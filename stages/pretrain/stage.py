@@ -53,7 +53,8 @@ class Pretrain(Gang):
     label: Annotated[str | None, Added(when_absent=None)] = None
     """Class attribute that `supervised` learns. None: the only one that the dataset has."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the forward pass in training; weights, BatchNorm statistics, loss and all later use are float32."""
+    """Of the forward pass in training, bfloat16 where the device is fast in it; weights, BatchNorm statistics, loss and
+    all later use are float32."""
     checkpoint_images: Annotated[PositiveInt, Unkeyed("resuming gives the same training")] = 65_536
     """Images between two checkpoints."""
 
@@ -80,6 +81,7 @@ class Pretrain(Gang):
             cpu_seconds=10 + seconds * scale,
             image_seconds=self.architecture.image_seconds(size),
             features=self.architecture.features,
+            precision=self.precision,
         )
 
     def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:

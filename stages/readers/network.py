@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stages.pixels import resize, to_network
+from stages.precision import arithmetic
 from stages.readers.score import Floats
 from stages.readers.targets import Targets
 
@@ -83,8 +84,8 @@ def fit(
 ) -> None:
     """Trains on uint8 [N, size, size, 3] and values by name, each image mirrored every other time; eval mode after.
 
-    AdamW with a one-cycle schedule over `num_images` images; bf16 forward passes, float32 weights. `report` is called
-    with the number of images seen and the loss.
+    AdamW with a one-cycle schedule over `num_images` images; forward passes in bfloat16 where `device` is fast in it,
+    float32 weights. `report` is called with the number of images seen and the loss.
     """
     mirrored = {a.name: a.mirrored(values[a.name]) for a in targets.attributes}
     wanted = torch.stack([targets.encode(values), targets.encode(mirrored)]).to(device)  # [2, N, attributes]
@@ -103,7 +104,7 @@ def fit(
         flip = torch.from_numpy(rng.integers(0, 2, batch)).to(device)
         shown = to_network(pixels[rows])
         shown = torch.where(flip.bool()[:, None, None, None], shown.flip(3), shown)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with arithmetic("bfloat16", device):
             outputs = network(shown.contiguous(memory_format=torch.channels_last))
         loss = targets.losses(outputs.float(), wanted[flip, rows]).sum()
         optimiser.zero_grad()

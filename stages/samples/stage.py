@@ -53,7 +53,8 @@ class Samples(Stage):
         evaluations = self.steps * 2 - 1 if self.sampler == "heun" else self.steps
         decoder = upstream["decoder"]
         seconds = 3 + rows * evaluations * (decoder.image_seconds or 0.0)
-        return Estimate(rows=rows, size_bytes=rows * 3 * (decoder.size or 0) ** 2, cpu_seconds=seconds)
+        size_bytes = rows * 3 * (decoder.size or 0) ** 2
+        return Estimate(rows=rows, size_bytes=size_bytes, cpu_seconds=seconds, precision=decoder.precision)
 
     def split(self, inputs: Inputs) -> list[Part]:
         """One part per `part_conditions` conditions."""

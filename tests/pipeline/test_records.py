@@ -23,7 +23,9 @@ from pipeline.manifest import Head, Manifest, Object, Receipt, Tombstone, parse_
 from pipeline.run import run
 from pipeline.store import open_store
 from stages.errors import ConflictError, FormatError, InputError
+from stages.precision import computed
 from tests.faults.arithmetic import graph
+from tests.finished import Finished
 
 DATA = Path(__file__).parents[1] / "data" / "formats" / "v1" / "artifact"
 
@@ -102,3 +104,32 @@ def test_a_manifest_has_the_versions_of_all_that_worked_not_only_of_who_merged(
     run(graph(parts=2)[:1], store, Inline)
     manifest = json.loads(next((tmp_path / "store").glob("artifacts/numbers/*/g0000/manifest.json")).read_bytes())
     assert manifest["versions"] == {"python": "3", "torch": "2", "zarr": "1"}
+
+
+def test_receipts_and_manifest_say_what_networks_computed_in(finished: Finished) -> None:
+    found = {}
+    for stage in ("listing", "pretrain", "readers", "decoder", "samples", "embeddings", "kept"):
+        found[stage] = set[str]()
+        for folder in (finished.store / "artifacts" / stage).glob("*/g0000"):
+            manifest = json.loads((folder / "manifest.json").read_bytes())
+            receipts = [json.loads(path.read_bytes())["arithmetic"] for path in folder.glob("parts/*.json")]
+            assert {precision for receipt in receipts for precision in receipt} == set(manifest["arithmetic"])
+            found[stage] |= set(manifest["arithmetic"])
+    here = computed("bfloat16", "cpu")
+    # Beside its training, a `pretrain` step embeds its probe batch in float32.
+    assert found == {
+        "listing": set(),
+        "pretrain": {here, "float32"},
+        "readers": {here},
+        "decoder": {here},
+        "samples": {here},
+        "embeddings": {"float32"},
+        "kept": set(),
+    }
+
+
+def test_records_from_before_do_not_say_what_was_computed_in() -> None:
+    folder = "artifacts/numbers/" + "ab" * 8 + "/g0001"
+    store = open_store(str(DATA))
+    assert parse_record(store.read(f"{folder}/parts/00000.json"), "receipt", Receipt).arithmetic == ()
+    assert parse_record(store.read(f"{folder}/manifest.json"), "manifest", Manifest).arithmetic == ()

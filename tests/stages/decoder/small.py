@@ -22,7 +22,7 @@ from tests.artifacts import MemoryArtifact, run_stage
 NETWORK = NetworkSettings(channels=(8, 12), blocks=(1, 1), width=16, sketch=(16, 24))
 TRAINING = TrainingSettings(batch=8, sketch_images=96, sketch_batch=32, precision="float32")
 FLOAT32 = TRAINING.model_copy(update={"optimiser": "adamw"})
-"""For long trainings on other ranks than those they are compared with: Muon rounds every update to bfloat16, and
+"""For long trainings on other ranks than those they are compared with: Muon may round every update to bfloat16, and
 weights drift apart by some 1e-4 in hundreds of steps."""
 
 

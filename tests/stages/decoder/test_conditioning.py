@@ -11,6 +11,7 @@ from stages.precision import arithmetic
 TAPS = torch.tensor([0, NULL, 2, 0, 2, NULL])
 
 
+@pytest.mark.usefixtures("fast_in_bfloat16")
 @pytest.mark.parametrize(("precision", "limit"), [("float32", 1e-6), ("bfloat16", 1e-2)])
 def test_all_rows_give_what_its_rows_give_and_the_same_gradients(
     precision: Literal["float32", "bfloat16"], limit: float

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load
 
 from stages.decoder.conditioning import Projection
-from stages.decoder.flat import AdamW, Flat
+from stages.decoder.flat import AdamW, Flat, Muon, like, orthogonal
 from stages.decoder.loop import Training, averaging_exponent, fit, rate
 from stages.decoder.network import Network
 from stages.decoder.spec import TrainingSettings
@@ -124,6 +124,7 @@ def test_ranks_agree_on_the_loss_and_on_whether_it_is_finite(losses: list[float]
     assert first == "[0.75]" or first.startswith("nan after")
 
 
+@pytest.mark.usefixtures("fast_in_bfloat16")
 @pytest.mark.parametrize(("precision", "rounded"), [("float32", False), ("bfloat16", True)])
 def test_convolutions_of_a_gpu_are_float32_both_ways_in_a_training_in_float32(precision: str, rounded: bool) -> None:
     made, seen = training(8, TRAINING.model_copy(update={"precision": precision})), []
@@ -191,6 +192,47 @@ def test_each_weight_has_one_optimiser_and_inner_convolutions_have_muon() -> Non
     moved = {name for name, p in made.network.painter.named_parameters() if not torch.equal(p, before[name])}
     assert {f"unet.{name}" for name, p in unet.named_parameters() if p.ndim == 4} <= moved
     assert len(made.optimisers["painter"].moments["exp_avg"]) + made.painter.ahead == len(made.average)
+
+
+def matrices() -> tuple[Flat, torch.Tensor]:
+    """A wide and a tall matrix with gradients, as one vector, and its momentum."""
+    generator = torch.Generator().manual_seed(0)
+    module = torch.nn.ParameterList(torch.randn(shape, generator=generator) for shape in ((6, 40), (30, 8)))
+    flat = Flat(module, list(module))
+    flat.gradient.copy_(torch.randn(flat.gradient.shape, generator=generator))
+    return flat, torch.randn(flat.ahead, generator=generator)
+
+
+def test_muon_in_bfloat16_takes_the_steps_of_torchs_to_the_bit() -> None:
+    (ours, momentum), (theirs, same) = matrices(), matrices()
+    optimiser, expected = (
+        Muon(ours, momentum),
+        torch.optim.Muon(theirs.matrices, weight_decay=0.0, ns_steps=3, adjust_lr_fn="match_rms_adamw"),
+    )
+    for matrix, piece in zip(theirs.matrices, like(same, theirs.matrices), strict=True):
+        expected.state[matrix]["momentum_buffer"] = piece.view_as(matrix)
+    for rate_now in (0.1, 0.05):
+        optimiser.step(rate_now)
+        expected.param_groups[0]["lr"] = rate_now
+        expected.step()  # type: ignore[no-untyped-call]
+    assert torch.equal(ours.values, theirs.values)
+    assert torch.equal(momentum, same)
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("shape", [(8, 50), (40, 6), (9, 9)])
+def test_an_update_is_made_orthogonal_by_three_steps_on_its_singular_values(
+    dtype: torch.dtype, limit: float, shape: tuple[int, int]
+) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    u, values, v = torch.linalg.svd(matrix, full_matrices=False)
+    values = values / values.norm()
+    # Jordan et al. 2024: the quintic and its coefficients.
+    for _ in range(3):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    expected = (u * values) @ v
+    found = orthogonal(matrix.to(dtype)).double()
+    assert float((found - expected).norm() / expected.norm()) < limit
 
 
 def test_with_adamw_there_is_no_other_optimiser() -> None:

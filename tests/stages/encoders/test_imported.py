@@ -411,6 +411,7 @@ def test_a_tap_without_a_class_token_is_refused_where_one_is_asked_for(folder: P
         imported(kind="hf", path=str(path), pool="cls")
 
 
+@pytest.mark.usefixtures("fast_in_bfloat16")
 def test_half_precision_is_asked_for_and_keeps_within_its_tolerance(vit: tuple[str, Any]) -> None:
     full, half = encoder(imported(**fields(vit))), encoder(imported(**fields(vit, precision="bfloat16")))
     one, two = full.embed(IMAGES)["backbone"], half.embed(IMAGES)["backbone"]

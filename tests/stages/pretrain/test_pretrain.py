@@ -146,6 +146,7 @@ def test_a_step_asks_for_no_number(scenes: np.ndarray, method: str) -> None:
     assert np.isfinite(float(loss))
 
 
+@pytest.mark.usefixtures("fast_in_bfloat16")
 @pytest.mark.parametrize(("precision", "rounded"), [("float32", False), ("bfloat16", True)])
 def test_convolutions_of_a_gpu_are_float32_both_ways_in_float32(
     scenes: np.ndarray, precision: str, rounded: bool
