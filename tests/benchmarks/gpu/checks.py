@@ -17,8 +17,8 @@ from stages.decoder.network import Network, Parts
 from stages.decoder.objective import Edm
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.diffusion import noise, samplers
-from stages.precision import arithmetic, unrounded
-from tests.benchmarks.gpu.figures import Bench, Precision, relative
+from stages.precision import Precision, arithmetic, unrounded
+from tests.benchmarks.gpu.figures import Bench, relative
 from tests.stages.decoder.small import paired
 
 OURS = NetworkSettings(channels=(64, 128), blocks=(1, 1), width=64, sketch=(64, 64))

@@ -15,8 +15,9 @@ from stages.encoders.encoder import NetworkEncoder
 from stages.encoders.spec import Preprocessing
 from stages.images import Decoding, Images, open_images
 from stages.pixels import Framing
+from stages.precision import Precision
 from tests.benchmarks.embeddings import PREPROCESSING, Flat, embed, photographs
-from tests.benchmarks.gpu.figures import Bench, Precision
+from tests.benchmarks.gpu.figures import Bench
 from tests.tars import tar_artifact
 
 

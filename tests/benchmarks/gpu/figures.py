@@ -4,11 +4,8 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-
-Precision = Literal["bfloat16", "float32"]
 
 Value = str | float | int | bool | None
 

@@ -15,8 +15,9 @@ from stages.decoder.loop import Training
 from stages.decoder.network import Network
 from stages.decoder.objective import Edm
 from stages.decoder.spec import NetworkSettings, TrainingSettings
+from stages.precision import Precision
 from stages.shards.scenes import render
-from tests.benchmarks.gpu.figures import Bench, Precision, relative
+from tests.benchmarks.gpu.figures import Bench, relative
 from tests.benchmarks.gpu.networks import (
     Case,
     batch_of,

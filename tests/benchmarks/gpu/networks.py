@@ -24,9 +24,9 @@ from stages.decoder.objective import Edm
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.decoder.stage import Decoder
 from stages.diffusion import discrete
-from stages.precision import arithmetic, unrounded
+from stages.precision import Precision, arithmetic, unrounded
 from tests.benchmarks.gpu.card import datasheet_tflops, product_tflops
-from tests.benchmarks.gpu.figures import Bench, Precision
+from tests.benchmarks.gpu.figures import Bench
 from tests.stages.decoder.small import laid_down
 
 WIDTHS = (512, 128)

@@ -12,19 +12,20 @@ from tests.benchmarks.gpu.figures import Bench
 SMALLEST = Path(__file__).parents[2] / "data" / "studies" / "micro.yaml"
 RESERVE = 12.0
 """Seconds of the section's time that are left when a study is stopped."""
-COMMAND = "from pipeline.cli import main; main()"
 
 
 def repscope(*words: str) -> "subprocess.CompletedProcess[str]":
     """A command, as a person types it."""
-    return subprocess.run([sys.executable, "-c", COMMAND, *words], stdout=subprocess.PIPE, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *words], stdout=subprocess.PIPE, text=True, check=False
+    )
 
 
 def run(bench: Bench) -> None:
     """Writes the seconds of the study and of each step as it ends, and of `show`."""
     study, store = ("scenes" if bench.full else str(SMALLEST)), f"{bench.folder}/store"
     began = time.perf_counter()
-    command = [sys.executable, "-c", COMMAND, "run", study, "--store", store, "--executor", "inline"]
+    command = [sys.executable, "-m", "pipeline.cli", "run", study, "--store", store, "--executor", "inline"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         try:
             # What is done by then is in the store; to say so takes a few seconds.
