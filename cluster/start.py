@@ -27,7 +27,7 @@ LONGEST_PARENT = 24
 """Characters of the temporary folder's name. Sockets' names may have 107, and Ray and we add about 80."""
 
 WAIT, WAIT_SECONDS, PATIENCE = "RAY_gcs_server_port_wait_time_s", 30, 3
-"""Environment that says how long Ray waits for its first process, its default, and how much longer the second try is."""
+"""The variable that says how long Ray waits for its first process, its default, and the second try's factor."""
 
 AWAITED = ("gcs_server", "raylet")
 """The processes without which no Ray starts, as Ray names them."""
