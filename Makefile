@@ -14,6 +14,7 @@ PACKAGES := chromium e2fsprogs exfatprogs exfat-fuse
 demo: $(READY)  ## the scenes study on an embedded local Ray and a local folder store
 	@$(BIN)/repscope run scenes
 
+# In random order: the first lines name the seed, and PYTEST_ADDOPTS=--randomly-seed=N repeats it.
 test: $(DEV) lint  ## everything that needs neither root nor apt
 	$(BIN)/python -m pytest -m "not system" -n 2 --dist loadgroup
 

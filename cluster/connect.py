@@ -4,6 +4,9 @@ The embedded one listens on loopback only, asks for a token that is made anew in
 statistics, has no dashboard unless a port for it is given, and leaves neither processes nor files behind, however this
 process ends (`cluster.watchdog`).
 
+While connected and afterwards the environment of this process is what it was before: what else is started from it, a
+Ray of somebody's own too, starts as if we had not been there. SIGTERM is given back by `close`.
+
 This module imports ray only when it connects.
 """
 
@@ -12,12 +15,9 @@ import importlib.util
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,9 +26,10 @@ from types import FrameType
 from typing import Any
 
 import cluster
-from cluster import watchdog
+from cluster import environment
 from cluster.errors import ConnectError, ForeignCodeError, PortInUseError
 from cluster.resources import Machine, this_machine
+from cluster.start import Started, start
 
 ROOMS = ("pipeline", "stages", "cluster")
 
@@ -48,7 +49,7 @@ QUIET = {
     # A driver under `uv run` would otherwise be run again on every worker.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
-"""Environment of this process whenever it uses Ray; what the user has set stays."""
+"""Environment of every Ray that we start or join; what the user has set stays."""
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +65,8 @@ class Connection:
     """This machine, as the embedded Ray was told; None for a Ray of somebody else."""
     folder: Path | None = None
     owned: bool = True
-    _watchdog: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
-    _previous: Any = field(default=None, repr=False)
+    _started: Started[None] | None = field(default=None, repr=False)
+    _before: "_Before | None" = field(default=None, repr=False)
 
     def machines(self) -> list[Machine]:
         """The machines that are there now."""
@@ -88,13 +89,10 @@ class Connection:
         import ray
 
         ray.shutdown()
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        if self._watchdog is not None:
-            watchdog.dismiss(self._watchdog)
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-            self._previous = None
+        if self._started is not None:
+            self._started.end()
+        assert self._before is not None
+        self._before.put_back()
 
 
 def connect(
@@ -106,17 +104,64 @@ def connect(
     none to be had, `PortInUseError` where `dashboard_port` is taken, `ForeignCodeError` where our packages are hidden.
     """
     check_ours()
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    import ray
-    from ray._private import worker
-
-    worker.print_to_stdstream = _log
+    with environment.restored():
+        import ray
     if ray.is_initialized():
         return Connection(ray.get_runtime_context().gcs_address, None, owned=False)
-    if address is not None:
-        return _join(address)
-    return _embed(this_machine(cpus, gpus), dashboard_port)
+    before = _Before()
+    quiet = QUIET | {name: os.environ[name] for name in QUIET if name in os.environ}
+    try:
+        with environment.restored(), environment.changed(quiet), _constants(loopback=address is None):
+            found = _join(address) if address is not None else _embed(this_machine(cpus, gpus), dashboard_port)
+    except BaseException:
+        ray.shutdown()
+        before.put_back()
+        raise
+    found._before = before
+    before.unwind_on_sigterm()
+    return found
+
+
+class _Before:
+    """What `ray.init` changes in this process beside its environment, as it was."""
+
+    def __init__(self) -> None:
+        from ray._private import worker
+
+        self._sigterm = signal.getsignal(signal.SIGTERM)
+        self._printer = worker.print_to_stdstream
+        worker.print_to_stdstream = _log
+        _read_authentication()
+
+    def unwind_on_sigterm(self) -> None:
+        """Undoes that `ray.init` takes SIGTERM for itself. Where nobody handled it, it now unwinds the stack, so that
+        executors are left in order.
+        """
+        self._handle_sigterm(_exit if self._sigterm == signal.SIG_DFL else self._sigterm)
+
+    def put_back(self) -> None:
+        """Gives back what was there; to be called when Ray is shut down and the environment is the user's again."""
+        from ray._private import worker
+
+        self._handle_sigterm(self._sigterm)
+        worker.print_to_stdstream = self._printer
+        _read_authentication()
+
+    def _handle_sigterm(self, handler: Any) -> None:
+        # Python sets handlers in the main thread only, and so Ray takes none elsewhere. None is one set from C.
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _read_authentication() -> None:
+    """Makes Ray read the mode and token of authentication from the environment again: it keeps those of its first use.
+
+    With a token kept from another Ray, this process is not let into its own; the mode alone starts one without a token.
+    """
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    AuthenticationTokenLoader.instance().reset_cache()
+    Config.initialize("")
 
 
 def _log(data: dict[str, Any], ignore_prefix: bool) -> None:
@@ -153,55 +198,32 @@ def _embed(machine: Machine, dashboard_port: int | None) -> Connection:
 
     if dashboard_port is not None:
         _check_port(dashboard_port)
-    # Socket names may have 107 characters at most, and Ray adds about 60 to the folder's.
-    parent = tempfile.gettempdir() if len(tempfile.gettempdir()) <= 24 else "/tmp"
-    _sweep(Path(parent))
-    folder = Path(tempfile.mkdtemp(prefix=f"repscope-{os.getpid()}-", dir=parent))
-    previous = signal.getsignal(signal.SIGTERM)
     # Workers see the modules that this process sees, wherever it was started.
     python_path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     token = os.environ.get("RAY_AUTH_TOKEN", _TOKEN)
-    environment = {LOOPBACK: "0", "RAY_AUTH_TOKEN": token, "PYTHONPATH": python_path}
-    watching = watchdog.watch(str(folder))
-    try:
-        with _environment(environment), _loopback():
-            ray.init(
-                address="local",
-                num_cpus=machine.cpus,
-                num_gpus=machine.gpus,
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=dashboard_port is not None,
-                dashboard_host="127.0.0.1",
-                dashboard_port=dashboard_port,
-                configure_logging=True,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                _temp_dir=str(folder),
-            )
-    except Exception as error:
-        ray.shutdown()
-        watching.kill()
-        watching.wait()
-        raise ConnectError(
+
+    def begin(folder: Path) -> None:
+        ray.init(
+            address="local",
+            num_cpus=machine.cpus,
+            num_gpus=machine.gpus,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=dashboard_port is not None,
+            dashboard_host="127.0.0.1",
+            dashboard_port=dashboard_port,
+            configure_logging=True,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            _temp_dir=str(folder),
+        )
+
+    with environment.changed({LOOPBACK: "0", "RAY_AUTH_TOKEN": token, "PYTHONPATH": python_path}):
+        started = start(
+            begin,
             "an embedded Ray to start on this machine",
-            f"{type(error).__name__}: {error}",
-            f"Ray's logs are in {folder}. Without Ray, the same work runs with --executor inline.",
-        ) from error
-    except BaseException:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-        watchdog.dismiss(watching)
-        raise
-    address = ray.get_runtime_context().gcs_address
-    return Connection(address, machine, folder, _watchdog=watching, _previous=_keep_sigterm(previous))
-
-
-def _sweep(parent: Path) -> None:
-    """Removes the folders of processes that had no time to."""
-    for folder in parent.glob("repscope-*-*"):
-        pid = folder.name.split("-")[1]
-        if pid.isdigit() and not Path("/proc", pid).exists() and folder.stat().st_uid == os.getuid():
-            shutil.rmtree(folder, ignore_errors=True)
+            "Without Ray, the same work runs with --executor inline.",
+        )
+    return Connection(ray.get_runtime_context().gcs_address, machine, started.folder, _started=started)
 
 
 def _join(address: str) -> Connection:
@@ -223,17 +245,15 @@ def _join(address: str) -> Connection:
                 f"{type(error).__name__}: {error}",
                 "Start it, or check host, port and firewall.",
             ) from error
-    previous = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, configure_logging=True, logging_level=logging.ERROR, log_to_driver=False)
     except Exception as error:
-        ray.shutdown()
         raise ConnectError(
             f"a Ray head at {address} that lets us in",
             f"{type(error).__name__}: {error}",
             "Check that it runs Ray of the same version as here, and that RAY_AUTH_TOKEN holds its token.",
         ) from error
-    return Connection(ray.get_runtime_context().gcs_address, None, _previous=_keep_sigterm(previous))
+    return Connection(ray.get_runtime_context().gcs_address, None)
 
 
 def _check_port(port: int) -> None:
@@ -248,44 +268,19 @@ def _check_port(port: int) -> None:
             ) from error
 
 
-def _keep_sigterm(previous: Any) -> Any:
-    """Undoes that `ray.init` takes SIGTERM for itself; returns what `close` must put back.
-
-    Where nobody handled it, it now unwinds the stack, so that executors are left in order.
-    """
-    if threading.current_thread() is not threading.main_thread() or previous is None:
-        return None
-    signal.signal(signal.SIGTERM, _exit if previous == signal.SIG_DFL else previous)
-    return previous
-
-
 def _exit(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
 @contextlib.contextmanager
-def _loopback() -> Iterator[None]:
-    """Loopback for this process too: ray read its variable when it was imported, maybe long before us."""
+def _constants(loopback: bool) -> Iterator[None]:
+    """Sets what ray reads from its variables when it is imported, which may have been long before us."""
     from ray._private import ray_constants
 
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    before = ray_constants.ENABLE_RAY_CLUSTER, ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+    ray_constants.ENABLE_RAY_CLUSTER = before[0] and not loopback
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] != "0"
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Sets variables that child processes inherit, and puts back what was there."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        ray_constants.ENABLE_RAY_CLUSTER, ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = before

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster import environment
 from cluster.executor import Answer, Call, Loss
 from cluster.mailbox import Post, Where, here
 from cluster.ranks import Rank, free_port, run_rank, settle
@@ -45,13 +46,14 @@ SETTINGS = {
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-"""Environment that Ray Train hands from here to its controller and workers."""
+"""Environment of this process during an attempt, which Ray Train hands on to its controller and workers."""
 
 
 class RankError(Exception):
     """Ends the group: a rank's function raised. What it raised is in the mailbox."""
 
 
+@environment.changed(SETTINGS)
 def run_train(
     call: Call,
     payload: str,
@@ -67,7 +69,6 @@ def run_train(
 
     Every `look_seconds` Ray Train looks whether it does. `read` fetches progress and is called in this thread.
     """
-    os.environ.update(SETTINGS)
     import ray
     from ray.train import FailureConfig, RunConfig
     from ray.train.v2.api.config import ScalingConfig

@@ -60,7 +60,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; an error of ours is printed as one message, its exit code is that of its kind."""
-        signal.signal(signal.SIGTERM, _terminated)
+        before = signal.signal(signal.SIGTERM, _terminated)
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -79,6 +79,8 @@ class Commands(click.Group):
                 raise
             click.echo(f"repscope: {error}", err=True)
             ctx.exit(code)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _terminated(number: int, frame: object) -> None:

@@ -1,6 +1,7 @@
 """What tests share for a whole session: one local Ray and one finished study, each made by the first test to ask."""
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from tests.finished import Finished, run_micro
 
 if TYPE_CHECKING:
     from cluster.connect import Connection
+
+pytest_plugins = ["tests.leaks"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,6 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture, group in SHARED.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_in_any_order() -> None:
+    """What a test draws from torch's one generator does not depend on the tests before it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,12 @@
 """Connecting: what is refused, and what an embedded Ray is."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,16 +24,17 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 
-def run_python(program: str, *first_on_path: Path) -> subprocess.CompletedProcess[str]:
+def run_python(
+    program: str, *first_on_path: Path, arguments: Sequence[str] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs a program in a process of its own that finds the project after `first_on_path`."""
     path = os.pathsep.join(str(entry) for entry in (*first_on_path, ROOT))
     return subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, "-c", program, *arguments],
+        env={**os.environ, "PYTHONPATH": path, **environment},
         cwd=first_on_path[0] if first_on_path else ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
     )
 
@@ -101,6 +104,50 @@ def test_a_watchdog_ends_what_has_a_file_open_in_its_folder_and_nothing_else(tmp
     for process in started.values():
         process.communicate(b"\n")
     assert [process.returncode for process in started.values()] == [-signal.SIGKILL, 0]
+
+
+def test_connections_leave_room_for_a_ray_of_ones_own_before_between_and_after(tmp_path: Path) -> None:
+    program = """if True:
+        import json, os, signal, sys
+        from pathlib import Path
+        from cluster.connect import connect
+        from cluster.start import start
+
+        def state():
+            return [dict(os.environ), os.getcwd(), signal.getsignal(signal.SIGTERM)]
+
+        def ours():
+            before = state()
+            connection = connect(cpus=1)
+            import ray
+            machines = len(ray.nodes())
+            while_connected = state()[:2] == before[:2]
+            connection.close()
+            print(json.dumps([machines, while_connected, state() == before, sorted(os.listdir(Path.home()))]))
+
+        def theirs():
+            import ray
+            from ray._raylet import AuthenticationTokenLoader
+            size = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 * 2**20}
+            started = start(lambda folder: ray.init(**size, _temp_dir=str(folder)), "a Ray", "Mend it.")
+            token = AuthenticationTokenLoader.instance().get_raw_token(ignore_auth_mode=True)
+            print(json.dumps([len(ray.nodes()), token == Path.home().joinpath(".ray", "auth_token").read_text()]))
+            ray.shutdown()
+            started.end()
+
+        ours()
+        theirs()
+        # As in a notebook where only the variable was removed.
+        del os.environ["RAY_AUTH_MODE"]
+        ours()
+    """
+    ended = run_python(program, HOME=str(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    assert [json.loads(line) for line in ended.stdout.splitlines()] == [
+        [1, True, True, []],
+        [1, True],
+        [1, True, True, [".ray"]],
+    ]
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -53,20 +52,25 @@ def main() -> None:
 
     from cluster.inline import Inline
     from cluster.on_ray import OnRay
+    from cluster.start import start
     from pipeline.run import run
     from pipeline.store import open_store
 
     folder = Path(sys.argv[1])
     steps, store = graph(Watched(folder=str(folder), **FIELDS)), open_store(str(folder / "store"))
     run(steps[:3], store, Inline)
-    # A short name, because sockets stand below it.
-    scratch = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp")
-    node = NODE | {"temp_dir": scratch.name}
-    # Ray notes a cluster's address in a folder of the machine's, which it takes for granted: here it has one of ours.
-    os.environ["RAY_TMPDIR"] = scratch.name
-    Path(scratch.name, "ray").mkdir()
-    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
-    ray.init(address=cluster.address, log_to_driver=False)
+
+    def begin(scratch: Path) -> Cluster:
+        # Ray notes a cluster's address in a folder of the machine's, which it takes for granted: here it gets one.
+        os.environ["RAY_TMPDIR"] = str(scratch)
+        Path(scratch, "ray").mkdir()
+        head = NODE | {"temp_dir": str(scratch), "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        ray.init(address=cluster.address, log_to_driver=False)
+        return cluster
+
+    first = start(begin, "a cluster to start on this machine", "See what its log says.")
+    cluster = first.value
     heard: list[Event] = []
     told: dict[str, Any] = {}
 
@@ -84,18 +88,23 @@ def main() -> None:
 
     try:
         wait_for("1")
-        second = cluster.add_node(**node)
+        second = start(
+            lambda scratch: cluster.add_node(**NODE, temp_dir=str(scratch)),
+            "a second machine",
+            "See what its log says.",
+        )
         wait_for("2")
         told["machines_of_mailboxes"] = machines_of_mailboxes()
         told["machine"] = ray.get_runtime_context().get_node_id()
-        cluster.remove_node(second, allow_graceful=False)
+        cluster.remove_node(second.value, allow_graceful=False)
+        second.end()
         training.join()
         told["lost"] = [event.fields["reason"] for event in heard if event.kind == "part_lost"]
         (folder / "told.json").write_text(json.dumps(told))
     finally:
         ray.shutdown()
         cluster.shutdown()  # type: ignore[no-untyped-call]
-        scratch.cleanup()
+        first.end()
 
 
 if __name__ == "__main__":

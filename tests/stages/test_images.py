@@ -88,10 +88,9 @@ def processes() -> Iterator[Decoding]:
 
 
 @pytest.fixture(params=[*DECODINGS, None], ids=str)
-def decoding(request: pytest.FixtureRequest) -> Decoding:
+def decoding(request: pytest.FixtureRequest, processes: Decoding) -> Decoding:
     """Every way to decode; None: by processes."""
-    found: Decoding = request.param or request.getfixturevalue("processes")
-    return found
+    return request.param or processes
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 100])
