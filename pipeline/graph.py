@@ -12,16 +12,15 @@ from pipeline.errors import UsageError
 from pipeline.step import Step
 from pipeline.study import Encoder, Study
 from stages.contract import Stage
-from stages.decoder.adm_spec import SAMPLING
-from stages.decoder.adm_stage import Rcdm
-from stages.decoder.released_stage import Released
+from stages.decoder.rcdm.published_stage import Released
+from stages.decoder.rcdm.spec import SAMPLING
+from stages.decoder.rcdm.stage import Rcdm
 from stages.decoder.spec import WITHOUT_SKETCH
 from stages.embeddings.stage import Embeddings
 from stages.encoders.spec import EncoderSpec, Oracle, Pretrained
 from stages.encoders.stage import Imported
 from stages.pretrain.stage import Pretrain
-from stages.questions.invariance import Transformed
-from stages.questions.sources import Sources, of_group
+from stages.questions.asks.stage import Sources, Transformed, of_group
 from stages.report.stage import Report
 from stages.samples.stage import PUBLISHED, Samples
 

@@ -1,8 +1,8 @@
 """How fast this machine's CPUs are: what `plan` scales the seconds by that stages expect of themselves.
 
 Stages say what they take on the machine that they were measured on. The trial by which a CPU's precision is chosen
-(`stages.precision`) is made once here, in a process of its own because it imports torch, and kept in the user's cache
-folder; `status` only looks there.
+(`stages.training.precision`) is made once here, in a process of its own because it imports torch, and kept in the
+user's cache folder; `status` only looks there.
 """
 
 import importlib.metadata
@@ -17,7 +17,7 @@ from functools import cache as memoised
 from pathlib import Path
 
 from pipeline import cache
-from stages.precision import PRECISIONS, Precision
+from stages.training.precision import PRECISIONS, Precision
 
 CACHE = "speed-1.json"
 MEASURED: Mapping[Precision, float] = {"bfloat16": 0.37e-3, "float32": 0.88e-3}
@@ -27,7 +27,7 @@ LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 PATIENCE_SECONDS = 120.0
 ROUNDS = 20
 """Of the trial: more than a choice takes, because here it counts by how much one is quicker."""
-TRIAL = f"import json; from stages.precision import trial; print(json.dumps(trial({ROUNDS})))"
+TRIAL = f"import json; from stages.training.precision import trial; print(json.dumps(trial({ROUNDS})))"
 
 
 @dataclass(frozen=True)

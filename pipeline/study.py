@@ -23,21 +23,22 @@ from pydantic import (
 )
 
 from pipeline.errors import UsageError
-from stages.decoder.adm_stage import Rcdm
-from stages.decoder.extension import Extension
-from stages.decoder.released_stage import Released
+from stages.decoder.extension.stage import Extension
+from stages.decoder.rcdm.published_stage import Released
+from stages.decoder.rcdm.stage import Rcdm
 from stages.decoder.stage import Decoder
-from stages.encoders.sources import KINDS, PRESETS, Override, from_short
+from stages.encoders.sources.settings import KINDS, PRESETS, Override, from_short
 from stages.encoders.spec import Oracle, Untrained
 from stages.encoders.stage import Imported
+from stages.listing.stage import Listing
 from stages.pretrain.stage import Pretrain
-from stages.questions.faithfulness import Faithfulness
-from stages.questions.invariance import Invariance, Transformed
-from stages.questions.kept import Kept
-from stages.questions.sources import Sources
+from stages.questions.asks.stage import Sources, Transformed
+from stages.questions.faithfulness.stage import Faithfulness
+from stages.questions.invariance.stage import Invariance
+from stages.questions.kept.stage import Kept
 from stages.readers.stage import Probes, Readers
 from stages.samples.stage import Samples
-from stages.shards.stage import Listing, Shards
+from stages.shards.stage import Shards
 
 RCDM = Override.model_validate(PRESETS["rcdm"])
 """How an encoder sees images as published decoders were trained with."""

@@ -40,7 +40,7 @@ from pipeline.manifest import (
 )
 from pipeline.store import Store, open_store
 from stages.contract import Gang, Part, Stage, Summary
-from stages.precision import Precision, noted
+from stages.training.precision import Precision, noted
 
 if TYPE_CHECKING:
     from cluster.executor import GangContext

@@ -248,9 +248,10 @@ class Stage(BaseModel):
     def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
         """Writes indexes and returns totals; runs when all parts are done, with their summaries in part order.
 
-        `out.read` gives what the parts have put. It may run again after a crash and must then put the same.
+        `out.read` gives what the parts have put. It may run again after a crash and must then put the same. By default
+        it writes nothing, and the summary is that of the only part, or empty where there are several.
         """
-        return {}
+        return dict(summaries[0]) if len(summaries) == 1 else {}
 
 
 class Gang(Stage):

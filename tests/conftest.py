@@ -57,7 +57,7 @@ def local_ray() -> Iterator["Connection"]:
 @pytest.fixture
 def fast_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """This CPU is taken for one that is quicker in bfloat16, whether it is or not."""
-    monkeypatch.setattr("stages.precision.trial", lambda: {"bfloat16": 1.0, "float32": 2.0})
+    monkeypatch.setattr("stages.training.precision.trial", lambda: {"bfloat16": 1.0, "float32": 2.0})
 
 
 @pytest.fixture(scope="session")

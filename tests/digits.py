@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.pixels import encode_png
+from stages.images.pixels import encode_png
 
 SIZE = 32
 """Side of a written image, pixels; the digits come as 8 x 8."""

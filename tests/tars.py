@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pyarrow.parquet as pq
 
-from stages.images import DECODE, INDEX, PART_ROWS, SCALED
-from stages.shards.format import key_of, shard_name, table_of, write_tar
+from stages.images.sets import DECODE, INDEX, PART_ROWS, SCALED
+from stages.listing.format import table_of
+from stages.shards.format import key_of, shard_name, write_tar
 from tests.artifacts import MemoryArtifact
 
 

@@ -17,29 +17,30 @@ from pydantic import BaseModel, TypeAdapter
 from pipeline.cli import main
 from pipeline.study import Encoder, load, taps_of
 from stages import attributes
-from stages.decoder.adm_stage import Rcdm
-from stages.decoder.extension import Extension
-from stages.decoder.released_stage import Released
+from stages.datasets.cifar import Cifar10Source
+from stages.datasets.columns import Column, Split
+from stages.datasets.labels import Table
+from stages.datasets.parquet import ParquetSource
+from stages.datasets.sources import FolderSource
+from stages.datasets.tars import WebdatasetSource
+from stages.decoder.extension.stage import Extension
+from stages.decoder.rcdm.published_stage import Released
+from stages.decoder.rcdm.stage import Rcdm
 from stages.decoder.stage import Decoder
-from stages.encoders.sources import KINDS, Override
+from stages.encoders.sources.settings import KINDS, Override
 from stages.encoders.stage import Imported
+from stages.listing.stage import Listing
 from stages.pretrain.stage import Pretrain
-from stages.questions.faithfulness import Faithfulness
-from stages.questions.invariance import Invariance, Transformed
-from stages.questions.kept import Kept
-from stages.questions.sources import Sources
+from stages.questions.asks.stage import Sources, Transformed
+from stages.questions.faithfulness.stage import Faithfulness
+from stages.questions.invariance.stage import Invariance
+from stages.questions.kept.stage import Kept
 from stages.readers.stage import Probes, Readers
 from stages.samples.stage import Samples
-from stages.shards.cifar import Cifar10Source
-from stages.shards.columns import Column, Split
-from stages.shards.labels import Table
-from stages.shards.parquet import ParquetSource
-from stages.shards.sources import FolderSource
-from stages.shards.stage import Listing, Shards
-from stages.shards.tars import WebdatasetSource
+from stages.shards.stage import Shards
 from tests.artifacts import run_stage
 from tests.finished import Finished
-from tests.stages.shards.written import datasets
+from tests.stages.datasets.written import datasets
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"```(python|console|yaml)\n(.*?)```", re.DOTALL)

@@ -1,7 +1,7 @@
 """What training image number n is: row, view, tap, noise level and noise, each a function of (seed, n) alone.
 
 So one rank or eight, one batch or another way to cut it: the same training. Images and embeddings stand on a local disk
-(`stages.rows`), and a batch is read from it: memory does not grow with their number.
+(`stages.training.rows`), and a batch is read from it: memory does not grow with their number.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from stages.decoder.conditioning import NULL
 from stages.diffusion import noise
 from stages.embeddings.format import Statistics
 from stages.encoders.augment import uniform
-from stages.rows import RowFile
-from stages.shuffle import order
+from stages.training.rows import RowFile
+from stages.training.shuffle import order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,7 +128,7 @@ class Batch(Pairs):
 
 def pixels(images: Tensor, flipped: Tensor) -> Tensor:
     """uint8 [B, S, S, 3], bool [B] -> float32 [B, 3, S, S] in [-1, 1], on the device of both."""
-    from stages.pixels import to_network
+    from stages.images.pixels import to_network
 
     numbers = to_network(images)
     return torch.where(flipped[:, None, None, None], numbers.flip(3), numbers)

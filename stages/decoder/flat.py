@@ -11,7 +11,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from stages.precision import Precision
+from stages.training.precision import Precision
 
 MOMENTUM = 0.95
 """Of Muon."""

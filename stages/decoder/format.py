@@ -17,18 +17,18 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stages.contract import Input
-from stages.decoder import adm_format
-from stages.decoder.adm_format import AdmCard, AdmDecoder
 from stages.decoder.card import CARD as CARD
 from stages.decoder.card import FORMAT, Snapshot
 from stages.decoder.card import Point as Point
 from stages.decoder.conditioning import NULL
 from stages.decoder.network import Network
+from stages.decoder.rcdm import format as adm_format
+from stages.decoder.rcdm.format import AdmCard, AdmDecoder
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.diffusion.noise import Noise
 from stages.diffusion.samplers import Denoiser
 from stages.errors import FormatError, InputError
-from stages.precision import arithmetic
+from stages.training.precision import arithmetic
 
 if TYPE_CHECKING:
     from stages.embeddings.format import Statistics

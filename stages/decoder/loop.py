@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from stages.ahead import Ahead
 from stages.contract import Checkpoint, Context
 from stages.decoder.data import Batch, PairedSet, Pairs, Series, pieces, share
 from stages.decoder.flat import AdamW, Flat, Muon
@@ -26,8 +25,9 @@ from stages.decoder.objective import Objective
 from stages.decoder.spec import TrainingSettings
 from stages.diffusion import noise
 from stages.errors import InputError
-from stages.precision import agreed, arithmetic, computed, unrounded
-from stages.ranks import newest_checkpoint
+from stages.training.precision import agreed, arithmetic, computed, unrounded
+from stages.training.prefetch import Ahead
+from stages.training.ranks import newest_checkpoint
 
 HELDOUT, LEVELS = 256, 8
 """Held-out images and noise levels of the held-out loss."""

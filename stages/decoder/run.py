@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages import made
 from stages.contract import Context, Inputs, Output, Summary
 from stages.decoder import format
 from stages.decoder.aligning import align
@@ -19,14 +18,15 @@ from stages.decoder.network import Network
 from stages.decoder.objective import Edm
 from stages.embeddings.format import OK, Table, open_table
 from stages.errors import InputError
-from stages.images import Images, decoding_for, open_images
-from stages.ranks import wait_for_all
-from stages.rows import open_rows
+from stages.images.sets import Images, decoding_for, open_images
+from stages.training import provenance as made
+from stages.training.ranks import wait_for_all
+from stages.training.rows import open_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stages.decoder.adm_stage import Rcdm
+    from stages.decoder.rcdm.stage import Rcdm
     from stages.decoder.stage import Decoder
 
 

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from stages.encoders.encoder import Encoder, Vectors
-from stages.images import Decoding, Images, decoding_for
-from stages.pixels import Framing
+from stages.images.pixels import Framing
+from stages.images.sets import Decoding, Images, decoding_for
 
 PIXELS = 2**20
 """Pixels of a batch on a CPU: larger ones are no faster, because what a layer leaves falls out of the caches."""

@@ -52,7 +52,7 @@ class Embeddings(Stage):
 
     def split(self, inputs: Inputs) -> list[Part]:
         """One part per tar, or per shard of samples."""
-        from stages.images import open_images
+        from stages.images.sets import open_images
 
         return [Part(index=part) for part in range(open_images(inputs["images"]).parts)]
 

@@ -27,7 +27,7 @@ from stages.encoders.encoder import Encoder, Fingerprint
 from stages.encoders.load import load
 from stages.encoders.spec import EncoderSpec, Pretrained
 from stages.errors import FormatError, InputError
-from stages.images import Decoding, Images, Rows, open_images
+from stages.images.sets import Decoding, Images, Rows, open_images
 
 if TYPE_CHECKING:
     import pyarrow as pa

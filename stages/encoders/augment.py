@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from stages.ahead import sent
+from stages.training.prefetch import sent
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from stages.encoders.augment import Augmentations
 from stages.encoders.format import parsed
-from stages.encoders.sources import Tap
+from stages.encoders.sources.settings import Tap
 from stages.encoders.spec import Preprocessing, Settings
 
 FORMAT = 1

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from stages.encoders.format import digest
 from stages.encoders.spec import Preprocessing
 from stages.errors import InputError
-from stages.pixels import Framing, fit, normalise, to_unit
-from stages.precision import Precision, half, unrounded
+from stages.images.pixels import Framing, fit, normalise, to_unit
+from stages.training.precision import Precision, half, unrounded
 
 View = Literal["plain", "flip"]
 Vectors = dict[str, NDArray[np.float32]]

@@ -11,19 +11,23 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from stages import made
 from stages.contract import Input, Output, Summary
-from stages.encoders import from_code, from_hf, from_timm, from_torchvision, released
-from stages.encoders.build import Built
 from stages.encoders.card import CARD, Card, parse_card
 from stages.encoders.encoder import NetworkEncoder, Vectors, probe_batch, require_same
 from stages.encoders.format import PROBE, digest
-from stages.encoders.sources import Hf, Override, Released, Tap, Timm, Torch, Torchvision
+from stages.encoders.sources import code as from_code
+from stages.encoders.sources import hf as from_hf
+from stages.encoders.sources import published as released
+from stages.encoders.sources import timm as from_timm
+from stages.encoders.sources import torchvision as from_torchvision
+from stages.encoders.sources.build import Built
+from stages.encoders.sources.settings import Hf, Override, Released, Tap, Timm, Torch, Torchvision
 from stages.encoders.spec import Preprocessing
 from stages.encoders.steady import SEEDS, digests, require_steady, seeded, settle, unlike
 from stages.encoders.taps import Tapped, Trunk
 from stages.errors import FormatError, InputError
-from stages.precision import Precision
+from stages.training import provenance as made
+from stages.training.precision import Precision
 
 if TYPE_CHECKING:
     from stages.encoders.stage import Imported

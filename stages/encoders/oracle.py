@@ -11,7 +11,7 @@ from stages.attributes import PREFIX, Attribute
 from stages.contract import Input
 from stages.encoders.encoder import Encoder, Vectors, View, bytes_digest, sized
 from stages.encoders.spec import Preprocessing
-from stages.pixels import resize, to_unit
+from stages.images.pixels import resize, to_unit
 
 ATTRIBUTES = "attributes.json"
 INDEX = "index.parquet"

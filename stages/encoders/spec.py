@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from stages.contract import Added
 from stages.errors import InputError
-from stages.pixels import Framing, Interpolation
+from stages.images.pixels import Framing, Interpolation
 
 Colour = tuple[float, float, float]
 """One number each for red, green and blue."""

@@ -8,10 +8,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from stages.contract import Estimate, External, Inputs, Output, Part, Stage, Summary
 from stages.encoders.augment import Augmentations
-from stages.encoders.sources import RESERVED, TAP_NAME, AnySource, Override, Overrides, Tap, Taps
+from stages.encoders.sources.settings import RESERVED, TAP_NAME, AnySource, Override, Overrides, Tap, Taps
 
 if TYPE_CHECKING:
-    from stages.encoders.sources import Source
+    from stages.encoders.sources.settings import Source
 
 
 def _seconds(parameters: float, size: int) -> float:

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stages.encoders.build import Built
 from stages.encoders.encoder import NetworkEncoder, Vectors, distances
+from stages.encoders.sources.build import Built
 from stages.encoders.weights import NAMED, few
 from stages.errors import InputError
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stages.errors import InputError
 
 if TYPE_CHECKING:
-    from stages.encoders.sources import Tap
+    from stages.encoders.sources.settings import Tap
 
 LISTED = 40
 """Names that a message lists before it only counts."""

@@ -16,17 +16,17 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from stages.ahead import Ahead, sent
 from stages.contract import Checkpoint, Context
 from stages.encoders import augment
 from stages.encoders.network import Network, initialise
 from stages.errors import InputError
-from stages.pixels import normalise
-from stages.precision import agreed, arithmetic, computed, unrounded
+from stages.images.pixels import normalise
 from stages.pretrain import methods
 from stages.pretrain.ranks import gathered, sum_gradients, synchronise
-from stages.ranks import newest_checkpoint
-from stages.shuffle import order
+from stages.training.precision import agreed, arithmetic, computed, unrounded
+from stages.training.prefetch import Ahead, sent
+from stages.training.ranks import newest_checkpoint
+from stages.training.shuffle import order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

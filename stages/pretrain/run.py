@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from stages import attributes, made
+from stages import attributes
 from stages.attributes import Attribute
 from stages.contract import Context, Input, Inputs, Output, Summary
 from stages.encoders import format
 from stages.encoders.encoder import NetworkEncoder, probe_batch
 from stages.encoders.spec import Preprocessing, require
 from stages.errors import InputError
-from stages.images import decoding_for, open_images
+from stages.images.sets import decoding_for, open_images
 from stages.pretrain.loop import Labels, TrainSet, fit
 from stages.pretrain.quality import score
-from stages.ranks import wait_for_all
-from stages.rows import RowFile, open_rows
+from stages.training import provenance as made
+from stages.training.ranks import wait_for_all
+from stages.training.rows import RowFile, open_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from stages import pixels
 from stages.contract import Input, Output
 from stages.errors import FormatError
+from stages.images import pixels
 from stages.readers.score import Interval
 from stages.samples.format import CONDITIONS, NUMBER, VECTORS
 from stages.samples.format import read_conditions as read_table

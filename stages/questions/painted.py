@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from stages.contract import Inputs
 from stages.embeddings.format import Statistics, open_table
 from stages.errors import FormatError
-from stages.images import open_images
+from stages.images.sets import open_images
 from stages.questions import measures
+from stages.questions.asks.stage import EMBEDDINGS, of_group
 from stages.questions.format import Condition, read_conditions, split_tap
-from stages.questions.sources import EMBEDDINGS, of_group
 from stages.readers.data import rows_of
 from stages.readers.score import Floats, Numbers
 

@@ -10,7 +10,7 @@ from stages import attributes
 from stages.attributes import Attribute
 from stages.contract import Input
 from stages.errors import InputError
-from stages.images import open_images
+from stages.images.sets import open_images
 from stages.readers import pixel
 from stages.readers.score import Floats, Numbers
 

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stages.pixels import resize, to_network
-from stages.precision import arithmetic
+from stages.images.pixels import resize, to_network
 from stages.readers.score import Floats
 from stages.readers.targets import Targets
+from stages.training.precision import arithmetic
 
 GRID = 4
 """Side of the last feature map: coarse positions stay apart, so that x and y can be read."""

@@ -223,7 +223,7 @@ def overlay(rows: Sequence[Row], taps: Sequence[Tap], axis: Axis) -> list[Plot]:
 
 def strengths(rows: Sequence[Row], taps: Sequence[Tap]) -> list[Plot]:
     """r over the strength of each transform, one small chart a transform."""
-    from stages.questions.transforms import TRANSFORMS
+    from stages.questions.asks.transforms import TRANSFORMS
 
     split = [(row, *transform(row.subject)) for row in rows]
     highest = max(1.0, *(row.high for row in rows if math.isfinite(row.high)), *(row.value for row in rows))

@@ -52,7 +52,7 @@ class Card:
 
 def picture(image: "NDArray[np.uint8]", alt: str) -> Picture:
     """uint8 [H, W, 3] as a lossless data URI."""
-    from stages import pixels
+    from stages.images import pixels
 
     uri = "data:image/png;base64," + base64.b64encode(pixels.encode_png(image)).decode("ascii")
     return Picture(uri, image.shape[1], image.shape[0], alt)

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stages import pixels
 from stages.contract import Input
 from stages.errors import FormatError
+from stages.images import pixels
 from stages.questions.format import RANKS, RESULTS, Figure, Ranks, Row, load_ranks, load_rows
 from stages.questions.verdicts import BOTH
 

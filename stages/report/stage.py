@@ -1,6 +1,6 @@
 """The `report` step: one page that a browser opens without a server."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
@@ -35,7 +35,3 @@ class Report(Stage):
 
         data = out.put("report.html", render(self, inputs))
         return {"size_bytes": len(data), "headlines": headlines(inputs)}
-
-    def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
-        """The summary of the one part."""
-        return dict(summaries[0])

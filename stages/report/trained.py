@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from stages.contract import Input, Inputs
 from stages.encoders import card, format
-from stages.encoders.sources import WHAT
+from stages.encoders.sources.settings import WHAT
 from stages.encoders.spec import Preprocessing
 from stages.report import charts
 from stages.report.charts import Axis, Line, nice_axis

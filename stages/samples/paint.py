@@ -13,7 +13,7 @@ from stages.contract import Inputs, Output, Summary
 from stages.decoder.format import AnyDecoder, load, read_card
 from stages.diffusion import denoisers, noise, samplers
 from stages.errors import FormatError, InputError
-from stages.pixels import from_network
+from stages.images.pixels import from_network
 from stages.samples import format
 from stages.samples.stage import PUBLISHED
 

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from stages import pixels
 from stages.contract import Input
 from stages.decoder.format import load as load_decoder
 from stages.encoders.load import load as load_encoder
 from stages.encoders.spec import EncoderSpec
 from stages.errors import InputError
+from stages.images import pixels
 from stages.samples.paint import paint
 from stages.samples.stage import Samples
 
@@ -35,7 +35,7 @@ def show(
 
     `decoders` are a decoder and its extensions, `specs` the encoders of the study by name, `encoders` the artifacts of
     those that were pretrained. No `taps` means all that read pixels. Networks run on `device`. `guidance` is that of
-    `stages.samples.paint`, `scaled` that of `stages.pixels.decode_fit`.
+    `stages.samples.paint`, `scaled` that of `stages.images.pixels.decode_fit`.
     Raises InputError for an unknown tap, one that does not read pixels, a bad image, and guidance where the decoder
     knows none.
     """

@@ -1,6 +1,4 @@
-"""Images become tars: a source is listed, its images are judged and split, and packed in webdataset's layout.
+"""Images become tars in webdataset's layout, with an index that says where in which tar each image stands.
 
-`scenes` draws images whose every attribute is known; `sources` knows where images come from and how each is asked for
-its bytes; `stage.Listing` looks at every image once and writes down what it is; `format` writes and reads the tars and
-their index; `stage.Shards` packs what the listing accepts.
+`stage.Shards` packs what the listing accepts; `format` writes the tars.
 """

@@ -1,4 +1,4 @@
-"""Listings and shards as objects: Parquet tables with attribute columns, and tars in webdataset's layout.
+"""Shards as objects: tars in webdataset's layout.
 
 An image is two members of a tar, `000000123.png` (or `.jpg`) and `000000123.json`; `index.parquet` says where in which
 tar the image's bytes stand.
@@ -8,23 +8,11 @@ import io
 import json
 import math
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-from numpy.typing import NDArray
-
-from stages.attributes import PREFIX
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 KEPT = ("jpg", "png")
 """Formats whose bytes go into the tars as they are; others are written as PNG, which every reader of tars decodes."""
-
-
-def members_name(part: int) -> str:
-    """Object of one part of a listing."""
-    return f"members-{part:05d}.parquet"
 
 
 def shard_name(part: int) -> str:
@@ -35,26 +23,6 @@ def shard_name(part: int) -> str:
 def key_of(row: int) -> str:
     """webdataset's key of a row: the members' name without ending."""
     return f"{row:09d}"
-
-
-def table_of(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> "pa.Table":
-    """Columns of a listing or an index as a table: attributes float64, counts and numbers int64, the rest text."""
-    import pyarrow as pa
-
-    types = dict.fromkeys(("row", "size", "offset", "width", "height"), pa.int64())
-    schema = pa.schema(
-        [(name, pa.float64() if name.startswith(PREFIX) else types.get(name, pa.string())) for name in columns]
-    )
-    return pa.table(dict(columns), schema=schema)
-
-
-def write_table(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> bytes:
-    """A table as Parquet. Equal columns give equal bytes."""
-    import pyarrow.parquet as pq
-
-    sink = io.BytesIO()
-    pq.write_table(table_of(columns), sink, compression="zstd")
-    return sink.getvalue()
 
 
 def write_tar(samples: Iterable[tuple[str, str, bytes, Mapping[str, Any]]]) -> tuple[bytes, list[int]]:

@@ -1,228 +1,24 @@
-"""The stages `listing` (what is in a source, is each image sound, is it held out) and `shards` (images as tars)."""
+"""The stage `shards`: the sound images of a listing as tars."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from stages import attributes
-from stages.contract import Added, Estimate, External, Input, Inputs, Output, Part, Stage, Summary, Unkeyed
+from stages.contract import Added, Estimate, Input, Inputs, Output, Part, Stage, Summary
+from stages.datasets.files import FileReader, FilesSource, Wanted
+from stages.datasets.sources import FolderSource, ScenesSource, Source
 from stages.errors import InputError
-from stages.pixels import PIXEL_LIMIT
-from stages.shards.files import FileReader, FilesSource, Notes, Wanted
-from stages.shards.places import FILE_LIMIT_BYTES, Place, Unreadable, readable
-from stages.shards.sources import Catalogue, FolderSource, ScenesSource, Source
+from stages.external.ranges import Unreadable
+from stages.listing import ATTRIBUTES, LISTING_ROWS, OK
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LISTING_ROWS = 1024
-"""Rows of one part of a listing, where the source is no files of many images."""
-
 TAR_LIMIT_BYTES = 2**30
 """No object of a store is larger."""
-
-NAMED = 5
-"""Bad images that a message names."""
-
-OK = "ok"
-
-ATTRIBUTES = "attributes.json"
-
-
-class Listing(Stage):
-    """Looks at every image of a source once.
-
-    Writes `listing.parquet` (row, source, name, size, sha256, split, width, height, format, status, attribute.*; where
-    files hold many images each, `source` is the file and `position` says where in it), the parts it is made of,
-    `members-00000.parquet` …, and `attributes.json`. An image that cannot be used keeps its row, and `status` says why.
-    """
-
-    name: ClassVar[str] = "listing"
-    version: ClassVar[int] = 1
-    bitwise: ClassVar[bool] = True
-
-    source: Source
-    holdout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.17
-    """Share of images that no training sees. An image's own sha256 decides, so that adding images moves none and equal
-    images stay together; the share is met in the mean."""
-    pixel_limit: PositiveInt = PIXEL_LIMIT
-    """Width x height above which an image is refused before it is decoded."""
-    max_bad: Annotated[float, Field(ge=0.0, le=1.0), Unkeyed("it decides only whether the listing is accepted")] = 0.001
-    """Share of images that may be bad."""
-
-    def external(self) -> Mapping[str, External]:
-        """The folder, if images come from one."""
-        return self.source.external()
-
-    def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
-        """Counts the source, or guesses from one of its files; measured on small PNGs and on photographs as JPEG."""
-        if isinstance(self.source, FilesSource):
-            rows, size = self.source.expected_rows(), sum(place.size for place in self.source.places())
-        else:
-            catalogue = self.source.catalogue()
-            rows, size = len(catalogue.names), sum(catalogue.sizes)
-        return Estimate(rows=rows, size_bytes=rows * 220, cpu_seconds=0.5 + rows * 5e-4 + size * 3e-8)
-
-    def split(self, inputs: Inputs) -> list[Part]:
-        """One part for each file of images; else runs of rows, with a digest of their names, for the source may
-        change before it is worked.
-        """
-        if isinstance(self.source, FilesSource):
-            return [
-                Part(index=index, fields={"file": place.name, "size": place.size})
-                for index, place in enumerate(self.source.places())
-            ]
-        catalogue = self.source.catalogue()
-        count = len(catalogue.names)
-        return [
-            Part(index=start // LISTING_ROWS, fields=_run(catalogue, start, min(start + LISTING_ROWS, count)))
-            for start in range(0, count, LISTING_ROWS)
-        ]
-
-    def setup(self, inputs: Inputs, device: str) -> Catalogue | FileReader:
-        """The source's catalogue, or what reads its files."""
-        return self.source.reader() if isinstance(self.source, FilesSource) else self.source.catalogue()
-
-    def work(self, part: Part, state: Any, inputs: Inputs, out: Output) -> Summary:
-        """Reads, hashes, decodes and judges the images of one part."""
-        if isinstance(self.source, FilesSource):
-            return self._work_file(part, state, out)
-        return self._work_rows(self.source, part, state, out)
-
-    def _work_rows(self, source: ScenesSource | FolderSource, part: Part, catalogue: Catalogue, out: Output) -> Summary:
-        from stages.shards.format import members_name, write_table
-
-        start, stop = part.fields["start"], part.fields["stop"]
-        if part.fields != _run(catalogue, start, stop):
-            raise _changed("other files in it")
-        rows, names = range(start, stop), list(catalogue.names[start:stop])
-        told = {} if catalogue.labels is None else catalogue.labels.values
-        values = source.values(rows, names, [a for a in catalogue.attributes if a.name not in told])
-        values |= {name: column[start:stop] for name, column in told.items()}
-        heldout = None if catalogue.labels is None else catalogue.labels.heldout
-        columns: dict[str, Any] = {"row": list(rows), "source": [source.kind] * len(rows), "name": []}
-        for name in ("size", "sha256", "split", "width", "height", "format", "status"):
-            columns[name] = []
-
-        refused = {row: reason for row, name in zip(rows, names, strict=True) if (reason := _refused(catalogue, row))}
-        fetched = source.fetch(
-            [row for row in rows if row not in refused],
-            [name for row, name in zip(rows, names, strict=True) if row not in refused],
-        )
-        tally = _Tally()
-        for row, name in zip(rows, names, strict=True):
-            data = Unreadable(refused[row]) if row in refused else next(fetched)
-            record = self._judge(name, data, None if heldout is None else "heldout" if heldout[row] else "train")
-            tally.add(record)
-            for column, value in record.items():
-                columns[column].append(value)
-        for attribute in catalogue.attributes:
-            columns[attributes.PREFIX + attribute.name] = values[attribute.name]
-        out.put(members_name(part.index), write_table(columns))
-        if part.index == 0:
-            out.put(ATTRIBUTES, attributes.dump(catalogue.attributes))
-        return tally.summary() | ({"ignored": dict(catalogue.ignored)} if part.index == 0 else {})
-
-    def _work_file(self, part: Part, reader: FileReader, out: Output) -> Summary:
-        from stages.shards.format import members_name
-        from stages.shards.members import FileTable
-
-        meant = Place(part.fields["file"], part.fields["size"])
-        place = reader.place(meant.name)
-        if place != meant:
-            raise _changed(f"{place.name} of {place.size} bytes and not {meant.size}")
-        tally, notes = _Tally(), Notes()
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / members_name(part.index)
-            with FileTable(path, reader.declared(place), LISTING_ROWS) as table:
-                for found in reader.read(place, notes):
-                    record = self._judge(found.name, found.data, found.split)
-                    tally.add(record)
-                    table.add({"source": place.name, "position": found.position} | record, found.values)
-            out.put(path.name, path)
-        return tally.summary() | {"ignored": notes.ignored, "columns": sorted(notes.columns)}
-
-    def _judge(self, name: str, data: bytes | Unreadable, split: str | None) -> dict[str, Any]:
-        """What the listing says of an image; `split` None: its own bytes decide."""
-        import hashlib
-
-        from stages.pixels import inspect
-
-        size, digest, width, height, ending, status = 0, "", 0, 0, "", OK
-        if isinstance(data, Unreadable):
-            status = data.reason
-        else:
-            size, digest = len(data), hashlib.sha256(data).hexdigest()
-            try:
-                header = inspect(data, self.pixel_limit)
-                width, height, ending = header.width, header.height, header.ending
-            except InputError as error:
-                status = error.found
-        if split is None:
-            split = "heldout" if digest and int(digest[:16], 16) < self.holdout * 2.0**64 else "train"
-        return {
-            "name": readable(name),
-            "size": size,
-            "sha256": digest,
-            "split": split,
-            "width": width,
-            "height": height,
-            "format": ending,
-            "status": status,
-        }
-
-    def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
-        """Writes `listing.parquet`, and returns totals.
-
-        Raises InputError where more than `max_bad` of the images are bad, a split has none, or files disagree about
-        their columns.
-        """
-        from stages.shards.members import LISTING, merge_files, merge_rows, publish
-
-        total: Counter[str] = Counter()
-        ignored: Counter[str] = Counter()
-        for summary in summaries:
-            total.update({name: summary[name] for name in ("rows", "bad", "heldout")})
-            ignored.update(summary.get("ignored", {}))
-        bad = [f"{name} ({reason})" for summary in summaries for name, reason in summary["first_bad"]][:NAMED]
-        self._accept(total, bad, ignored)
-        if isinstance(self.source, FilesSource):
-            columns = {name for summary in summaries for name in summary["columns"]}
-            known, rows = merge_files(out, len(summaries), columns)
-            out.put(ATTRIBUTES, attributes.dump(known))
-        else:
-            rows = merge_rows(out, len(summaries))
-        publish(out, LISTING, rows)
-        return {
-            **total,
-            "first_bad": bad,
-            "ignored": dict(sorted(ignored.items())),
-            "source": self.source.model_dump(mode="json"),
-        }
-
-    def _accept(self, total: Mapping[str, int], bad: Sequence[str], ignored: Mapping[str, int]) -> None:
-        """Raises InputError where the images are too few or too bad."""
-        if not total["rows"]:
-            others = ", ".join(f"{count} x {ending}" for ending, count in sorted(ignored.items())[:NAMED])
-            raise InputError("images in the source", f"none{f' among {others}' if others else ''}", "Correct `url`.")
-        if total["bad"] > self.max_bad * total["rows"]:
-            more = f" and {total['bad'] - NAMED} more" if total["bad"] > NAMED else ""
-            raise InputError(
-                f"at most {self.max_bad:.2%} bad images",
-                f"{total['bad']} of {total['rows']}: {'; '.join(bad)}{more}",
-                "Replace or remove them, or raise `max_bad`.",
-            )
-        train = total["rows"] - total["bad"] - total["heldout"]
-        if train == 0 or (total["heldout"] == 0 and self.holdout > 0):
-            raise InputError(
-                f"images to train on and images held out, of {total['rows']} with `holdout: {self.holdout}`",
-                f"{train} to train on and {total['heldout']} held out",
-                "Give more images, or change `holdout`.",
-            )
 
 
 class Shards(Stage):
@@ -240,7 +36,7 @@ class Shards(Stage):
     """Rows of one tar, of one part of every later step, and of one shard of the embeddings."""
     decode: Annotated[Literal["exact", "scaled"], Added(when_absent="exact")] = "exact"
     """How later steps decode the images. `scaled`: JPEGs that are far larger than what a step wants are decoded at a
-    half, a quarter or an eighth of their size (see `stages.pixels.decode_fit`)."""
+    half, a quarter or an eighth of their size (see `stages.images.pixels.decode_fit`)."""
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Measured on small images: their bytes, and 1.5 KB of tar around each."""
@@ -264,9 +60,9 @@ class Shards(Stage):
         """Fetches the images of one tar again, makes sure that they are those of the listing, and packs them."""
         import hashlib
 
-        from stages.pixels import decode, encode_png
+        from stages.images.pixels import decode, encode_png
+        from stages.listing.members import ListingRows
         from stages.shards.format import KEPT, defined, key_of, shard_name, write_tar
-        from stages.shards.members import ListingRows
 
         start, stop = part.fields["start"], part.fields["stop"]
         members = ListingRows(inputs["listing"], LISTING_ROWS).read(start, stop).to_pylist()
@@ -305,8 +101,8 @@ class Shards(Stage):
 
     def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
         """Writes the index."""
-        from stages.images import DECODE, INDEX, PART_ROWS, SCALED
-        from stages.shards.members import publish
+        from stages.images.sets import DECODE, INDEX, PART_ROWS, SCALED
+        from stages.listing.members import publish
 
         listing = inputs["listing"]
         rows = sum(summary["rows"] for summary in summaries)
@@ -326,8 +122,9 @@ class Shards(Stage):
         self, summaries: Sequence[Summary], listing: Input, rows: int, counts: "Counter[str]"
     ) -> "Iterator[pa.Table]":
         """The index, tar by tar; `counts` the sound images of each split."""
-        from stages.shards.format import key_of, shard_name, table_of
-        from stages.shards.members import ListingRows
+        from stages.listing.format import table_of
+        from stages.listing.members import ListingRows
+        from stages.shards.format import key_of, shard_name
 
         rows_of = ListingRows(listing, LISTING_ROWS)
         for part, summary in enumerate(summaries):
@@ -349,27 +146,6 @@ class Shards(Stage):
             yield table_of(columns)
 
 
-class _Tally:
-    """What a part of a listing says of itself."""
-
-    def __init__(self) -> None:
-        self._counts = dict.fromkeys(("rows", "bad", "heldout"), 0)
-        self._first_bad: list[tuple[str, str]] = []
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """One image."""
-        sound = record["status"] == OK
-        self._counts["rows"] += 1
-        self._counts["bad"] += not sound
-        self._counts["heldout"] += sound and record["split"] == "heldout"
-        if not sound and len(self._first_bad) < NAMED:
-            self._first_bad.append((record["name"], record["status"]))
-
-    def summary(self) -> Summary:
-        """Counts, and the first bad images with their reasons."""
-        return {**self._counts, "first_bad": self._first_bad}
-
-
 def _fetch(
     state: ScenesSource | FolderSource | FileReader, members: Sequence[Mapping[str, Any]]
 ) -> Iterator[bytes | Unreadable]:
@@ -377,21 +153,3 @@ def _fetch(
     if isinstance(state, FileReader):
         return state.fetch([Wanted(m["source"], m["position"], m["size"]) for m in members])
     return state.fetch([m["row"] for m in members], [m["name"] for m in members])
-
-
-def _changed(found: str) -> InputError:
-    return InputError("the source to stay as it was", found, "Let nobody change it, and run again.")
-
-
-def _run(catalogue: Catalogue, start: int, stop: int) -> dict[str, Any]:
-    return {"start": start, "stop": stop, "digest": catalogue.digest(start, stop)}
-
-
-def _refused(catalogue: Catalogue, row: int) -> str | None:
-    """Why an image is not even read."""
-    name = catalogue.names[row]
-    if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
-        return "a name that is no UTF-8"
-    if catalogue.sizes and catalogue.sizes[row] > FILE_LIMIT_BYTES:
-        return f"a file of {catalogue.sizes[row]} bytes, more than {FILE_LIMIT_BYTES}"
-    return None

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from stages.decoder import adm, layers
-from stages.decoder.adm_spec import AdmSettings
+from stages.decoder import layers
 from stages.decoder.flat import AdamW, Flat
 from stages.decoder.loop import Training
 from stages.decoder.network import Network
 from stages.decoder.objective import Edm
+from stages.decoder.rcdm import network as adm
+from stages.decoder.rcdm.spec import AdmSettings
 from stages.decoder.stage import Decoder
 from stages.diffusion import noise, samplers
 from stages.samples.stage import Samples

@@ -27,16 +27,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stages.contract import Part
+from stages.datasets.scenes import render
 from stages.embeddings.pace import keep_memory
 from stages.embeddings.stage import Embeddings
 from stages.embeddings.table import State
 from stages.encoders.encoder import NetworkEncoder
 from stages.encoders.network import initialise
 from stages.encoders.spec import Architecture, Preprocessing, Untrained
-from stages.images import INDEX, Decoding, open_images
-from stages.pixels import encode_png
+from stages.images.pixels import encode_png
+from stages.images.sets import INDEX, Decoding, open_images
 from stages.shards.format import shard_name
-from stages.shards.scenes import render
 from tests.artifacts import FolderArtifact, MemoryArtifact
 from tests.tars import index_of, tar_artifact
 

@@ -20,15 +20,16 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from stages.contract import Part
+from stages.datasets.scenes import render
+from stages.datasets.sources import ScenesSource
 from stages.embeddings.stage import Embeddings
 from stages.encoders.encoder import NetworkEncoder
 from stages.encoders.network import ResNet
 from stages.encoders.spec import Architecture, Untrained
+from stages.listing.stage import Listing
 from stages.pretrain.loop import Labels, Trainer, TrainSet
 from stages.pretrain.stage import Pretrain
-from stages.shards.scenes import render
-from stages.shards.sources import ScenesSource
-from stages.shards.stage import Listing, Shards
+from stages.shards.stage import Shards
 from tests.artifacts import MemoryArtifact, run_stage
 
 ROUNDS = 12

@@ -16,20 +16,21 @@ import numpy as np
 import torch
 
 from stages.contract import Stage
-from stages.decoder.extension import Extension
+from stages.datasets.sources import ScenesSource
+from stages.decoder.extension.stage import Extension
 from stages.decoder.spec import TrainingSettings
 from stages.decoder.stage import Decoder
 from stages.embeddings.stage import Embeddings
 from stages.encoders.spec import Oracle, Pretrained
+from stages.listing.stage import Listing
 from stages.pretrain.stage import Pretrain
-from stages.questions.faithfulness import Faithfulness
+from stages.questions.asks.stage import Sources
+from stages.questions.faithfulness.stage import Faithfulness
 from stages.questions.format import RANKS, load_ranks
-from stages.questions.sources import Sources
 from stages.readers import score
 from stages.readers.score import Floats, Interval
 from stages.samples.stage import Samples
-from stages.shards.sources import ScenesSource
-from stages.shards.stage import Listing, Shards
+from stages.shards.stage import Shards
 from tests.artifacts import MemoryArtifact, run_stage
 
 SEED = 7

@@ -21,7 +21,7 @@ from stages.embeddings.format import open_table
 from stages.encoders.encoder import Encoder
 from stages.encoders.load import load
 from stages.encoders.spec import Pretrained, Untrained
-from stages.images import open_images
+from stages.images.sets import open_images
 from stages.questions import measures
 from stages.readers import score
 from stages.readers.data import rows_of

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 from pipeline.step import Step
 from stages.contract import Checkpoints, Context, Inputs, Output, Summary, Unkeyed
+from stages.datasets.sources import ScenesSource
 from stages.decoder.stage import Decoder
 from stages.embeddings.stage import Embeddings
 from stages.encoders.spec import Oracle
-from stages.shards.sources import ScenesSource
-from stages.shards.stage import Listing, Shards
+from stages.listing.stage import Listing
+from stages.shards.stage import Shards
 from tests.stages.decoder.small import FLOAT32, NETWORK
 
 LEFT_AT = {1: 300, 2: 620}

@@ -11,12 +11,13 @@ from cluster.inline import Inline
 from pipeline.run import run
 from pipeline.step import Step
 from pipeline.store import open_store
+from stages.datasets.sources import ScenesSource
 from stages.embeddings import table
 from stages.embeddings.format import shard_name
 from stages.embeddings.stage import Embeddings
 from stages.encoders.spec import Architecture, Untrained
-from stages.shards.sources import ScenesSource
-from stages.shards.stage import Listing, Shards
+from stages.listing.stage import Listing
+from stages.shards.stage import Shards
 
 PARTS = 3
 STOPPED = 1

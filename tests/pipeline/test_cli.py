@@ -73,7 +73,7 @@ def test_a_changed_field_recomputes_what_depends_on_it_only(finished: Finished, 
 def test_show_paints_an_image_of_ones_own(finished: Finished, tmp_path: Path) -> None:
     import numpy as np
 
-    from stages.pixels import decode, encode_png
+    from stages.images.pixels import decode, encode_png
 
     image, out = tmp_path / "mine.png", tmp_path / "shown.png"
     image.write_bytes(encode_png(np.full((50, 40, 3), 90, dtype=np.uint8)))
@@ -152,7 +152,7 @@ def test_a_missing_or_empty_folder_of_images_is_said_before_anything_runs(tmp_pa
 def test_a_bad_image_stops_the_run_by_name_and_leaves_nothing_taken_for_done(tmp_path: Path) -> None:
     import numpy as np
 
-    from stages.pixels import encode_png
+    from stages.images.pixels import encode_png
 
     for number in range(8):
         place = tmp_path / "images" / ("even", "odd")[number % 2]

@@ -21,7 +21,7 @@ from pipeline.store import open_store
 from pipeline.study import Study, load, taps_of
 from stages.contract import Estimate
 from stages.embeddings.stage import Embeddings
-from stages.encoders.sources import Hf, Override, Released, Timm, Torchvision
+from stages.encoders.sources.settings import Hf, Override, Released, Timm, Torchvision
 from stages.encoders.spec import Pretrained
 from stages.encoders.stage import Imported
 from stages.errors import InputError

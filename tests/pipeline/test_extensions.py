@@ -12,7 +12,7 @@ from pipeline.graph import graph_of
 from pipeline.plan import keys_of
 from pipeline.step import Step
 from pipeline.study import load
-from stages.questions.sources import Sources
+from stages.questions.asks.stage import Sources
 from tests.finished import MICRO
 
 ANSWERS = {"kept", "faithfulness", "invariance", "report"}

@@ -15,9 +15,9 @@ from pipeline.plan import plan
 from pipeline.run import run
 from pipeline.store import open_store
 from pipeline.study import RECIPES, Study, load
+from stages.datasets.parquet import ParquetSource
 from stages.decoder.stage import Decoder
 from stages.errors import InputError
-from stages.shards.parquet import ParquetSource
 from tests.faults.arithmetic import graph
 from tests.finished import MICRO, STUDIES
 

@@ -10,10 +10,10 @@ import torch
 from pipeline.errors import UsageError
 from pipeline.graph import graph_of, samples_of
 from pipeline.study import Study, load
-from stages.decoder.adm_stage import Rcdm
-from stages.decoder.released_stage import Released
+from stages.decoder.rcdm.published_stage import Released
+from stages.decoder.rcdm.stage import Rcdm
 from tests.finished import MICRO, STUDIES, repscope
-from tests.stages.decoder.published import reference
+from tests.stages.decoder.rcdm.reference import reference
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +101,8 @@ def test_a_study_on_it_runs_to_the_page_and_shows_an_image_of_the_users(study: P
     assert "published" in page
     image = tmp_path / "image.png"
     shown = ("show", study, image, *words, "--samples", "2", "--out", tmp_path / "shown.png")
-    from stages.pixels import encode_png
-    from stages.shards.scenes import render
+    from stages.datasets.scenes import render
+    from stages.images.pixels import encode_png
 
     image.write_bytes(encode_png(render(1, range(1))[0][0]))
     assert "2 samples each for net:backbone" in repscope(*shown).stdout

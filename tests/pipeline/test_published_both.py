@@ -13,13 +13,13 @@ import zarr
 from torch import nn
 from torchvision import models
 
-from stages.decoder.adm_spec import AdmSettings
-from stages.decoder.released import skeleton
-from stages.images import open_images
+from stages.decoder.rcdm.published import skeleton
+from stages.decoder.rcdm.spec import AdmSettings
+from stages.images.sets import open_images
 from stages.samples import format
 from tests.artifacts import FolderArtifact
 from tests.finished import STUDIES, repscope
-from tests.stages.decoder.published import weight
+from tests.stages.decoder.rcdm.reference import weight
 from tests.stages.encoders.files import mlp, pil, rcdm_square, shuffled_norms, vissl
 
 NETWORK = {

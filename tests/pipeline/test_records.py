@@ -23,7 +23,7 @@ from pipeline.manifest import Head, Manifest, Object, Receipt, Tombstone, parse_
 from pipeline.run import run
 from pipeline.store import open_store
 from stages.errors import ConflictError, FormatError, InputError
-from stages.precision import computed
+from stages.training.precision import computed
 from tests.faults.arithmetic import graph
 from tests.finished import Finished
 

@@ -8,7 +8,7 @@ import torch
 
 from stages.decoder import format as decoder_format
 from stages.errors import FormatError
-from stages.images import open_images
+from stages.images.sets import open_images
 from stages.questions.format import load_rows, read_conditions
 from stages.readers import format as readers_format
 from tests.artifacts import FolderArtifact, MemoryArtifact

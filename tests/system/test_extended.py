@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from stages import pixels
+from stages.images import pixels
 from tests.finished import Finished, repscope
 
 NEW = {

@@ -9,15 +9,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from stages.decoder.adm_spec import AdmSettings
-from stages.decoder.adm_train import AdmNetwork
 from stages.decoder.layers import GroupNorm, attention, group_norm
 from stages.decoder.loop import Training
 from stages.decoder.network import Network, Parts
 from stages.decoder.objective import Edm
+from stages.decoder.rcdm.spec import AdmSettings
+from stages.decoder.rcdm.train import AdmNetwork
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.diffusion import noise, samplers
-from stages.precision import Precision, arithmetic, unrounded
+from stages.training.precision import Precision, arithmetic, unrounded
 from tests.benchmarks.gpu.figures import Bench, relative
 from tests.stages.decoder.small import paired
 

@@ -9,13 +9,13 @@ import torch
 import zarr  # noqa: F401 - before the clock starts: the stage imports it when it writes its first shard
 from torch import nn
 
-from stages.decode_processes import DecodeProcesses
 from stages.embeddings.table import State
 from stages.encoders.encoder import NetworkEncoder
 from stages.encoders.spec import Preprocessing
-from stages.images import Decoding, Images, open_images
-from stages.pixels import Framing
-from stages.precision import Precision
+from stages.images.decode_processes import DecodeProcesses
+from stages.images.pixels import Framing
+from stages.images.sets import Decoding, Images, open_images
+from stages.training.precision import Precision
 from tests.benchmarks.embeddings import PREPROCESSING, Flat, embed, photographs
 from tests.benchmarks.gpu.figures import Bench
 from tests.tars import tar_artifact

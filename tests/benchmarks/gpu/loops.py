@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.decoder.adm_spec import AdmSettings
+from stages.datasets.scenes import render
 from stages.decoder.data import PairedSet
 from stages.decoder.loop import Training
 from stages.decoder.network import Network
 from stages.decoder.objective import Edm
+from stages.decoder.rcdm.spec import AdmSettings
 from stages.decoder.spec import NetworkSettings, TrainingSettings
-from stages.precision import Precision
-from stages.shards.scenes import render
+from stages.training.precision import Precision
 from tests.benchmarks.gpu.figures import Bench, relative
 from tests.benchmarks.gpu.networks import (
     Case,

@@ -15,16 +15,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.study import load
-from stages.decoder.adm_spec import AdmSettings, AdmTraining
-from stages.decoder.adm_train import AdmNetwork, PublishedTraining
 from stages.decoder.data import Batch, PairedSet
 from stages.decoder.loop import Training
 from stages.decoder.network import Network
 from stages.decoder.objective import Edm
+from stages.decoder.rcdm.spec import AdmSettings, AdmTraining
+from stages.decoder.rcdm.train import AdmNetwork, PublishedTraining
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.decoder.stage import Decoder
 from stages.diffusion import discrete
-from stages.precision import Precision, arithmetic, unrounded
+from stages.training.precision import Precision, arithmetic, unrounded
 from tests.benchmarks.gpu.card import datasheet_tflops, product_tflops
 from tests.benchmarks.gpu.figures import Bench
 from tests.stages.decoder.small import laid_down

@@ -48,8 +48,8 @@ def run(bench: Bench) -> None:
 
 def show(bench: Bench, study: str, store: str) -> None:
     """How long one image takes, the process's start included."""
-    from stages.pixels import encode_png
-    from stages.shards.scenes import render
+    from stages.datasets.scenes import render
+    from stages.images.pixels import encode_png
 
     image, painted = Path(bench.folder) / "image.png", Path(bench.folder) / "shown.png"
     image.write_bytes(encode_png(render(3, [0])[0][0]))

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 
 from stages.embeddings import format as embeddings
 from stages.embeddings.format import Moments, encode_shard
-from stages.images import PART_ROWS
-from stages.pixels import encode_png
-from stages.shards.format import key_of, shard_name, table_of, write_tar
+from stages.images.pixels import encode_png
+from stages.images.sets import PART_ROWS
+from stages.listing.format import table_of
+from stages.shards.format import key_of, shard_name, write_tar
 from tests.artifacts import FolderArtifact
 
 PART = 512

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.datasets.sources import ScenesSource
 from stages.decoder.data import PairedSet
 from stages.decoder.loop import Training
 from stages.decoder.network import Network
@@ -14,9 +15,9 @@ from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.embeddings.format import Statistics
 from stages.embeddings.stage import Embeddings
 from stages.encoders.spec import Oracle
-from stages.rows import open_rows
-from stages.shards.sources import ScenesSource
-from stages.shards.stage import Listing, Shards
+from stages.listing.stage import Listing
+from stages.shards.stage import Shards
+from stages.training.rows import open_rows
 from tests.artifacts import MemoryArtifact, run_stage
 
 NETWORK = NetworkSettings(channels=(8, 12), blocks=(1, 1), width=16, sketch=(16, 24))

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from stages.decoder import layers
-from stages.decoder.adm_spec import AdmSettings
-from stages.decoder.adm_train import AdmNetwork
 from stages.decoder.loop import require_compiler
 from stages.decoder.network import UNet
+from stages.decoder.rcdm.spec import AdmSettings
+from stages.decoder.rcdm.train import AdmNetwork
 from stages.errors import InputError
 from tests.stages.decoder.small import NETWORK
 

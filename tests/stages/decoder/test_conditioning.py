@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.decoder.conditioning import NULL, Projection, with_all_rows, with_its_rows
-from stages.precision import arithmetic
+from stages.training.precision import arithmetic
 
 TAPS = torch.tensor([0, NULL, 2, 0, 2, NULL])
 

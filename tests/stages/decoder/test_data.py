@@ -7,7 +7,7 @@ import torch
 from stages.decoder.conditioning import NULL
 from stages.decoder.data import Series, pieces, share
 from stages.decoder.objective import Edm
-from stages.pixels import to_network
+from stages.images.pixels import to_network
 from tests.stages.decoder.small import laid_down, paired
 
 OBJECTIVE = Edm(log_sigma_mean=-0.4, log_sigma_std=1.2)

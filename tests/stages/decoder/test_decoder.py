@@ -16,8 +16,8 @@ from stages.decoder.spec import NetworkSettings
 from stages.decoder.stage import Decoder
 from stages.embeddings.format import open_table
 from stages.errors import FormatError, InputError
-from stages.images import open_images
-from stages.pixels import to_network
+from stages.images.pixels import to_network
+from stages.images.sets import open_images
 from tests.artifacts import MemoryArtifact, run_stage
 from tests.stages.decoder.small import NETWORK, TRAINING, scenes
 

@@ -18,7 +18,7 @@ from stages.decoder.objective import Edm
 from stages.decoder.run import read_sets
 from stages.decoder.stage import Decoder
 from stages.errors import InputError
-from stages.rows import Share, open_rows
+from stages.training.rows import Share, open_rows
 from tests.artifacts import FolderArtifact
 from tests.stages.decoder.big import big
 from tests.stages.decoder.small import NETWORK, TRAINING, scenes

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
 from stages.contract import Estimate, Part
+from stages.datasets.sources import ScenesSource
 from stages.embeddings import format
 from stages.embeddings.format import (
     ROWS,
@@ -30,10 +31,10 @@ from stages.encoders.encoder import NetworkEncoder
 from stages.encoders.load import load
 from stages.encoders.spec import Oracle, Preprocessing, Pretrained, Untrained
 from stages.errors import FormatError, InputError
-from stages.images import open_images
+from stages.images.sets import open_images
+from stages.listing.stage import Listing
 from stages.pretrain.stage import Pretrain
-from stages.shards.sources import ScenesSource
-from stages.shards.stage import Listing, Shards
+from stages.shards.stage import Shards
 from tests.artifacts import FolderArtifact, MemoryArtifact, run_stage
 from tests.stages.encoders.small import IMAGES, SMALL, count_passes, stored_encoder
 

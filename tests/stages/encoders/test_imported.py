@@ -17,7 +17,7 @@ from stages.encoders.card import CARD
 from stages.encoders.encoder import probe_batch
 from stages.encoders.imported import PIECE_BYTES
 from stages.errors import FormatError, InputError
-from stages.pixels import Framing
+from stages.images.pixels import Framing
 from tests.artifacts import FolderArtifact, MemoryArtifact
 from tests.stages.encoders.files import (
     VIT_PROCESSOR,

@@ -14,13 +14,13 @@ from torchvision.transforms import InterpolationMode
 
 from pipeline.key import fields_of
 from stages.encoders.encoder import NetworkEncoder
-from stages.encoders.from_torchvision import preprocessing_of
 from stages.encoders.imported import preprocessing
-from stages.encoders.sources import IMAGENET, Override, Torchvision
+from stages.encoders.sources.settings import IMAGENET, Override, Torchvision
+from stages.encoders.sources.torchvision import preprocessing_of
 from stages.encoders.spec import Preprocessing
 from stages.encoders.stage import Imported
 from stages.errors import InputError
-from stages.pixels import Framing, fit, normalise, to_unit
+from stages.images.pixels import Framing, fit, normalise, to_unit
 from tests.stages.encoders.files import VIT_PROCESSOR, card, encoder, hf_folder, imported, photo, pil, rcdm_square
 
 SHAPES = [(90, 60), (60, 91), (64, 64), (33, 47)]

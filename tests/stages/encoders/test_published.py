@@ -12,8 +12,8 @@ from torch import nn
 from torchvision import models
 
 from stages.encoders.encoder import probe_batch
-from stages.encoders.released import ReleasedNetwork, layers_of, parted, renumbered
-from stages.encoders.sources import HEADS, Released
+from stages.encoders.sources.published import ReleasedNetwork, layers_of, parted, renumbered
+from stages.encoders.sources.settings import HEADS, Released
 from stages.errors import InputError
 from tests.stages.encoders.files import State, card, encoder, imported, mlp, normalised, shuffled_norms, vissl
 

@@ -11,19 +11,20 @@ from lightly.models.modules.heads import SimCLRProjectionHead, VICRegProjectionH
 from pydantic import ValidationError
 
 from pipeline.key import key_of
+from stages.datasets.scenes import render
+from stages.datasets.sources import ScenesSource
 from stages.encoders.encoder import NetworkEncoder
 from stages.encoders.format import CARD, digest, parse_card
 from stages.encoders.load import load
 from stages.encoders.network import initialise
 from stages.encoders.spec import Pretrained
 from stages.errors import InputError
+from stages.listing.stage import Listing
 from stages.pretrain.loop import Labels, Trainer, TrainSet
 from stages.pretrain.methods import Classification, build
 from stages.pretrain.quality import knn
 from stages.pretrain.stage import OWN, Pretrain
-from stages.shards.scenes import render
-from stages.shards.sources import ScenesSource
-from stages.shards.stage import Listing, Shards
+from stages.shards.stage import Shards
 from tests.artifacts import MemoryArtifact, run_stage
 from tests.stages.pretrain.small import METHODS, SMALL, STAGE, held
 

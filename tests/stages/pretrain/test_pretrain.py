@@ -9,23 +9,24 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stages.ahead import Ahead
 from stages.attributes import Attribute
 from stages.contract import Estimate
+from stages.datasets.scenes import render
+from stages.datasets.sources import ScenesSource
 from stages.encoders.augment import Augmentations
 from stages.encoders.encoder import NetworkEncoder
 from stages.encoders.format import CARD, WEIGHTS, digest, parse_card
 from stages.encoders.load import load
 from stages.encoders.spec import Preprocessing, Pretrained
 from stages.errors import InputError
-from stages.images import open_images
+from stages.images.sets import open_images
+from stages.listing.stage import Listing
 from stages.pretrain import loop, run
 from stages.pretrain.loop import Trainer, TrainSet, learning_rate
 from stages.pretrain.quality import knn, linear, score
 from stages.pretrain.stage import Pretrain
-from stages.shards.scenes import render
-from stages.shards.sources import ScenesSource
-from stages.shards.stage import Listing, Shards
+from stages.shards.stage import Shards
+from stages.training.prefetch import Ahead
 from tests.artifacts import InlineContext, MemoryArtifact, MemoryCheckpoints, run_stage
 from tests.stages.pretrain.small import METHODS, SMALL, STAGE, fit, held
 

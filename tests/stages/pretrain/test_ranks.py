@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from stages.datasets.scenes import render
 from stages.errors import InputError
 from stages.pretrain.loop import Trainer
 from stages.pretrain.ranks import SynchronisedBatchNorm, synchronise
 from stages.pretrain.stage import Pretrain
-from stages.shards.scenes import render
 from tests.artifacts import InlineContext
 from tests.stages.pretrain.small import METHODS, STAGE, fit, held
 from tests.two_ranks import on_two_ranks

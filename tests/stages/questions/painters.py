@@ -11,20 +11,21 @@ import torch
 from numpy.typing import NDArray
 
 from stages.contract import Input, Stage
+from stages.datasets import scenes
+from stages.datasets.sources import ScenesSource
 from stages.embeddings.stage import Embeddings
 from stages.encoders import format as encoder_format
 from stages.encoders.augment import Augmentations
 from stages.encoders.encoder import NetworkEncoder, probe_batch
 from stages.encoders.network import initialise
 from stages.encoders.spec import Architecture, EncoderSpec, Oracle, Preprocessing, Pretrained
+from stages.listing.stage import Listing
+from stages.questions.asks.stage import of_group
 from stages.questions.format import read_conditions
 from stages.questions.painted import Painting
-from stages.questions.sources import of_group
 from stages.readers.stage import Probes, Readers
 from stages.samples import format as samples_format
-from stages.shards import scenes
-from stages.shards.sources import ScenesSource
-from stages.shards.stage import Listing, Shards
+from stages.shards.stage import Shards
 from tests.artifacts import MemoryArtifact, run_stage
 
 SEED = 3

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from stages import pixels
 from stages.errors import FormatError
+from stages.images import pixels
 from stages.questions import format
 from stages.readers.score import Interval
 from stages.samples.format import read_conditions as read_table

@@ -8,17 +8,17 @@ import pytest
 import torch
 from safetensors.numpy import load
 
-from stages import pixels
 from stages.contract import Part, Stage
 from stages.errors import FormatError, InputError
+from stages.images import pixels
 from stages.questions import verdicts
-from stages.questions.faithfulness import Faithfulness
+from stages.questions.asks.stage import Sources, Transformed
+from stages.questions.asks.transforms import TRANSFORMS
+from stages.questions.faithfulness.stage import Faithfulness
 from stages.questions.format import Row, load_ranks, load_rows, read_conditions
-from stages.questions.invariance import Invariance, Transformed
-from stages.questions.kept import Kept
+from stages.questions.invariance.stage import Invariance
+from stages.questions.kept.stage import Kept
 from stages.questions.painted import painting
-from stages.questions.sources import Sources
-from stages.questions.transforms import TRANSFORMS
 from stages.readers.data import rows_of
 from tests.artifacts import MemoryArtifact, run_stage
 from tests.stages.questions.painters import EVERYTHING, SIZE, World, samples, world

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.datasets import scenes
 from stages.encoders.augment import luma
-from stages.pixels import to_unit
-from stages.questions.transforms import TRANSFORMS, transformed
-from stages.shards import scenes
+from stages.images.pixels import to_unit
+from stages.questions.asks.transforms import TRANSFORMS, transformed
 
 EVERY = [(name, strength) for name, transform in TRANSFORMS.items() for strength in transform.strengths]
 ROWS = np.arange(6)

@@ -5,8 +5,8 @@ import colorsys
 import numpy as np
 import pytest
 
+from stages.datasets import scenes
 from stages.readers import pixel
-from stages.shards import scenes
 
 
 def full(colour: tuple[float, float, float], size: int = 8) -> pixel.Floats:

@@ -9,15 +9,16 @@ import torch
 
 from stages import attributes
 from stages.attributes import Attribute
+from stages.datasets import scenes
+from stages.datasets.sources import ScenesSource
 from stages.embeddings.stage import Embeddings
 from stages.encoders.spec import Oracle
 from stages.errors import FormatError, InputError
+from stages.listing.stage import Listing
 from stages.readers import data, format, network, pixel, probe, score
 from stages.readers.stage import Probes, Readers
 from stages.readers.targets import Targets
-from stages.shards import scenes
-from stages.shards.sources import ScenesSource
-from stages.shards.stage import Listing, Shards
+from stages.shards.stage import Shards
 from tests.artifacts import InlineContext, MemoryArtifact, run_stage
 
 COLOUR = Attribute(name="hue", kind="circle", mirror="negate")

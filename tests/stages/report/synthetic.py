@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.datasets import scenes
 from stages.decoder.format import CARD, Card, Point
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.encoders.augment import Augmentations
@@ -19,9 +20,8 @@ from stages.encoders.format import Card as EncoderCard
 from stages.encoders.format import Quality
 from stages.encoders.spec import Architecture, Preprocessing
 from stages.questions import verdicts
+from stages.questions.asks.transforms import TRANSFORMS
 from stages.questions.format import RESULTS, Figure, Ranks, Row, dump_rows, put_ranks
-from stages.questions.transforms import TRANSFORMS
-from stages.shards import scenes
 from tests.artifacts import MemoryArtifact
 
 SIZE = 32

@@ -5,7 +5,7 @@ import base64
 import numpy as np
 import pytest
 
-from stages import pixels
+from stages.images import pixels
 from stages.report import numbers, pictures, taps
 from tests.stages.report import synthetic
 

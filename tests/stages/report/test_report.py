@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.decoder.adm_format import AdmCard
-from stages.decoder.adm_spec import AdmSettings
 from stages.decoder.format import CARD
+from stages.decoder.rcdm.format import AdmCard
+from stages.decoder.rcdm.spec import AdmSettings
 from stages.errors import FormatError
 from stages.questions import verdicts
 from stages.questions.format import RESULTS, Row

@@ -12,19 +12,19 @@ from safetensors.numpy import save
 from zarr.core.metadata import ArrayV3Metadata
 
 from stages.contract import Estimate
-from stages.decoder.adm_spec import AdmSettings
-from stages.decoder.adm_stage import Rcdm
-from stages.decoder.extension import Extension
+from stages.decoder.extension.stage import Extension
 from stages.decoder.format import Decoder, load
-from stages.decoder.released_stage import Released
+from stages.decoder.rcdm.published_stage import Released
+from stages.decoder.rcdm.spec import AdmSettings
+from stages.decoder.rcdm.stage import Rcdm
 from stages.decoder.spec import NetworkSettings
 from stages.decoder.stage import Decoder as DecoderStage
 from stages.diffusion.samplers import Denoiser
 from stages.embeddings.format import open_table
 from stages.encoders.spec import Architecture, EncoderSpec, Oracle, Untrained
 from stages.errors import FormatError, InputError
-from stages.images import open_images
-from stages.pixels import encode_png
+from stages.images.pixels import encode_png
+from stages.images.sets import open_images
 from stages.samples.format import decode_shard, shard_name
 from stages.samples.paint import State, paint, paint_part
 from stages.samples.show import show

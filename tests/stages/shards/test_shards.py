@@ -18,15 +18,18 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
-from stages import attributes, pixels
+from stages import attributes
 from stages.contract import Estimate, Part
+from stages.datasets.scenes import ATTRIBUTES, render
+from stages.datasets.sources import FolderSource, ScenesSource
 from stages.errors import ConflictError, InputError
-from stages.images import open_images
-from stages.shards.scenes import ATTRIBUTES, render
-from stages.shards.sources import FolderSource, ScenesSource
-from stages.shards.stage import LISTING_ROWS, Listing, Shards
+from stages.images import pixels
+from stages.images.sets import open_images
+from stages.listing import LISTING_ROWS
+from stages.listing.stage import Listing
+from stages.shards.stage import Shards
 from tests.artifacts import FolderArtifact, MemoryArtifact, run_stage
-from tests.stages.test_pixels import png_of_size
+from tests.stages.images.test_pixels import png_of_size
 
 EXAMPLE = Path(__file__).parents[2] / "data" / "formats" / "v1" / "shards"
 

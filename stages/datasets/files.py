@@ -1,0 +1,143 @@
+"""Sources whose files hold many images each: what such a source must say, so that one file is one part of a listing.
+
+A file is read from its beginning to its end once (`FileReader.read`), which says of each image where in the file it
+stands; later its bytes are fetched again by that position (`FileReader.fetch`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from stages.contract import External, Unkeyed
+from stages.datasets.columns import Columns, Declared, Split
+from stages.errors import InputError
+from stages.external.ranges import Place, Stock, Unreadable, absolute
+
+Value: TypeAlias = str | float | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image in a file.
+
+    `position` is how its file finds it again: the offset of its bytes in a tar, its row in a table. `values` are those
+    of the file's attributes that are defined, by name. `split` is None where the image's own bytes decide.
+    """
+
+    position: int
+    name: str
+    data: bytes | Unreadable
+    values: Mapping[str, Value] = field(default_factory=dict)
+    split: Literal["train", "heldout"] | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An image that was found before: its file, and where in it."""
+
+    file: str
+    position: int
+    size: int
+
+
+@dataclass
+class Notes:
+    """What a file holds besides: members that are no images, by ending, and names of columns that could be taken."""
+
+    ignored: dict[str, int] = field(default_factory=dict)
+    columns: set[str] = field(default_factory=set)
+
+
+class FileReader(ABC):
+    """Reads the files of one source in one process; what it holds open may serve the next call."""
+
+    def __init__(self, source: "FilesSource") -> None:
+        self._places = {place.name: place for place in source.places()}
+
+    def place(self, name: str) -> Place:
+        """The file of that name as it stands today. Raises InputError where there is none."""
+        if name not in self._places:
+            raise InputError("the source to stay as it was", f"no {name}", "Put it back, and run again.")
+        return self._places[name]
+
+    @abstractmethod
+    def declared(self, place: Place) -> tuple[Declared, ...]:
+        """The attributes of a file's images, sorted by name."""
+
+    @abstractmethod
+    def read(self, place: Place, notes: Notes) -> Iterator[Found]:
+        """Every image of a file, in its order. Raises InputError where the file is damaged; `notes` are filled in."""
+
+    @abstractmethod
+    def fetch(self, wanted: Sequence[Wanted]) -> Iterator[bytes | Unreadable]:
+        """The bytes of images that were found before, in the order of the listing."""
+
+
+class FilesSource(BaseModel, ABC):
+    """Base of the sources whose files hold many images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Any
+    fingerprint: Annotated[str, Unkeyed("it says how the digest is made; the digest is in the key")] = "listing"
+    """What tells one state of the files from another: `listing` (paths and sizes), `content`, or your own string."""
+
+    @abstractmethod
+    def external(self) -> Mapping[str, External]:
+        """The files."""
+
+    @abstractmethod
+    def places(self) -> list[Place]:
+        """The files, in the order of their images; lists and opens none. Raises InputError where there are none."""
+
+    @abstractmethod
+    def reader(self) -> FileReader:
+        """What reads the files."""
+
+    @abstractmethod
+    def expected_rows(self) -> int:
+        """About how many images there are, from a look at one file at most."""
+
+
+class TableSource(FilesSource):
+    """Base of the sources that a URL names and whose columns are declared."""
+
+    url: Annotated[str | tuple[str, ...], Field(min_length=1), Unkeyed("what stands there is known by its digest")]
+    """A file, a folder, a pattern with `{000..009}`, `{a,b}` or `*`, or several of these, by path or fsspec URL."""
+    image: str | None = None
+    """Which column, or which ending of a tar's members, holds the images; None: the only one that does."""
+    columns: Columns | None = None
+    """Columns that become attributes. None: those that say of themselves that they are labels."""
+    split: Split | None = None
+    """Which images are held out; None: their own bytes decide, by `holdout`."""
+
+    @field_validator("url")
+    @classmethod
+    def _made_absolute(cls, url: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        made = absolute(url) if isinstance(url, str) else tuple(map(absolute, url))
+        Stock((made,) if isinstance(made, str) else made, ())
+        return made
+
+    @cached_property
+    def stock(self) -> Stock:
+        """The files that `url` means."""
+        return Stock((self.url,) if isinstance(self.url, str) else self.url, self._endings())
+
+    @abstractmethod
+    def _endings(self) -> tuple[str, ...]:
+        """Endings of the files that are taken from a folder."""
+
+    def external(self) -> Mapping[str, External]:
+        return {"files": self.stock.external(self.fingerprint)}
+
+    def places(self) -> list[Place]:
+        return self.stock.find()
+
+
+def damaged(where: str, expected: str, found: str) -> InputError:
+    """A file that is not what its kind says."""
+    return InputError(f"{expected} in {where}", found, "Copy or make that file anew.")

@@ -1,0 +1,301 @@
+"""Parquet with the images' bytes in a column, as Hugging Face's `datasets` writes it, or plain binary.
+
+Row groups are read one by one and in batches, so that memory depends neither on the file nor on its row groups. What
+columns mean stands in the schema's `huggingface` metadata, where a file has it.
+"""
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from stages.datasets.columns import Declared, kind_of
+from stages.datasets.files import FileReader, Found, Notes, TableSource, Value, Wanted, damaged
+from stages.errors import InputError
+from stages.external.ranges import FILE_LIMIT_BYTES, Place, Unreadable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH_ROWS = 64
+"""Rows that are decoded together."""
+
+BUFFER_BYTES = 2**20
+"""How much of a column is read ahead."""
+
+
+class ParquetSource(TableSource):
+    """Parquet files, a row an image."""
+
+    kind: Literal["parquet"] = "parquet"
+
+    def reader(self) -> "ParquetReader":
+        return ParquetReader(self)
+
+    def expected_rows(self) -> int:
+        places = self.places()
+        rows = _Table(self, places[0]).rows
+        return max(1, round(rows * sum(place.size for place in places) / max(places[0].size, 1)))
+
+    def _endings(self) -> tuple[str, ...]:
+        return (".parquet",)
+
+
+class ParquetReader(FileReader):
+    """Reads the Parquet files of a source."""
+
+    def __init__(self, source: ParquetSource) -> None:
+        super().__init__(source)
+        self._source = source
+        self._table: _Table | None = None
+
+    def declared(self, place: Place) -> tuple[Declared, ...]:
+        return self._opened(place).declared
+
+    def read(self, place: Place, notes: Notes) -> Iterator[Found]:
+        table = self._opened(place)
+        notes.columns |= table.others
+        split = self._source.split
+        by_column = split.column if split is not None else None
+        read = sorted({declared.column for declared in table.declared} | ({by_column} if by_column else set()))
+        by_file = split.of(place.name, place.name) if split is not None and by_column is None else None
+        for start, batch in table.batches(0, read):
+            columns = table.columns(batch, read)
+            for i, data in enumerate(table.images(batch)):
+                name = f"{place.name}/{start + i}"
+                side = by_file
+                values: dict[str, Value] = {}
+                try:
+                    said = {column: table.named(column, columns[column][i]) for column in read}
+                    values = {declared.name: declared.value(said[declared.column]) for declared in table.declared}
+                except ValueError as error:
+                    said, values, data = {}, {}, Unreadable(str(error))
+                if split is not None and by_column is not None and said:
+                    told = said[by_column]
+                    side = split.of(None if told is None else str(told), name)
+                yield Found(start + i, name, data, values, side)
+
+    def fetch(self, wanted: Sequence[Wanted]) -> Iterator[bytes | Unreadable]:
+        for entry in wanted:
+            yield self._opened(self.place(entry.file)).image(entry.position)
+
+    def _opened(self, place: Place) -> "_Table":
+        if self._table is None or self._table.place != place:
+            self._table = _Table(self._source, place)
+        return self._table
+
+
+class _Table:
+    """One Parquet file: its columns, and its rows from the one on that is asked for."""
+
+    def __init__(self, source: ParquetSource, place: Place) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.place = place
+        self._blocks = source.stock.open(place)
+        self._file: Any = None
+        with self._reading():
+            self._file = pq.ParquetFile(
+                pa.PythonFile(self._blocks, mode="r"), buffer_size=BUFFER_BYTES, pre_buffer=False
+            )
+            self._schema: pa.Schema = self._file.schema_arrow
+            groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.metadata.num_row_groups)]
+        if len(set(self._schema.names)) != len(self._schema.names):
+            raise damaged(place.name, "a name of its own for each column", f"{', '.join(self._schema.names)}")
+        self._starts = [0]
+        for rows in groups:
+            self._starts.append(self._starts[-1] + rows)
+        self.rows = self._starts[-1]
+        self._features = _features(self._schema)
+        self._image = self._image_column(source.image)
+        self._bytes, self._path = self._leaves()
+        self.others = {name for name in self._schema.names if name != self._image}
+        self.declared = self._declare(source)
+        if source.split is not None and source.split.column is not None:
+            self._known(source.split.column)
+        self._names = {name: names for name in self.others if (names := self._class_names(name)) is not None}
+        self._cursor: Iterator[tuple[int, Any]] | None = None
+        self._held: tuple[int, list[bytes | Unreadable]] = (0, [])
+
+    def batches(self, row: int, columns: Sequence[str]) -> "Iterator[tuple[int, pa.RecordBatch]]":
+        """Runs of rows, each with its first row, from the start of the row group in which `row` stands."""
+        wanted = [*columns, self._bytes, *([self._path] if self._path else [])]
+        for number in range(self._group(row), len(self._starts) - 1):
+            start = self._starts[number]
+            with self._reading():
+                batches = self._file.iter_batches(BATCH_ROWS, row_groups=[number], columns=wanted, use_threads=False)
+            while True:
+                with self._reading():
+                    batch = next(batches, None)
+                    if batch is not None:
+                        batch.validate(full=True)
+                if batch is None:
+                    break
+                yield start, batch
+                start += batch.num_rows
+            if start != self._starts[number + 1]:
+                found = f"{start - self._starts[number]} in row group {number}"
+                raise damaged(self.place.name, f"{self._starts[number + 1] - self._starts[number]} rows", found)
+
+    def columns(self, batch: "pa.RecordBatch", names: Sequence[str]) -> dict[str, list[Any]]:
+        """Values of these columns."""
+        with self._reading():
+            return {name: batch.column(name).to_pylist() for name in names}
+
+    def images(self, batch: "pa.RecordBatch") -> Iterator[bytes | Unreadable]:
+        """The images of a batch."""
+        import pyarrow as pa
+
+        column = batch.column(self._image)
+        paths: Any = None
+        if pa.types.is_struct(column.type):
+            valid = column.is_valid().to_pylist()
+            paths = column.field("path") if self._path else None
+            column = column.field("bytes")
+        else:
+            valid = [True] * batch.num_rows
+        for i in range(batch.num_rows):
+            data = column[i].as_py() if valid[i] else None
+            if isinstance(data, bytes) and len(data) > FILE_LIMIT_BYTES:
+                yield Unreadable(f"a file of {len(data)} bytes, more than {FILE_LIMIT_BYTES}")
+            elif isinstance(data, bytes):
+                yield data
+            elif paths is not None and valid[i] and paths[i].is_valid:
+                yield Unreadable("a path and no bytes")
+            else:
+                yield Unreadable("a row without an image")
+
+    def image(self, row: int) -> bytes | Unreadable:
+        """The image of a row; cheapest where rows are asked for in ascending order."""
+        first, images = self._held
+        if not first <= row < first + len(images):
+            if self._cursor is None or row < first or self._group(row) != self._group(first):
+                self._cursor = self.batches(row, ())
+            for first, batch in self._cursor:
+                if row < first + batch.num_rows:
+                    images = list(self.images(batch))
+                    break
+            else:
+                raise InputError(
+                    "the source to stay as it was", f"no row {row} in {self.place.name}", "Put it back, and run again."
+                )
+            self._held = first, images
+        return images[row - first]
+
+    def named(self, column: str, value: Any) -> Any:
+        """A value as a person reads it: the name of a class where the file names its numbers; -1 is none."""
+        names = self._names.get(column)
+        if names is None or value is None or isinstance(value, str):
+            return value
+        if value == -1:
+            return None
+        if not isinstance(value, int) or not 0 <= value < len(names):
+            raise ValueError(f"{column} is {value}, of {len(names)} named classes")
+        return names[value]
+
+    def _group(self, row: int) -> int:
+        """The row group in which a row stands."""
+        return bisect_right(self._starts, row) - 1
+
+    def _image_column(self, asked: str | None) -> str:
+        import pyarrow as pa
+
+        if asked is not None:
+            self._known(asked)
+            if not _may_hold_images(self._schema.field(asked).type):
+                raise InputError(
+                    f"bytes of images in the column {asked} of {self.place.name}",
+                    str(self._schema.field(asked).type),
+                    "Name a column of binaries, or of records with `bytes`, as `image`.",
+                )
+            return asked
+        said: list[str] = [n for n in self._schema.names if self._features.get(n, {}).get("_type") == "Image"]
+        fitting = [n for n in said or self._schema.names if _may_hold_images(self._schema.field(n).type)]
+        if len(fitting) != 1:
+            types = {n: self._schema.field(n).type for n in self._schema.names}
+            columns = ", ".join(f"{n} ({'record' if pa.types.is_struct(t) else t})" for n, t in types.items())
+            raise InputError(
+                f"one column with the bytes of images in {self.place.name}",
+                f"{' and '.join(fitting) if fitting else 'none'} among {columns}",
+                "Say which one is meant as `image`." if fitting else "Write the images' bytes into a column.",
+            )
+        return fitting[0]
+
+    def _leaves(self) -> tuple[str, str | None]:
+        """What is read of the column of images: the bytes, and whether there is a path where bytes are missing."""
+        import pyarrow as pa
+
+        kind = self._schema.field(self._image).type
+        if not pa.types.is_struct(kind):
+            return self._image, None
+        names = {kind.field(i).name for i in range(kind.num_fields)}
+        return f"{self._image}.bytes", f"{self._image}.path" if "path" in names else None
+
+    def _known(self, column: str) -> None:
+        if column not in self._schema.names:
+            raise InputError(
+                f"a column {column} in {self.place.name}",
+                f"the columns {', '.join(self._schema.names)}",
+                "Correct the name in the study.",
+            )
+
+    def _declare(self, source: ParquetSource) -> tuple[Declared, ...]:
+        found = []
+        asked = source.columns
+        labels = [name for name in self._schema.names if self._class_names(name) is not None]
+        for name in labels if asked is None else asked:
+            self._known(name)
+            column = asked[name] if asked is not None else None
+            kind = "auto" if column is None else column.kind
+            names = self._class_names(name)
+            found.append(
+                Declared(
+                    column=name,
+                    name=name,
+                    kind=kind if kind != "auto" else "class" if names else kind_of(name, self._schema.field(name).type),
+                    period=column.period if column else 1.0,
+                    mirror=column.mirror if column else "same",
+                    classes=names if kind in ("auto", "class") else None,
+                    asked=asked is not None,
+                )
+            )
+        return tuple(sorted(found, key=lambda declared: declared.name))
+
+    def _class_names(self, column: str) -> tuple[str, ...] | None:
+        feature = self._features.get(column, {})
+        names = feature.get("names") if feature.get("_type") == "ClassLabel" else None
+        return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Errors of the file system pass as they are, those of the format are put into words."""
+        try:
+            yield
+        except Exception as error:
+            if self._blocks.failure is not None:
+                raise self._blocks.failure from error
+            text = " ".join(str(error).split())[:200]
+            raise damaged(self.place.name, "a whole Parquet file", f"{type(error).__name__}: {text}") from error
+
+
+def _features(schema: "pa.Schema") -> dict[str, dict[str, Any]]:
+    """What `datasets` has written of the columns; empty where it has not, or not as it does."""
+    try:
+        said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = said["info"]["features"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    if not isinstance(features, dict):
+        return {}
+    return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+
+
+def _may_hold_images(kind: "pa.DataType") -> bool:
+    import pyarrow.types as types
+
+    if types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _may_hold_images(kind.field(index).type)
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))

@@ -1,0 +1,325 @@
+"""Where images come from: the settings of each source, and how its images are named, counted, labelled and fetched.
+
+Scenes and folders are catalogued: they are asked for their `catalogue` (what is there, without opening an image), the
+`values` of the attributes of some rows, and the bytes of some rows (`fetch`). The others are files of many images each
+(`stages.datasets.files`), of which nothing is known before they are read.
+"""
+
+import hashlib
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+
+from stages.attributes import Attribute
+from stages.contract import Added, External, Unkeyed
+from stages.datasets.cifar import Cifar10Source
+from stages.datasets.labels import Labels, Table
+from stages.datasets.parquet import ParquetSource
+from stages.datasets.tars import WebdatasetSource
+from stages.errors import InputError
+from stages.external.ranges import READERS, Unreadable, absolute, open_url, readable, remedy_for
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Endings of the files that are taken for images, in any case."""
+
+SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval"})
+"""Folders of these names divide a dataset; they are no classes of it."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What a source holds, in the order of its rows."""
+
+    names: Sequence[str]
+    attributes: tuple[Attribute, ...]
+    sizes: Sequence[int] = ()
+    """Bytes of each file; empty where images are made and not read."""
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    """Number of other files by ending."""
+    labels: Labels | None = None
+    """What a table says of the images."""
+
+    def digest(self, start: int, stop: int) -> str:
+        """Short digest of what is known of rows start … stop - 1."""
+        entries = [list(self.names[start:stop]), list(self.sizes[start:stop])]
+        if self.labels is not None:
+            entries += [values[start:stop].tolist() for _, values in sorted(self.labels.values.items())]
+            entries += [] if self.labels.heldout is None else [self.labels.heldout[start:stop].tolist()]
+        return hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
+
+
+class ScenesSource(BaseModel):
+    """Drawings made by `stages.datasets.scenes`, of which every attribute is known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["scenes"] = "scenes"
+    count: PositiveInt = 12_000
+    seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    size: Annotated[int, Field(ge=16, le=256)] = 32
+    """Width and height in pixels."""
+
+    def external(self) -> Mapping[str, External]:
+        """Nothing outside the store."""
+        return {}
+
+    def rows(self) -> int:
+        """Number of images."""
+        return self.count
+
+    def catalogue(self) -> Catalogue:
+        """All scenes, named by their number."""
+        from stages.datasets.scenes import ATTRIBUTES
+
+        return Catalogue(_SceneNames(range(self.count)), ATTRIBUTES)
+
+    def values(
+        self, rows: Sequence[int], names: Sequence[str], attributes: Sequence[Attribute]
+    ) -> "dict[str, NDArray[np.float64]]":
+        """True values of the attributes: by name, float64 [N]."""
+        from stages.datasets.scenes import sample
+
+        return sample(self.seed, rows)
+
+    def fetch(self, rows: Sequence[int], names: Sequence[str]) -> Iterator[bytes | Unreadable]:
+        """The scenes as PNG."""
+        from stages.datasets.scenes import render
+        from stages.images.pixels import encode_png
+
+        images, _ = render(self.seed, rows, self.size)
+        for image in images:
+            yield encode_png(image)
+
+
+class FolderSource(BaseModel):
+    """Image files under a folder; the folder in which an image stands is its class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["folder"] = "folder"
+    url: Annotated[str, Field(min_length=1), Unkeyed("what stands there is known by its digest")]
+    """A local folder or any URL that fsspec opens, for example `s3://bucket/photos`."""
+    labels: Literal["folders", "none"] = "folders"
+    """`folders`: the first folder below `url` is the attribute `class`. `none`: the images have no class."""
+    table: Annotated[Table | None, Added(when_absent=None)] = None
+    """A CSV or Parquet file that says more of the images than their folders do."""
+    fingerprint: Annotated[str, Unkeyed("it says how the digest is made; the digest is in the key")] = "listing"
+    """What tells one state of the folder from another: `listing` (paths and sizes), `content`, or your own string."""
+
+    _made_absolute = field_validator("url")(absolute)
+
+    def external(self) -> Mapping[str, External]:
+        """The folder, and the table where there is one."""
+        found = {"folder": External(self.url, self.fingerprint)}
+        return found if self.table is None else found | {"table": External(self.table.url, "content")}
+
+    def rows(self) -> int:
+        """Number of images; lists the folder, and raises what `catalogue` raises."""
+        return len(self.catalogue().names)
+
+    def catalogue(self) -> Catalogue:
+        """All images below the folder, sorted by relative path.
+
+        Hidden files and folders are passed over, files with other endings are counted. Raises InputError where there is
+        no such folder or no image, and where classes are asked for and the folders do not give them.
+        """
+        names, sizes, ignored = _Names(), array("q"), Counter[str]()
+        for name, size in self._files():
+            if name.lower().endswith(ENDINGS):
+                names.append(name)
+                sizes.append(size)
+            else:
+                ignored[os.path.splitext(name)[1].lower() or "no ending"] += 1
+        if not names:
+            kinds = ", ".join(f"{count} x {ending}" for ending, count in ignored.most_common(5))
+            raise InputError(
+                f"images ({', '.join(ENDINGS)}) in {self.url}",
+                f"none, and {sum(ignored.values())} other files{f' ({kinds})' if kinds else ''}",
+                remedy_for(ignored) or "Name the folder that holds the images.",
+            )
+        attributes: tuple[Attribute, ...] = (self._classes(names),) if self.labels == "folders" else ()
+        labels = None
+        if self.table is not None:
+            labels = self.table.of(names, self.url)
+            if any(attribute.name == "class" for attribute in labels.attributes) and attributes:
+                raise InputError(
+                    "one attribute `class`", "a column of that name and folders of classes", "Set `labels: none`."
+                )
+            attributes += labels.attributes
+        return Catalogue(names, attributes, sizes, dict(sorted(ignored.items())), labels)
+
+    def values(
+        self, rows: Sequence[int], names: Sequence[str], attributes: Sequence[Attribute]
+    ) -> "dict[str, NDArray[np.float64]]":
+        """Index of each image's class by its folder: by name of the attribute, float64 [N]."""
+        import numpy as np
+
+        numbers = {attribute.name: {c: i for i, c in enumerate(attribute.classes)} for attribute in attributes}
+        return {
+            attribute: np.array([number[readable(name.split("/")[0])] for name in names], dtype=np.float64)
+            for attribute, number in numbers.items()
+        }
+
+    def fetch(self, rows: Sequence[int], names: Sequence[str]) -> Iterator[bytes | Unreadable]:
+        """The files' bytes, in order. What may pass (a network's error, a missing permission) is raised."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        files, root = open_url(self.url)
+
+        def read(name: str) -> bytes | Unreadable:
+            try:
+                data = files.cat_file(f"{root}/{name}")
+            except FileNotFoundError:
+                return Unreadable("a link to nothing, or a file that is gone")
+            except PermissionError as error:
+                # Raised and not recorded: the listing would remember it when the permission has long been granted.
+                raise InputError(
+                    f"files that may be read in {self.url}",
+                    f"no permission to read {readable(name)}",
+                    "Grant it (or renew your credentials), or take the file away.",
+                ) from error
+            assert isinstance(data, bytes)
+            return data
+
+        if "file" in _protocols(files):
+            yield from map(read, names)
+            return
+        with ThreadPoolExecutor(READERS) as pool:
+            # Windows bound what is held in memory when the reader is slower than the network.
+            for start in range(0, len(names), 4 * READERS):
+                yield from pool.map(read, names[start : start + 4 * READERS])
+
+    def _files(self) -> Iterator[tuple[str, int]]:
+        """Relative path and bytes of every file that is not hidden, in the order of the paths."""
+        files, root = open_url(self.url)
+        try:
+            if not files.isdir(root or "/"):
+                found = "a file" if files.exists(root) else "nothing"
+                raise InputError(f"a folder of images at {self.url}", found, "Correct `url` in the study's dataset.")
+            if "file" in _protocols(files):
+                yield from _walk(root or "/", "", frozenset())
+                return
+            for path, info in sorted(files.find(root, detail=True).items()):
+                name = str(path)[len(root) :].lstrip("/")
+                if not any(piece.startswith(".") for piece in name.split("/")):
+                    yield name, int(info.get("size") or 0)
+        except PermissionError as error:
+            raise InputError(
+                f"a folder of images at {self.url}",
+                f"no permission to list it ({error})",
+                "Grant it, or copy the folder.",
+            ) from error
+
+    def _classes(self, names: Sequence[str]) -> Attribute:
+        loose = [name for name in names if "/" not in name]
+        if loose:
+            raise InputError(
+                f"every image in a folder named after its class, below {self.url}",
+                f"{len(loose)} of {len(names)} images directly in it, such as {readable(loose[0])}",
+                "Move them into class folders, or set `labels: none` to work without classes.",
+            )
+        classes = tuple(sorted({readable(name.split("/")[0]) for name in names}))
+        if {name.lower() for name in classes} <= SPLITS and all(name.count("/") > 1 for name in names):
+            raise InputError(
+                f"a folder per class directly below {self.url}",
+                f"the folders {', '.join(classes)}, which divide a dataset",
+                "Name one of them as `url` (images are held out by Repscope itself), or set `labels: none`.",
+            )
+        return Attribute(name="class", kind="class", classes=classes)
+
+
+Source: TypeAlias = Annotated[
+    ScenesSource | FolderSource | WebdatasetSource | ParquetSource | Cifar10Source, Field(discriminator="kind")
+]
+
+
+@dataclass(frozen=True)
+class _SceneNames(Sequence[str]):
+    """Names of scenes, made when asked for."""
+
+    numbers: range
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [f"scene-{number}" for number in self.numbers[index]]
+        return f"scene-{self.numbers[index]}"
+
+
+class _Names(Sequence[str]):
+    """Names in little more memory than their letters, for there may be millions."""
+
+    def __init__(self) -> None:
+        self._letters = bytearray()
+        self._ends = array("q", [0])
+
+    def append(self, name: str) -> None:
+        """One more."""
+        self._letters += name.encode("utf-8", "surrogateescape")
+        self._ends.append(len(self._letters))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        return self._letters[self._ends[number] : self._ends[number + 1]].decode("utf-8", "surrogateescape")
+
+
+def _protocols(files: Any) -> tuple[str, ...]:
+    return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)
+
+
+def _walk(folder: str, inside: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int]]:
+    """Files below a local folder in the order of their paths; links are followed, but never into a folder that they
+    stand in.
+    """
+    status = os.stat(folder)
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            kind = _kind(entry) if not entry.name.startswith(".") else "other"
+            if kind != "other":
+                # The order of paths is that of the names, where a folder's ends in a slash.
+                names.append(f"{entry.name}/" if kind == "folder" else entry.name)
+    names.sort()
+    for name in names:
+        if name.endswith("/"):
+            yield from _walk(f"{folder}/{name[:-1]}", f"{inside}{name}", above | {here})
+        else:
+            yield f"{inside}{name}", _size(f"{folder}/{name}")
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _kind(entry: "os.DirEntry[str]") -> Literal["folder", "file", "broken link", "other"]:
+    """What stands there, or what a link leads to. Pipes and devices are `other`: reading one may never end."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+    except OSError:
+        return "broken link"
+    return "broken link" if entry.is_symlink() else "other"

@@ -1,0 +1,1 @@
+"""Extensions: new taps for a finished decoder, whose U-Net stays as it is."""

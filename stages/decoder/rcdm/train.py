@@ -1,0 +1,194 @@
+"""What the `rcdm` step does: trains an ADM U-Net as the published one was, on one tap, and writes the decoder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stages.contract import Context, Inputs, Output, Summary
+from stages.decoder.card import CARD, Point, Snapshot, still_falling
+from stages.decoder.data import Batch, PairedSet
+from stages.decoder.layers import GroupNorm
+from stages.decoder.loop import Training, fit
+from stages.decoder.network import Parts
+from stages.decoder.rcdm.format import AdmCard, pieces
+from stages.decoder.rcdm.network import Adm
+from stages.decoder.rcdm.spec import AdmSettings, AdmTraining
+from stages.decoder.run import read_sets
+from stages.decoder.spec import TrainingSettings
+from stages.diffusion import discrete
+from stages.embeddings.format import Statistics
+from stages.errors import FormatError
+from stages.training import provenance as made
+
+if TYPE_CHECKING:
+    from stages.decoder.rcdm.stage import Rcdm
+
+
+class AdmNetwork(Parts):
+    """An ADM U-Net as the painter, and no sketch."""
+
+    def __init__(self, settings: AdmSettings, embedding: int) -> None:
+        super().__init__()
+        self.sketch = nn.Module()
+        self.painter = Adm(settings, embedding)
+        self.rest = 1.0
+
+    def compile_kernels(self) -> None:
+        """Those of the norms. The whole network takes minutes, and convolutions are the same library's either way."""
+        for module in self.painter.modules():
+            if isinstance(module, GroupNorm):
+                module.fused = True
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """The error of the estimated noise and the variational bound, at steps drawn uniformly (`stages.diffusion`)."""
+
+    schedule: discrete.Schedule
+
+    def levels(self, draws: Tensor) -> Tensor:
+        """Steps, int64 [B]."""
+        return (draws * len(self.schedule)).long().clamp(max=len(self.schedule) - 1)
+
+    def losses(self, network: Parts, batch: Batch) -> Tensor:
+        """See `Objective`."""
+        x = discrete.q_sample(self.schedule, batch.clean, batch.level, batch.noise)
+        output = network.painter(x, batch.level, batch.h)
+        return discrete.losses(self.schedule, output, batch.clean, x, batch.level, batch.noise).hybrid
+
+
+class PublishedTraining(Training):
+    """The loop with AdamW's own moments and a moving average of constant length."""
+
+    betas = (0.9, 0.999)
+
+    def __init__(
+        self,
+        network: AdmNetwork,
+        schedule: discrete.Schedule,
+        settings: AdmTraining,
+        data: PairedSet,
+        heldout: PairedSet,
+        num_images: int,
+        seed: int,
+        device: str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.ema_decay = settings.ema_decay
+        loop = TrainingSettings(
+            batch=settings.batch,
+            optimiser="adamw",
+            learning_rate=settings.learning_rate,
+            outer=1.0,
+            warm_up=0.0,
+            cool_down=0.0,
+            null=0.0,
+            sketch_images=0,
+            precision=settings.precision,
+            micro_batch=settings.micro_batch,
+            compile=settings.compile,
+        )
+        objective = Hybrid(schedule.to(device))
+        super().__init__(network, objective, loop, data, heldout, num_images, seed, device, rank, world)
+
+    def share_in_average(self, step: int) -> float:
+        """The same after every step."""
+        return 1.0 - self.ema_decay
+
+    def measure_rest(self) -> None:
+        """There is no sketch that could leave any."""
+
+
+def run(stage: "Rcdm", context: Context, inputs: Inputs, out: Output) -> Summary:
+    """Trains on the train images of `shards`; rank 0 writes the decoder's files."""
+    train, heldout = (as_they_are(found) for found in read_sets(stage, inputs, context.rank, context.world))
+    torch.manual_seed(stage.seed)
+    network = AdmNetwork(stage.network, train.widths[0])
+    schedule = discrete.SCHEDULES[stage.schedule](stage.steps)
+    training = PublishedTraining(
+        network,
+        schedule,
+        stage.training,
+        train,
+        heldout,
+        stage.num_images,
+        stage.seed,
+        context.device,
+        context.rank,
+        context.world,
+    )
+    fit(training, context, stage.checkpoint_images, stage.taps)
+    curve = tuple(
+        Point(images=look["images"], loss=look["loss"], heldout={stage.taps[0]: look["heldout"][0]})
+        for look in training.curve
+    )
+    card = AdmCard(
+        taps={stage.taps[0]: train.widths[0]},
+        size=stage.size,
+        network=stage.network,
+        schedule=stage.schedule,
+        steps=stage.steps,
+        precision=stage.training.precision,
+        weights={},
+        training=stage.training,
+        seed=stage.seed,
+        num_images=training.painted,
+        train_images=len(train),
+        curve=curve,
+        still_falling=still_falling(curve),
+        finished=made.today(),
+        versions=made.versions(),
+    )
+    if context.rank == 0:
+        card = write(training, card, out)
+    return {
+        "taps": card.taps,
+        "num_images": card.num_images,
+        "train_images": card.train_images,
+        "loss": card.curve[-1].loss,
+        "heldout": card.curve[-1].heldout,
+        "still_falling": card.still_falling,
+    }
+
+
+def write(training: Training, card: AdmCard, out: Output) -> AdmCard:
+    """Writes both snapshots and the card; returns the card that is in the store."""
+    weights: dict[Snapshot, tuple[str, ...]] = {}
+    snapshots: tuple[tuple[Snapshot, str, Tensor], ...] = (
+        ("final", "decoder", training.average),
+        ("halfway", "halfway", training.halfway),
+    )
+    for snapshot, name, vector in snapshots:
+        names = []
+        with training.averaged(vector):
+            for file, data in pieces(training.network.painter.state_dict(), name):
+                out.put(file, data, _same_as(data))
+                names.append(file)
+        weights[snapshot] = tuple(names)
+    whole = card.model_copy(update={"weights": weights})
+    return AdmCard.model_validate_json(out.put(CARD, whole.model_dump_json(indent=1).encode()))
+
+
+def _same_as(data: bytes) -> Callable[[bytes], None]:
+    def check(stored: bytes) -> None:
+        if stored != data:
+            raise FormatError(
+                expected="the weights of one training in all files",
+                found="a file of another attempt, with other weights",
+                remedy="Run again with --force decoder.",
+            )
+
+    return check
+
+
+def as_they_are(found: PairedSet) -> PairedSet:
+    """The same set, whose embeddings are not standardised."""
+    plain = tuple(
+        Statistics(np.zeros(width, np.float32), np.ones(width, np.float32), rms=1.0) for width in found.widths
+    )
+    return replace(found, statistics=plain)

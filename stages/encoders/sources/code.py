@@ -1,0 +1,101 @@
+"""Networks that the user's own code makes."""
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from stages.encoders.sources.build import Built
+from stages.encoders.sources.settings import IMAGENET
+from stages.encoders.taps import Trunk, pool
+from stages.encoders.weights import Filled, fill, read, state_of
+from stages.errors import InputError
+from stages.external.files import fetched, sha256_of
+
+if TYPE_CHECKING:
+    from stages.encoders.sources.settings import Torch
+
+
+class CodeTrunk(Trunk):
+    """`backbone` is what the network returns, or the entry of that name."""
+
+    def __init__(self, network: nn.Module, how: str, prefix_tokens: int | None) -> None:
+        super().__init__()
+        self.network = network
+        self.prefix_tokens = prefix_tokens
+        self._how = how
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Normalised images [B, 3, H, W] to `backbone`, and the other entries of a dict that the network returns."""
+        output = self.network(x)
+        given = dict(output) if isinstance(output, Mapping) else {"backbone": output}
+        if "backbone" not in given or not all(isinstance(value, Tensor) for value in given.values()):
+            what = ", ".join(map(str, given)) if isinstance(output, Mapping) else type(output).__name__
+            raise InputError("the network to return a tensor, or a dict of tensors with `backbone`", what, "Change it.")
+        return {name: pool(value, self._how, None, self.prefix_tokens, name) for name, value in given.items()}
+
+
+def build(source: "Torch") -> Built:
+    """The network that the user's code makes. Raises InputError where it cannot, or the weights do not fit."""
+    network, files = _made(source.factory, source.options)
+    filled = Filled()
+    if source.weights is not None:
+        with fetched(source.weights, source.sha256) as file:
+            filled = fill(network, state_of(read(file.path), source.inside), source.ignore)
+            files |= file.sha256
+    recipe = {"kind": "torch"} | source.model_dump(mode="json", include={"factory", "options", "pool", "prefix_tokens"})
+    trunk = CodeTrunk(network, source.pool, source.prefix_tokens)
+    return Built(trunk, IMAGENET, recipe, filled.missing, filled.unused, files)
+
+
+def rebuild(recipe: dict[str, Any]) -> Trunk:
+    """The same network with whatever weights the code gives it."""
+    network, _ = _made(recipe["factory"], recipe["options"])
+    return CodeTrunk(network, recipe["pool"], recipe["prefix_tokens"])
+
+
+def _made(factory: str, options: Mapping[str, Any]) -> tuple[nn.Module, dict[str, str]]:
+    """What the function returns, and the sha256 of its file where it was named by one."""
+    place, _, name = factory.rpartition(":")
+    files: dict[str, str] = {}
+    try:
+        if place.endswith(".py"):
+            files = {Path(place).name: sha256_of(Path(place))}
+            module = _from_file(Path(place), next(iter(files.values())))
+        else:
+            module = importlib.import_module(place)
+        function = getattr(module, name)
+    except (ImportError, AttributeError, OSError, SyntaxError) as error:
+        raise InputError(
+            f"a function {factory}",
+            f"{type(error).__name__}: {error}",
+            "Write `path/to/file.py:function`, or install the module wherever parts are worked on.",
+        ) from error
+    network = function(**options)
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{factory} to return a torch.nn.Module", type(network).__name__, "Change that function.")
+    return network, files
+
+
+def _from_file(path: Path, digest: str) -> ModuleType:
+    # Its name carries the digest of its text: a file that changed is another module.
+    name = f"repscope_code_{hashlib.sha256(f'{path} {digest}'.encode()).hexdigest()[:16]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        # Known before it is run, as Python itself does: dataclasses look themselves up.
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]

@@ -1,0 +1,208 @@
+"""Vision models of transformers: read as `save_pretrained` writes them, never with code of their own."""
+
+import inspect
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from stages.encoders.sources.build import Built, library
+from stages.encoders.spec import Preprocessing
+from stages.encoders.taps import Trunk, pool
+from stages.errors import InputError
+from stages.external.files import fetched_folder
+
+if TYPE_CHECKING:
+    from stages.encoders.sources.settings import Hf
+
+FILES = ("config.json", ".safetensors", ".safetensors.index.json", "pytorch_model.bin", ".bin.index.json")
+"""Endings of what is fetched of a folder; transformers reads `.bin` files without unpickling code."""
+CONVNEXT_SQUASHES = 384
+"""Side from which ConvNeXt's image processor resizes without cutting."""
+TOWERS = {
+    "clip": "CLIPVisionModelWithProjection",
+    "siglip": "SiglipVisionModel",
+    "siglip2": "Siglip2VisionModel",
+    "chinese_clip": "ChineseCLIPVisionModel",
+}
+"""The part that sees, of models that also read."""
+WITH_PROJECTION = "visual_projection"
+"""Submodule that maps to the space shared with text."""
+POOLED = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model", "chinese_clip_vision_model")
+"""Models whose own pooling of tokens is trained; that of others may stand at random initialisation."""
+
+
+class HfTrunk(Trunk):
+    """`backbone`: what the model's own pooling gives where it is trained, else a class token or the mean of patches."""
+
+    network: Any
+
+    def __init__(self, network: Any, how: str) -> None:
+        super().__init__()
+        self.network = network
+        self._how = how
+        if network.config.model_type == "vit_mae":
+            network.config.mask_ratio = 0.0
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Normalised images [B, 3, H, W] to `backbone`."""
+        network, config = self.network, self.network.config
+        patches = self.patches(x.shape[-2], x.shape[-1])
+        arguments: dict[str, Any] = {}
+        if config.model_type == "vit_mae":
+            # The noise that would shuffle the patches is a ramp: they stay in their order.
+            arguments["noise"] = torch.linspace(0, 1, patches or 1, device=x.device).expand(len(x), -1)
+        tower = network.vision_model if hasattr(network, WITH_PROJECTION) else network
+        if getattr(config, "image_size", x.shape[-1]) != x.shape[-1] and _interpolates(tower):
+            arguments["interpolate_pos_encoding"] = True
+        output = tower(pixel_values=x, **arguments)
+        hidden, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)
+        if hasattr(network, WITH_PROJECTION):
+            network.visual_projection(pooled)
+        own = hidden.ndim == 4 or config.model_type in POOLED
+        if self._how == "auto" and own and pooled is not None:
+            return {"backbone": pooled.flatten(1)}
+        return {"backbone": pool(hidden, self._how, patches, self.prefix_tokens, "backbone")}
+
+    def patches(self, height: int, width: int) -> int | None:
+        """From the configuration, where the model keeps one token per patch to its end."""
+        config = self.network.config
+        side = getattr(config, "patch_size", None)
+        if not isinstance(side, int) or hasattr(config, "depths"):
+            return None
+        return height // side * (width // side)
+
+
+def build(source: "Hf") -> Built:
+    """The model in a folder. Raises InputError where it is none of transformers' own, or its files do not fit."""
+    transformers = library("transformers", "hf")
+    with _quiet(transformers):
+        if source.pretrained:
+            config = _tried(source.path, transformers.AutoConfig.from_pretrained, source.path, revision=source.revision)
+            built = _built(transformers, source, config, source.path, {"revision": source.revision})
+            built.files = {"commit": str(getattr(config, "_commit_hash", None) or source.revision)}
+            return built
+        with fetched_folder(source.path, FILES) as folder:
+            if not {"config.json"} <= set(folder.sha256):
+                raise InputError(
+                    f"config.json and weights in {source.path}, as save_pretrained writes them",
+                    ", ".join(folder.sha256) or "no such file",
+                    "Name the folder that holds them.",
+                )
+            config = _tried(source.path, transformers.AutoConfig.from_pretrained, folder.path, local_files_only=True)
+            built = _built(transformers, source, config, folder.path, {"local_files_only": True})
+            built.files = dict(folder.sha256)
+            return built
+
+
+def rebuild(recipe: dict[str, Any]) -> Trunk:
+    """The same network at random weights."""
+    transformers = library("transformers", "hf")
+    with _quiet(transformers):
+        config = transformers.AutoConfig.for_model(**recipe["config"])
+        return HfTrunk(getattr(transformers, recipe["class"])(config), recipe["pool"])
+
+
+def _built(transformers: Any, source: "Hf", config: Any, place: str | Path, options: dict[str, Any]) -> Built:
+    cls, config = _class(transformers, source.path, config)
+    missing: list[str] = []
+    unused: list[str] = []
+    if source.untrained:
+        network = cls(config)
+    else:
+        network, info = _tried(
+            source.path,
+            cls.from_pretrained,
+            place,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **options,
+        )
+        missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    recipe = {
+        "kind": "hf",
+        "class": cls.__name__,
+        "config": json.loads(config.to_json_string(use_diff=False)),
+        "pool": source.pool,
+    }
+    return Built(HfTrunk(network, source.pool), _preprocessing(transformers, place, options), recipe, missing, unused)
+
+
+def _class(transformers: Any, path: str, config: Any) -> tuple[Any, Any]:
+    """The class of the part of a model that sees, and its configuration."""
+    if config.model_type in TOWERS:
+        return getattr(transformers, TOWERS[config.model_type]), config.vision_config
+    named = getattr(transformers, (config.architectures or [""])[0], None)
+    if config.model_type in POOLED and named is not None and named.__name__.endswith("WithProjection"):
+        return named, config
+    cls = transformers.MODEL_MAPPING.get(type(config), None)
+    if cls is None or getattr(cls, "main_input_name", "") != "pixel_values":
+        raise InputError(f"a vision model in {path}", config.model_type, "Name a model that reads pixels alone.")
+    return cls, config
+
+
+def _preprocessing(transformers: Any, place: str | Path, options: dict[str, Any]) -> Preprocessing | None:
+    """What the model's image processor does; None where there is none, or it does other than resize, cut, normalise."""
+    try:
+        found = transformers.AutoImageProcessor.from_pretrained(place, **options)
+    except (OSError, ValueError, ImportError):
+        return None
+    size = dict(found.size or {})
+    shorter, height = size.get("shortest_edge"), size.get("height")
+    crop = dict(found.crop_size or {}) if getattr(found, "do_center_crop", False) else {}
+    plain = found.do_resize and found.do_rescale and abs(found.rescale_factor * 255 - 1) < 1e-6
+    if not plain or height != size.get("width") or len(set(crop.values())) > 1:
+        return None
+    if shorter is not None and getattr(found, "crop_pct", None) is not None:
+        # ConvNeXt's processor, which ResNets use too: `shortest_edge` is what remains after the cut.
+        wide = shorter >= CONVNEXT_SQUASHES
+        framing = {"size": shorter, "resize": None if wide else int(shorter / found.crop_pct), "squash": wide}
+    elif shorter is not None and crop:
+        framing = {"size": crop["height"], "resize": shorter}
+    elif shorter is None and height is not None:
+        framing = {"size": crop.get("height", height), "resize": height, "squash": True}
+    else:
+        return None
+    mean, std = (found.image_mean, found.image_std) if found.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+    interpolation = Image.Resampling(int(found.resample)).name.lower()
+    return Preprocessing.model_validate(
+        {"interpolation": interpolation, "rounding": "down", "mean": mean, "std": std} | framing
+    )
+
+
+def _interpolates(network: nn.Module) -> bool:
+    return "interpolate_pos_encoding" in inspect.signature(network.forward).parameters
+
+
+def _tried(path: str, call: Any, *arguments: Any, **options: Any) -> Any:
+    """Calls transformers without letting it run code that came with a model."""
+    try:
+        return call(*arguments, trust_remote_code=False, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"a vision model of transformers at {path}",
+            f"{type(error).__name__}: {said}",
+            "Name a folder that save_pretrained wrote, or an id with `pretrained: true` where downloads are possible.",
+        ) from error
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without transformers' bars and reports: what matters of them is said by us."""
+    logging = transformers.utils.logging
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()

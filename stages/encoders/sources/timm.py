@@ -1,0 +1,127 @@
+"""Networks of timm: built by name, with weights from a file, from timm, or at random."""
+
+import difflib
+import inspect
+import math
+import sys
+from typing import TYPE_CHECKING, Any, get_args
+
+from torch import Tensor, nn
+
+from stages.encoders.sources.build import Built, library
+from stages.encoders.spec import Preprocessing
+from stages.encoders.taps import Trunk, pool
+from stages.encoders.weights import Filled, fill, read, state_of
+from stages.errors import InputError
+from stages.external.files import fetched
+from stages.images.pixels import Interpolation
+
+if TYPE_CHECKING:
+    from stages.encoders.sources.settings import Timm
+
+
+class TimmTrunk(Trunk):
+    """`backbone` is what timm hands to its classifier, or another pooling of the same features."""
+
+    def __init__(self, network: nn.Module, how: str) -> None:
+        super().__init__()
+        self.network: Any = network
+        self._how = how
+        self._classify = False
+
+    def want(self, modules: frozenset[str]) -> None:
+        """Runs the classifier too, where it is read."""
+        classifier = self.network.get_classifier()
+        heads = {name for name, module in self.network.named_modules() if module is classifier}
+        self._classify = any(name == head or name.startswith(f"{head}.") for name in modules for head in heads)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Normalised images [B, 3, H, W] to `backbone`."""
+        features = self.network.forward_features(x)
+        pooled = self.network.forward_head(features, pre_logits=True)
+        if self._classify:
+            self.network.get_classifier()(pooled)
+        chosen = pooled if self._how == "auto" else features
+        patches = self.patches(x.shape[-2], x.shape[-1])
+        return {"backbone": pool(chosen, self._how, patches, self.prefix_tokens, "backbone")}
+
+    def patches(self, height: int, width: int) -> int | None:
+        """From the patch embedding, where there is one and its tokens stay as they are."""
+        side = getattr(getattr(self.network, "patch_embed", None), "patch_size", None)
+        if side is None or getattr(self.network, "num_prefix_tokens", None) is None:
+            return None
+        down, across = (side, side) if isinstance(side, int) else side
+        return int(height // down * (width // across))
+
+
+def build(source: "Timm") -> Built:
+    """The network that a source names. Raises InputError where timm does not know it or its weights do not fit."""
+    timm = library("timm", "timm")
+    if not timm.is_model(source.name):
+        near = difflib.get_close_matches(source.name.partition(".")[0], timm.list_models(), n=3)
+        meant = f"Did you mean {', '.join(near)}?" if near else "`timm.list_models()` has all of them."
+        raise InputError("the name of a network of timm", repr(source.name), meant)
+    filled, files = Filled(), {}
+    if source.weights is None:
+        network = _created(timm, source.name, source.pretrained, {"num_classes": 0} | source.options)
+        recipe = {"kind": "timm", "name": source.name, "options": {"num_classes": 0} | source.options}
+    else:
+        with fetched(source.weights, source.sha256) as file:
+            state, files = state_of(read(file.path), source.inside), file.sha256
+        plain = _created(timm, source.name, False, dict(source.options))
+        heads = _classifiers(plain)
+        classes = next((len(state[f"{head}.weight"]) for head in heads if f"{head}.weight" in state), 0)
+        options = {"num_classes": classes} | source.options
+        network = plain if classes == getattr(plain, "num_classes", -1) else _created(timm, source.name, False, options)
+        filled = _fill(network, state, source.ignore)
+        recipe = {"kind": "timm", "name": source.name, "options": options}
+    recipe["pool"] = source.pool
+    seen = _preprocessing(timm, network, source.options)
+    return Built(TimmTrunk(network, source.pool), seen, recipe, filled.missing, filled.unused, files)
+
+
+def rebuild(recipe: dict[str, Any]) -> Trunk:
+    """The same network at random weights."""
+    timm = library("timm", "timm")
+    return TimmTrunk(_created(timm, recipe["name"], False, recipe["options"]), recipe["pool"])
+
+
+def _created(timm: Any, name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+    except (OSError, RuntimeError, TypeError, ValueError, AssertionError) as error:
+        what = f"{name} with its pretrained weights from timm" if pretrained else f"{name} with options {options}"
+        remedy = "Name a file under `weights` where this machine cannot download." if pretrained else "Correct them."
+        raise InputError(what, f"{type(error).__name__}: {error}", remedy) from error
+    return network
+
+
+def _classifiers(network: nn.Module) -> tuple[str, ...]:
+    named: Any = getattr(network, "default_cfg", {}).get("classifier") or ()
+    return (named,) if isinstance(named, str) else tuple(named)
+
+
+def _fill(network: nn.Module, state: dict[str, Tensor], ignore: tuple[str, ...]) -> Filled:
+    """Weights as timm saved them, or in the layout of their authors, which timm's own filter translates."""
+    translate = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if translate is not None and set(state) != set(network.state_dict()):
+        arguments = (state, network)[: len(inspect.signature(translate).parameters)]
+        state = translate(*arguments)
+    return fill(network, state, ignore)
+
+
+def _preprocessing(timm: Any, network: nn.Module, options: dict[str, Any]) -> Preprocessing | None:
+    """timm's data configuration, as its evaluation transform follows it; None where that is no resizing and cutting."""
+    asked = {"img_size": options["img_size"]} if isinstance(options.get("img_size"), int) else {}
+    data = library("timm.data", "timm").resolve_data_config(asked, model=network)
+    size, mode = data["input_size"][-1], data.get("crop_mode") or "center"
+    if mode not in ("center", "squash") or data["interpolation"] not in get_args(Interpolation):
+        return None
+    return Preprocessing(
+        size=size,
+        resize=math.floor(size / data["crop_pct"]),
+        squash=mode == "squash",
+        interpolation=data["interpolation"],
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+    )

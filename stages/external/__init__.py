@@ -1,0 +1,1 @@
+"""Files outside the store that a study names by URL: fetched, or read range by range."""

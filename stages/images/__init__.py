@@ -1,0 +1,1 @@
+"""Images: encoded and decoded, framed, and read part by part from tars or arrays."""

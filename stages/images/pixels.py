@@ -1,0 +1,328 @@
+"""Pixels: the only place where they change range, size, layout or encoding.
+
+Stored images are uint8 [B, H, W, 3] in [0, 255], RGB; networks see float32 [B, 3, H, W] in [-1, 1] (decoders and
+encoders of the paper), in [0, 1] (attacks), or normalised by an encoder's own mean and standard deviation.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from stages.errors import InputError
+from stages.training.prefetch import sent
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from PIL import Image
+
+PIXEL_LIMIT = 64_000_000
+"""Width x height above which an image is refused before a pixel is decoded: 64 megapixels are 192 MB as RGB."""
+
+FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "GIF": "gif"}
+"""Encodings that are read, by Pillow's name, and the ending under which each is kept."""
+
+SPARE = 2
+"""A JPEG may be decoded at a part of its size where that leaves so many times the resolution that is wanted."""
+SCALES = (8, 4, 2)
+"""Parts of its size, 1/8 … 1/2, that a JPEG can be decoded at."""
+
+_PILLOW = r"PIL\."
+"""Modules whose warnings are not shown."""
+
+
+Interpolation: TypeAlias = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+"""How Pillow finds a pixel of a resized image; all but nearest are antialiased."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How an image of any size becomes a square of `size` pixels.
+
+    `resize` None: the centre square is resized to `size`. A number: the shorter side is resized to it, then the centre
+    is cut out. `squash`: both sides are resized to `resize` (or `size`), whatever the proportions, before the cut.
+    """
+
+    size: int
+    resize: int | None = None
+    squash: bool = False
+    interpolation: Interpolation = "bicubic"
+    rounding: Literal["even", "down"] = "even"
+    """Of half a pixel of margin: torchvision's or that of transformers."""
+    halve: bool = False
+    """With `resize`, and without `squash`: as guided-diffusion does (Dhariwal & Nichol 2021), both sides are halved,
+    each new pixel the mean of those it covers, while the shorter is 2 x `resize` or longer; after the resize the longer
+    is rounded to the nearest pixel, where torchvision drops the fraction."""
+
+    def __post_init__(self) -> None:
+        """Raises InputError where the cut is larger than what it is cut from."""
+        assert not self.halve or (self.resize is not None and not self.squash), "nothing to halve towards"
+        if self.resize is not None and self.resize < self.size:
+            raise InputError(
+                f"a resized side of at least {self.size} pixels to cut {self.size} from",
+                f"{self.resize}",
+                "Raise `resize` or lower `size`.",
+            )
+
+
+@dataclass(frozen=True)
+class Header:
+    """Ending of the format that an encoded image has, and its width and height in pixels, upright."""
+
+    ending: str
+    width: int
+    height: int
+
+
+def inspect(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> Header:
+    """Decodes an image only to judge it; raises what `decode` raises."""
+    image, ending = _decode(data, pixel_limit)
+    return Header(ending, image.width, image.height)
+
+
+def decode(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> "NDArray[np.uint8]":
+    """Decodes an image to uint8 [H, W, 3], RGB, upright.
+
+    EXIF orientation is applied; grey, palette, CMYK and 16-bit images are converted; transparency is laid on white.
+    Raises InputError where the bytes are not a whole image of a known format, or it has more than `pixel_limit` pixels
+    or several frames.
+    """
+    import numpy as np
+
+    return np.array(_decode(data, pixel_limit)[0], dtype=np.uint8)
+
+
+def encode_png(image: "NDArray[np.uint8]") -> bytes:
+    """Encodes uint8 [H, W, 3] without loss as PNG; equal pixels give equal bytes."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def fit(image: "NDArray[np.uint8]", framing: int | Framing) -> "NDArray[np.uint8]":
+    """Frames an image by Pillow: uint8 [H, W, 3] to [size, size, 3]; a plain number is `Framing` of that size.
+
+    The steps and their rounding are those of torchvision's Resize and CenterCrop, on which timm rests; with `halve`
+    those of guided-diffusion.
+    """
+    import numpy as np
+    from PIL import Image
+
+    framing = Framing(framing) if isinstance(framing, int) else framing
+    if _fits(framing, image.shape[1], image.shape[0]):
+        return image
+    return np.array(_framed(Image.fromarray(image), framing), dtype=np.uint8)
+
+
+def decode_fit(
+    data: bytes, framing: int | Framing, pixel_limit: int = PIXEL_LIMIT, scaled: bool = False
+) -> "NDArray[np.uint8]":
+    """`fit` of `decode`, without the copies between them: uint8 [size, size, 3], read-only.
+
+    `scaled`: a JPEG whose shorter side is 2 x `SPARE` x size or longer is decoded at a half, a quarter or an eighth of
+    its size, which is quicker and within some levels of the same; only where its centre square is resized, for the
+    other framings are to be a library's own. Raises what `decode` raises. Pillow lets other threads run while it
+    decodes and resizes.
+    """
+    import numpy as np
+
+    framing = Framing(framing) if isinstance(framing, int) else framing
+    small = framing if scaled and framing.resize is None and not framing.squash else None
+    return np.asarray(_framed(_decode(data, pixel_limit, small)[0], framing))
+
+
+def to_network(images: "NDArray[np.uint8] | torch.Tensor") -> "torch.Tensor":
+    """uint8 [B, H, W, 3] in [0, 255] to float32 [B, 3, H, W] in [-1, 1], on the device of `images`."""
+    return to_unit(images) * 2.0 - 1.0
+
+
+def to_unit(images: "NDArray[np.uint8] | torch.Tensor") -> "torch.Tensor":
+    """uint8 [B, H, W, 3] in [0, 255] to float32 [B, 3, H, W] in [0, 1], on the device of `images`."""
+    import torch
+
+    tensor = images if isinstance(images, torch.Tensor) else torch.from_numpy(images)
+    return tensor.permute(0, 3, 1, 2).to(torch.float32).contiguous() / 255.0
+
+
+def from_network(images: "torch.Tensor") -> "NDArray[np.uint8]":
+    """float [B, 3, H, W] in [-1, 1] (values beyond are clipped) to uint8 [B, H, W, 3], rounded to nearest."""
+    return from_unit((images.float() + 1.0) / 2.0)
+
+
+def from_unit(images: "torch.Tensor") -> "NDArray[np.uint8]":
+    """float [B, 3, H, W] in [0, 1] (values beyond are clipped) to uint8 [B, H, W, 3], rounded to nearest."""
+    import torch
+
+    levels = (images.detach().float().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+    array: NDArray[np.uint8] = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return array
+
+
+def resize(images: "torch.Tensor", size: int) -> "torch.Tensor":
+    """float [B, C, H, W] to [B, C, size, size], bilinear with antialiasing; the range stays."""
+    import torch
+
+    if images.shape[-2:] == (size, size):
+        return images
+    return torch.nn.functional.interpolate(
+        images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+    )
+
+
+def normalise(images: "torch.Tensor", mean: Sequence[float], std: Sequence[float]) -> "torch.Tensor":
+    """float [B, 3, H, W] in [0, 1] to (images - mean) / std, per channel."""
+    import torch
+
+    centre, scale = (sent(torch.tensor(x, dtype=images.dtype), images.device)[:, None, None] for x in (mean, std))
+    return (images - centre) / scale
+
+
+def _fits(framing: Framing, width: int, height: int) -> bool:
+    """Whether an image is left as it is."""
+    return framing.resize is None and not framing.squash and width == height == framing.size
+
+
+def _framed(image: "Image.Image", framing: Framing) -> "Image.Image":
+    from PIL import Image
+
+    size, resample = framing.size, Image.Resampling[framing.interpolation.upper()]
+    width, height = image.size
+    if _fits(framing, width, height):
+        return image
+    if framing.resize is None and not framing.squash:
+        return _square(image, framing, width, height)
+    wanted = framing.resize or size
+    if framing.halve:
+        while min(image.size) >= 2 * wanted:
+            image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+        scale = wanted / min(image.size)
+        scaled = (round(image.width * scale), round(image.height * scale))
+    elif framing.squash:
+        scaled = (wanted, wanted)
+    elif width <= height:
+        scaled = (wanted, wanted * height // width)
+    else:
+        scaled = (wanted * width // height, wanted)
+    if scaled != image.size:
+        image = image.resize(scaled, resample)
+    rounded = round if framing.rounding == "even" else int
+    left, top = rounded((image.width - size) / 2), rounded((image.height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def _square(image: "Image.Image", framing: Framing, width: float, height: float) -> "Image.Image":
+    """The centre square of what is shown by `width` x `height` pixels from the upper left corner, resized."""
+    from PIL import Image
+
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    resample = Image.Resampling[framing.interpolation.upper()]
+    return image.resize((framing.size, framing.size), resample, box=(left, top, left + side, top + side))
+
+
+def _silence() -> None:
+    """Pillow warns of large images and of odd metadata in images that it decodes all the same.
+
+    The filter stays: `warnings.catch_warnings` changes the filters of all threads, and puts back those of another.
+    """
+    import re
+    import warnings
+
+    if ("ignore", None, Warning, re.compile(_PILLOW), 0) not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_PILLOW)
+
+
+def _decode(data: bytes, pixel_limit: int, small: Framing | None = None) -> "tuple[Image.Image, str]":
+    """The image as RGB, and the ending of its format; framed as `small` already, where a part of its size will do."""
+    from PIL import Image, ImageOps
+
+    _silence()
+    try:
+        image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
+    except Image.DecompressionBombError as error:
+        # Pillow refuses before it tells the sides, but its message has their product.
+        counted = [word for word in str(error).replace("(", " ").split() if word.isdigit()]
+        raise _bomb(counted[0] if counted else "far more", pixel_limit) from error
+    except Exception as error:
+        what = "an empty file" if not data else f"no such image ({_short(error)})"
+        raise _unreadable(what) from error
+    with image:
+        width, height = image.size
+        if width * height > pixel_limit:
+            raise _bomb(f"{width} x {height}", pixel_limit)
+        try:
+            # Cameras append thumbnails to a JPEG, which Pillow then calls MPO; its first frame is the photograph.
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            scale = 1 if small is None else _scale(image, small)
+            drafted = image.draft(None, (width // scale, height // scale)) if scale > 1 else None
+            if small is not None and drafted is not None:
+                # The last column and row may reach beyond the image, so the side they are on matters: turned after.
+                upright = _square(_as_rgb(image), small, *drafted[1][2:])
+                ImageOps.exif_transpose(upright, in_place=True)
+            else:
+                image.load()
+                ImageOps.exif_transpose(image, in_place=True)
+                upright = _as_rgb(image)
+        except Exception as error:
+            raise _unreadable(f"a damaged {image.format} ({_short(error)})") from error
+    if frames > 1:
+        raise InputError("an image of one frame", f"{frames} frames", "Give the frame that you mean as its own image.")
+    return upright, FORMATS.get(str(image.format), "jpg")
+
+
+def _scale(image: "Image.Image", framing: Framing) -> int:
+    """What the sides of an image may be divided by when it is decoded; 1 for all but JPEGs."""
+    if image.format not in ("JPEG", "MPO"):
+        return 1
+    return next((scale for scale in SCALES if min(image.size) >= scale * SPARE * framing.size), 1)
+
+
+def _as_rgb(image: "Image.Image") -> "Image.Image":
+    from PIL import Image
+
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return _sixteen_bit(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _sixteen_bit(image: "Image.Image") -> "Image.Image":
+    """Grey of 16 bits to 8 by its high byte: Pillow's own conversion clips instead of scaling."""
+    import numpy as np
+    from PIL import Image
+
+    levels = np.asarray(image)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    grey = np.clip(levels.astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _unreadable(found: str) -> InputError:
+    names = ", ".join(sorted(FORMATS))
+    return InputError(f"an image ({names})", found, "Replace or remove the file.")
+
+
+def _bomb(found: str, pixel_limit: int) -> InputError:
+    return InputError(
+        f"an image of at most {pixel_limit} pixels",
+        f"{found} pixels, above the limit of {pixel_limit}",
+        "Make it smaller, or raise `pixel_limit` if you trust where it comes from.",
+    )
+
+
+def _short(error: Exception) -> str:
+    """The kind of error and its first words: messages of libraries may hold addresses that differ from run to run."""
+    import re
+
+    text = re.sub(r"<[^>]*>|0x[0-9a-f]+", "", str(error)).strip().splitlines()
+    return " ".join([type(error).__name__, *text[:1]])[:100].strip()

@@ -1,0 +1,1 @@
+"""What questions ask to have painted: embeddings of held-out images, as they are or transformed."""

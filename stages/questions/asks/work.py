@@ -1,0 +1,219 @@
+"""What the asks do: choose sources, load the encoders under study, embed what they are shown, write conditions."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from stages.contract import Input, Inputs, Output, Summary
+from stages.embeddings.format import Table, open_table
+from stages.encoders import augment
+from stages.encoders.encoder import Encoder, Fingerprint
+from stages.encoders.load import load, trained_with
+from stages.encoders.spec import EncoderSpec, Pretrained
+from stages.errors import InputError
+from stages.images.pixels import from_unit, to_unit
+from stages.images.sets import Images, open_images
+from stages.questions.asks.stage import EMBEDDINGS, ENCODER
+from stages.questions.asks.transforms import TRANSFORMS, transformed
+from stages.questions.format import Condition, put_conditions, split_tap
+from stages.readers.data import rows_of
+from stages.readers.score import Numbers
+
+if TYPE_CHECKING:
+    from stages.questions.asks.stage import Sources, Transformed
+
+PLAIN = "plain"
+"""Variant of a condition that is the embedding of the image as it is."""
+
+OWN = "own"
+"""Variant whose transform was drawn from the encoder's own training augmentations."""
+
+CROPS = "crops.safetensors"
+LIGHT_CROP = 0.1
+"""Share of the area that the light crop cuts away."""
+
+MOVED, SHOWN, TRANSFORMED = "moved", "shown.safetensors", "transforms.json"
+"""Embeddings of transformed images stand in `moved/<encoder>/<tap>.safetensors`, the transformed pixels of the painted
+sources in `shown.safetensors`, and rows, variants and the encoders with augmentations of their own in the last."""
+
+BATCH = 256
+
+
+def ask_sources(stage: "Sources", inputs: Inputs, out: Output, device: str) -> Summary:
+    """Conditions: per tap, the stored embedding of each source. Beside them: a light crop of each source, embedded."""
+    from safetensors.numpy import save
+
+    rows = _chosen(inputs["shards"], stage.count, stage.seed)
+    images = open_images(inputs["shards"])
+    conditions, vectors = [], {}
+    crops: dict[str, NDArray[np.float32]] = {}
+    for encoder, taps in _by_encoder(stage.taps).items():
+        table = _table(inputs, encoder)
+        for tap in taps:
+            place = f"{encoder}:{tap}"
+            vectors[place] = table.read(tap, PLAIN, rows)
+            conditions += [Condition(encoder, tap, int(row), PLAIN, 0.0) for row in rows]
+        seeing = _encoder(inputs, encoder, table, device)
+        if seeing is None:
+            continue
+        light = partial(transformed, name="crop", strength=LIGHT_CROP, seed=stage.seed)
+        cropped = _embed(seeing, images, rows, light)
+        crops |= {f"{encoder}:{tap}": cropped[tap] for tap in taps if tap in cropped}
+    put_conditions(out, conditions, vectors)
+    out.put(CROPS, save(crops))
+    return {"conditions": len(conditions), "sources": len(rows), "crops": sorted(crops)}
+
+
+def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: str) -> Summary:
+    """Embeds every transform of every source at every tap that reads pixels; a few of them are conditions as well."""
+    from safetensors.numpy import save
+
+    rows = _chosen(inputs["shards"], stage.count, stage.seed)
+    images = open_images(inputs["shards"])
+    painted = rows[: stage.paint]
+    variants = [(name, strength) for name, transform in TRANSFORMS.items() for strength in transform.strengths]
+    middle = [PLAIN, *TRANSFORMS, OWN]
+    conditions: list[Condition] = []
+    vectors: dict[str, NDArray[np.float32]] = {}
+    shown: dict[str, NDArray[np.uint8]] = {}
+    left_out, trained = [], []
+    for encoder, taps in _by_encoder(stage.taps).items():
+        table = _table(inputs, encoder)
+        seeing = _encoder(inputs, encoder, table, device)
+        blind = [tap for tap in taps if seeing is None or tap not in seeing.embed(_blank(seeing))]
+        left_out += [f"{encoder}:{tap}" for tap in blind]
+        taps = [tap for tap in taps if tap not in blind]
+        if seeing is None or not taps:
+            continue
+        settings = _own_settings(inputs, encoder)
+        own = _Own(settings or augment.Augmentations(), stage.seed, stage.draws)
+        trained += [encoder] if settings is not None else []
+        changes = [partial(transformed, name=name, strength=strength, seed=stage.seed) for name, strength in variants]
+        plain = _embed(seeing, images, rows, lambda x, _: x)
+        moved = [_embed(seeing, images, rows, change) for change in changes]
+        drawn = [_embed(seeing, images, rows, partial(own.draw, number=d)) for d in range(stage.draws)]
+        for tap in taps:
+            out.put(
+                f"{MOVED}/{encoder}/{tap}.safetensors",
+                save(
+                    {
+                        PLAIN: plain[tap],
+                        "transformed": np.stack([m[tap] for m in moved]),
+                        OWN: np.stack([d[tap] for d in drawn]),
+                    }
+                ),
+            )
+            by_variant = {PLAIN: plain[tap], OWN: drawn[0][tap]}
+            for number, (name, strength) in enumerate(variants):
+                if strength == TRANSFORMS[name].painted:
+                    by_variant[name] = moved[number][tap]
+            vectors[f"{encoder}:{tap}"] = np.concatenate([by_variant[name][: len(painted)] for name in middle])
+            for name in middle:
+                strength = TRANSFORMS[name].painted if name in TRANSFORMS else 0.0
+                conditions += [Condition(encoder, tap, int(row), name, strength) for row in painted]
+        pixels = to_unit(images.decode(painted, seeing.preprocessing.framing))
+        middles = (transformed(pixels, painted, name, TRANSFORMS[name].painted, stage.seed) for name in TRANSFORMS)
+        shown[encoder] = np.stack([from_unit(x) for x in (pixels, *middles, own.draw(pixels, painted, 0))])
+    if not conditions:
+        raise InputError(
+            "at least one tap that reads pixels", ", ".join(stage.taps) or "no taps", "Ask this question of an encoder."
+        )
+    put_conditions(out, conditions, vectors)
+    out.put(SHOWN, save(shown))
+    about = {"rows": rows.tolist(), "variants": variants, "painted": middle, "trained": trained, "left_out": left_out}
+    out.put(TRANSFORMED, json.dumps(about).encode())
+    return {"conditions": len(conditions), "sources": len(rows), "left_out": left_out}
+
+
+def _chosen(shards: Input, count: int, seed: int) -> Numbers:
+    """Held-out rows at random, ascending: int64 [count] or fewer."""
+    rows = rows_of(shards, "heldout")
+    order = np.random.Generator(np.random.Philox(key=[seed, len(rows)])).permutation(len(rows))
+    return np.sort(rows[order[:count]])
+
+
+def _by_encoder(places: Sequence[str]) -> Mapping[str, list[str]]:
+    """`encoder:tap` places as encoder -> taps; InputError where there is none."""
+    if not places:
+        raise InputError("taps to ask about", "none", "Name them as encoder:tap.")
+    found: dict[str, list[str]] = {}
+    for place in places:
+        encoder, tap = split_tap(place)
+        found.setdefault(encoder, []).append(tap)
+    return found
+
+
+def _table(inputs: Inputs, encoder: str) -> Table:
+    if EMBEDDINGS + encoder not in inputs:
+        known = ", ".join(sorted(name.removeprefix(EMBEDDINGS) for name in inputs if name.startswith(EMBEDDINGS)))
+        raise InputError(f"embeddings of {encoder!r}", f"those of {known or 'nothing'}", "Wire them to the ask.")
+    return open_table(inputs[EMBEDDINGS + encoder])
+
+
+def _encoder(inputs: Inputs, encoder: str, table: Table, device: str) -> Encoder | None:
+    """The encoder that made a table; None where it is an artifact and not among the inputs."""
+    spec: EncoderSpec = TypeAdapter(EncoderSpec).validate_python(table.attributes["encoder"])
+    given = {"images": inputs["shards"]}
+    if isinstance(spec, Pretrained):
+        if ENCODER + encoder not in inputs:
+            return None
+        given[spec.input] = inputs[ENCODER + encoder]
+    seeing = load(spec, given, device)
+    made_by = Fingerprint.model_validate(table.attributes["fingerprint"])
+    if differences := made_by.differences(seeing.fingerprint()):
+        raise InputError(
+            f"the encoder {encoder} that made the stored embeddings",
+            differences,
+            "Use the library versions that they were made with, or run again with --force for that embeddings step.",
+        )
+    return seeing
+
+
+@dataclass(frozen=True)
+class _Own:
+    """Draws from an encoder's own training augmentations, several for each image."""
+
+    settings: augment.Augmentations
+    seed: int
+    draws: int
+
+    def draw(self, images: Tensor, rows: Numbers, number: int) -> Tensor:
+        """Draw `number` of each image: float32 [B, 3, H, W] in [0, 1]."""
+        return augment.apply(images, augment.draw(self.settings, self.seed, rows * self.draws + number))
+
+
+def _own_settings(inputs: Inputs, encoder: str) -> augment.Augmentations | None:
+    """What an encoder was trained with, where it is known; others get the default recipe, to be compared."""
+    trained = inputs.get(ENCODER + encoder)
+    return None if trained is None else trained_with(trained)
+
+
+def _blank(encoder: Encoder) -> NDArray[np.uint8]:
+    return np.zeros((1, encoder.preprocessing.size, encoder.preprocessing.size, 3), dtype=np.uint8)
+
+
+def _embed(
+    encoder: Encoder, images: Images, rows: Numbers, change: Callable[[Tensor, Numbers], Tensor]
+) -> dict[str, NDArray[np.float32]]:
+    """Changed images at every tap that reads pixels: tap -> float32 [N, D]."""
+    found: dict[str, list[NDArray[np.float32]]] = {}
+    for batch in _batches(rows):
+        pixels = to_unit(images.decode(batch, encoder.preprocessing.framing))
+        with torch.no_grad():
+            shown = from_unit(change(pixels, batch))
+        for tap, vectors in encoder.embed(shown).items():
+            found.setdefault(tap, []).append(vectors)
+    return {tap: np.concatenate(parts) for tap, parts in found.items()}
+
+
+def _batches(rows: Numbers) -> Iterator[Numbers]:
+    for start in range(0, len(rows), BATCH):
+        yield rows[start : start + BATCH]

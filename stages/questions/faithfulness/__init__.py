@@ -1,0 +1,1 @@
+"""The question `faithfulness`: are samples embedded where their source is."""

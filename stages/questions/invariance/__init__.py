@@ -1,0 +1,1 @@
+"""The question `invariance`: how far embeddings move under transformations, and what is painted from them."""

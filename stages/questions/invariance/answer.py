@@ -1,0 +1,203 @@
+"""The answer to invariance: r of every transform, references, differences between an encoder's ends, grids."""
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.attributes import PREFIX
+from stages.contract import Input, Inputs, Output, Summary
+from stages.embeddings.format import open_table
+from stages.errors import FormatError
+from stages.images.pixels import fit
+from stages.images.sets import open_images
+from stages.questions import measures, verdicts
+from stages.questions.asks.stage import EMBEDDINGS, of_group
+from stages.questions.asks.transforms import TRANSFORMS
+from stages.questions.asks.work import MOVED, OWN, PLAIN, SHOWN, TRANSFORMED
+from stages.questions.format import Figure, Row, put_rows, row, split_tap
+from stages.questions.painted import CONDITIONS, Painting, painting
+from stages.readers import score
+from stages.readers.data import rows_of, table_attributes
+from stages.readers.score import Estimate, Floats, Numbers
+
+if TYPE_CHECKING:
+    from stages.questions.invariance.stage import Invariance
+
+QUESTION = "invariance"
+UNIT = "distance of two random images"
+BORROWED = "usual augmentations"
+"""Instead of `own` for encoders that were trained with none: the default recipe."""
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """What was asked of one tap group."""
+
+    conditions: Input
+    sources: Numbers
+    variants: list[list[Any]]
+    """Name and strength of every transform."""
+    trained: list[str]
+    """Encoders with augmentations of their own."""
+    left_out: list[str]
+
+    @classmethod
+    def read(cls, conditions: Input) -> "_Ask":
+        """From an artifact of `transformed`."""
+        about = json.loads(conditions.read(TRANSFORMED))
+        sources = np.array(about["rows"], dtype=np.int64)
+        return cls(conditions, sources, about["variants"], about["trained"], about["left_out"])
+
+
+@dataclass(frozen=True)
+class _Tap:
+    """Distances at a tap: how far each transform moves each source, and between sources."""
+
+    moved: dict[str, Floats]
+    """float64 [N] by subject; augmentations are the mean over their draws."""
+    turned: dict[str, Floats]
+    """The same in 1 - cosine."""
+    pairs: Floats
+    """float64 [N, N]."""
+    nearest: Floats
+    """Distance to the nearest other held-out image, float64 [N]."""
+
+    def r(self, subject: str) -> Estimate:
+        """r of a transform."""
+        return measures.invariance(self.moved[subject], self.pairs)
+
+
+def answer(stage: "Invariance", inputs: Inputs, out: Output) -> Summary:
+    """Rows and grids of every tap of the ask; the summary holds r of the encoder's own augmentations."""
+    from safetensors.numpy import load
+
+    found = painting(inputs)
+    asks = [_Ask.read(inputs[of_group(CONDITIONS, group)]) for group in found.starts]
+    sources = asks[0].sources
+    if any(not np.array_equal(ask.sources, sources) or ask.variants != asks[0].variants for ask in asks):
+        raise FormatError(
+            "the same sources under the same transforms in every tap group", "others", "Ask all groups again."
+        )
+    by_group = dict(zip(found.starts, asks, strict=True))
+    taps = {place: _tap(inputs, place, by_group[found.groups[place]]) for place in found.places}
+    rows: list[Row] = []
+    for place, tap in taps.items():
+        rows += _rows(stage.seed, inputs, place, tap, sources)
+    for encoder, backbone, projector in found.ends():
+        both = f"{encoder}:{verdicts.BOTH}"
+        for subject in taps[backbone].moved:
+            first, last = taps[backbone].r(subject), taps[projector].r(subject)
+            for metric, estimate, unit in (
+                ("r difference", score.difference(first, last), UNIT),
+                ("r ratio", score.ratio(last, first), "r(projector) / r(backbone)"),
+            ):
+                paired = score.interval(estimate, len(sources), stage.seed)
+                rows.append(row(QUESTION, metric, both, subject, paired, unit))
+    rows = put_rows(out, rows)
+    shown = {encoder: seen for ask in asks for encoder, seen in load(ask.conditions.read(SHOWN)).items()}
+    for figure in _grids(stage, found, shown):
+        figure.put(out)
+    return {
+        "sources": len(sources),
+        "own": {f"{r.encoder}:{r.tap}": round(r.value, 4) for r in rows if (r.metric, r.subject) == ("r", OWN)},
+        "left_out": [place for ask in asks for place in ask.left_out],
+    }
+
+
+def _tap(inputs: Inputs, place: str, ask: _Ask) -> _Tap:
+    from safetensors.numpy import load
+
+    encoder, tap = split_tap(place)
+    tensors = load(ask.conditions.read(f"{MOVED}/{encoder}/{tap}.safetensors"))
+    table = open_table(inputs[EMBEDDINGS + encoder])
+    statistics = table.statistics(tap)
+
+    def standardised(x: NDArray[np.float32]) -> Floats:
+        return statistics.standardise(x).astype(np.float64)
+
+    plain = standardised(tensors[PLAIN])
+    moved, turned = {}, {}
+    for (name, strength), vectors in zip(ask.variants, tensors["transformed"], strict=True):
+        moved[f"{name} {strength:g}"] = measures.l2(standardised(vectors), plain)
+        turned[f"{name} {strength:g}"] = measures.cosine(standardised(vectors), plain)
+    drawn = OWN if encoder in ask.trained else BORROWED
+    draws = [standardised(vectors) for vectors in tensors[OWN]]
+    moved[drawn] = np.mean([measures.l2(vectors, plain) for vectors in draws], axis=0)
+    turned[drawn] = np.mean([measures.cosine(vectors, plain) for vectors in draws], axis=0)
+    heldout = rows_of(inputs["shards"], "heldout")
+    gallery = standardised(table.read(tap, PLAIN, heldout))
+    _, nearest = measures.nearest_other(gallery, np.searchsorted(heldout, ask.sources))
+    return _Tap(moved, turned, measures.pair_distances(plain), nearest)
+
+
+def _rows(seed: int, inputs: Inputs, place: str, tap: _Tap, sources: Numbers) -> list[Row]:
+    """r of every transform, r in cosine, and references: nearest other image, image of the same class."""
+    count = len(sources)
+
+    def at(metric: str, subject: str, estimate: Estimate, unit: str = UNIT) -> Row:
+        return row(QUESTION, metric, place, subject, score.interval(estimate, count, seed), unit)
+
+    rows = [at("r", subject, tap.r(subject)) for subject in tap.moved]
+    rows += [at("cosine distance", subject, score.mean(values), "1 - cosine") for subject, values in tap.turned.items()]
+    rows.append(at("reference", "nearest other image", measures.invariance(tap.nearest, tap.pairs)))
+    table = open_images(inputs["shards"]).table()
+    everyone = np.ones(tap.pairs.shape, dtype=np.bool_)
+    for attribute in table_attributes(inputs["shards"]):
+        if attribute.kind == "class":
+            values = table.column(PREFIX + attribute.name).to_numpy()[sources]
+            same = values[:, None] == values[None, :]
+            alike = score.ratio(measures.pair_mean(tap.pairs, same), measures.pair_mean(tap.pairs, everyone))
+            rows.append(at("reference", f"same {attribute.name}", alike))
+    return rows
+
+
+def _grids(stage: "Invariance", found: Painting, shown: dict[str, NDArray[np.uint8]]) -> list[Figure]:
+    """Per encoder the transformed images; per tap the first sample of each of their embeddings."""
+    labels = tuple(f"image {number}" for number in found.rows)
+    columns = tuple(_label(variant) for variant in found.variants)
+    seeds = {"bootstrap": stage.seed}
+    figures = []
+    for number, encoder in enumerate(dict.fromkeys(split_tap(place)[0] for place in found.places)):
+        tiles = np.stack([[fit(image, found.size) for image in variant] for variant in shown[encoder]], axis=1)
+        figures.append(
+            Figure(
+                name=f"inputs-{encoder}",
+                kind="grid",
+                title=f"Transformed images, as {encoder} sees them",
+                caption="Each source under each transform, at its middle strength.",
+                tiles=tiles,
+                rows=labels,
+                columns=columns,
+                order=number * 100,
+                seeds=seeds,
+                encoder=encoder,
+            )
+        )
+        for place in (p for p in found.places if split_tap(p)[0] == encoder):
+            tiles = np.stack([found.at(place, v)[:, 0] for v in range(len(found.variants))], axis=1)
+            figures.append(
+                Figure(
+                    name=f"samples-{place.replace(':', '-')}",
+                    kind="grid",
+                    title=f"Samples of the transformed images' embeddings at {place}",
+                    caption="Under each transform one sample; all of a source have the same noise.",
+                    tiles=tiles,
+                    rows=labels,
+                    columns=columns,
+                    order=number * 100 + 1 + found.places.index(place),
+                    seeds=seeds,
+                    encoder=encoder,
+                    tap=split_tap(place)[1],
+                )
+            )
+    return figures
+
+
+def _label(variant: str) -> str:
+    """Name and strength of a painted variant."""
+    if variant not in TRANSFORMS:
+        return {PLAIN: "as it is", OWN: "augmentations"}[variant]
+    return f"{variant} {TRANSFORMS[variant].painted:g}"

@@ -1,0 +1,1 @@
+"""The question `kept`: which attributes of the source its samples keep."""

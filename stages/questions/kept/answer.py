@@ -1,0 +1,256 @@
+"""The answer to kept: rows and figures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.attributes import Attribute
+from stages.contract import Inputs, Output, Summary
+from stages.images.sets import open_images
+from stages.questions import measures, verdicts
+from stages.questions.asks.stage import of_group
+from stages.questions.format import Figure, Row, note, put_rows, row, split_tap
+from stages.questions.painted import Painting, Space, painting, space
+from stages.readers import format as readers_format
+from stages.readers import score
+from stages.readers.data import truth
+from stages.readers.probe import PROBES, Probe
+from stages.readers.probe import load as load_probes
+from stages.readers.score import Estimate, Floats, Interval
+
+if TYPE_CHECKING:
+    from stages.questions.kept.stage import Kept
+
+QUESTION = "kept"
+HALFWAY = "halfway_samples"
+CEILING = "oracle:attributes"
+"""The tap whose condition is the truth."""
+SCORE = "1 - d / d of other images"
+DEVIATION_QUANTILE = 0.995
+"""The maps' scale ends here, so that single pixels do not darken all others."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What every score needs."""
+
+    seed: int
+    found: Painting
+    truth: dict[str, Floats]
+    """Of the sources, float64 [N] by attribute."""
+    readings: dict[str, Floats]
+    """Of all samples, float64 [conditions, K] by attribute."""
+    halfway: dict[str, Floats] | None
+    """The same at half of the decoder's training."""
+
+    def kept(self, attribute: Attribute, place: str, readings: dict[str, Floats] | None = None) -> Estimate:
+        """kept of an attribute at a tap."""
+        values = (readings or self.readings)[attribute.name][self.found.numbers[place][0]]
+        return score.kept(attribute, values, self.truth[attribute.name])
+
+    def interval(self, estimate: Estimate, n: int | None = None) -> Interval:
+        """The estimate with its interval over sources."""
+        return score.interval(estimate, len(self.found.rows), self.seed, n)
+
+
+def answer(stage: "Kept", inputs: Inputs, out: Output, device: str) -> Summary:
+    """Scores every attribute at every tap; writes rows and figures; the summary holds kept and the verdicts.
+
+    The samples are read on `device`.
+    """
+    found = painting(inputs)
+    reader = readers_format.load(inputs["readers"], device)
+    sources = open_images(inputs["shards"]).decode(found.rows, found.size)
+    known = truth(inputs["shards"], found.rows, sources)
+    halfway = None
+    if all(of_group(HALFWAY, group) in inputs for group in found.starts):
+        halfway = _read(reader, painting(inputs, HALFWAY).images)
+    asked = _Asked(stage.seed, found, known, _read(reader, found.images), halfway)
+    probes: dict[tuple[str, str], Probe] = {}
+    for name in inputs:
+        if name.split(".")[0] == "probes":
+            probes |= {(f"{p.encoder}:{p.tap}", p.attribute): p for p in load_probes(inputs[name].read(PROBES))}
+    spaces = {place: space(inputs, found, place) for place in found.places}
+
+    rows = [note(QUESTION, "rules", "", verdicts.THRESHOLDS)]
+    for attribute in reader.card.attributes:
+        held = reader.card.scores[attribute.name]
+        alone = Interval(held.value, float("nan"), float("nan"), held.n)
+        rows.append(row(QUESTION, "reader", "", attribute.name, alone, held.measure))
+    for place in found.places:
+        rows += _tap_rows(asked, reader.card, place, probes, spaces[place])
+    for encoder, backbone, projector in found.ends():
+        both = f"{encoder}:{verdicts.BOTH}"
+        for attribute in reader.card.attributes:
+            gap = score.difference(asked.kept(attribute, backbone), asked.kept(attribute, projector))
+            rows.append(row(QUESTION, "kept difference", both, attribute.name, asked.interval(gap), SCORE))
+    rows = put_rows(out, rows)
+    for figure in _figures(stage, found, sources, spaces):
+        figure.put(out)
+    scored = [r for r in rows if r.metric == "kept"]
+    return {
+        "sources": len(found.rows),
+        "per_source": found.per_source,
+        "kept": {f"{r.encoder}:{r.tap} {r.subject}": round(r.value, 4) for r in scored if np.isfinite(r.value)},
+        "verdicts": {f"{r.encoder}:{r.tap}": r.why for r in rows if r.metric == "sentence"},
+    }
+
+
+def _read(reader: readers_format.Reader, images: NDArray[np.uint8]) -> dict[str, Floats]:
+    """Attributes of samples uint8 [C, K, H, W, 3]: by name, float64 [C, K]."""
+    read = reader.read(images.reshape(-1, *images.shape[2:]))
+    return {name: values.reshape(images.shape[:2]) for name, values in read.items()}
+
+
+def _tap_rows(
+    asked: _Asked,
+    card: readers_format.Card,
+    place: str,
+    probes: dict[tuple[str, str], Probe],
+    tap_space: Space,
+) -> list[Row]:
+    """Every row of one tap, the sentence last."""
+    rows: list[Row] = []
+    nearness = _nearness(asked, tap_space)
+    if nearness is not None:
+        rows.append(row(QUESTION, "nearness", place, "", nearness, "distance of the nearest other image"))
+    said = []
+    for attribute in card.attributes:
+        name = attribute.name
+        readings = asked.readings[name][asked.found.numbers[place][0]]
+        n = score.num_defined(asked.truth[name], readings)
+        kept = asked.kept(attribute, place)
+        shuffled = score.derangement(len(asked.found.rows), asked.seed)
+        floor = score.kept(attribute, readings, asked.truth[name], shown=shuffled)
+        bounds, ceiling, rise = asked.interval(kept, n), None, None
+        others = [
+            row(QUESTION, "fixed", place, name, asked.interval(score.fixed(attribute, readings), n), SCORE),
+            row(QUESTION, "floor", place, name, asked.interval(floor, n), SCORE),
+        ]
+        if CEILING in asked.found.places and name in {a.name for a in card.network}:
+            best = asked.kept(attribute, CEILING)
+            ceiling = asked.interval(best, n)
+            bounds = asked.interval(score.ratio(kept, best), n)
+            others.append(row(QUESTION, "kept / ceiling", place, name, bounds, "share of the ceiling"))
+            if place == CEILING:
+                others.append(row(QUESTION, "ceiling", place, name, ceiling, SCORE))
+        if asked.halfway is not None:
+            early = asked.kept(attribute, place, asked.halfway)
+            rise = asked.interval(score.difference(kept, early), n)
+            others.append(row(QUESTION, "kept halfway", place, name, asked.interval(early, n), SCORE))
+            others.append(row(QUESTION, "kept rise", place, name, rise, SCORE))
+        probe = probes.get((place, name))
+        if probe is not None:
+            top = _interval(probe.score, probe.low, probe.high, probe.n)
+            others.append(row(QUESTION, "probe", place, name, top, SCORE))
+            bottom = _interval(probe.floor, probe.floor_low, probe.floor_high, probe.n)
+            others.append(row(QUESTION, "probe floor", place, name, bottom, SCORE))
+        verdict, why = verdicts.judge(
+            verdicts.Evidence(
+                low=bounds.low,
+                high=bounds.high,
+                reader=card.scores[name].value,
+                ceiling=None if ceiling is None else ceiling.value,
+                probe=None if probe is None else probe.score,
+                nearness=None if nearness is None else nearness.value,
+                rise_low=None if rise is None else rise.low,
+            )
+        )
+        said.append((name, verdict))
+        first = row(QUESTION, "kept", place, name, asked.interval(kept, n), SCORE)
+        rows += [Row(**{**vars(first), "verdict": verdict, "why": why}), *others]
+    return [*rows, note(QUESTION, "sentence", place, verdicts.sentence(place, said))]
+
+
+def _interval(value: float | None, low: float | None, high: float | None, n: int) -> Interval:
+    value, low, high = (float("nan") if x is None else x for x in (value, low, high))
+    return Interval(value, low, high, n)
+
+
+def _distances(tap_space: Space) -> Floats | None:
+    """Distance of each sample's embedding to its source's, float64 [N, K]."""
+    if tap_space.samples is None:
+        return None
+    return measures.l2(tap_space.samples[0], tap_space.sources[:, None])
+
+
+def _nearness(asked: _Asked, tap_space: Space) -> Interval | None:
+    """Median over sources of d(sample, source) / d(nearest other image, source), the samples' own median first."""
+    distances = _distances(tap_space)
+    if distances is None:
+        return None
+    _, nearest = measures.nearest_other(tap_space.gallery, tap_space.positions)
+    values = score.divide(np.median(distances, axis=1), nearest)
+    return asked.interval(score.median(values))
+
+
+def _figures(stage: "Kept", found: Painting, sources: NDArray[np.uint8], spaces: dict[str, Space]) -> Sequence[Figure]:
+    """Twins, grid and map of every tap; the maps of all taps have one scale."""
+    count = min(stage.shown, len(found.rows))
+    labels = tuple(f"image {number}" for number in found.rows[:count])
+    maps = {place: measures.deviation(found.at(place)[:count]) for place in found.places}
+    scale = float(np.quantile(np.stack(list(maps.values())), DEVIATION_QUANTILE))
+    seeds = {"bootstrap": stage.seed}
+    figures = []
+    for number, place in enumerate(found.places):
+        samples = found.at(place)
+        where = dict(zip(("encoder", "tap"), split_tap(place), strict=True))
+        name = place.replace(":", "-")
+        distances = _distances(spaces[place])
+        if distances is not None and found.per_source > 1:
+            pair = measures.twins(samples, distances)[:count]
+            line = np.arange(count)
+            own = distances[line[:, None], pair] / spaces[place].unit
+            figures.append(
+                Figure(
+                    name=f"twins-{name}",
+                    kind="twins",
+                    title=f"Twins at {place}",
+                    caption=(
+                        "For each source the two samples that lie near it in embedding and differ most in pixels. "
+                        f"Their embeddings are {own.mean():.2f} of the distance of two random images away from the "
+                        "source's. The sources are the first ones, not chosen."
+                    ),
+                    tiles=np.stack([sources[:count], samples[line, pair[:, 0]], samples[line, pair[:, 1]]], axis=1),
+                    rows=labels,
+                    columns=("source", "twin a", "twin b"),
+                    order=number,
+                    seeds=seeds,
+                    **where,
+                )
+            )
+        figures.append(
+            Figure(
+                name=f"grid-{name}",
+                kind="grid",
+                title=f"Samples at {place}",
+                caption="The source and its samples; column k has the same noise at every tap.",
+                tiles=np.concatenate([sources[:count, None], samples[:count]], axis=1),
+                rows=labels,
+                columns=("source", *(f"k = {k}" for k in range(found.per_source))),
+                order=100 + number,
+                seeds=seeds,
+                **where,
+            )
+        )
+        figures.append(
+            Figure(
+                name=f"maps-{name}",
+                kind="maps",
+                title=f"Where samples vary at {place}",
+                caption=(
+                    "Standard deviation of the samples at each pixel, RMS over colours: black 0, white "
+                    f"{scale:.3f} of full intensity, the same scale at every tap."
+                ),
+                tiles=np.stack([sources[:count], measures.painted(maps[place], scale)], axis=1),
+                rows=labels,
+                columns=("source", "deviation"),
+                order=200 + number,
+                seeds=seeds,
+                **where,
+            )
+        )
+    return figures

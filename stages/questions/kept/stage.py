@@ -1,0 +1,45 @@
+"""Kept: what of each attribute the samples of an embedding still show, per tap; and the verdict on it."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+from pydantic import Field, PositiveInt
+
+from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
+from stages.questions.asks.stage import painted_rows
+
+
+class Kept(Stage):
+    """Answers from samples of the `sources` ask.
+
+    Inputs: `shards`, `readers`, `embeddings.<encoder>`, `conditions`, `samples`, and where they are there `probes`,
+    `sample_embeddings.<encoder>` (twins, faithfulness) and `halfway_samples` (the same conditions painted by the
+    decoder at half of its training). From `conditions` on they come again for each further tap group, as `samples.1`.
+    Writes `results.parquet` and figures: twins, grids and maps per tap.
+    """
+
+    name: ClassVar[str] = "kept"
+    version: ClassVar[int] = 1
+    bitwise: ClassVar[bool] = False
+    """Networks and matrix products round differently with other numbers of threads."""
+
+    gpu: ClassVar[bool] = True
+
+    shown: PositiveInt = 8
+    """Sources in each figure: the first ones, not chosen."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the bootstrap and of the shuffled control."""
+
+    def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
+        """Reading the samples is most of it."""
+        return Estimate(rows=500, size_bytes=1_000_000, cpu_seconds=5 + painted_rows(upstream) * 2e-3)
+
+    def setup(self, inputs: Inputs, device: str) -> str:
+        """The device, on which samples are read."""
+        return device
+
+    def work(self, part: Part, state: str, inputs: Inputs, out: Output) -> Summary:
+        """Reads the samples, scores them and draws the figures."""
+        from stages.questions.kept.answer import answer
+
+        return answer(self, inputs, out, state)

@@ -1,0 +1,166 @@
+"""Parquet becomes a listing and shards: every image, its columns, its split, its own bytes."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stages.listing import members
+from tests.stages.datasets.listed import both, fill, known, refusal, table
+from tests.stages.datasets.written import (
+    hf_parquet,
+    picture,
+)
+
+LABEL = {"label": {"names": ["cat", "dog", "emu"], "_type": "ClassLabel"}, "caption": {"dtype": "string"}}
+
+
+def hf(count: int, first: int = 0, **columns: Any) -> bytes:
+    labels = pa.array([(first + n) % 3 for n in range(count)], pa.int64())
+    captions = [f"number {n}" for n in range(count)]
+    data = [picture(first + n, "jpg") for n in range(count)]
+    return hf_parquet(data, {"label": labels, "caption": captions, **columns}, LABEL, group_rows=4)
+
+
+def test_parquet_of_hugging_faces_layout_keeps_bytes_and_names_of_classes(root: str) -> None:
+    fill(root, {f"data/{s}-0000{n}-of-00002.parquet": hf(9, 9 * n) for n, s in enumerate(("test", "train"))})
+    fill(root, {"README.md": b"---", ".gitattributes": b""})
+    split = {"train": ["train-*"], "heldout": ["test-*"]}
+    listing, shards, images = both(kind="parquet", url=root, split=split, rows=5)
+    assert images == [picture(n, "jpg") for n in range(18)]
+    assert known(shards) == {"label": ("class", ("cat", "dog", "emu"))}
+    index = table(shards)
+    assert index["attribute.label"].tolist() == [float(n % 3) for n in range(18)]
+    assert index.split.tolist() == ["heldout"] * 9 + ["train"] * 9
+    assert table(listing, "listing.parquet").position.tolist() == [*range(9), *range(9)]
+    assert index.name[10] == "data/train-00001-of-00002.parquet/1"
+
+
+def test_columns_become_what_they_are_or_what_the_study_says(root: str) -> None:
+    more = {
+        "weight": pa.array([n / 8 for n in range(6)], pa.float32()),
+        "wet": [True, False, None, True, False, True],
+        "kind": pa.array(["b", "a", None, "c", "a", "b"]).dictionary_encode(),
+        "angle": [0, 90, 180, 270, 360, None],
+        "year": pa.array([1999, 2001, 2001, 1999, 2010, 2001], pa.int16()),
+    }
+    fill(root, {"x.parquet": hf(6, **more)})
+    columns = dict.fromkeys(("label", "weight", "wet", "kind")) | {
+        "angle": {"kind": "circle", "period": 360, "mirror": "negate"},
+        "year": "class",
+    }
+    _, shards, _ = both(kind="parquet", url=f"{root}/x.parquet", columns=columns)
+    assert known(shards) == {
+        "angle": ("circle", ()),
+        "kind": ("class", ("a", "b", "c")),
+        "label": ("class", ("cat", "dog", "emu")),
+        "weight": ("scalar", ()),
+        "wet": ("class", ("false", "true")),
+        "year": ("class", ("1999", "2001", "2010")),
+    }
+    index = table(shards).drop(columns=["row"]).filter(like="attribute.").fillna(-1)
+    assert index["attribute.angle"].tolist() == [0, 0.25, 0.5, 0.75, 0, -1]
+    assert index["attribute.wet"].tolist() == [1, 0, -1, 1, 0, 1]
+    assert index["attribute.kind"].tolist() == [1, 0, -1, 2, 0, 1]
+    assert index["attribute.year"].tolist() == [0, 1, 1, 0, 2, 1]
+    assert index["attribute.weight"].tolist() == [n / 8 for n in range(6)]
+    message = refusal(kind="parquet", url=root, columns=["label", "year"])
+    assert "fractions or named numbers in the column year; found int16" in message
+    assert "`year: class` or `year: scalar`" in message
+    assert "a column yaer in x.parquet; found the columns image, label, caption" in refusal(
+        kind="parquet", url=root, columns={"yaer": "class"}
+    )
+
+
+def test_a_column_of_parquet_decides_who_is_held_out(root: str) -> None:
+    fill(root, {"x.parquet": hf(6, part=["train", "test"] * 3)})
+    _, shards, _ = both(kind="parquet", url=root, split={"column": "part", "heldout": ["test"]})
+    assert table(shards).split.tolist() == ["train", "heldout"] * 3
+    _, shards, _ = both(kind="parquet", url=root, split={"column": "label", "heldout": ["dog"]})
+    assert table(shards).split.tolist() == ["train", "heldout", "train"] * 2
+    assert "a column fold in x.parquet" in refusal(kind="parquet", url=root, split={"column": "fold", "heldout": ["1"]})
+
+
+def test_images_may_be_plain_binaries_of_any_column(root: str) -> None:
+    sink = io.BytesIO()
+    pq.write_table(
+        pa.table({"id": [1, 2, 3], "png": pa.array([picture(n) for n in range(3)], pa.large_binary())}), sink
+    )
+    fill(root, {"x.parquet": sink.getvalue()})
+    _, shards, images = both(kind="parquet", url=root, holdout=0.0)
+    assert images == [picture(n) for n in range(3)]
+    assert known(shards) == {}
+    assert "bytes of images in the column id of x.parquet; found int64" in refusal(kind="parquet", url=root, image="id")
+    pq.write_table(pa.table({"id": [1], "left": [b"1"], "right": [b"2"]}), sink := io.BytesIO())
+    fill(root, {"x.parquet": sink.getvalue()})
+    assert "found left and right among id (int64), left (binary), right (binary)" in refusal(kind="parquet", url=root)
+
+
+def test_rows_without_an_image_and_labels_without_a_name_are_bad_rows(root: str) -> None:
+    records = [picture(0), None, {"bytes": None, "path": "x.jpg"}, {"bytes": None, "path": None}, b"no", picture(5)]
+    columns = {"label": pa.array([0, 1, 2, 0, 1, -1], pa.int64())}
+    fill(root, {"x.parquet": hf_parquet(records, columns, LABEL)})
+    _, shards, images = both(kind="parquet", url=root, max_bad=0.7, holdout=0.0)
+    index = table(shards)
+    assert index.status[[1, 2, 3]].tolist() == [
+        "a row without an image",
+        "a path and no bytes",
+        "a row without an image",
+    ]
+    assert "no such image" in index.status[4]
+    assert images == [picture(0), picture(5)]
+    assert np.isnan(index["attribute.label"][5])
+    columns["label"] = pa.array([0, 1, 2, 0, 1, 3], pa.int64())
+    fill(root, {"x.parquet": hf_parquet(records, columns, LABEL)})
+    shards = both(kind="parquet", url=root, max_bad=0.9, holdout=0.0)[1]
+    assert table(shards).status[5] == "label is 3, of 3 named classes"
+    split = {"column": "label", "heldout": ["dog"]}
+    shards = both(kind="parquet", url=root, max_bad=0.9, holdout=0.0, columns=[], split=split)[1]
+    assert table(shards).status[5] == "label is 3, of 3 named classes"
+
+
+def test_files_that_disagree_about_their_classes_are_named(root: str) -> None:
+    other = {"label": {"names": ["dog", "cat", "emu"], "_type": "ClassLabel"}}
+    labels = {"label": pa.array([0, 1], pa.int64())}
+    fill(root, {"a.parquet": hf(3), "b.parquet": hf_parquet([picture(7), picture(8)], labels, other)})
+    assert "found label in b.parquet, other than in a.parquet" in refusal(kind="parquet", url=root)
+
+
+def test_a_cut_parquet_file_and_one_that_is_none_are_told_as_such(root: str) -> None:
+    fill(root, {"x.parquet": hf(6)[:-50]})
+    assert "a whole Parquet file in x.parquet; found ArrowInvalid: Parquet magic bytes" in refusal(
+        kind="parquet", url=root
+    )
+    fill(root, {"x.parquet": b""})
+    assert "a whole Parquet file in x.parquet" in refusal(kind="parquet", url=root)
+
+
+def test_ids_and_captions_are_no_classes(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(members, "CLASS_LIMIT", 5)
+    fill(root, {"x.parquet": hf(6)})
+    assert "a class in the column caption; found more than 5 different values" in refusal(
+        kind="parquet", url=root, columns=["caption"]
+    )
+
+
+def test_a_row_group_is_read_once_however_small_the_shards_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from stages.datasets import parquet
+
+    data = hf_parquet([picture(n) for n in range(60)], {}, {}, group_rows=60)
+    fill(str(tmp_path), {"x.parquet": data})
+    monkeypatch.setattr(parquet, "BATCH_ROWS", 4)
+    asked: list[int] = []
+    batches = parquet._Table.batches
+
+    def noted(self: Any, row: int, columns: Any) -> Any:
+        asked.append(row)
+        return batches(self, row, columns)
+
+    monkeypatch.setattr(parquet._Table, "batches", noted)
+    _, _, images = both(kind="parquet", url=str(tmp_path), rows=7)
+    assert images == [picture(n) for n in range(60)]
+    assert asked == [0, 0]

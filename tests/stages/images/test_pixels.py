@@ -1,0 +1,369 @@
+"""Pixels: every sensible encoding is read alike, everything else is refused with a reason."""
+
+import hashlib
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from stages.errors import InputError
+from stages.images import pixels
+
+GRADIENT = np.stack(np.broadcast_arrays(*np.ogrid[0:240:24j, 0:240:16j], 77), axis=-1).astype(np.uint8)
+"""uint8 [24, 16, 3]: red grows downwards, green to the right."""
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header claims width x height pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def test_png_gives_back_the_same_pixels() -> None:
+    assert np.array_equal(pixels.decode(pixels.encode_png(GRADIENT)), GRADIENT)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF", "WEBP", "JPEG"])
+def test_every_known_format_is_read(kind: str) -> None:
+    data = encoded(Image.fromarray(GRADIENT), kind, **({"lossless": True} if kind == "WEBP" else {}))
+    assert pixels.inspect(data) == pixels.Header(pixels.FORMATS[kind], width=16, height=24)
+    tolerance = {"JPEG": 40, "GIF": 12}.get(kind, 0)
+    assert np.abs(pixels.decode(data).astype(int) - GRADIENT).max() <= tolerance
+
+
+def test_exif_orientation_turns_the_image_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(GRADIENT), "PNG", exif=exif)
+    assert np.array_equal(pixels.decode(data), np.rot90(GRADIENT, -1))
+    assert pixels.inspect(data) == pixels.Header("png", width=24, height=16)
+
+
+def test_grey_of_16_bits_is_scaled_and_not_clipped() -> None:
+    levels = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
+    data = encoded(Image.fromarray(levels), "PNG")
+    assert pixels.decode(data)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_transparency_is_laid_on_white() -> None:
+    layer = Image.new("RGBA", (3, 1))
+    layer.putdata([(255, 0, 0, 255), (255, 0, 0, 0), (0, 0, 0, 128)])
+    red, clear, half = pixels.decode(encoded(layer, "PNG"))[0].tolist()
+    assert (red, clear) == ([255, 0, 0], [255, 255, 255])
+    assert all(126 <= level <= 128 for level in half)
+
+
+def test_a_transparent_palette_colour_is_laid_on_white() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putdata([0, 1])
+    assert pixels.decode(encoded(image, "PNG", transparency=0))[0].tolist() == [[255, 255, 255], [0, 0, 255]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK"])
+def test_other_colour_modes_become_rgb(mode: str) -> None:
+    image = Image.fromarray(GRADIENT).convert(mode)
+    decoded = pixels.decode(encoded(image, "JPEG" if mode == "CMYK" else "PNG"))
+    assert decoded.shape == (24, 16, 3)
+    assert decoded.dtype == np.uint8
+
+
+def test_an_image_bomb_is_refused_before_it_is_decoded() -> None:
+    for width, height in [(60_000, 60_000), (12_000, 12_000)]:
+        with pytest.raises(InputError, match="at most 64000000 pixels"):
+            pixels.decode(png_of_size(width, height))
+
+
+def test_the_pixel_limit_is_inclusive() -> None:
+    data = pixels.encode_png(GRADIENT)
+    assert pixels.decode(data, pixel_limit=24 * 16).shape == (24, 16, 3)
+    with pytest.raises(InputError, match="16 x 24 pixels"):
+        pixels.decode(data, pixel_limit=24 * 16 - 1)
+
+
+def test_several_frames_are_refused() -> None:
+    frames = [Image.fromarray(np.full((4, 4), level, dtype=np.uint8)) for level in (0, 100, 200)]
+    for kind in ("GIF", "PNG", "TIFF", "WEBP"):
+        with pytest.raises(InputError, match="3 frames"):
+            pixels.decode(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
+
+
+def test_the_photograph_of_a_camera_with_thumbnails_is_read() -> None:
+    photo = Image.fromarray(GRADIENT)
+    data = encoded(photo, "MPO", save_all=True, append_images=[photo.resize((4, 4))])
+    assert pixels.inspect(data) == pixels.Header("jpg", width=16, height=24)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP", "TIFF"])
+def test_a_cut_image_is_refused_with_a_reason(kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), kind)
+    for share in (0.5, 0.9):
+        with pytest.raises(InputError, match="found"):
+            pixels.decode(data[: int(len(data) * share)])
+
+
+def test_an_empty_file_is_called_an_empty_file() -> None:
+    with pytest.raises(InputError, match="an empty file"):
+        pixels.decode(b"")
+
+
+HEADS = [b"", pixels.encode_png(GRADIENT)[:20], b"\xff\xd8\xff\xe0", b"GIF89a", b"II*\0", b"BM", b"RIFF0000WEBPVP8L"]
+
+
+def judged(data: bytes) -> bool:
+    """Whether `data` decodes to RGB pixels or is refused with a reason; any other error is a crash."""
+    try:
+        return pixels.decode(data).shape[2:] == (3,)
+    except InputError as error:
+        return bool(error.found)
+
+
+@given(st.binary(max_size=300), st.sampled_from(HEADS))
+def test_random_bytes_give_an_image_or_a_reason(tail: bytes, head: bytes) -> None:
+    assert judged(head + tail)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 255))
+def test_a_changed_byte_gives_an_image_or_a_reason(place: int, value: int) -> None:
+    data = bytearray(encoded(Image.fromarray(GRADIENT), "JPEG"))
+    data[place % len(data)] = value
+    assert judged(bytes(data))
+
+
+def test_reasons_are_equal_from_run_to_run() -> None:
+    reasons = set()
+    for _ in range(3):
+        with pytest.raises(InputError) as caught:
+            pixels.decode(b"no image at all")
+        reasons.add(str(caught.value))
+    assert len(reasons) == 1
+    assert "0x" not in reasons.pop()
+
+
+FRAMINGS: list[int | pixels.Framing] = [
+    16,
+    20,
+    pixels.Framing(12, resize=15),
+    pixels.Framing(12, resize=15, squash=True),
+    pixels.Framing(12, resize=12, rounding="down", halve=True),
+    pixels.Framing(9, interpolation="bilinear"),
+]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "JPEG"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_decoding_and_framing_at_once_is_decoding_and_then_framing(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(GRADIENT), kind, **({} if kind == "BMP" else {"exif": exif}))
+    for framing in FRAMINGS:
+        assert np.array_equal(pixels.decode_fit(data, framing), pixels.fit(pixels.decode(data), framing))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "LA", "RGBA"])
+def test_other_colour_modes_are_framed_alike(mode: str) -> None:
+    data = encoded(Image.fromarray(GRADIENT).convert(mode), "JPEG" if mode == "CMYK" else "PNG")
+    assert np.array_equal(pixels.decode_fit(data, 9), pixels.fit(pixels.decode(data), 9))
+
+
+@pytest.mark.parametrize(
+    ("name", "digests"),
+    [
+        ("scenes.jpg", {96: "cff3eef30ed420cd", 64: "c9ac6955eafd0f7e", 224: "1bd7c6df4793fd18"}),
+        ("scenes.png", {96: "2d32f901394a3ed2", 64: "70a024710a9b6b05", 224: "49214f93eecdbd9a"}),
+    ],
+)
+def test_pixels_are_those_that_stored_embeddings_were_made_of(name: str, digests: dict[int, str]) -> None:
+    data = (Path(__file__).parents[2] / "data/images" / name).read_bytes()
+    found = {size: hashlib.sha256(pixels.decode_fit(data, size).tobytes()).hexdigest()[:16] for size in digests}
+    assert found == digests
+
+
+def photograph(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Light and dark in many sizes, smooth and rough."""
+    generator = np.random.default_rng(5)
+    picture = np.zeros((height, width, 3))
+    for octave in range(1, 8):
+        coarse = Image.fromarray(generator.integers(0, 256, (2**octave, 2**octave, 3), dtype=np.uint8))
+        picture += np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)) * 0.6**octave
+    picture = 255 * (picture - picture.min()) / np.ptp(picture) + generator.normal(0, 4, picture.shape)
+    return Image.fromarray(picture.clip(0, 255).astype(np.uint8)).convert(mode)
+
+
+def apart(data: bytes, framing: int | pixels.Framing) -> NDArray[np.int64]:
+    """Levels between an image decoded at a part of its size and at all of it."""
+    exact, scaled = (pixels.decode_fit(data, framing, scaled=how).astype(np.int64) for how in (False, True))
+    assert exact.shape == scaled.shape
+    found: NDArray[np.int64] = np.abs(exact - scaled)
+    return found
+
+
+@pytest.mark.parametrize("shape", [(301, 225), (225, 301), (257, 257), (600, 131), (130, 135)])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"mode": "L"}, {"mode": "CMYK"}])
+def test_a_jpeg_at_a_part_of_its_size_is_a_level_from_all_of_it(
+    shape: tuple[int, int], options: dict[str, Any]
+) -> None:
+    kept = {name: value for name, value in options.items() if name != "mode"}
+    data = encoded(photograph(*shape, mode=options.get("mode", "RGB")), "JPEG", quality=90, **kept)
+    found = apart(data, 16)
+    assert 0 < found.mean() < 0.75
+    assert found.max() <= 12
+
+
+TURNED: list[Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = [
+    lambda image: image,
+    lambda image: image[:, ::-1],
+    lambda image: image[::-1, ::-1],
+    lambda image: image[::-1],
+    lambda image: image.transpose(1, 0, 2),
+    lambda image: image.transpose(1, 0, 2)[:, ::-1],
+    lambda image: image.transpose(1, 0, 2)[::-1, ::-1],
+    lambda image: image.transpose(1, 0, 2)[::-1],
+]
+"""What an EXIF orientation of 1 … 8 makes of a stored image."""
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_at_a_part_of_its_size_is_upright_and_not_shifted(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    # At an eighth, 129 x 143 pixels are 17 x 18, of which the last stand for one column and seven rows.
+    picture = photograph(129, 143)
+    data = encoded(picture, "JPEG", quality=95, exif=exif)
+    stored = pixels.decode_fit(encoded(picture, "JPEG", quality=95), 8, scaled=True)
+    assert np.array_equal(pixels.decode_fit(data, 8, scaled=True), TURNED[orientation - 1](stored))
+    assert apart(data, 8).mean() < 0.75
+
+
+def test_only_jpegs_that_keep_twice_the_resolution_are_decoded_at_a_part_of_their_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drafted: list[int] = []
+    draft = JpegImageFile.draft
+
+    def seen(self: JpegImageFile, mode: Any, size: Any) -> Any:
+        found = draft(self, mode, size)
+        drafted.append(min(self.size))
+        return found
+
+    monkeypatch.setattr(JpegImageFile, "draft", seen)
+    for side, expected in [(63, []), (64, [32]), (127, [64]), (128, [32]), (256, [32]), (600, [75])]:
+        data = encoded(photograph(side + 9, side), "JPEG")
+        drafted.clear()
+        pixels.decode_fit(data, 16, scaled=True)
+        assert drafted == expected
+        assert apart(data, 16).any() == bool(expected)
+
+
+LIBRARIES = [pixels.Framing(16, resize=16), pixels.Framing(16, resize=20), pixels.Framing(16, squash=True)]
+
+
+def test_a_librarys_own_framing_and_other_formats_are_left_exact() -> None:
+    picture = photograph(260, 200)
+    jpeg = encoded(picture, "JPEG")
+    assert apart(jpeg, 16).any()
+    assert not any(apart(jpeg, framing).any() for framing in LIBRARIES)
+    assert not any(apart(encoded(picture, kind), 16).any() for kind in ("PNG", "WEBP", "TIFF", "BMP"))
+
+
+def test_at_a_part_of_its_size_an_image_is_refused_for_what_it_is_refused_for_whole() -> None:
+    data = encoded(photograph(260, 200), "JPEG")
+    with pytest.raises(InputError, match="260 x 200 pixels, above the limit of 51999"):
+        pixels.decode_fit(data, 8, pixel_limit=260 * 200 - 1, scaled=True)
+    with pytest.raises(InputError, match="a damaged JPEG"):
+        pixels.decode_fit(data[: len(data) // 2], 8, scaled=True)
+    with pytest.raises(InputError, match="at most 64000000 pixels"):
+        pixels.decode_fit(png_of_size(60_000, 60_000), 8, scaled=True)
+    camera = encoded(photograph(260, 200), "MPO", save_all=True, append_images=[photograph(20, 20)])
+    assert apart(camera, 16).mean() < 0.75
+
+
+def test_warnings_of_pillow_are_silent_in_every_thread_and_those_of_others_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)  # Pillow warns of more
+    data = encoded(Image.fromarray(GRADIENT), "PNG")
+    with ThreadPoolExecutor(4) as pool:
+        assert all(np.array_equal(image, GRADIENT) for image in pool.map(pixels.decode, [data] * 64))
+    with pytest.warns(UserWarning, match="ours"):
+        warnings.warn("ours", stacklevel=1)
+
+
+def test_fit_takes_the_centre_square() -> None:
+    wide = np.zeros((10, 30, 3), dtype=np.uint8)
+    wide[:, 10:20] = 200
+    assert np.array_equal(pixels.fit(wide, 10), np.full((10, 10, 3), 200))
+    assert np.array_equal(pixels.fit(wide.transpose(1, 0, 2), 10), np.full((10, 10, 3), 200))
+
+
+def test_fit_leaves_an_image_of_that_size_alone() -> None:
+    square = GRADIENT[:16]
+    assert pixels.fit(square, 16) is square
+
+
+def test_fit_makes_small_and_extreme_images_square() -> None:
+    for shape in [(1, 1, 3), (1, 500, 3), (3, 2, 3)]:
+        assert pixels.fit(np.full(shape, 9, dtype=np.uint8), 8).tolist() == np.full((8, 8, 3), 9).tolist()
+
+
+def levels() -> NDArray[np.uint8]:
+    return np.arange(256, dtype=np.uint8).repeat(3).reshape(4, 8, 8, 3)
+
+
+def test_every_level_survives_the_way_to_the_network_and_back() -> None:
+    assert np.array_equal(pixels.from_network(pixels.to_network(levels())), levels())
+    assert np.array_equal(pixels.from_unit(pixels.to_unit(levels())), levels())
+
+
+def test_networks_see_minus_one_to_one_and_attacks_zero_to_one() -> None:
+    seen, unit = pixels.to_network(levels()), pixels.to_unit(levels())
+    assert seen.shape == (4, 3, 8, 8)
+    assert seen.dtype == unit.dtype == torch.float32
+    assert (float(seen.min()), float(seen.max())) == (-1.0, 1.0)
+    assert (float(unit.min()), float(unit.max())) == (0.0, 1.0)
+
+
+def test_values_beyond_the_range_are_clipped() -> None:
+    image = torch.tensor([-3.0, 0.0, 7.0]).reshape(1, 3, 1, 1)
+    assert pixels.from_network(image).tolist() == [[[[0, 128, 255]]]]
+
+
+def test_half_precision_comes_back_as_levels() -> None:
+    image = torch.tensor([-1.0, -0.5, 1.0], dtype=torch.bfloat16).reshape(1, 3, 1, 1)
+    assert pixels.from_network(image).tolist() == [[[[0, 64, 255]]]]
+
+
+def test_resize_keeps_a_constant_image_constant() -> None:
+    image = torch.full((2, 3, 9, 7), 0.25)
+    for size in (4, 9, 20):
+        assert torch.allclose(pixels.resize(image, size), torch.full((2, 3, size, size), 0.25))
+
+
+def test_normalise_is_per_channel() -> None:
+    image = torch.tensor([0.5, 0.6, 0.7]).reshape(1, 3, 1, 1)
+    found = pixels.normalise(image, mean=(0.5, 0.5, 0.5), std=(1.0, 0.1, 0.2))
+    assert torch.allclose(found.flatten(), torch.tensor([0.0, 1.0, 1.0]))
