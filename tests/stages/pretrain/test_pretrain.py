@@ -1,10 +1,12 @@
 """Pretraining by any method: resumable to the bit, deterministic, scored on held-out images only."""
 
+import io
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,7 +21,8 @@ from stages.encoders.format import CARD, WEIGHTS, digest, parse_card
 from stages.encoders.load import load
 from stages.encoders.spec import Preprocessing, Pretrained
 from stages.errors import InputError
-from stages.images.sets import open_images
+from stages.images.pixels import encode_png
+from stages.images.sets import INDEX, open_images
 from stages.listing.stage import Listing
 from stages.pretrain import loop, run
 from stages.pretrain.loop import Trainer, TrainSet, learning_rate
@@ -29,6 +32,7 @@ from stages.shards.stage import Shards
 from stages.training.prefetch import Ahead
 from tests.artifacts import InlineContext, MemoryArtifact, MemoryCheckpoints, run_stage
 from tests.stages.pretrain.small import METHODS, SMALL, STAGE, fit, held
+from tests.tars import tar_artifact
 
 
 @pytest.fixture(scope="module")
@@ -239,16 +243,15 @@ def test_training_sees_train_images_only(shards: MemoryArtifact, monkeypatch: py
     np.testing.assert_array_equal(seen[0], images.decode(train, 32))
 
 
-def test_rows_without_an_image_are_left_out_on_disk_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Gappy:
-        count, parts = 8, 2
-
-        def decode_part(self, part: int, framing: object) -> tuple[np.ndarray, np.ndarray]:
-            here = np.array([[0, 1, 3], []][part], dtype=np.int64)
-            return here, np.full((len(here), 4, 4, 3), here[:, None, None, None], dtype=np.uint8)
-
-    monkeypatch.setattr(run, "open_images", lambda shards: Gappy())
-    pictures = run.lay_down(MemoryArtifact(), Preprocessing(size=4), 0, 1)
+def test_rows_without_an_image_are_left_out_on_disk_too() -> None:
+    encoded = [encode_png(np.full((4, 4, 3), row, dtype=np.uint8)) for row in range(8)]
+    artifact = tar_artifact(encoded, part_rows=4, ending="png")
+    index = pq.read_table(io.BytesIO(artifact.objects[INDEX]))
+    offsets = [offset if row in (0, 1, 3) else -1 for row, offset in enumerate(index.column("offset").to_pylist())]
+    sink = io.BytesIO()
+    pq.write_table(index.set_column(index.schema.get_field_index("offset"), "offset", [offsets]), sink)
+    artifact.objects[INDEX] = sink.getvalue()
+    pictures = run.lay_down(artifact, Preprocessing(size=4), 0, 1)
     assert pictures.read(np.array([3, 0, 1]))[:, 0, 0, 0].tolist() == [3, 0, 1]
 
 
