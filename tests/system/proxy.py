@@ -36,12 +36,25 @@ class FaultProxy:
         self._target_port = target_port
         self._random = random.Random(0)
         self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
             """One connection of a client."""
 
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                with proxy._lock:
+                    proxy._open.add(self.connection)
+
+            def finish(self) -> None:
+                with proxy._lock:
+                    proxy._open.discard(self.connection)
+                # A connection that was reset has nothing left to flush.
+                with contextlib.suppress(ConnectionError, ValueError):
+                    super().finish()
 
             def handle_one_request(self) -> None:
                 self.close_connection = True
@@ -51,7 +64,8 @@ class FaultProxy:
                         proxy.pass_on(self)
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        # So that closing waits for every connection's thread.
+        self._server.daemon_threads = False
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
@@ -61,8 +75,12 @@ class FaultProxy:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends it, and the connections that clients keep for their next request."""
         self._server.shutdown()
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
         self._server.server_close()
         self._thread.join()
 
