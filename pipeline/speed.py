@@ -2,7 +2,7 @@
 
 Stages say what they take on the machine that they were measured on. The trial by which a CPU's precision is chosen
 (`stages.training.precision`) is made once here, in a process of its own because it imports torch, and kept in the
-user's cache folder; `status` only looks there.
+user's cache folder; `status` reads it and makes none.
 """
 
 import importlib.metadata
@@ -21,7 +21,8 @@ from stages.training.precision import PRECISIONS, Precision
 
 CACHE = "speed-1.json"
 MEASURED: Mapping[Precision, float] = {"bfloat16": 0.37e-3, "float32": 0.88e-3}
-"""Seconds of the trial on the machine that estimates were measured on."""
+"""Seconds of the trial on the machine that stages are taken to have been measured on: a Xeon with AMX, at its quietest.
+Some were measured on a CPU with dot products in bfloat16 and no AMX, whose trial is not known."""
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 """Environment that keeps torch from using all instructions of a CPU."""
 PATIENCE_SECONDS = 120.0
@@ -66,7 +67,7 @@ class Speed:
 
 
 REFERENCE = Speed("a Xeon of 2023 with AMX", MEASURED)
-"""The machine that estimates were measured on."""
+"""The machine that stages are taken to have been measured on."""
 
 
 def known() -> Speed | None:
@@ -105,7 +106,7 @@ def measured() -> Speed:
 
 
 def cpu_name() -> str:
-    """The maker's name of this machine's CPU; its architecture where the system tells none."""
+    """The maker's name of this machine's CPU; its architecture where the system has none."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text(errors="replace").splitlines() if file.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -19,7 +19,7 @@ from stages.decoder.objective import Edm
 from stages.embeddings.format import OK, Table, open_table
 from stages.errors import InputError
 from stages.images.sets import Images, decoding_for, open_images
-from stages.training import provenance as made
+from stages.training import provenance
 from stages.training.ranks import wait_for_all
 from stages.training.rows import open_rows
 
@@ -83,8 +83,8 @@ def fit_and_write(
         rest=network.rest,
         curve=curve,
         still_falling=still_falling(curve),
-        finished=made.today(),
-        versions=made.versions(),
+        finished=provenance.today(),
+        versions=provenance.versions(),
         extends=extends,
     )
     if context.rank == 0:

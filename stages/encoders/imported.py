@@ -26,7 +26,7 @@ from stages.encoders.spec import Preprocessing
 from stages.encoders.steady import SEEDS, digests, require_steady, seeded, settle, unlike
 from stages.encoders.taps import Tapped, Trunk
 from stages.errors import FormatError, InputError
-from stages.training import provenance as made
+from stages.training import provenance
 from stages.training.precision import Precision
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def run(stage: "Imported", out: Output) -> Summary:
         unused=tuple(built.unused),
         zeroed=tuple(zeroed),
         pieces=pieces,
-        versions=made.versions(),
+        versions=provenance.versions(),
     )
     card = parse_card(out.put(CARD, card.model_dump_json(indent=1).encode()))
     return {

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,8 @@ class Decoding:
 class Images(ABC):
     """A set of images in rows 0 … count - 1, stored in parts of `part_rows` rows (the last may be shorter)."""
 
+    encoded: ClassVar[bool]
+    """Whether images are stored as files of images, which have to be decoded, and not as pixels."""
     count: int
     part_rows: int
 
@@ -170,6 +172,8 @@ def open_images(artifact: Input) -> Images:
 
 
 class _Tars(Images):
+    encoded = True
+
     def __init__(self, artifact: Input) -> None:
         import pyarrow.compute as pc
 
@@ -264,6 +268,8 @@ class _Tars(Images):
 
 
 class _Array(Images):
+    encoded = False
+
     def __init__(self, artifact: Input) -> None:
         import zarr
 
@@ -323,10 +329,10 @@ def _fill(
 def decoding_for(images: Images, size: int | Framing, cpus: int) -> Decoding:
     """How to decode all of `images` with `cpus` CPUs while a GPU, or nothing, computes. The caller closes it.
 
-    One thread, which waits for no lock; where it would take longer than `PAYS` seconds for all, by the first few
+    One thread, which waits for no other; where it would take longer than `PAYS` seconds for all, by the first few
     images, a process for each CPU.
     """
-    if cpus < 2 or seconds_to_decode(images, size) < PAYS:
+    if not images.encoded or cpus < 2 or seconds_to_decode(images, size) < PAYS:
         return Decoding(1, ahead=True)
     return Decoding(cpus, ahead=True, processes=DecodeProcesses(cpus))
 

@@ -17,7 +17,7 @@ from stages.errors import InputError
 from stages.images.sets import decoding_for, open_images
 from stages.pretrain.loop import Labels, TrainSet, fit
 from stages.pretrain.quality import score
-from stages.training import provenance as made
+from stages.training import provenance
 from stages.training.ranks import wait_for_all
 from stages.training.rows import RowFile, open_rows
 
@@ -66,7 +66,7 @@ def run(stage: "Pretrain", context: Context, inputs: Inputs, out: Output) -> Sum
         },
         quality=_quality(encoder, shards, pictures, rows_of(shards, "train"), rows_of(shards, "heldout")),
         weights_sha256=encoder.weights_sha256,
-        versions=made.versions(),
+        versions=provenance.versions(),
     )
     probes = encoder.embed(probe_batch(stage.preprocessing.size))
     files = format.dump(network, card, {tap: torch.from_numpy(values) for tap, values in probes.items()})

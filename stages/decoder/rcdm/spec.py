@@ -115,4 +115,4 @@ class AdmTraining(BaseModel):
     micro_batch: Annotated[PositiveInt | None, Unkeyed("gradients are summed: the same training up to rounding")] = 16
     """Images of one pass through the network, each of which takes some 0.7 GB at 128 px in float32; None: all."""
     compile: Annotated[bool, Unkeyed("the same arithmetic, in fewer kernels")] = True
-    """On GPUs, whether torch.compile makes kernels for the U-Net. On CPUs never."""
+    """On GPUs, whether torch.compile makes kernels for the U-Net's norms. On CPUs never."""

@@ -22,7 +22,7 @@ from stages.decoder.spec import TrainingSettings
 from stages.diffusion import discrete
 from stages.embeddings.format import Statistics
 from stages.errors import FormatError
-from stages.training import provenance as made
+from stages.training import provenance
 
 if TYPE_CHECKING:
     from stages.decoder.rcdm.stage import Rcdm
@@ -141,8 +141,8 @@ def run(stage: "Rcdm", context: Context, inputs: Inputs, out: Output) -> Summary
         train_images=len(train),
         curve=curve,
         still_falling=still_falling(curve),
-        finished=made.today(),
-        versions=made.versions(),
+        finished=provenance.today(),
+        versions=provenance.versions(),
     )
     if context.rank == 0:
         card = write(training, card, out)

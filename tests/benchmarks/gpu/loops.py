@@ -49,23 +49,27 @@ def memory(bench: Bench) -> None:
             )
         ]
     for case in kinds:
-        data = images(case.size)
-        with built(case, data, bench.device, False) as training:
-            held = torch.cuda.memory_allocated() / 1e9 if bench.on_gpu else None
-            for count in (16, 128) if bench.full else (2,):
-                bench.reset_memory()
-                try:
-                    one_pass(training, batch_of(training, count))()
-                    peak, fits = bench.peak_gb(), True
-                except torch.OutOfMemoryError:
-                    peak, fits = None, False
-                bench.write(
-                    f"{case.name}, {count} images in a pass",
-                    fits=fits,
-                    peak_memory_gb=peak,
-                    weights_and_state_gb=held,
-                    gb_per_image=None if peak is None or held is None else (peak - held) / count,
-                )
+        memory_of(bench, case)
+
+
+def memory_of(bench: Bench, case: Case) -> None:
+    """Writes the peak of one network."""
+    with built(case, images(case.size), bench.device, False) as training:
+        held = torch.cuda.memory_allocated() / 1e9 if bench.on_gpu else None
+        for count in (16, 128) if bench.full else (2,):
+            bench.reset_memory()
+            try:
+                one_pass(training, batch_of(training, count))()
+                peak, fits = bench.peak_gb(), True
+            except torch.OutOfMemoryError:
+                peak, fits = None, False
+            bench.write(
+                f"{case.name}, {count} images in a pass",
+                fits=fits,
+                peak_memory_gb=peak,
+                weights_and_state_gb=held,
+                gb_per_image=None if peak is None or held is None else (peak - held) / count,
+            )
 
 
 def scenes(size: int, count: int) -> PairedSet:
@@ -79,9 +83,9 @@ def scenes(size: int, count: int) -> PairedSet:
 
 
 def rounding(bench: Bench) -> None:
-    """The decoder of `folder128` in bfloat16 and then in float32, in turns of time: mean loss by images seen.
+    """The decoder of `folder128` in bfloat16 and then in float32: mean loss by images seen.
 
-    Noise and images are the same in both, so the difference is that of the arithmetic.
+    First weights, images and noise are the same in both, so the difference is that of the arithmetic.
     """
     if bench.full:
         stage, size, count, window, share = recipe("folder128"), 128, 4096, 5, 0.3
@@ -94,23 +98,12 @@ def rounding(bench: Bench) -> None:
     changed = {"sketch_images": 64 * (256 if bench.full else 8), "sketch_batch": 256 if bench.full else 8}
     stage = stage.model_copy(update={"training": stage.training.model_copy(update=changed)})
     curves: dict[Precision, list[float]] = {}
-    rates: dict[Precision, float] = {}
     for precision in PRECISIONS:
-        seconds = bench.seconds * (share if precision == "bfloat16" else 0.55 if bench.full else 0.0)
         case = Case("folder128", size, stage.training.batch, timed(stage.training, stage.network, precision))
-        losses: list[Tensor] = []
-        with built(case, data, bench.device, True) as training:
-            while training.step <= training.first.steps:
-                training.advance()
-            began = time.perf_counter()
-            while len(losses) < window or time.perf_counter() - began < seconds:
-                losses += [training.advance() for _ in range(window)]
-                bench.wait()
-                if precision == "float32" and len(losses) >= len(curves["bfloat16"]):
-                    break
-            rates[precision] = len(losses) * training.second.batch / (time.perf_counter() - began)
-        curves[precision] = torch.stack(losses).tolist()
-        bench.write(f"folder128 in {precision}", steps=len(losses), images_per_second=rates[precision])
+        seconds = bench.seconds * (share if precision == "bfloat16" else 0.55 if bench.full else 0.0)
+        most = None if precision == "bfloat16" else len(curves["bfloat16"])
+        curves[precision], rate = curve(bench, case, data, seconds, window, most)
+        bench.write(f"folder128 in {precision}", steps=len(curves[precision]), images_per_second=rate)
     both = min(map(len, curves.values()))
     for first in range(0, both, max(window, both // 8)):
         here = slice(first, first + max(window, both // 8))
@@ -121,6 +114,25 @@ def rounding(bench: Bench) -> None:
             float32=whole,
             difference=half - whole,
         )
+
+
+def curve(
+    bench: Bench, case: Case, data: PairedSet, seconds: float, window: int, most: int | None
+) -> tuple[list[float], float]:
+    """Losses of the diffusion model's steps in so many seconds, `most` of them at most, and images per second."""
+    losses: list[Tensor] = []
+    with built(case, data, bench.device, True) as training:
+        while training.step <= training.first.steps:
+            training.advance()
+        bench.wait()
+        began = time.perf_counter()
+        while len(losses) < window or time.perf_counter() - began < seconds:
+            losses += [training.advance() for _ in range(window)]
+            bench.wait()
+            if most is not None and len(losses) >= most:
+                break
+        rate = len(losses) * training.second.batch / (time.perf_counter() - began)
+    return torch.stack(losses).tolist(), rate
 
 
 def timed(

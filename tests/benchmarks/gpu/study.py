@@ -42,7 +42,7 @@ def run(bench: Bench) -> None:
     for line in out.splitlines():
         bench.write("headline", text=line)
     page = Path(f"{bench.folder}/report.html")
-    repscope("report", study, "--store", store, "--out", str(page))
+    bench.write("page", exit_code=repscope("report", study, "--store", store, "--out", str(page)).returncode)
     show(bench, study, store)
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from stages.datasets.scenes import render
 from stages.datasets.sources import ScenesSource
 from stages.errors import FormatError, InputError
 from stages.images import pixels
-from stages.images.decode_processes import DecodeProcesses
+from stages.images.decode_processes import DecodeProcesses, Encoded
 from stages.images.pixels import Framing
 from stages.images.sets import DECODE, RUN, Decoding, Images, decoding_for, open_images, seconds_to_decode
 from stages.listing.stage import Listing
@@ -200,9 +201,30 @@ def test_a_process_that_dies_is_an_error_and_the_others_end_with_their_owner() -
         assert np.array_equal(images.decode_part(0, 32, processes)[1], images.decode_part(0, 32)[1])
         [child] = set(psutil.Process().children()) - others
         child.kill()
-        with pytest.raises(InputError, match="process that decodes images to go on; found its end, with exit code -9"):
-            images.decode_part(0, 32, processes)
+        # More threads than processes: none may wait for one that will never come.
+        with ThreadPoolExecutor(3) as threads:
+            failed = [threads.submit(images.decode_part, 0, 32, processes) for _ in range(3)]
+        for one in failed:
+            with pytest.raises(InputError, match="decodes images to go on; found its end, with exit code -9"):
+                one.result()
     assert not child.is_running()
+
+
+def test_a_process_that_was_left_in_the_middle_of_an_answer_is_not_asked_again() -> None:
+    images = open_images(tar_artifact(jpegs(4), part_rows=4))
+    with closing(DecodeProcesses(1)) as processes:
+        encoded = [Encoded(data, b"") for data in jpegs(4)]
+        unwritable = np.zeros((4, 32, 32, 3), np.uint8)
+        unwritable.flags.writeable = False
+        with pytest.raises(TypeError, match="read-write"):
+            processes.fill(unwritable, encoded, 32, False)
+        with pytest.raises(InputError, match="found its end"):
+            images.decode_part(0, 32, processes)
+
+
+def test_pixels_need_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.images.sets.seconds_to_decode", lambda images, size: 60.0)
+    assert decoding_for(open_images(array()), 32, 4) == Decoding(1, ahead=True)
 
 
 def test_a_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
