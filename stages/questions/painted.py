@@ -18,10 +18,10 @@ from stages.images.sets import open_images
 from stages.questions import measures
 from stages.questions.asks.stage import EMBEDDINGS, of_group
 from stages.questions.format import Condition, read_conditions, split_tap
+from stages.questions.question import CONDITIONS, SAMPLE_EMBEDDINGS, SAMPLES
 from stages.readers.data import rows_of
 from stages.readers.score import Floats, Numbers
 
-CONDITIONS, SAMPLES, SAMPLE_EMBEDDINGS = "conditions", "samples", "sample_embeddings"
 BOTH_ENDS = ("backbone", "projector")
 
 

@@ -12,7 +12,8 @@ from stages.questions import measures
 from stages.questions.asks.stage import of_group
 from stages.questions.asks.work import CROPS
 from stages.questions.format import Ranks, Row, put_ranks, put_rows, row
-from stages.questions.painted import CONDITIONS, Space, painting, space
+from stages.questions.painted import Space, painting, space
+from stages.questions.question import CONDITIONS
 from stages.readers import score
 from stages.readers.score import Floats, Numbers
 

@@ -18,7 +18,8 @@ from stages.questions.asks.stage import EMBEDDINGS, of_group
 from stages.questions.asks.transforms import TRANSFORMS
 from stages.questions.asks.work import MOVED, OWN, PLAIN, SHOWN, TRANSFORMED
 from stages.questions.format import Figure, Row, put_rows, row, split_tap
-from stages.questions.painted import CONDITIONS, Painting, painting
+from stages.questions.painted import Painting, painting
+from stages.questions.question import CONDITIONS
 from stages.readers import score
 from stages.readers.data import rows_of, table_attributes
 from stages.readers.score import Estimate, Floats, Numbers

@@ -14,6 +14,7 @@ from stages.questions import measures, verdicts
 from stages.questions.asks.stage import of_group
 from stages.questions.format import Figure, Row, note, put_rows, row, split_tap
 from stages.questions.painted import Painting, Space, painting, space
+from stages.questions.question import HALFWAY
 from stages.readers import format as readers_format
 from stages.readers import score
 from stages.readers.data import truth
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from stages.questions.kept.stage import Kept
 
 QUESTION = "kept"
-HALFWAY = "halfway_samples"
 CEILING = "oracle:attributes"
 """The tap whose condition is the truth."""
 SCORE = "1 - d / d of other images"
