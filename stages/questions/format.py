@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 RESULTS, RANKS = "results.parquet", "ranks.parquet"
+BOTH = "backbone - projector"
+"""Tap of rows that compare the two ends of an encoder."""
 
 Vectors: TypeAlias = Mapping[str, NDArray[np.float32]]
 
@@ -65,6 +67,11 @@ def split_tap(place: str) -> tuple[str, str]:
     """`encoder:tap` as (encoder, tap)."""
     encoder, _, tap = place.partition(":")
     return encoder, tap
+
+
+def joined(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def row(question: str, metric: str, place: str, subject: str, found: Interval, unit: str) -> Row:

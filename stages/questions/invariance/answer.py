@@ -13,11 +13,11 @@ from stages.embeddings.format import open_table
 from stages.errors import FormatError
 from stages.images.pixels import fit
 from stages.images.sets import open_images
-from stages.questions import measures, verdicts
+from stages.questions import measures
 from stages.questions.asks.stage import EMBEDDINGS, of_group
 from stages.questions.asks.transforms import TRANSFORMS
 from stages.questions.asks.work import MOVED, OWN, PLAIN, SHOWN, TRANSFORMED
-from stages.questions.format import Figure, Row, put_rows, row, split_tap
+from stages.questions.format import BOTH, Figure, Row, put_rows, row, split_tap
 from stages.questions.painted import Painting, painting
 from stages.questions.question import CONDITIONS
 from stages.readers import score
@@ -88,7 +88,7 @@ def answer(stage: "Invariance", inputs: Inputs, out: Output) -> Summary:
     for place, tap in taps.items():
         rows += _rows(stage.seed, inputs, place, tap, sources)
     for encoder, backbone, projector in found.ends():
-        both = f"{encoder}:{verdicts.BOTH}"
+        both = f"{encoder}:{BOTH}"
         for subject in taps[backbone].moved:
             first, last = taps[backbone].r(subject), taps[projector].r(subject)
             for metric, estimate, unit in (

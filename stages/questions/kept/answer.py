@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from stages.attributes import Attribute
 from stages.contract import Inputs, Output, Summary
 from stages.images.sets import open_images
-from stages.questions import measures, verdicts
+from stages.questions import measures
 from stages.questions.asks.stage import of_group
-from stages.questions.format import Figure, Row, note, put_rows, row, split_tap
+from stages.questions.format import BOTH, Figure, Row, note, put_rows, row, split_tap
+from stages.questions.kept import verdicts
 from stages.questions.painted import Painting, Space, painting, space
 from stages.questions.question import HALFWAY
 from stages.readers import format as readers_format
@@ -83,7 +84,7 @@ def answer(stage: "Kept", inputs: Inputs, out: Output, device: str) -> Summary:
     for place in found.places:
         rows += _tap_rows(asked, reader.card, place, probes, spaces[place])
     for encoder, backbone, projector in found.ends():
-        both = f"{encoder}:{verdicts.BOTH}"
+        both = f"{encoder}:{BOTH}"
         for attribute in reader.card.attributes:
             gap = score.difference(asked.kept(attribute, backbone), asked.kept(attribute, projector))
             rows.append(row(QUESTION, "kept difference", both, attribute.name, asked.interval(gap), SCORE))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.report import charts
-from stages.report.charts import Axis, Line, Mark
+from stages.questions.drawing import charts
+from stages.questions.drawing.charts import Axis, Line, Mark
 
 AXIS = Axis(0.0, 2.0, ((0.0, "0"), (1.0, "1"), (2.0, "2")))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from stages.report.charts import symbol
+from stages.questions.drawing.charts import symbol
 
 HUES = 4
 SHAPES = ("circle", "square", "triangle", "diamond")
@@ -18,7 +18,7 @@ REFERENCE_SHAPES = ("diamond", "square", "triangle", "circle")
 
 
 @dataclass(frozen=True)
-class Tap:
+class StyledTap:
     """One tap of one encoder: `place` is `encoder:tap`, `style` its class on the page, `shape` its mark."""
 
     place: str
@@ -43,19 +43,19 @@ class Tap:
         return "a vector" if self.width is None else f"{self.width} numbers"
 
 
-def dress(
+def assign_styles(
     places: Sequence[str],
     studied: Collection[str],
     widths: Mapping[str, int],
     groups: Mapping[str, int] | None = None,
-) -> list[Tap]:
+) -> list[StyledTap]:
     """Marks and colours for `encoder:tap` places: encoders in `studied` first, order within kept otherwise."""
     split = [(place, *place.split(":", 1)) for place in places]
     own = list(dict.fromkeys(encoder for _, encoder, _ in split if encoder in studied))
-    dressed: list[Tap] = []
+    styled: list[StyledTap] = []
     references = 0
     for place, encoder, tap in sorted(split, key=lambda entry: entry[1] not in studied):
-        number = len(dressed)
+        number = len(styled)
         if encoder in studied:
             rank = own.index(encoder)
             shape, colour = SHAPES[rank % len(SHAPES)], f"var(--c{rank % HUES + 1})"
@@ -66,11 +66,13 @@ def dress(
             references += 1
         group = (groups or {}).get(place, 0)
         style = f"tap-{number}"
-        dressed.append(Tap(place, encoder, tap, style, shape, colour, encoder in studied, widths.get(place), group))
-    return dressed
+        styled.append(
+            StyledTap(place, encoder, tap, style, shape, colour, encoder in studied, widths.get(place), group)
+        )
+    return styled
 
 
-def style_sheet(taps: Sequence[Tap]) -> Markup:
+def style_sheet(taps: Sequence[StyledTap]) -> Markup:
     """The rules that colour a tap and that hide it when it is switched off."""
     rules = [f".{tap.style} {{ --tap: {tap.colour}; }}" for tap in taps]
     rules += [f".without-{tap.style} main .{tap.style} {{ display: none; }}" for tap in taps]

@@ -1,4 +1,4 @@
-"""What the report reads: the answers of questions, as rows and figures in memory."""
+"""The answers of questions as a page reads them: rows and figures in memory."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stages.contract import Input
 from stages.errors import FormatError
 from stages.images import pixels
-from stages.questions.format import RANKS, RESULTS, Figure, Ranks, Row, load_ranks, load_rows
-from stages.questions.verdicts import BOTH
+from stages.questions.format import BOTH, RANKS, RESULTS, Figure, Ranks, Row, load_ranks, load_rows
 
 if TYPE_CHECKING:
     import numpy as np
