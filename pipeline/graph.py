@@ -178,7 +178,7 @@ def samples_of(study: Study) -> Samples:
             raise UsageError(
                 "no noise levels beside `sampler: published`, which takes those of the decoder's schedule",
                 ", ".join(f"samples.{name}" for name in given),
-                "Leave it out; `steps` says how many of them are taken.",
+                "Leave it out; `steps` is how many of them are taken.",
             )
         if sampling.steps > study.decoder.steps:
             raise UsageError(
@@ -190,7 +190,7 @@ def samples_of(study: Study) -> Samples:
         raise UsageError(
             "samples.sigma_min below samples.sigma_max",
             f"{sampling.sigma_min:g} and {sampling.sigma_max:g}",
-            "Lower the one or raise the other; docs/study.md says how they go with the decoder.",
+            "Lower the one or raise the other; docs/study.md explains how they go with the decoder.",
         )
     return sampling
 

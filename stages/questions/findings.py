@@ -39,18 +39,18 @@ class Finding:
 
 def findings(rows: Iterable[Row]) -> list[Finding]:
     """Findings i and ii for every encoder whose rows have what they need: r of its own augmentations at both ends."""
-    known = {(r.metric, r.encoder, r.tap, r.subject): r for r in rows}
+    by_name = {(r.metric, r.encoder, r.tap, r.subject): r for r in rows}
     found = []
-    for encoder in dict.fromkeys(r.encoder for r in known.values()):
-        backbone = known.get(("r", encoder, "backbone", "own"))
-        gap = known.get(("r difference", encoder, BOTH, "own"))
-        share = known.get(("r ratio", encoder, BOTH, "own"))
+    for encoder in dict.fromkeys(r.encoder for r in by_name.values()):
+        backbone = by_name.get(("r", encoder, "backbone", "own"))
+        gap = by_name.get(("r difference", encoder, BOTH, "own"))
+        share = by_name.get(("r ratio", encoder, BOTH, "own"))
         if backbone is None or gap is None or share is None:
             continue
         found.append(backbone_moves(backbone, gap))
         augmented = [
             r
-            for (metric, at, tap, subject), r in known.items()
+            for (metric, at, tap, subject), r in by_name.items()
             if (metric, at, tap) == ("kept difference", encoder, BOTH) and subject in AUGMENTED
         ]
         found.append(projector_rests(share, augmented))

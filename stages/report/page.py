@@ -111,8 +111,8 @@ def gather(stage: "Report", inputs: Inputs) -> Page:
     rows = [row for answer in answers.values() for row in answer.rows]
     encoders = {name.removeprefix(ENCODER): dict(inputs[name].summary) for name in inputs if name.startswith(ENCODER)}
     decoders = trained.decoders(inputs)
-    groups = {place: number for number, decoder in decoders.items() for place in decoder.summary.get("taps", {})}
-    styled = tuple(taps.assign_styles(results.places(answers.values()), encoders, _widths(inputs, encoders), groups))
+    groups = {tap_id: number for number, decoder in decoders.items() for tap_id in decoder.summary.get("taps", {})}
+    styled = tuple(taps.assign_styles(results.tap_ids(answers.values()), encoders, _widths(inputs, encoders), groups))
     sections = _sections(answers, styled)
     found = findings.findings(rows)
     subjects = {row.subject for row in rows}
@@ -165,7 +165,7 @@ def _sections(answers: Mapping[str, Answer], styled: Sequence[StyledTap]) -> lis
 def _widths(inputs: Inputs, encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     found = {f"{name}:{tap}": int(w) for name, about in encoders.items() for tap, w in about.get("taps", {}).items()}
     for decoder in trained.decoders(inputs).values():
-        found |= {place: int(width) for place, width in decoder.summary.get("taps", {}).items()}
+        found |= {tap_id: int(width) for tap_id, width in decoder.summary.get("taps", {}).items()}
     return found
 
 
@@ -174,10 +174,10 @@ def _groups(styled: Sequence[StyledTap]) -> str:
     later: dict[int, list[str]] = {}
     for tap in styled:
         if tap.group:
-            later.setdefault(tap.group, []).append(tap.place)
+            later.setdefault(tap.group, []).append(tap.id)
     if not later:
         return ""
-    added = "; ".join(f"{_names(places)} (+{number})" for number, places in sorted(later.items()))
+    added = "; ".join(f"{_names(tap_ids)} (+{number})" for number, tap_ids in sorted(later.items()))
     return (
         f"Taught to the finished decoder afterwards, with its weights frozen: {added}. A comparison of taps with "
         "different marks, or of one with a mark and one without, is across trainings: part of a difference may be "
@@ -194,7 +194,7 @@ def _facts(stage: "Report", inputs: Inputs, styled: Sequence[StyledTap]) -> list
         counted = {name: numbers.count(about[name]) for name in ("ok", "train", "heldout")}
         facts.append(("images", f"{counted['ok']}: {counted['train']} to train on, {counted['heldout']} held out"))
     studied = list(dict.fromkeys(tap.encoder for tap in styled if tap.studied))
-    references = [tap.place for tap in styled if not tap.studied]
+    references = [tap.id for tap in styled if not tap.studied]
     if studied:
         facts.append(("encoders" if len(studied) > 1 else "encoder", _names(studied)))
         facts.append(("taps", _names(list(dict.fromkeys(tap.tap for tap in styled if tap.studied)))))

@@ -11,7 +11,7 @@ class Report(Stage):
     """Writes `report.html` from answers (`results.<question>`) and from what was trained on the way.
 
     Other inputs: `decoder`, `readers`, `probes`, `shards`, and `encoder.<name>` for each encoder that was pretrained or
-    imported; any of them may be absent, the page then says less.
+    imported; any of them may be absent; the page then has fewer parts.
     """
 
     name: ClassVar[str] = "report"
@@ -20,7 +20,7 @@ class Report(Stage):
     imported_by_name: ClassVar[tuple[str, ...]] = tuple(map(section_of, QUESTIONS))
 
     title: str = ""
-    """Headline of the page; empty: one is made from the names of the encoders."""
+    """Headline of the page; empty: one from the names of the encoders."""
     study: str
     """Name of the study, as the command line takes it."""
     question_order: tuple[str, ...] = ("kept", "faithfulness", "invariance")

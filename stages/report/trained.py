@@ -1,4 +1,4 @@
-"""What was trained or brought along: the decoder's losses, where each encoder is from, the reader's scores."""
+"""What was trained or imported: the decoder's losses, where each encoder is from, the reader's scores."""
 
 import math
 import re
@@ -30,13 +30,13 @@ def decoder(group: int, artifact: Input, taps: Sequence[StyledTap]) -> TrainedBl
     from stages.decoder.format import Card, read_card
 
     about = read_card(artifact)
-    by_place = {tap.place: tap for tap in taps}
+    by_tap_id = {tap.id: tap for tap in taps}
     curves = []
-    for place in about.taps if len(about.curve) > 1 else ():
-        if (tap := by_place.get(place)) is not None:
-            points = tuple((point.images / 1000, point.heldout[place]) for point in about.curve)
-            # The mark at the end tells taps of one encoder from each other, which share a colour.
-            curves += [Line(place, points, tap.style), Line(place, points[-1:], tap.style, tap.shape)]
+    for tap_id in about.taps if len(about.curve) > 1 else ():
+        if (tap := by_tap_id.get(tap_id)) is not None:
+            points = tuple((point.images / 1000, point.heldout[tap_id]) for point in about.curve)
+            # Taps of one encoder share a colour; the mark at the end distinguishes them.
+            curves += [Line(tap_id, points, tap.style), Line(tap_id, points[-1:], tap.style, tap.shape)]
     named = "One decoder for"
     if isinstance(about, Card) and about.extends is not None:
         named = f"The decoder for {', '.join(about.extends.taps)}, its weights frozen, taught"
@@ -59,11 +59,13 @@ def decoder(group: int, artifact: Input, taps: Sequence[StyledTap]) -> TrainedBl
         across = Axis(across.start, last, tuple(tick for tick in across.ticks if tick[0] <= last))
         chart = charts.lines(curves, across, nice_axis(values, zero=False), 200, "loss of the decoder over training")
     losses = about.curve[-1].heldout if about.curve else {}
-    falling = {place: "yes" if falls else "no" for place, falls in about.still_falling.items()}
+    falling = {tap_id: "yes" if falls else "no" for tap_id, falls in about.still_falling.items()}
     rows = tuple(
-        TableRow(by_place[place], place, (count(width), number(losses.get(place, math.nan), 4), falling.get(place, "")))
-        for place, width in about.taps.items()
-        if place in by_place
+        TableRow(
+            by_tap_id[tap_id], tap_id, (count(width), number(losses.get(tap_id, math.nan), 4), falling.get(tap_id, ""))
+        )
+        for tap_id, width in about.taps.items()
+        if tap_id in by_tap_id
     )
     table = PageTable("", ("tap", "numbers", "loss at the end", "still falling"), rows)
     note = "Loss on held-out images by thousands of images shown, one line per tap." if curves else ""
@@ -116,12 +118,12 @@ def _trained(name: str, artifact: Input, taps: Sequence[StyledTap]) -> TrainedBl
     facts = []
     if format.CARD in artifact.names():
         about = format.read_card(artifact)
-        told = about.training
-        labelled = f", for the label {told['label']}" if "label" in told else ""
-        facts += [("trained here by", f"{about.method}{labelled}"), ("seed", str(told["seed"]))]
-        if {"num_images", "train_images", "batch"} <= set(told):
-            different = f"{count(int(told['train_images']))} different ones"
-            images = f"{count(int(told['num_images']))} ({different}), batches of {told['batch']}"
+        settings = about.training
+        labelled = f", for the label {settings['label']}" if "label" in settings else ""
+        facts += [("trained here by", f"{about.method}{labelled}"), ("seed", str(settings["seed"]))]
+        if {"num_images", "train_images", "batch"} <= set(settings):
+            different = f"{count(int(settings['train_images']))} different ones"
+            images = f"{count(int(settings['num_images']))} ({different}), batches of {settings['batch']}"
             facts.append(("images shown", images))
         facts += [("sees", seen(about.preprocessing)), ("taps", _taps(about.taps, {}))]
         facts.append(("fingerprint of the weights", about.weights_sha256))
@@ -134,7 +136,7 @@ def _trained(name: str, artifact: Input, taps: Sequence[StyledTap]) -> TrainedBl
 
 def _quality(name: str, quality: Sequence[Mapping[str, Any]], taps: Sequence[StyledTap]) -> PageTable:
     """k-NN and linear accuracy at every tap, and what chance gives."""
-    by_place = {tap.place: tap for tap in taps}
+    by_tap_id = {tap.id: tap for tap in taps}
     attributes = list(dict.fromkeys(entry["attribute"] for entry in quality))
     found = {(entry["tap"], entry["attribute"]): entry for entry in quality}
     rows = []
@@ -143,7 +145,7 @@ def _quality(name: str, quality: Sequence[Mapping[str, Any]], taps: Sequence[Sty
         for attribute in attributes:
             entry = found.get((tap, attribute))
             cells += ["", ""] if entry is None else [number(entry["knn"]), number(entry["linear"])]
-        rows.append(TableRow(by_place.get(f"{name}:{tap}"), f"{name}:{tap}", tuple(cells)))
+        rows.append(TableRow(by_tap_id.get(f"{name}:{tap}"), f"{name}:{tap}", tuple(cells)))
     chance = [next(e["chance"] for e in quality if e["attribute"] == attribute) for attribute in attributes]
     rows.append(TableRow(None, "chance", tuple(text for value in chance for text in (number(value), number(value)))))
     head = ("tap", *(text for a in attributes for text in (f"{plain(a)}, k-NN", "linear")))

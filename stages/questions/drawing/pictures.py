@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stages.questions.answers import place, sheet
+from stages.questions.answers import sheet, tap_id_of
 from stages.questions.drawing.taps import StyledTap
 from stages.questions.format import Figure
 
@@ -67,5 +67,5 @@ def rows(figure: Figure) -> Sheet:
 
 def by_tap(figures: Sequence[Figure], taps: Sequence[StyledTap]) -> list[tuple[StyledTap, Figure]]:
     """Figures with their taps, in the order of the taps; those of no tap are left out."""
-    by_place = {place(figure): figure for figure in figures}
-    return [(tap, by_place[tap.place]) for tap in taps if tap.place in by_place]
+    by_tap_id = {tap_id_of(figure): figure for figure in figures}
+    return [(tap, by_tap_id[tap.id]) for tap in taps if tap.id in by_tap_id]

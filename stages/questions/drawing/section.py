@@ -7,7 +7,7 @@ from typing import Protocol
 
 from markupsafe import Markup
 
-from stages.questions.answers import Answer, place
+from stages.questions.answers import Answer, tap_id_of
 from stages.questions.drawing.markup import fill
 from stages.questions.drawing.numbers import PageTable, TableRow, interval, plain
 from stages.questions.drawing.pictures import Picture, rows
@@ -80,7 +80,7 @@ def rows_part(answer: Answer, anchor: str) -> SectionPart:
         "",
         ("metric", "tap", "subject", "value", "unit", "verdict"),
         tuple(
-            TableRow(None, row.metric, (place(row), row.subject, interval(row, 3), row.unit, row.verdict))
+            TableRow(None, row.metric, (tap_id_of(row), row.subject, interval(row, 3), row.unit, row.verdict))
             for row in answer.rows
         ),
     )

@@ -1,4 +1,4 @@
-"""How a tap looks on the page: one mark and colour, the same in every chart.
+"""How a tap is drawn on the page: one mark and colour, the same in every chart.
 
 Encoders under study get a hue each and a mark that empties on the way: filled at the backbone, dotted inside the
 projector, hollow at its end. References (oracle and untrained encoders) are grey. Mark and colour are never the only
@@ -19,9 +19,9 @@ REFERENCE_SHAPES = ("diamond", "square", "triangle", "circle")
 
 @dataclass(frozen=True)
 class StyledTap:
-    """One tap of one encoder: `place` is `encoder:tap`, `style` its class on the page, `shape` its mark."""
+    """One tap of one encoder: `id` is `encoder:tap`, `style` its class on the page, `shape` its mark."""
 
-    place: str
+    id: str
     encoder: str
     tap: str
     style: str
@@ -44,17 +44,17 @@ class StyledTap:
 
 
 def assign_styles(
-    places: Sequence[str],
+    tap_ids: Sequence[str],
     studied: Collection[str],
     widths: Mapping[str, int],
     groups: Mapping[str, int] | None = None,
 ) -> list[StyledTap]:
-    """Marks and colours for `encoder:tap` places: encoders in `studied` first, order within kept otherwise."""
-    split = [(place, *place.split(":", 1)) for place in places]
+    """Marks and colours of taps (`encoder:tap`): those of encoders in `studied` first, otherwise in their order."""
+    split = [(tap_id, *tap_id.split(":", 1)) for tap_id in tap_ids]
     own = list(dict.fromkeys(encoder for _, encoder, _ in split if encoder in studied))
     styled: list[StyledTap] = []
     references = 0
-    for place, encoder, tap in sorted(split, key=lambda entry: entry[1] not in studied):
+    for tap_id, encoder, tap in sorted(split, key=lambda entry: entry[1] not in studied):
         number = len(styled)
         if encoder in studied:
             rank = own.index(encoder)
@@ -64,10 +64,10 @@ def assign_styles(
             shape, colour = REFERENCE_SHAPES[references % len(REFERENCE_SHAPES)], "var(--reference)"
             shape += "-open" if (references // len(REFERENCE_SHAPES)) % 2 else ""
             references += 1
-        group = (groups or {}).get(place, 0)
+        group = (groups or {}).get(tap_id, 0)
         style = f"tap-{number}"
         styled.append(
-            StyledTap(place, encoder, tap, style, shape, colour, encoder in studied, widths.get(place), group)
+            StyledTap(tap_id, encoder, tap, style, shape, colour, encoder in studied, widths.get(tap_id), group)
         )
     return styled
 

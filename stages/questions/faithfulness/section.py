@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from stages.questions.answers import Answer, place
+from stages.questions.answers import Answer, tap_id_of
 from stages.questions.drawing import charts
 from stages.questions.drawing.charts import Axis, Line, Mark, Point, log_axis
 from stages.questions.drawing.markup import fill
@@ -84,7 +84,7 @@ def section(answer: Answer, answers: Mapping[str, Answer], taps: Sequence[Styled
         html = fill(TEMPLATE, "faithfulness", content=_content(answer, nearness, taps))
         parts = (SectionPart("faithfulness", "Faithfulness", html),)
     headlines = (
-        f"MRR  {place(row)}  {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]  {row.unit}"
+        f"MRR  {tap_id_of(row)}  {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]  {row.unit}"
         for row in answer.where(MRR)
         if row.subject == SAMPLES
     )
@@ -103,13 +103,13 @@ def _content(answer: Answer, nearness: Sequence[Row], taps: Sequence[StyledTap])
         (charts.stroke(f"control control-{index}"), NAMES.get(name, plain(name))) for index, name in enumerate(controls)
     ]
     metrics = list(dict.fromkeys(row.metric for row in answer.rows))
-    by = {(place(row), row.metric, row.subject): row for row in [*answer.rows, *nearness]}
+    by = {(tap_id_of(row), row.metric, row.subject): row for row in [*answer.rows, *nearness]}
     lines = []
     for tap in taps:
-        found = [by.get((tap.place, metric, SAMPLES)) for metric in metrics]
+        found = [by.get((tap.id, metric, SAMPLES)) for metric in metrics]
         if any(found):
-            near = by.get((tap.place, "nearness", ""))
-            lines.append(TableRow(tap, tap.place, tuple("" if row is None else written(row) for row in [*found, near])))
+            near = by.get((tap.id, "nearness", ""))
+            lines.append(TableRow(tap, tap.id, tuple("" if row is None else written(row) for row in [*found, near])))
     head = ("tap", *(plain(metric) if metric != MRR else "MRR" for metric in metrics), "nearness")
     return FaithfulnessContent(
         among=re.sub(r"\d+", lambda found: count(int(found[0])), ranked[0].unit.rpartition(" among ")[2]),
@@ -136,7 +136,7 @@ def _ranks(
     axis = charts.around(log_axis([row.value for row in rows]))
     plots = []
     for tap in taps:
-        own = [row for row in rows if place(row) == tap.place]
+        own = [row for row in rows if tap_id_of(row) == tap.id]
         marks = [_mark(row, tap) for row in own if row.subject == SAMPLES]
         ticks = [
             (math.log10(row.value), f"control control-{controls.index(row.subject)}", f"{row.subject}: {written(row)}")
@@ -144,7 +144,7 @@ def _ranks(
             if row.subject != SAMPLES
         ]
         if marks:
-            plots.append(LabelledChart(tap.place, "", charts.dots([marks], axis, height=22, ticks=ticks), tap))
+            plots.append(LabelledChart(tap.id, "", charts.dots([marks], axis, height=22, ticks=ticks), tap))
     return RankCharts(title, note, tuple(plots), charts.scale(axis))
 
 
@@ -157,7 +157,7 @@ def _histograms(answer: Answer, taps: Sequence[StyledTap], controls: Sequence[st
     up = Axis(0.0, 1.0, ((0.0, ""), (0.5, "50 %"), (1.0, "100 %")))
     plots = []
     for tap in taps:
-        own = {found.subject: found.ranks for found in answer.ranks if found.place == tap.place}
+        own = {found.subject: found.ranks for found in answer.ranks if found.tap_id == tap.id}
         if SAMPLES not in own:
             continue
         styles = {name: f"control control-{number}" for number, name in enumerate(controls)}
@@ -169,9 +169,9 @@ def _histograms(answer: Answer, taps: Sequence[StyledTap], controls: Sequence[st
         steps = _steps(own[SAMPLES], bins)
         curves.append(Line("samples", steps, f"{tap.style} filled", bounds=tuple((0.0, share) for _, share in steps)))
         first, ten = ((own[SAMPLES] <= most).mean() for most in (1, 10))
-        said = f"source first {100 * first:.0f} %, among the first ten {100 * ten:.0f} %"
+        summary = f"source first {100 * first:.0f} %, among the first ten {100 * ten:.0f} %"
         plots.append(
-            LabelledChart(tap.place, said, charts.lines(curves, across, up, 150, f"ranks at {tap.place}: {said}"), tap)
+            LabelledChart(tap.id, summary, charts.lines(curves, across, up, 150, f"ranks at {tap.id}: {summary}"), tap)
         )
     return plots
 
@@ -190,16 +190,16 @@ def _steps(ranks: "NDArray[np.float64]", bins: int) -> tuple[Point, ...]:
 
 def _mark(row: Row, tap: StyledTap) -> Mark:
     low, high = (math.log10(value) if value > 0 else math.nan for value in (row.low, row.high))
-    return Mark(math.log10(row.value), low, high, tap.style, tap.shape, f"{tap.place}: {written(row)}")
+    return Mark(math.log10(row.value), low, high, tap.style, tap.shape, f"{tap.id}: {written(row)}")
 
 
 def _controls(answer: Answer, taps: Sequence[StyledTap], metrics: Sequence[str]) -> PageTable:
     """Every number: one line per tap and kind of query."""
-    by = {(place(row), row.subject, row.metric): row for row in answer.rows}
+    by = {(tap_id_of(row), row.subject, row.metric): row for row in answer.rows}
     lines = []
     for tap in taps:
-        for subject in dict.fromkeys(row.subject for row in answer.rows if place(row) == tap.place):
-            found = [by.get((tap.place, subject, metric)) for metric in metrics]
+        for subject in dict.fromkeys(row.subject for row in answer.rows if tap_id_of(row) == tap.id):
+            found = [by.get((tap.id, subject, metric)) for metric in metrics]
             cells = (NAMES.get(subject, plain(subject)), *("" if row is None else written(row) for row in found))
-            lines.append(TableRow(tap, tap.place, cells))
+            lines.append(TableRow(tap, tap.id, cells))
     return PageTable("", ("tap", "ranked", *(plain(m) if m != MRR else "MRR" for m in metrics)), tuple(lines))

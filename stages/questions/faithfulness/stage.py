@@ -1,4 +1,4 @@
-"""Faithfulness: do the samples lie where their source lies, when the encoder looks at them?"""
+"""Faithfulness: does the encoder embed the samples where it embeds their source?"""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from stages.questions.answers import Answer, place
+from stages.questions.answers import Answer, tap_id_of
 from stages.questions.asks.transforms import TRANSFORMS
 from stages.questions.drawing import charts
 from stages.questions.drawing.charts import Axis, Line, Mark, nice_axis
@@ -71,17 +71,17 @@ def _content(answer: Answer, taps: Sequence[StyledTap]) -> InvarianceContent:
     own = []
     for tap in taps:
         marks = [
-            Mark(row.value, row.low, row.high, tap.style, tap.shape, f"{tap.place}: {interval(row)}")
+            Mark(row.value, row.low, row.high, tap.style, tap.shape, f"{tap.id}: {interval(row)}")
             for row in owned
-            if place(row) == tap.place
+            if tap_id_of(row) == tap.id
         ]
         ticks = [
             (row.value, f"control control-{named.index(row.subject)}", f"{row.subject}: {interval(row)}")
             for row in references
-            if place(row) == tap.place
+            if tap_id_of(row) == tap.id
         ]
         if marks:
-            own.append(LabelledChart(tap.place, "", charts.dots([marks], axis, height=22, ticks=ticks), tap))
+            own.append(LabelledChart(tap.id, "", charts.dots([marks], axis, height=22, ticks=ticks), tap))
     return InvarianceContent(
         own=tuple(own),
         axis=charts.scale(axis),
@@ -120,14 +120,14 @@ def _strengths(rows: Sequence[Row], taps: Sequence[StyledTap]) -> list[LabelledC
         across = Axis(-0.35, len(levels) - 0.65, tuple((float(i), f"{level:g}") for i, level in enumerate(levels)))
         curves = []
         for tap in taps:
-            own = sorted(((s, row) for row, s in found if place(row) == tap.place), key=lambda entry: entry[0])
+            own = sorted(((s, row) for row, s in found if tap_id_of(row) == tap.id), key=lambda entry: entry[0])
             if own:
                 points = tuple((float(levels.index(strength)), row.value) for strength, row in own)
                 bounds = tuple((row.low, row.high) for _, row in own)
-                curves.append(Line(tap.place, points, tap.style, tap.shape, bounds))
-        known = TRANSFORMS.get(name)
+                curves.append(Line(tap.id, points, tap.style, tap.shape, bounds))
+        transformation = TRANSFORMS.get(name)
         chart = charts.lines(curves, across, top, 150, f"r of {plain(name)} by strength")
-        plots.append(LabelledChart(plain(name), known.unit if known else "", chart))
+        plots.append(LabelledChart(plain(name), transformation.unit if transformation else "", chart))
     return plots
 
 
@@ -151,10 +151,10 @@ def transformed_sheets(figures: Sequence[Figure], taps: Sequence[StyledTap]) -> 
             if label not in figure.rows:
                 continue
             seen = figure.tiles[figure.rows.index(label)]
-            made = strip(None, f"what {figure.encoder} sees", seen, f"{label}, transformed")
-            strips += [made] if all(made.picture.uri != other.picture.uri for other in strips) else []
+            seen_strip = strip(None, f"what {figure.encoder} sees", seen, f"{label}, transformed")
+            strips += [seen_strip] if all(seen_strip.picture.uri != other.picture.uri for other in strips) else []
         strips += [
-            strip(tap, "", figure.tiles[figure.rows.index(label)], f"samples of {label}, transformed, at {tap.place}")
+            strip(tap, "", figure.tiles[figure.rows.index(label)], f"samples of {label}, transformed, at {tap.id}")
             for tap, figure in shown
             if label in figure.rows
         ]

@@ -74,14 +74,14 @@ def answer(stage: "Kept", inputs: Inputs, out: Output, device: str) -> Summary:
     for name in inputs:
         if name.split(".")[0] == "probes":
             probes |= {(f"{p.encoder}:{p.tap}", p.attribute): p for p in load_probes(inputs[name].read(PROBES))}
-    spaces = {place: space(inputs, found, place) for place in found.places}
+    spaces = {place: space(inputs, found, place) for place in found.tap_ids}
 
     rows = [note(QUESTION, "rules", "", verdicts.THRESHOLDS)]
     for attribute in reader.card.attributes:
         held = reader.card.scores[attribute.name]
         alone = Interval(held.value, float("nan"), float("nan"), held.n)
         rows.append(row(QUESTION, "reader", "", attribute.name, alone, held.measure))
-    for place in found.places:
+    for place in found.tap_ids:
         rows += _tap_rows(asked, reader.card, place, probes, spaces[place])
     for encoder, backbone, projector in found.ends():
         both = f"{encoder}:{BOTH}"
@@ -131,7 +131,7 @@ def _tap_rows(
             row(QUESTION, "fixed", place, name, asked.interval(score.fixed(attribute, readings), n), SCORE),
             row(QUESTION, "floor", place, name, asked.interval(floor, n), SCORE),
         ]
-        if CEILING in asked.found.places and name in {a.name for a in card.network}:
+        if CEILING in asked.found.tap_ids and name in {a.name for a in card.network}:
             best = asked.kept(attribute, CEILING)
             ceiling = asked.interval(best, n)
             bounds = asked.interval(score.ratio(kept, best), n)
@@ -192,11 +192,11 @@ def _figures(stage: "Kept", found: Painting, sources: NDArray[np.uint8], spaces:
     """Twins, grid and map of every tap; the maps of all taps have one scale."""
     count = min(stage.shown, len(found.rows))
     labels = tuple(f"image {number}" for number in found.rows[:count])
-    maps = {place: measures.deviation(found.at(place)[:count]) for place in found.places}
+    maps = {place: measures.deviation(found.at(place)[:count]) for place in found.tap_ids}
     scale = float(np.quantile(np.stack(list(maps.values())), DEVIATION_QUANTILE))
     seeds = {"bootstrap": stage.seed}
     figures = []
-    for number, place in enumerate(found.places):
+    for number, place in enumerate(found.tap_ids):
         samples = found.at(place)
         where = dict(zip(("encoder", "tap"), split_tap(place), strict=True))
         name = place.replace(":", "-")

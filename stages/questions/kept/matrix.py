@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from stages.questions.answers import Answer, first, place
+from stages.questions.answers import Answer, first, tap_id_of
 from stages.questions.drawing import charts
 from stages.questions.drawing.charts import Axis, Mark, unit_axis
 from stages.questions.drawing.numbers import LabelledChart, interval, number, plain
@@ -73,7 +73,7 @@ class MatrixGroup:
 
 @dataclass(frozen=True)
 class TapSentence:
-    """What is said of a tap, and how many attributes got each verdict."""
+    """The sentence on a tap, and how many attributes got each verdict."""
 
     tap: StyledTap
     text: str
@@ -95,8 +95,8 @@ def matrix(kept: Answer, taps: Sequence[StyledTap]) -> list[MatrixGroup]:
             limits["ceiling"] = ceilings[subject]
         cells = []
         for tap in taps:
-            score = first(scores, tap.place, subject)
-            here = {metric: first(rows, tap.place, subject) for metric, rows in beside.items()}
+            score = first(scores, tap.id, subject)
+            here = {metric: first(rows, tap.id, subject) for metric, rows in beside.items()}
             cells.append(None if score is None else cell(tap, score, here, limits))
         about = tuple(f"{name.partition(',')[0]} {number(value)}" for name, value in limits.items())
         (closed if exact else own).append(MatrixRow(plain(subject), about, tuple(cells)))
@@ -134,14 +134,14 @@ def cell(tap: StyledTap, score: Row, beside: Mapping[str, Row | None], limits: M
 
 
 def sentences(kept: Answer, taps: Sequence[StyledTap]) -> list[TapSentence]:
-    """What the rules say of each tap."""
+    """The sentence on each tap, by the rules."""
     rows = [row for row in kept.where("kept") if row.verdict]
     found = []
     for tap in taps:
-        own = [row for row in rows if place(row) == tap.place]
+        own = [row for row in rows if tap_id_of(row) == tap.id]
         if own:
-            said = verdicts.sentence(tap.place, [(plain(row.subject), row.verdict) for row in own])
-            text = said.removeprefix(tap.place).strip()
+            sentence = verdicts.sentence(tap.id, [(plain(row.subject), row.verdict) for row in own])
+            text = sentence.removeprefix(tap.id).strip()
             tally = ((word, sum(row.verdict == verdict for row in own)) for verdict, word in VERDICTS.items())
             found.append(TapSentence(tap, text[:1].upper() + text[1:], tuple(entry for entry in tally if entry[1])))
     return found
@@ -154,9 +154,9 @@ def overlay(rows: Sequence[Row], taps: Sequence[StyledTap], axis: Axis) -> list[
         studied: list[list[Mark]] = []
         references: list[Mark] = []
         for tap in taps:
-            row = first(rows, tap.place, subject)
+            row = first(rows, tap.id, subject)
             if row is not None:
-                mark = Mark(row.value, row.low, row.high, tap.style, tap.shape, f"{tap.place}: {interval(row)}")
+                mark = Mark(row.value, row.low, row.high, tap.style, tap.shape, f"{tap.id}: {interval(row)}")
                 studied.append([mark]) if tap.studied else references.append(mark)
         lanes = [*studied, references] if studied and references else studied or [[mark] for mark in references]
         plots.append(LabelledChart(plain(subject), "", charts.dots(lanes, axis, height=12 * len(lanes) + 4)))

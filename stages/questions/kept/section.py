@@ -8,7 +8,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from stages.questions.answers import Answer, first, place
+from stages.questions.answers import Answer, first, tap_id_of
 from stages.questions.drawing import charts
 from stages.questions.drawing.markup import fill
 from stages.questions.drawing.numbers import LabelledChart, PageTable, TableRow, count, interval, number, plain
@@ -146,10 +146,10 @@ def _parts(answer: Answer, taps: Sequence[StyledTap]) -> Iterable[SectionPart]:
 
 def _headlines(answer: Answer) -> Iterable[str]:
     for metric, title in (("kept", "kept"), ("kept difference", "kept, backbone - projector")):
-        by_place: dict[str, list[Row]] = {}
+        by_tap_id: dict[str, list[Row]] = {}
         for row in answer.where(metric):
-            by_place.setdefault(place(row), []).append(row)
-        for at, rows in by_place.items():
+            by_tap_id.setdefault(tap_id_of(row), []).append(row)
+        for at, rows in by_tap_id.items():
             values = "  ".join(f"{row.subject} {row.value:.2f}" for row in rows[:HEADLINE_ATTRIBUTES])
             yield f"{title}  {at.removesuffix(f':{BOTH}')}  {values}"
 
@@ -161,13 +161,13 @@ def _sources(number: int) -> str:
 def _twins(kept: Answer, own: Sequence[StyledTap]) -> list[TapTwins]:
     found = []
     for tap in own:
-        near = first(kept.where("nearness"), tap.place, "")
+        near = first(kept.where("nearness"), tap.id, "")
         faithful = near is not None and near.value < 1.0
         note = "how near the samples are to their source was not measured"
         if near is not None:
             note = f"samples are {interval(near)} times as far from their source as its nearest other image"
         for figure in kept.kind("twins"):
-            if place(figure) == tap.place:
+            if tap_id_of(figure) == tap.id:
                 pairs = tuple(_pairs(figure))
                 found.append(TapTwins(tap, faithful, note, pairs[:TWINS], pairs[TWINS:], figure.caption))
     return found
@@ -182,13 +182,13 @@ def _twins_title(twins: Sequence[TapTwins]) -> str:
 
 def _example(grids: Sequence[Figure], own: Sequence[StyledTap]) -> Example | None:
     tap = own[0] if own else None
-    figure = next((figure for figure in grids if tap and place(figure) == tap.place), None)
+    figure = next((figure for figure in grids if tap and tap_id_of(figure) == tap.id), None)
     if tap is None or figure is None or figure.tiles.shape[1] < 3:
         return None
     named = zip(figure.columns, figure.tiles[0], strict=True)
     tiles = [picture(tile, f"{name} of {figure.rows[0]}") for name, tile in named]
-    # The bar code stands for a vector; its levels say nothing, so they come from the tap's name.
-    levels = tuple(f"{0.15 + 0.85 * byte / 255:.2f}" for byte in hashlib.sha256(tap.place.encode()).digest()[:21])
+    # The bar code stands for a vector; its levels mean nothing, so they come from the tap's name.
+    levels = tuple(f"{0.15 + 0.85 * byte / 255:.2f}" for byte in hashlib.sha256(tap.id.encode()).digest()[:21])
     return Example(tap, tiles[0], levels, tuple(tiles[1:5]))
 
 
@@ -237,7 +237,7 @@ def source_cards(figures: Sequence[Figure], taps: Sequence[StyledTap]) -> list[S
     found = []
     for index, label in enumerate(head.rows):
         strips = [
-            strip(tap, "", figure.tiles[figure.rows.index(label), 1:], f"samples of {label} at {tap.place}")
+            strip(tap, "", figure.tiles[figure.rows.index(label), 1:], f"samples of {label} at {tap.id}")
             for tap, figure in shown
             if label in figure.rows
         ]
@@ -253,7 +253,7 @@ def _maps(figures: Sequence[Figure], taps: Sequence[StyledTap]) -> Sheet | None:
     head = shown[0][1]
     strips = [strip(None, "sources", head.tiles[:, 0], f"the sources {', '.join(head.rows)}")]
     strips += [
-        strip(tap, "", figure.tiles[:, 1], f"where the samples at {tap.place} differ, for {', '.join(figure.rows)}")
+        strip(tap, "", figure.tiles[:, 1], f"where the samples at {tap.id} differ, for {', '.join(figure.rows)}")
         for tap, figure in shown
         if figure.rows == head.rows
     ]

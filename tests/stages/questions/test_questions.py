@@ -94,7 +94,7 @@ def test_sources_are_heldout_images_and_their_conditions_are_the_stored_embeddin
     chosen = [c.source_row for c in asked[:COUNT]]
     assert len(set(chosen)) == COUNT
     assert set(chosen) <= set(rows_of(small.artifacts["shards"], "heldout").tolist())
-    assert [c.place for c in asked] == [place for place in TAPS for _ in range(COUNT)]
+    assert [c.tap_id for c in asked] == [place for place in TAPS for _ in range(COUNT)]
     assert [c.source_row for c in asked] == chosen * len(TAPS)
     vectors = load(conditions.objects["conditions.safetensors"])
     for number, place in enumerate(TAPS):
@@ -283,10 +283,10 @@ def test_perfect_samples_find_their_source_and_controls_stand_where_they_must(fa
 def test_every_single_rank_is_kept_and_gives_the_rows(faithfulness: MemoryArtifact, painted: MemoryArtifact) -> None:
     mrr, median = rows(faithfulness, "mrr"), rows(faithfulness, "median rank")
     kept_ranks = load_ranks(faithfulness.objects["ranks.parquet"])
-    assert {(found.place, found.subject) for found in kept_ranks} == set(mrr)
+    assert {(found.tap_id, found.subject) for found in kept_ranks} == set(mrr)
     for found in kept_ranks:
-        assert (1.0 / found.ranks).mean() == pytest.approx(mrr[found.place, found.subject].value)
-        assert np.median(np.median(found.ranks, axis=1)) == median[found.place, found.subject].value
+        assert (1.0 / found.ranks).mean() == pytest.approx(mrr[found.tap_id, found.subject].value)
+        assert np.median(np.median(found.ranks, axis=1)) == median[found.tap_id, found.subject].value
         gallery = faithfulness.summary["gallery"]
         assert found.gallery == (gallery - 1 if found.subject in ("nearest", "random") else gallery)
         assert len(set(found.sources.tolist())) == COUNT
@@ -307,7 +307,7 @@ def test_taps_whose_samples_were_not_embedded_are_left_out_and_named(faithfulnes
 
 def test_transforms_are_asked_at_every_strength_and_painted_at_the_middle(transformed: MemoryArtifact) -> None:
     asked = read_conditions(transformed)
-    assert {c.place for c in asked} == {"small:backbone", "small:projector", "oracle:pixels"}
+    assert {c.tap_id for c in asked} == {"small:backbone", "small:projector", "oracle:pixels"}
     assert {c.variant for c in asked} == {"plain", *TRANSFORMS, "own"}
     assert len({c.source_row for c in asked}) == 3
     assert transformed.summary["left_out"] == ["oracle:attributes"]

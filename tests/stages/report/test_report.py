@@ -151,7 +151,7 @@ def test_a_cell_says_why(document: Document, study: dict[str, MemoryArtifact]) -
 
 def test_each_tap_gets_the_sentence_of_the_rules(document: Document, study: dict[str, MemoryArtifact]) -> None:
     rows = answers.read("kept", study["results.kept"]).where("kept")
-    own = [(row.subject.replace("_", " "), row.verdict) for row in rows if answers.place(row) == "simclr:projector"]
+    own = [(row.subject.replace("_", " "), row.verdict) for row in rows if answers.tap_id_of(row) == "simclr:projector"]
     sentence = verdicts.sentence("", own).strip()
     assert sentence[1:] in document.said()
 
@@ -188,10 +188,10 @@ def test_taps_of_an_extension_are_marked_and_the_page_says_what_their_comparison
 ) -> None:
     assert "across trainings" not in page
     assert "<sup" not in page
-    place = "simclr:projector.0"
+    tap_id = "simclr:projector.0"
     taught = json.loads(study["decoder"].objects[CARD])
-    taught["taps"] = {place: taught["taps"][place]}
-    taught["curve"] = [point | {"heldout": {place: point["heldout"][place]}} for point in taught["curve"]]
+    taught["taps"] = {tap_id: taught["taps"][tap_id]}
+    taught["curve"] = [point | {"heldout": {tap_id: point["heldout"][tap_id]}} for point in taught["curve"]]
     taught["extends"] = {"key": study["decoder"].key, "taps": ["simclr:backbone", "simclr:projector"]}
     extension = MemoryArtifact({CARD: json.dumps(taught).encode()}, key=synthetic.key("extension"))
     extension.summary = {"taps": taught["taps"]}
@@ -239,7 +239,7 @@ def test_the_spread_of_the_ranks_stands_beside_their_gallery_and_their_controls(
     (ranks,) = (
         found.ranks
         for found in answers.read("faithfulness", study["results.faithfulness"]).ranks
-        if (found.place, found.subject) == ("simclr:projector", "samples")
+        if (found.tap_id, found.subject) == ("simclr:projector", "samples")
     )
     first, ten = (ranks == 1).mean(), (ranks <= 10).mean()
     assert f"source first {100 * first:.0f} %, among the first ten {100 * ten:.0f} %" in said

@@ -20,8 +20,8 @@ def test_a_mark_stands_at_its_value_and_its_whisker_spans_the_interval() -> None
 
 
 def test_a_value_beyond_the_axis_stands_at_its_end() -> None:
-    assert AXIS.place(3.0) == 1.0
-    assert AXIS.place(-1.0) == 0.0
+    assert AXIS.fraction(3.0) == 1.0
+    assert AXIS.fraction(-1.0) == 0.0
 
 
 def test_lanes_stand_under_each_other() -> None:

@@ -9,8 +9,8 @@ PLACES = ["oracle:attributes", "simclr:backbone", "simclr:projector.0", "simclr:
 
 def test_encoders_under_study_come_first_and_empty_on_the_way_to_the_projector() -> None:
     styled = taps.assign_styles(PLACES, {"simclr", "other"}, {"simclr:backbone": 256})
-    assert [tap.place for tap in styled][-1] == "oracle:attributes"
-    shapes = {tap.place: tap.shape for tap in styled}
+    assert [tap.id for tap in styled][-1] == "oracle:attributes"
+    shapes = {tap.id: tap.shape for tap in styled}
     assert shapes["simclr:backbone"] == "circle"
     assert shapes["simclr:projector.0"] == "circle-dot"
     assert shapes["simclr:projector"] == "circle-open"
@@ -19,11 +19,11 @@ def test_encoders_under_study_come_first_and_empty_on_the_way_to_the_projector()
 
 
 def test_no_two_taps_look_the_same() -> None:
-    places = [f"{encoder}:{tap}" for encoder in "abcd" for tap in ("backbone", "projector.0", "projector")]
-    places += [f"reference{number}:backbone" for number in range(8)]
-    styled = taps.assign_styles(places, set("abcd"), {})
-    assert len({(tap.shape, tap.colour) for tap in styled}) == len(places)
-    assert len({tap.style for tap in styled}) == len(places)
+    tap_ids = [f"{encoder}:{tap}" for encoder in "abcd" for tap in ("backbone", "projector.0", "projector")]
+    tap_ids += [f"reference{number}:backbone" for number in range(8)]
+    styled = taps.assign_styles(tap_ids, set("abcd"), {})
+    assert len({(tap.shape, tap.colour) for tap in styled}) == len(tap_ids)
+    assert len({tap.style for tap in styled}) == len(tap_ids)
 
 
 @pytest.mark.parametrize(
