@@ -21,7 +21,7 @@ from stages.questions.kept import matrix, verdicts
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 TWINS = 4
-"""TapTwins of a tap that are shown at once; the others open on demand."""
+"""Twins of a tap that are shown at once; the others open on demand."""
 HEADLINE_ATTRIBUTES = 9
 """Attributes in one line for a terminal: those known of each image come first."""
 
@@ -220,11 +220,11 @@ def _pairs(figure: Figure) -> list[TwinPair]:
     """The rows of a figure of kind `twins`: source, first and second sample."""
     found = []
     for index, label in enumerate(figure.rows):
-        first, second, third = (
+        source, one, other = (
             picture(figure.tiles[index, column], f"{name} of {label}")
             for column, name in enumerate(("source", "first twin", "second twin"))
         )
-        found.append(TwinPair(label, (first, second, third)))
+        found.append(TwinPair(label, (source, one, other)))
     return found
 
 
