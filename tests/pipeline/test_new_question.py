@@ -61,14 +61,18 @@ class Copy:
         """Runs a study from the command line."""
         return self.python(RUN, "run", study, "--store", store, "--executor", "inline", "--json")
 
-    def add_question(self) -> None:
-        """Follows the recipe: the folder with its files, and the catalogue's lines."""
+    def add_question(self, *more: tuple[str, str]) -> None:
+        """Follows the recipe: the folder with its files, and the catalogue's lines. `more`: changes of `stage.py`."""
         recipe = (ROOT / "docs" / "writing.md").read_text().partition("### How to add a question")[2]
         files: Sequence[str] = re.findall(r"```python\n(.*?)```", recipe, re.DOTALL)
         folder = self.root / "stages" / "questions" / "spread"
         folder.mkdir()
         for name, text in zip(("__init__.py", *NAMED), ("", *files), strict=True):
             (folder / name).write_text(text)
+        stage = folder / "stage.py"
+        for before, after in more:
+            assert before in stage.read_text()
+            stage.write_text(stage.read_text().replace(before, after))
         catalogue = self.root / "stages" / "questions" / "catalogue.py"
         text = catalogue.read_text()
         text = text.replace("\nfrom ", "\nfrom stages.questions.spread.stage import Spread\nfrom ", 1)
@@ -113,6 +117,37 @@ def test_a_question_that_is_added_changes_the_report_alone(copy: Copy, finished:
     assert '<li><a href="#spread">Spread</a></li>' in page
     assert "averaged over pixels, then over sources" in page
     assert page.count("share of full intensity") == 3
+
+
+OWN_ASK = """from stages.questions.question import Ask, AskStage, Question
+
+
+class Darker(AskStage):
+    \"\"\"Embeddings of darker images.\"\"\"
+
+    name: ClassVar[str] = "darker"
+    version: ClassVar[int] = 1
+    bitwise: ClassVar[bool] = False
+
+    share: float = 0.5
+"""
+
+
+def test_a_question_may_have_an_ask_of_its_own_whose_settings_are_a_field_of_the_study(
+    copy: Copy, tmp_path: Path
+) -> None:
+    before = copy.describe(MICRO)
+    copy.add_question(
+        ("from stages.questions.question import Question\n", OWN_ASK), ("ask = SOURCES", 'ask = Ask("darker", Darker)')
+    )
+    study = tmp_path / "study.yaml"
+    found = []
+    for share in (0.5, 0.25):
+        study.write_text(f"{MICRO.read_text()}  spread: {{}}\ndarker: {{share: {share}}}\n")
+        found.append(copy.describe(study))
+    assert found[0]["keys"].keys() - before["keys"].keys() == {"ask.darker", "samples.darker", "spread"}
+    assert differing(before["keys"], found[0]["keys"]) == {"report"}
+    assert differing(found[0]["keys"], found[1]["keys"]) == {"ask.darker", "samples.darker", "spread", "report"}
 
 
 def test_the_template_of_a_section_counts_in_the_code_of_the_report_alone(copy: Copy) -> None:
