@@ -13,7 +13,7 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache as cached
 from pathlib import Path
@@ -57,7 +57,7 @@ class Code:
             cache.save(CACHE, self._known)
             self._changed = False
 
-    def _digest(self, module: str, imported_by_name: Sequence[str]) -> str:
+    def _digest(self, module: str, imported_by_name: Iterable[str]) -> str:
         roots = {"stages", module.partition(".")[0]}
         found: dict[str, str] = {}
         waiting = [module, *imported_by_name]
@@ -78,6 +78,17 @@ class Code:
             total.update(f"{name} {digest}\n".encode())
         return total.hexdigest()
 
+    def _beside(self, path: Path) -> dict[str, str]:
+        """Digests of the files that have a module's name and are no Python, such as its template, by their suffixes."""
+        if path.parent not in self._others:
+            self._others[path.parent] = [
+                path.with_name(name)
+                for name in os.listdir(path.parent)
+                if "." in name and not name.startswith(".") and not name.endswith((".py", ".pyc", "~"))
+            ]
+        others = (other for other in self._others[path.parent] if other.stem == path.stem and other.is_file())
+        return {other.suffix: hashlib.sha256(other.read_bytes()).hexdigest() for other in others}
+
     def _file(self, path: Path, module: str) -> _File:
         if path not in self._files:
             status = path.stat()
@@ -92,17 +103,6 @@ class Code:
                     self._known[str(path)] = {"stamp": stamp, "digest": file.digest, "imports": list(file.imports)}
                     self._changed = True
         return self._files[path]
-
-    def _beside(self, path: Path) -> dict[str, str]:
-        """Digests of the files that have a module's name and are no Python, such as its template, by their suffixes."""
-        if path.parent not in self._others:
-            self._others[path.parent] = [
-                path.with_name(name)
-                for name in os.listdir(path.parent)
-                if "." in name and not name.startswith(".") and not name.endswith((".py", ".pyc", "~"))
-            ]
-        others = (other for other in self._others[path.parent] if other.stem == path.stem and other.is_file())
-        return {other.suffix: hashlib.sha256(other.read_bytes()).hexdigest() for other in others}
 
 
 @cached
