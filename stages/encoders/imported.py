@@ -15,13 +15,10 @@ from stages.contract import Input, Output, Summary
 from stages.encoders.card import CARD, Card, parse_card
 from stages.encoders.encoder import NetworkEncoder, Vectors, probe_batch, require_same
 from stages.encoders.format import PROBE, digest
-from stages.encoders.sources import code as from_code
-from stages.encoders.sources import hf as from_hf
-from stages.encoders.sources import published as released
-from stages.encoders.sources import timm as from_timm
-from stages.encoders.sources import torchvision as from_torchvision
+from stages.encoders.sources import code, hf, published, timm, torchvision
 from stages.encoders.sources.build import Built
-from stages.encoders.sources.settings import Hf, Override, Released, Tap, Timm, Torch, Torchvision
+from stages.encoders.sources.guard import unattended
+from stages.encoders.sources.settings import Hf, Override, PublishedEncoder, Tap, Timm, Torch, Torchvision
 from stages.encoders.spec import Preprocessing
 from stages.encoders.steady import SEEDS, digests, require_steady, seeded, settle, unlike
 from stages.encoders.taps import Tapped, Trunk
@@ -44,7 +41,7 @@ def run(stage: "Imported", out: Output) -> Summary:
     with seeded(_seed(stage, SEEDS[1])):
         built = build(stage)
     chance = unlike(known, digests(built.trunk.network))
-    seen = preprocessing(stage.preprocessing, built.preprocessing)
+    seen = preprocessing(stage.preprocessing, built.preprocessing, built.unknown)
     own = stage.source.taps()
     encoder = encoder_of(built.trunk, own, stage.taps, seen, stage.precision, "cpu", UNKNOWN)
     probe = probe_batch(seen.size)
@@ -87,37 +84,42 @@ def run(stage: "Imported", out: Output) -> Summary:
 
 def build(stage: "Imported") -> Built:
     """The network of a stage's source, with its weights, on the CPU."""
-    match stage.source:
-        case Timm() as source:
-            return from_timm.build(source)
-        case Hf() as source:
-            return from_hf.build(source)
-        case Torchvision() as source:
-            return from_torchvision.build(source)
-        case Torch() as source:
-            return from_code.build(source)
-        case Released() as source:
-            return released.build(source)
+    with unattended():
+        match stage.source:
+            case Timm() as source:
+                return timm.build(source)
+            case Hf() as source:
+                return hf.build(source)
+            case Torchvision() as source:
+                return torchvision.build(source)
+            case Torch() as source:
+                return code.build(source)
+            case PublishedEncoder() as source:
+                return published.build(source)
 
 
 def rebuild(recipe: dict[str, Any]) -> Trunk:
     """The network of a recipe, with any weights."""
     kinds = {
-        "timm": from_timm.rebuild,
-        "hf": from_hf.rebuild,
-        "torchvision": from_torchvision.rebuild,
-        "torch": from_code.rebuild,
-        "released": released.rebuild,
+        "timm": timm.rebuild,
+        "hf": hf.rebuild,
+        "torchvision": torchvision.rebuild,
+        "torch": code.rebuild,
+        "released": published.rebuild,
     }
-    return kinds[recipe["kind"]](recipe)
+    with unattended():
+        return kinds[recipe["kind"]](recipe)
 
 
-def preprocessing(override: Override, found: Preprocessing | None) -> Preprocessing:
-    """What comes with a network, as the study changes it. Raises InputError where nothing comes and little is said."""
+def preprocessing(override: Override, found: Preprocessing | None, unknown: str = Built.unknown) -> Preprocessing:
+    """What comes with a network, as the study changes it.
+
+    Raises InputError where nothing comes, for the reason `unknown`, and the study lacks size, mean or std.
+    """
     if found is None:
         if override.size is None or override.mean is None or override.std is None:
             raise InputError(
-                "`preprocessing` with size, mean and std, for the network comes without one that is known",
+                f"`preprocessing` with size, mean and std, since {unknown}",
                 override.model_dump_json(exclude_none=True),
                 "Write them into the study, or `preprocessing: imagenet`.",
             )
@@ -190,7 +192,7 @@ def _first(stage: "Imported") -> tuple[Vectors, dict[str, str]]:
     """What the second load is compared with: embeddings of the probe batch and a digest of every weight."""
     with seeded(_seed(stage, SEEDS[0])):
         built = build(stage)
-    seen = preprocessing(stage.preprocessing, built.preprocessing)
+    seen = preprocessing(stage.preprocessing, built.preprocessing, built.unknown)
     known = digests(built.trunk.network)
     encoder = encoder_of(built.trunk, stage.source.taps(), stage.taps, seen, stage.precision, "cpu", UNKNOWN)
     return encoder.embed(probe_batch(seen.size)), known

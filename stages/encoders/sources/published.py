@@ -26,7 +26,7 @@ from stages.errors import InputError
 from stages.external.files import fetched
 
 if TYPE_CHECKING:
-    from stages.encoders.sources.settings import Released
+    from stages.encoders.sources.settings import PublishedEncoder
 
 State = dict[str, Tensor]
 ACTIVATIONS = {"dino": nn.GELU}
@@ -45,12 +45,12 @@ DINO_RESIZES = "bicubic"
 """DINO's evaluation resizes so; that of the others bilinearly."""
 
 
-class ReleasedTrunk(Trunk):
+class PublishedTrunk(Trunk):
     """A ResNet without classifier, and a projector on top of it."""
 
-    def __init__(self, network: "ReleasedNetwork") -> None:
+    def __init__(self, network: "PublishedNetwork") -> None:
         super().__init__()
-        self.network: ReleasedNetwork = network
+        self.network: PublishedNetwork = network
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised images [B, 3, H, W] to `backbone`, `projector.0`, …, `projector`."""
@@ -58,7 +58,7 @@ class ReleasedTrunk(Trunk):
         return {"backbone": backbone} | spread(self.network.projector, backbone)
 
 
-class ReleasedNetwork(nn.Module):
+class PublishedNetwork(nn.Module):
     """`backbone` and `projector`, by these names."""
 
     def __init__(self, recipe: Mapping[str, Any]) -> None:
@@ -75,7 +75,7 @@ class ReleasedNetwork(nn.Module):
         self.projector = nn.Sequential(*layers)
 
 
-def build(source: "Released") -> Built:
+def build(source: "PublishedEncoder") -> Built:
     """The encoder in a published file. Raises InputError where the file has another layout or lacks the projector."""
     assert source.weights is not None
     with fetched(source.weights, source.sha256) as file:
@@ -83,16 +83,16 @@ def build(source: "Released") -> Built:
         files = file.sha256
     projector = layers_of(source.method, head)
     recipe = {"kind": "released", "method": source.method, "name": source.name, "projector": projector}
-    network = ReleasedNetwork(recipe)
+    network = PublishedNetwork(recipe)
     named = {f"backbone.{name}": tensor for name, tensor in trunk.items()} | renumbered(network.projector, head)
     filled = fill(network, named, source.ignore)
     seen = IMAGENET.model_copy(update={"interpolation": DINO_RESIZES}) if source.method == "dino" else IMAGENET
-    return Built(ReleasedTrunk(network), seen, recipe, filled.missing, [*unused, *filled.unused], files)
+    return Built(PublishedTrunk(network), seen, recipe, filled.missing, [*unused, *filled.unused], files)
 
 
 def rebuild(recipe: dict[str, Any]) -> Trunk:
     """The same network at random weights."""
-    return ReleasedTrunk(ReleasedNetwork(recipe))
+    return PublishedTrunk(PublishedNetwork(recipe))
 
 
 def parted(method: str, document: Any) -> tuple[State, State, list[str]]:

@@ -181,6 +181,10 @@ class Library(Filed):
             )
 
 
+TIMM_SOURCES = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args")
+"""Arguments of `timm.create_model` that say where weights come from."""
+
+
 class Timm(Library):
     """A network of timm; needs `pip install 'repscope[timm]'`."""
 
@@ -191,6 +195,16 @@ class Timm(Library):
     """Further arguments of `timm.create_model`, for example `{img_size: 96}`."""
     pool: Pool = "auto"
     """Of `backbone`."""
+
+    @field_validator("options")
+    @classmethod
+    def _no_other_weights(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if found := [name for name in options if name in TIMM_SOURCES]:
+            raise ValueError(
+                "expected options of the network itself; found "
+                f"{', '.join(found)}, which would load weights that the key does not know. Name the file under weights"
+            )
+        return options
 
     def usual_size(self) -> int:
         """As `options` say."""
@@ -280,7 +294,7 @@ HEADS: Mapping[str, int] = {"simclr": 2, "barlow": 3, "vicreg": 3, "dino": 2, "s
 """Layers of each method's published projector."""
 
 
-class Released(Filed):
+class PublishedEncoder(Filed):
     """A published checkpoint of a self-supervised method on a ResNet, in the layout of its authors, with its head."""
 
     kind: Literal["released"] = "released"
@@ -299,13 +313,13 @@ class Released(Filed):
         return ("backbone", *(f"projector.{layer}" for layer in range(layers - 1)), *(["projector"] * (layers > 0)))
 
 
-AnySource = Annotated[Timm | Hf | Torchvision | Torch | Released, Field(discriminator="kind")]
+AnySource = Annotated[Timm | Hf | Torchvision | Torch | PublishedEncoder, Field(discriminator="kind")]
 KINDS: Mapping[str, type[Source]] = {
     "timm": Timm,
     "hf": Hf,
     "torchvision": Torchvision,
     "torch": Torch,
-    "released": Released,
+    "released": PublishedEncoder,
 }
 WHAT: Mapping[str, str] = {
     "timm": "name",

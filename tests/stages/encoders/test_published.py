@@ -12,8 +12,8 @@ from torch import nn
 from torchvision import models
 
 from stages.encoders.encoder import probe_batch
-from stages.encoders.sources.published import ReleasedNetwork, layers_of, parted, renumbered
-from stages.encoders.sources.settings import HEADS, Released
+from stages.encoders.sources.published import PublishedNetwork, layers_of, parted, renumbered
+from stages.encoders.sources.settings import HEADS, PublishedEncoder
 from stages.errors import InputError
 from tests.stages.encoders.files import State, card, encoder, imported, mlp, normalised, shuffled_norms, vissl
 
@@ -85,7 +85,7 @@ def test_a_published_layout_gives_the_backbone_and_every_layer_of_the_head(metho
         h = module(h)
     if layer:
         expected["projector"] = h
-    source = Released.model_validate({"method": method, "weights": "x.pth"})
+    source = PublishedEncoder.model_validate({"method": method, "weights": "x.pth"})
     assert tuple(expected) == source.taps()
     given = found.embed(images)
     assert tuple(given) == (*source.taps(), "layer1")
@@ -108,7 +108,7 @@ def test_the_published_resnet50_is_mapped_name_for_name(method: str) -> None:
         document = layout(trunk, head) if method != "supervised" else trunk | models.resnet50().state_dict()
         found, heads, dropped = parted(method, document)
         layers = layers_of(method, heads)
-        network = ReleasedNetwork({"method": method, "name": "resnet50", "projector": layers})
+        network = PublishedNetwork({"method": method, "name": "resnet50", "projector": layers})
     named = {f"backbone.{n}": t for n, t in found.items()} | renumbered(network.projector, heads)
     own = network.state_dict()
     assert set(named) == set(own)
