@@ -1,6 +1,6 @@
 """Importing an encoder, and the files it is kept in: `network.json` and `weights-00000.safetensors` ….
 
-`network.json` says how the network is built again, how it sees images, which taps it has and what it was made from;
+`network.json` says how the network is built again, how it sees images, which taps it has and where it comes from;
 the last file of weights also holds the embeddings of the probe batch, against which every later load is checked.
 """
 
@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from stages.contract import Input, Output, Summary
-from stages.encoders.card import CARD, Card, parse_card
+from stages.encoders.card import CARD, ImportedCard, parse_card
+from stages.encoders.determinism import SEEDS, differing, digests, require_deterministic, seeded, zero_unneeded
 from stages.encoders.encoder import NetworkEncoder, Vectors, probe_batch, require_same
 from stages.encoders.format import PROBE, digest
 from stages.encoders.sources import code, hf, published, timm, torchvision
@@ -20,7 +21,6 @@ from stages.encoders.sources.build import Built
 from stages.encoders.sources.guard import unattended
 from stages.encoders.sources.settings import Hf, Override, PublishedEncoder, Tap, Timm, Torch, Torchvision
 from stages.encoders.spec import Preprocessing
-from stages.encoders.steady import SEEDS, digests, require_steady, seeded, settle, unlike
 from stages.encoders.taps import Tapped, Trunk
 from stages.errors import FormatError, InputError
 from stages.training import provenance
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
     from stages.encoders.stage import Imported
 
 UNKNOWN = ""
-"""Digest of weights that are still being looked at."""
+"""Digest of weights that are still being checked."""
 PIECE_BYTES = 2**28
 """Weights are cut into files of about this size: one must go into one request."""
 
 
 def run(stage: "Imported", out: Output) -> Summary:
     """Loads the encoder of `stage` twice, compares, checks and writes it; returns the summary."""
-    before, known = _first(stage)
+    before, first_digests = _first(stage)
     with seeded(_seed(stage, SEEDS[1])):
         built = build(stage)
-    chance = unlike(known, digests(built.trunk.network))
+    unequal = differing(first_digests, digests(built.trunk.network))
     seen = preprocessing(stage.preprocessing, built.preprocessing, built.unknown)
     own = stage.source.taps()
     encoder = encoder_of(built.trunk, own, stage.taps, seen, stage.precision, "cpu", UNKNOWN)
     probe = probe_batch(seen.size)
-    zeroed = settle(built, encoder, probe, chance)
-    probes = require_steady(encoder, built.trunk.network, probe, before)
+    zeroed = zero_unneeded(built, encoder, probe, unequal)
+    probes = require_deterministic(encoder, built.trunk.network, probe, before)
     weights = built.trunk.network.state_dict()
     pieces = 0
     for data in _pieces(weights, probes):
         out.put(_piece(pieces), data)
         pieces += 1
-    card = Card(
+    card = ImportedCard(
         source=stage.source.model_dump(mode="json"),
         recipe=built.recipe,
         own_taps=own,
@@ -193,9 +193,9 @@ def _first(stage: "Imported") -> tuple[Vectors, dict[str, str]]:
     with seeded(_seed(stage, SEEDS[0])):
         built = build(stage)
     seen = preprocessing(stage.preprocessing, built.preprocessing, built.unknown)
-    known = digests(built.trunk.network)
+    weight_digests = digests(built.trunk.network)
     encoder = encoder_of(built.trunk, stage.source.taps(), stage.taps, seen, stage.precision, "cpu", UNKNOWN)
-    return encoder.embed(probe_batch(seen.size)), known
+    return encoder.embed(probe_batch(seen.size)), weight_digests
 
 
 def _seed(stage: "Imported", seed: int) -> int:

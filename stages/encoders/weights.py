@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stages.errors import InputError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "teacher", "module")
-"""Entries of a checkpoint under which trainers keep a network's weights, where nothing else says so."""
+"""Entries of a checkpoint under which trainers keep a network's weights, where `inside` is empty."""
 PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""
 COUNTED = "num_batches_tracked"
@@ -59,7 +59,7 @@ def read(path: Path) -> Any:
 def state_of(document: Any, inside: str = "") -> dict[str, Tensor]:
     """The state dict in what a file holds.
 
-    `inside` says where: dotted names of entries, then the beginning that all names share. Empty: it is looked for
+    `inside` says where: dotted names of entries, then the beginning that all names share. Empty: it is searched
     under the entries that trainers use, and what wrappers of modules put before each name is taken away.
     """
     if inside:
@@ -95,13 +95,13 @@ class Filled:
     missing: list[str] = field(default_factory=list)
     """Names of the network that the file lacks: still as initialised."""
     unused: list[str] = field(default_factory=list)
-    """Names of the file that the network has no use for."""
+    """Names of the file that the network lacks."""
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], ignore: tuple[str, ...] = ()) -> Filled:
     """Gives a network the weights of a file, cast to its own dtype.
 
-    Raises InputError where shapes differ, or the file holds what the network has no place for and `ignore` (beginnings
+    Raises InputError where shapes differ, or the file holds what the network lacks and `ignore` (beginnings
     of names) does not say so: then the file is another network's.
     """
     own = network.state_dict()
@@ -119,7 +119,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], ignore: tuple[str, ...
         if misfits:
             found.append(f"other shapes: {few(misfits)}")
         if strange:
-            found.append(f"weights that it has no place for: {few(strange)}")
+            found.append(f"weights that it does not have: {few(strange)}")
         if missing:
             found.append(f"none for {few(missing)}")
         raise InputError(

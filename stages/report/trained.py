@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from stages.contract import Input, Inputs
 from stages.encoders import card, format
-from stages.encoders.sources.settings import WHAT
+from stages.encoders.sources.settings import FIRST_FIELD
 from stages.encoders.spec import Preprocessing
 from stages.report import charts
 from stages.report.charts import Axis, Line, nice_axis
@@ -102,7 +102,7 @@ def encoders(artifacts: Mapping[str, Input], taps: Sequence[Tap]) -> list[Block]
 def _imported(name: str, artifact: Input) -> Block:
     about = card.parse_card(artifact.read(card.CARD))
     source = about.source
-    facts = [("from", f"{source['kind']}, {source[WHAT[source['kind']]]}")]
+    facts = [("from", f"{source['kind']}, {source[FIRST_FIELD[source['kind']]]}")]
     if source["kind"] == "hf":
         facts = [("from", f"hf, {shown(source['path'])}")]
     if source["kind"] == "released":

@@ -23,7 +23,7 @@ class Built:
     missing: list[str] = field(default_factory=list)
     """Names of weights that no file gave: as initialised."""
     unused: list[str] = field(default_factory=list)
-    """Names in the file that the network has no use for."""
+    """Names in the file that the network lacks."""
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of each file that was read, by name."""
     unknown: str = "none that is known comes with the network"

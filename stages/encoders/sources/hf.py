@@ -31,7 +31,7 @@ TOWERS = {
     "siglip2": "Siglip2VisionModel",
     "chinese_clip": "ChineseCLIPVisionModel",
 }
-"""The part that sees, of models that also read."""
+"""The vision part of models of images and text."""
 WITH_PROJECTION = "visual_projection"
 """Submodule that maps to the space shared with text."""
 OWN_CODE = "trust_remote_code"
@@ -147,7 +147,7 @@ def _built(transformers: Any, source: "Hf", location: str | Path) -> tuple[Built
 
 
 def _class(transformers: Any, path: str, config: Any) -> tuple[Any, Any]:
-    """The class of the part of a model that sees, and its configuration."""
+    """The class of the vision part of a model, and its configuration."""
     if config.model_type in TOWERS:
         return getattr(transformers, TOWERS[config.model_type]), config.vision_config
     named = getattr(transformers, (config.architectures or [""])[0], None)
@@ -233,7 +233,7 @@ def _one_message(path: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Without transformers' bars and reports: what matters of them is said by us."""
+    """Without transformers' bars and reports: our own messages report what matters."""
     logging = transformers.utils.logging
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -31,7 +31,7 @@ class TimmTrunk(Trunk):
         self._how = how
         self._classify = False
 
-    def want(self, modules: frozenset[str]) -> None:
+    def prepare(self, modules: frozenset[str]) -> None:
         """Runs the classifier too, where it is read."""
         classifier = self.network.get_classifier()
         heads = {name for name, module in self.network.named_modules() if module is classifier}

@@ -52,27 +52,27 @@ def build(source: "Torchvision") -> Built:
         with fetched(source.weights, source.sha256) as file:
             state, files = state_of(read(file.path), source.inside), file.sha256
         classes = _classes(source.name, state)
-        network = _made(source.name, classes)
+        network = _created(source.name, classes)
         filled = fill(network, state, source.ignore)
     elif source.pretrained:
         network = _downloaded(source.name)
         classes = 1000
     else:
-        network = _made(source.name, None)
+        network = _created(source.name, None)
     recipe = {"kind": "torchvision", "name": source.name, "classes": classes}
     return Built(TorchvisionTrunk(network), preprocessing_of(source), recipe, filled.missing, filled.unused, files)
 
 
 def rebuild(recipe: dict[str, Any]) -> Trunk:
     """The same network at random weights."""
-    return TorchvisionTrunk(_made(recipe["name"], recipe["classes"]))
+    return TorchvisionTrunk(_created(recipe["name"], recipe["classes"]))
 
 
 def _classifier(network: nn.Module) -> str:
     return next(name for name in CLASSIFIERS if hasattr(network, name))
 
 
-def _made(name: str, classes: int | None) -> nn.Module:
+def _created(name: str, classes: int | None) -> nn.Module:
     """The network with as many classes; None: without a classifier."""
     if classes is not None:
         network: nn.Module = models.get_model(name, weights=None, num_classes=classes)

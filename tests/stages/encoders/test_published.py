@@ -12,7 +12,7 @@ from torch import nn
 from torchvision import models
 
 from stages.encoders.encoder import probe_batch
-from stages.encoders.sources.published import PublishedNetwork, layers_of, parted, renumbered
+from stages.encoders.sources.published import PublishedNetwork, layers_of, renumbered, separated
 from stages.encoders.sources.settings import HEADS, PublishedEncoder
 from stages.errors import InputError
 from tests.stages.encoders.files import State, card, encoder, imported, mlp, normalised, shuffled_norms, vissl
@@ -106,7 +106,7 @@ def test_the_published_resnet50_is_mapped_name_for_name(method: str) -> None:
         head = mlp(widths, **settings)
         trunk = backbone.state_dict()
         document = layout(trunk, head) if method != "supervised" else trunk | models.resnet50().state_dict()
-        found, heads, dropped = parted(method, document)
+        found, heads, dropped = separated(method, document)
         layers = layers_of(method, heads)
         network = PublishedNetwork({"method": method, "name": "resnet50", "projector": layers})
     named = {f"backbone.{n}": t for n, t in found.items()} | renumbered(network.projector, heads)
@@ -130,8 +130,8 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:
         ("dino", "dino_resnet50_pretrain_full_checkpoint.pth", "no entry teacher"),
         ("swav", "swav_800ep_pretrain.pth.tar", "no projection"),
     ):
-        said = rf"a checkpoint of {method} .*such as .*{file}.*{why}.*kind: torchvision"
-        with pytest.raises(InputError, match=said):
+        message = rf"a checkpoint of {method} .*such as .*{file}.*{why}.*kind: torchvision"
+        with pytest.raises(InputError, match=message):
             imported(kind="released", method=method, weights=str(tmp_path / "plain.pth"))
     torch.save(vicreg(backbone.state_dict(), mlp([512, 8, 8], True, nn.ReLU)), tmp_path / "two.pth")
     with pytest.raises(InputError, match="a projector of 2 layers instead of 3"):

@@ -1,4 +1,4 @@
-"""Files of weights: any URL, known by sha256, never code; what does not fit is said name by name."""
+"""Files of weights: any URL, known by sha256, never code; what does not fit is named."""
 
 import io
 from argparse import Namespace
@@ -93,5 +93,5 @@ def test_weights_fill_a_network_and_what_does_not_fit_is_named() -> None:
     assert (found.missing, found.unused) == (["0.bias"], ["head.w"])
     with pytest.raises(InputError, match=r"0\.weight \[4, 5\] instead of \[4, 3\]"):
         fill(target, state | {"0.weight": torch.ones(4, 5)})
-    with pytest.raises(InputError, match=r"weights that it has no place for: a\.x, b\.y; none for 0\.bias"):
+    with pytest.raises(InputError, match=r"weights that it does not have: a\.x, b\.y; none for 0\.bias"):
         fill(target, {"a.x": torch.ones(1), "b.y": torch.ones(1)} | {n: t for n, t in state.items() if n != "0.bias"})
