@@ -100,11 +100,19 @@ def require_deterministic(
 ) -> Vectors:
     """The embeddings of the probe batch, uint8 [B, H, W, 3]: the same again, in another load and image by image.
 
-    `before` are those of another load. Raises InputError where they differ by more than the encoder's tolerance, and
-    names the submodules that give two answers to one question.
+    `before` are those of another load. Raises InputError where an embedding is not finite, naming the weights that are
+    not, and where two differ by more than the encoder's tolerance, naming the submodules whose output differed.
     """
     tolerance = encoder.tolerance
     first, second = encoder.embed(probe), encoder.embed(probe)
+    if taps := [tap for tap, vectors in first.items() if not np.isfinite(vectors).all()]:
+        real = {name: tensor for name, tensor in _tensors(network).items() if tensor.is_floating_point()}
+        weights = [name for name, tensor in real.items() if not tensor.isfinite().all()]
+        raise InputError(
+            "embeddings that are finite",
+            f"NaN or infinity at {few(taps)}, and {f'in the weights {few(weights)}' if weights else 'in no weight'}",
+            "Use a file whose weights are all finite." if weights else "Check `preprocessing`, and the forward pass.",
+        )
     for other, which in ((second, "a second time"), (before, "in another load")):
         if far := distances(first, other, tolerance):
             raise InputError(

@@ -17,7 +17,7 @@ from stages.encoders.determinism import SEEDS, differing, digests, require_deter
 from stages.encoders.encoder import NetworkEncoder, Vectors, probe_batch, require_same
 from stages.encoders.format import PROBE, digest
 from stages.encoders.sources import code, hf, published, timm, torchvision
-from stages.encoders.sources.build import Built
+from stages.encoders.sources.build import Built, reason
 from stages.encoders.sources.guard import unattended
 from stages.encoders.sources.settings import Hf, Override, PublishedEncoder, Tap, Timm, Torch, Torchvision
 from stages.encoders.spec import Preprocessing
@@ -139,14 +139,17 @@ def encoder_of(
     device: str,
     weights_sha256: str,
 ) -> NetworkEncoder:
-    """A trunk as an encoder. Raises InputError for a tap that it has not."""
+    """A trunk as an encoder. Raises InputError for a tap that it has not, and where its forward pass fails."""
     try:
         return NetworkEncoder(Tapped(trunk, own, taps), seen, device, precision, weights_sha256)
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except InputError:
+        raise
+    # A network of the user's own may raise anything.
+    except Exception as error:
         raise InputError(
-            f"a network that takes images of {seen.size} x {seen.size} pixels",
-            " ".join(str(error).split())[:300],
-            "Correct `preprocessing: {size: …}`, or the network's own `options`.",
+            f"a forward pass that takes one tensor of images of {seen.size} x {seen.size} pixels, [B, 3, H, W]",
+            reason(error),
+            "Correct the network or its `options`; where it takes images of another size, `preprocessing: {size: …}`.",
         ) from error
 
 

@@ -20,6 +20,8 @@ PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""
 COUNTED = "num_batches_tracked"
 """A buffer that no output depends on; old files lack it."""
+LFS = b"version https://git-lfs"
+"""How a pointer of Git LFS begins: a checkout without `git lfs pull` has it instead of the file."""
 NAMED = 6
 """Names that a message lists before it only counts."""
 
@@ -38,7 +40,12 @@ def read(path: Path) -> Any:
     file of `torch.save` that can be read without running code.
     """
     with path.open("rb") as file:
-        head = file.read(9)
+        head = file.read(max(len(LFS), 9))
+    if head == LFS:
+        raise InputError(
+            f"{path.name} to hold weights", "a pointer of Git LFS, which stands for them", "Fetch them: `git lfs pull`."
+        )
+    head = head[:9]
     if len(head) == 9 and head[8:] == b"{":
         from safetensors import SafetensorError
         from safetensors.torch import load_file

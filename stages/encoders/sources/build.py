@@ -40,8 +40,8 @@ def library(name: str, extra: str) -> ModuleType:
         ) from error
 
 
-def reason(error: Exception) -> str:
-    """What a library says went wrong, on one line and not too long."""
+def reason(error: BaseException) -> str:
+    """What a library or the user's code reports, on one line and not too long."""
     if isinstance(error, UnpicklingError):
         # torch's own message advises to let the file run its code.
         return "a file that holds more than tensors and plain data, which is never run"

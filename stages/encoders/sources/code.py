@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from stages.encoders.sources.build import Built
+from stages.encoders.sources.build import Built, reason
 from stages.encoders.sources.settings import IMAGENET
 from stages.encoders.taps import Trunk, pool
 from stages.encoders.weights import Filled, fill, read, state_of
@@ -71,13 +71,22 @@ def _created(factory: str, options: Mapping[str, Any]) -> tuple[nn.Module, dict[
         else:
             module = importlib.import_module(location)
         function = getattr(module, name)
-    except (ImportError, AttributeError, OSError, SyntaxError) as error:
+    # A module of the user's may raise anything when it is imported, and one written as a script exits.
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"a function {factory}",
-            f"{type(error).__name__}: {error}",
+            reason(error),
             "Write `path/to/file.py:function`, or install the module wherever parts are worked on.",
         ) from error
-    network = function(**options)
+    try:
+        network = function(**options)
+    # The function is the user's own and may raise anything.
+    except Exception as error:
+        raise InputError(
+            f"{factory} to build a network with options {dict(options)}",
+            reason(error),
+            "Correct `options`, or that function; it runs wherever parts are worked on, and nobody answers it there.",
+        ) from error
     if not isinstance(network, nn.Module):
         raise InputError(f"{factory} to return a torch.nn.Module", type(network).__name__, "Change that function.")
     return network, files

@@ -64,6 +64,13 @@ def test_what_is_no_file_of_weights_is_refused(data: bytes, tmp_path: Path) -> N
         state_of(read(tmp_path / "w.pth"))
 
 
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_a_pointer_of_git_lfs_is_answered_with_what_fetches_the_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 346000000\n")
+    with pytest.raises(InputError, match=rf"{name} to hold weights; found a pointer of Git LFS.*git lfs pull"):
+        read(tmp_path / name)
+
+
 def test_a_damaged_safetensors_file_is_refused(tmp_path: Path) -> None:
     save_file({"x": torch.ones(4)}, tmp_path / "w.safetensors")
     data = (tmp_path / "w.safetensors").read_bytes()
