@@ -51,7 +51,7 @@ def run(stage: "Pretrain", context: Context, inputs: Inputs, out: Output) -> Sum
         return {}
     network = trainer.trained()
     encoder = NetworkEncoder(network, stage.preprocessing, context.device)
-    card = format.Card(
+    card = format.TrainedCard(
         method=stage.method,
         architecture=stage.architecture,
         projector_norm=trainer.projector_norm,

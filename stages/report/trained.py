@@ -7,7 +7,7 @@ from typing import Any
 
 from stages.contract import Input, Inputs
 from stages.encoders import card, format
-from stages.encoders.sources.settings import WHAT
+from stages.encoders.sources.settings import FIRST_FIELD
 from stages.encoders.spec import Preprocessing
 from stages.questions.drawing import charts
 from stages.questions.drawing.charts import Axis, Line, nice_axis
@@ -89,7 +89,7 @@ def encoders(artifacts: Mapping[str, Input], taps: Sequence[StyledTap]) -> list[
 def _imported(name: str, artifact: Input) -> TrainedBlock:
     about = card.parse_card(artifact.read(card.CARD))
     source = about.source
-    facts = [("from", f"{source['kind']}, {source[WHAT[source['kind']]]}")]
+    facts = [("from", f"{source['kind']}, {source[FIRST_FIELD[source['kind']]]}")]
     if source["kind"] == "hf":
         facts = [("from", f"hf, {shown(source['path'])}")]
     if source["kind"] == "released":
