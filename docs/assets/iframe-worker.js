@@ -1,0 +1,35 @@
+// Browsers start no worker for a page that is opened from the disk. There, the search runs in a hidden frame.
+if (location.protocol === "file:") {
+  window.Worker = class {
+    constructor(url) {
+      this.waiting = [];
+      const frame = document.createElement("iframe");
+      frame.hidden = true;
+      document.body.append(frame);
+      const inner = frame.contentWindow;
+      inner.postMessage = (data) => this.onmessage?.(new MessageEvent("message", { data }));
+      const script = frame.contentDocument.createElement("script");
+      script.src = url;
+      script.onload = () => {
+        const waiting = this.waiting;
+        this.waiting = null;
+        waiting.forEach((data) => this.postMessage(data));
+      };
+      script.onerror = (event) => this.onerror?.(event);
+      frame.contentDocument.body.append(script);
+      this.frame = frame;
+    }
+
+    postMessage(data) {
+      if (this.waiting) {
+        this.waiting.push(data);
+      } else {
+        this.frame.contentWindow.dispatchEvent(new MessageEvent("message", { data }));
+      }
+    }
+
+    terminate() {
+      this.frame.remove();
+    }
+  };
+}
