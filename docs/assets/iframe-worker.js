@@ -24,7 +24,8 @@ if (location.protocol === "file:") {
       if (this.waiting) {
         this.waiting.push(data);
       } else {
-        this.frame.contentWindow.dispatchEvent(new MessageEvent("message", { data }));
+        const inner = this.frame.contentWindow;
+        inner.dispatchEvent(new inner.MessageEvent("message", { data: inner.structuredClone(data) }));
       }
     }
 
