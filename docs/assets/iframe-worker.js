@@ -1,4 +1,5 @@
 // Browsers start no worker for a page that is opened from the disk. There, the search runs in a hidden frame.
+// As with a worker, messages are copies and arrive later.
 if (location.protocol === "file:") {
   window.Worker = class {
     constructor(url) {
@@ -7,7 +8,10 @@ if (location.protocol === "file:") {
       frame.hidden = true;
       document.body.append(frame);
       const inner = frame.contentWindow;
-      inner.postMessage = (data) => this.onmessage?.(new MessageEvent("message", { data }));
+      inner.postMessage = (data) => {
+        const copy = structuredClone(data);
+        setTimeout(() => this.onmessage?.(new MessageEvent("message", { data: copy })));
+      };
       const script = frame.contentDocument.createElement("script");
       script.src = url;
       script.onload = () => {
@@ -25,7 +29,8 @@ if (location.protocol === "file:") {
         this.waiting.push(data);
       } else {
         const inner = this.frame.contentWindow;
-        inner.dispatchEvent(new inner.MessageEvent("message", { data: inner.structuredClone(data) }));
+        const copy = inner.structuredClone(data);
+        setTimeout(() => inner.dispatchEvent(new inner.MessageEvent("message", { data: copy })));
       }
     }
 
