@@ -190,7 +190,7 @@ def samples_of(study: Study) -> Samples:
         raise UsageError(
             "samples.sigma_min below samples.sigma_max",
             f"{sampling.sigma_min:g} and {sampling.sigma_max:g}",
-            "Lower the one or raise the other; docs/study.md explains how they go with the decoder.",
+            "Lower the one or raise the other; docs/guide/decoders.md says how they go with the decoder.",
         )
     return sampling
 

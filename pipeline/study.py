@@ -265,7 +265,7 @@ def load(name: str) -> Study:
         raise UsageError(
             f"{path} to be a study",
             f"{count}: {'; '.join(said)}",
-            "docs/study.md lists all fields.",
+            "docs/reference/study.md lists all fields.",
         ) from error
 
 

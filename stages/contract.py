@@ -84,7 +84,8 @@ def _pattern(entry: str) -> re.Pattern[str]:
 class Estimate:
     """What a step is expected to cost: rows and bytes it writes, seconds of work on one CPU.
 
-    Seconds are those of the machine that they were measured on (docs/performance.md); who plans scales them.
+    Seconds are those of the machine that they were measured on (docs/understanding/performance.md); who plans scales
+    them.
     """
 
     rows: int

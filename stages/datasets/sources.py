@@ -64,7 +64,9 @@ class ScenesSource(BaseModel):
 
     kind: Literal["scenes"] = "scenes"
     count: PositiveInt = 12_000
+    """Number of scenes."""
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    """Of the random attributes of the scenes."""
     size: Annotated[int, Field(ge=16, le=256)] = 32
     """Width and height in pixels."""
 

@@ -1,7 +1,7 @@
 """Where the projections of taps start: in one language, so that what is learned from one tap holds for the others.
 
 At random, each tap of a group would write another code into the vector that sketch and U-Net read, and a part of the
-training would go to the translation (figures in docs/choices.md). So each tap's projection starts as a rotation,
+training would go to the translation (docs/understanding/decisions.md). So each tap's projection starts as a rotation,
 the one that comes nearest to targets which are the same for all taps: the principal components of all their embeddings
 together, mixed at random. It is a rotation and no regression because a regression keeps of a tap what others tell too;
 what it alone knows, a shape perhaps, would start near zero and be learned late.

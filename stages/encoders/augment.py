@@ -34,15 +34,19 @@ class Augmentations(BaseModel):
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Bounds of the crop's width over its height."""
     flip: Probability = 0.5
+    """Probability that an image is mirrored, left to right."""
     jitter: Probability = 0.8
     """Probability that brightness, contrast, saturation and hue are changed at all."""
     brightness: Strength = 0.4
     """The factor lies in 1 ± this; the same for contrast and saturation."""
     contrast: Strength = 0.4
+    """The factor lies in 1 ± this."""
     saturation: Strength = 0.4
+    """The factor lies in 1 ± this."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Largest change of hue, turns."""
     greyscale: Probability = 0.2
+    """Probability that an image loses its colours."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class Extension(Gang):
     taps: Annotated[tuple[Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")], ...], Field(min_length=1)]
     """The new taps, each as `encoder:tap`."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the order of the images, the noise and the noise levels."""
     num_images: PositiveInt | None = None
     """Length of the training, in images shown to the diffusion model. None: for each new tap 0.02 of the decoder's."""
     sketch_images: PositiveInt | None = None

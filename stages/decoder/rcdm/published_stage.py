@@ -31,6 +31,7 @@ class Released(Stage):
     network: AdmSettings = AdmSettings()
     """The defaults are those of every published file of 128 px."""
     schedule: Literal["linear", "cosine"] = "linear"
+    """Noise schedule that it was trained with."""
     steps: Annotated[PositiveInt, Field(ge=2)] = 1000
     """Steps of the schedule that it was trained with."""
     precision: Literal["bfloat16", "float32"] = "float32"

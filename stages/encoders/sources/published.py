@@ -40,7 +40,7 @@ FILES = {
     "swav": "swav_800ep_pretrain.pth.tar",
     "supervised": "torchvision's resnet50-0676ba61.pth",
 }
-"""A published file of each layout, for messages; docs/study.md has their URLs."""
+"""A published file of each layout, for messages; docs/guide/published.md says where they are."""
 DINO_RESIZES = "bicubic"
 """DINO's evaluation resizes so; that of the others bilinearly."""
 

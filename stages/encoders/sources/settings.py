@@ -40,12 +40,17 @@ class Override(Settings):
     resize: PositiveInt | Literal["square"] | None = None
     """Shorter side before the centre is cut out; `square`: the centre square is resized to `size`."""
     squash: bool | None = None
+    """Both sides are resized to the size, whatever the proportions of the image."""
     interpolation: Interpolation | None = None
+    """Of the resizing."""
     rounding: Literal["even", "down"] | None = None
+    """Of half a pixel of margin when the centre is cut out: torchvision's `even`, or `down` as in transformers."""
     halve: Annotated[bool, Added(when_absent=False)] = False
     """No library's own does."""
     mean: Colour | None = None
+    """Subtracted from pixels in [0, 1]: red, green, blue."""
     std: Colour | None = None
+    """Divides what is left: red, green, blue."""
 
     def on(self, found: Preprocessing) -> Preprocessing:
         """`found` with what is set here. Raises ValueError where the cut would be larger than what it is cut from."""
@@ -299,6 +304,7 @@ class PublishedEncoder(FileSource):
 
     kind: Literal["released"] = "released"
     method: Method
+    """How the checkpoint was trained; it determines the layout of the file and the head."""
     name: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2"] = "resnet50"
     """The backbone."""
 
