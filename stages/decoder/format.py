@@ -51,7 +51,7 @@ class Extends(BaseModel):
     """The taps that the trunk was trained with, as `encoder:tap`."""
 
 
-class Card(BaseModel):
+class DecoderCard(BaseModel):
     """`decoder.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,7 +84,7 @@ class Card(BaseModel):
 class Decoder:
     """A trained decoder on a device."""
 
-    card: Card
+    card: DecoderCard
     network: Network
     means: Mapping[str, Tensor]
     scales: Mapping[str, Tensor]
@@ -138,7 +138,7 @@ class Decoder:
         return out
 
 
-AnyCard: TypeAlias = Card | AdmCard
+AnyCard: TypeAlias = DecoderCard | AdmCard
 AnyDecoder: TypeAlias = Decoder | AdmDecoder
 
 
@@ -160,7 +160,7 @@ def dump(
     final: Mapping[str, Tensor],
     halfway: Mapping[str, Tensor],
     statistics: "Sequence[Statistics]",
-    card: Card,
+    card: DecoderCard,
 ) -> dict[str, bytes]:
     """The decoder's files by name. `final` and `halfway`: the painter's weights by name."""
     tensors = {f"sketch.{name}": value for name, value in network.sketch.state_dict().items()}
@@ -190,8 +190,8 @@ def parse_card(data: bytes) -> AnyCard:
             found=f"format {found!r}",
             remedy="Read it with the version of Repscope that wrote it, or train the decoder again.",
         )
-    kind: type[AnyCard] = AdmCard if "architecture" in document else Card
-    if kind is Card and isinstance(document.get("training"), dict):
+    kind: type[AnyCard] = AdmCard if "architecture" in document else DecoderCard
+    if kind is DecoderCard and isinstance(document.get("training"), dict):
         # Cards that do not say how they were trained are older than the choice.
         document["training"].setdefault("optimiser", "adamw")
     try:
@@ -210,7 +210,7 @@ def load(inp: Input, device: str, snapshot: Snapshot = "final") -> AnyDecoder:
     if snapshot == "halfway":
         tensors |= load_tensors(inp.read(HALFWAY))
     network = Network(card.network, list(card.taps.values()), card.size)
-    network.rest = card.rest
+    network.residual_std = card.rest
     try:
         network.load_state_dict(tensors)
         means = {place: standard[f"{STANDARD}{place}/mean"].to(device) for place in card.taps}

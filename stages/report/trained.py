@@ -42,7 +42,7 @@ def decoders(inputs: Inputs) -> dict[int, Input]:
 
 def decoder(group: int, artifact: Input, taps: Sequence[Tap]) -> Block:
     """Loss on held-out images over training, per tap: of the decoder (0), or of an extension."""
-    from stages.decoder.format import Card, read_card
+    from stages.decoder.format import DecoderCard, read_card
 
     about = read_card(artifact)
     by_place = {tap.place: tap for tap in taps}
@@ -53,7 +53,7 @@ def decoder(group: int, artifact: Input, taps: Sequence[Tap]) -> Block:
             # The mark at the end tells taps of one encoder from each other, which share a colour.
             curves += [Line(place, points, tap.style), Line(place, points[-1:], tap.style, tap.shape)]
     named = "One decoder for"
-    if isinstance(about, Card) and about.extends is not None:
+    if isinstance(about, DecoderCard) and about.extends is not None:
         named = f"The decoder for {', '.join(about.extends.taps)}, its weights frozen, taught"
     text = f"{named} {count(len(about.taps))} tap{'' if len(about.taps) == 1 else 's'}, {about.size} px"
     if about.training is None:
