@@ -24,7 +24,7 @@ from stages.datasets.parquet import ParquetSource
 from stages.datasets.sources import FolderSource
 from stages.datasets.tars import WebdatasetSource
 from stages.decoder.extension.stage import Extension
-from stages.decoder.rcdm.published_stage import Released
+from stages.decoder.rcdm.published_stage import ReleasedDecoder
 from stages.decoder.rcdm.stage import Rcdm
 from stages.decoder.stage import Decoder
 from stages.encoders.sources.settings import KINDS, Override
@@ -82,7 +82,7 @@ def test_the_stage_that_is_shown_runs_and_is_cached(
 def test_the_study_page_names_every_field() -> None:
     page = (ROOT / "docs" / "study.md").read_text()
     blocks_of_study = (Listing, Shards, Pretrain, Readers, Probes, Sources, Transformed, Kept, Faithfulness, Invariance)
-    for stage in (*blocks_of_study, Decoder, Extension, Rcdm, Released, Samples):
+    for stage in (*blocks_of_study, Decoder, Extension, Rcdm, ReleasedDecoder, Samples):
         for field in stage.model_fields:
             assert f"`{field}`" in page or field == "snapshot", f"{stage.__name__}.{field}"
 

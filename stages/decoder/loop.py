@@ -181,7 +181,7 @@ class Training:
                 piece.copy_(load(checkpoint.read(_file(name, number)))["values"])
 
     def _vectors(self) -> dict[str, Tensor]:
-        """What a checkpoint holds, in place: weights, averages, and what the optimisers have gathered."""
+        """What a checkpoint holds, in place: weights, averages, and the moments of the optimisers."""
         vectors = {
             "sketch": self.first.flat.values,
             "painter": self.second.flat.values,

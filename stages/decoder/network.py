@@ -68,14 +68,14 @@ class UNet(nn.Module):
         self.out = nn.Conv2d(channels[0], 3 * area, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
-        place = torch.linspace(-1.0, 1.0, size // settings.patch)
-        self.register_buffer("place", torch.stack(torch.meshgrid(place, place, indexing="ij")), persistent=False)
+        side = torch.linspace(-1.0, 1.0, size // settings.patch)
+        self.register_buffer("coordinates", torch.stack(torch.meshgrid(side, side, indexing="ij")), persistent=False)
 
     def forward(self, r: Tensor, m: Tensor, e: Tensor) -> Tensor:
         """[B, 3, S, S] twice and [B, width] -> [B, 3, S, S]."""
-        place: Tensor = self.get_buffer("place").expand(r.shape[0], -1, -1, -1)
+        coordinates: Tensor = self.get_buffer("coordinates").expand(r.shape[0], -1, -1, -1)
         patches = functional.pixel_unshuffle(torch.cat([r, m], dim=1), self.patch)
-        x = torch.cat([patches, place], dim=1).contiguous(memory_format=torch.channels_last)
+        x = torch.cat([patches, coordinates], dim=1).contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         skips = []
         for level, blocks in enumerate(self.down):
@@ -123,7 +123,7 @@ class Parts(nn.Module):
     """Standard deviation of what the sketch leaves."""
 
     def compile_kernels(self) -> None:
-        """Has torch.compile make kernels for what is slow without: they are made when the network first runs."""
+        """Has torch.compile make kernels for what is slow without; they are compiled when the network first runs."""
         raise NotImplementedError
 
     @property

@@ -91,7 +91,7 @@ def as_decoder(stage: "Extension", card: format.DecoderCard) -> Decoder:
 
 
 def grown(trunk: Network, network: Network) -> Network:
-    """`network`, made for new taps, with the weights of `trunk`, all frozen but the projections of its taps."""
+    """`network`, built for new taps, with the weights of `trunk`, all frozen but the projections of its taps."""
     network.residual_std = trunk.residual_std
     learned = trunk.state_dict()
     own = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, Projection))
@@ -134,11 +134,11 @@ def fit_projections(network: Network, base: format.Decoder, train: PairedSet, in
 
 def _old_projections(base: format.Decoder, rows: "np.ndarray", inputs: Inputs) -> Iterator[list[Tensor]]:
     """What the projections of the trunk's taps give for images, float32 [B, width] at the sketch and at the U-Net."""
-    for number, place in enumerate(base.taps):
-        encoder, tap = place.split(":")
+    for number, name in enumerate(base.taps):
+        encoder, tap = name.split(":")
         if f"embeddings.{encoder}" in inputs:
             raw = torch.from_numpy(open_table(inputs[f"embeddings.{encoder}"]).read(tap, "plain", rows))
-            h, numbers = base.standardise(place, raw), torch.full((len(rows),), number)
+            h, numbers = base.standardise(name, raw), torch.full((len(rows),), number)
             yield [projection(h, numbers) for projection in projections(base.network)]
 
 
