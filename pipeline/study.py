@@ -25,7 +25,7 @@ from pydantic import (
 
 from pipeline.errors import UsageError
 from stages.decoder.extension.stage import Extension
-from stages.decoder.rcdm.published_stage import Released
+from stages.decoder.rcdm.published_stage import ReleasedDecoder
 from stages.decoder.rcdm.stage import Rcdm
 from stages.decoder.stage import Decoder
 from stages.encoders.sources.settings import KINDS, PRESETS, Override, from_short
@@ -72,13 +72,13 @@ Encoder = Annotated[Pretrain | Untrained | Oracle | Imported, BeforeValidator(_b
 
 ADM, RELEASED, TRAINED = "adm", "released", "trained"
 """`architecture: adm`, `kind: released`, or neither of them."""
-DECODERS: Mapping[str, type[BaseModel]] = {ADM: Rcdm, RELEASED: Released, TRAINED: Decoder}
+DECODERS: Mapping[str, type[BaseModel]] = {ADM: Rcdm, RELEASED: ReleasedDecoder, TRAINED: Decoder}
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, dict):
         return str(value.get("kind", value.get("architecture", TRAINED)))
-    if isinstance(value, Released):
+    if isinstance(value, ReleasedDecoder):
         return RELEASED
     return ADM if isinstance(value, Rcdm) else TRAINED
 
@@ -90,7 +90,7 @@ def _without_kind(value: Any) -> Any:
 AnyDecoder = Annotated[
     Annotated[Decoder, BeforeValidator(_without_kind), Tag(TRAINED)]
     | Annotated[Rcdm, Tag(ADM)]
-    | Annotated[Released, BeforeValidator(_without_kind), Tag(RELEASED)],
+    | Annotated[ReleasedDecoder, BeforeValidator(_without_kind), Tag(RELEASED)],
     Discriminator(
         _kind,
         custom_error_type="decoder_kind",
@@ -163,7 +163,7 @@ class WrittenStudy(StudyBlock):
             if name not in taps:
                 meant = _meant(name, taps)
                 raise ValueError(f"expected one of the taps of {encoder}: {', '.join(taps)}; found {tap!r}{meant}")
-        if isinstance(self.decoder, Released) and self.decoder.preprocessing == "rcdm":
+        if isinstance(self.decoder, ReleasedDecoder) and self.decoder.preprocessing == "rcdm":
             name = self.decoder.taps[0].partition(":")[0]
             if getattr(self.encoders[name], "preprocessing", None) != RCDM:
                 # No shape tells, and the samples would be of something else.

@@ -25,7 +25,6 @@ from stages.datasets.labels import Table
 from stages.datasets.parquet import ParquetSource
 from stages.datasets.sources import FolderSource
 from stages.datasets.tars import WebdatasetSource
-from stages.decoder.rcdm.published_stage import Released
 from stages.decoder.rcdm.stage import Rcdm
 from stages.decoder.stage import Decoder
 from stages.encoders.sources.settings import KINDS, Override
@@ -87,7 +86,9 @@ def test_every_field_of_every_block_of_a_study_is_described_on_the_page() -> Non
     page = (ROOT / "docs" / "reference" / "study.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
     blocks_of_study = generate.blocks(Study)
-    assert {Listing, Imported, Pretrain, Decoder, Rcdm, Released, Samples} <= {block.model for block in blocks_of_study}
+    assert {Listing, Imported, Pretrain, Decoder, Rcdm, ReleasedDecoder, Samples} <= {
+        block.model for block in blocks_of_study
+    }
     for block in blocks_of_study:
         for field, info in block.model.model_fields.items():
             if get_origin(info.annotation) is not Literal or len(get_args(info.annotation)) > 1:

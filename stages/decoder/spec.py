@@ -12,7 +12,7 @@ WITHOUT_SKETCH: Mapping[str, Any] = {"sigma_max": 80.0, "rho": 7.0}
 
 
 SKETCH_IMAGES = 60_000
-"""Embeddings of each tap that the sketch is shown where nothing is said."""
+"""Embeddings of each tap that the sketch is shown by default."""
 
 
 class Settings(BaseModel):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -56,10 +57,11 @@ def read(path: Path) -> Any:
             raise _unreadable(path, f"a damaged safetensors file ({error})") from error
     try:
         with torch.serialization.safe_globals(PLAIN):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", mmap=is_zipfile(path), weights_only=True)
     except pickle.UnpicklingError as error:
         raise _unreadable(path, f"more than tensors and plain data ({_first_line(error)})") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    # A file that is something else makes the reader fail in any way that bytes can be wrong.
+    except Exception as error:
         raise _unreadable(path, _first_line(error) or type(error).__name__) from error
 
 

@@ -50,7 +50,7 @@ class Readers(Gang):
         """Trains, scores on held-out images and writes; the summary holds the scores."""
         from stages.readers import network
         from stages.readers.data import labelled, pixel_attributes, table_attributes
-        from stages.readers.format import Card, Score, dump
+        from stages.readers.format import ReaderCard, Score, dump
         from stages.readers.score import quality
         from stages.readers.targets import Targets
 
@@ -79,7 +79,7 @@ class Readers(Gang):
             for a in targets.attributes:
                 value, n = quality(a, found[a.name], heldout.values[a.name])
                 scores[a.name] = Score(value=value, measure="accuracy" if a.kind == "class" else "R2", n=n)
-        card = Card(
+        card = ReaderCard(
             size=self.size,
             widths=self.widths,
             network=targets.attributes,

@@ -1,4 +1,4 @@
-"""A question that is added as docs/guide/extending.md says, to a copy of the code: what changes with it, and what does not."""
+"""A question added to a copy of the code as docs/guide/extending.md says: what changes with it, and what does not."""
 
 import json
 import os

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from stages.contract import Context, Estimate, Gang, Inputs, Output, Summary, Unkeyed
 
 SHARE, SKETCH_SHARE = 0.02, 0.6
-"""Where nothing is said: what each new tap is shown, as a share of what the decoder and its sketch were shown.
+"""The defaults: what each new tap is shown, as a share of what the decoder and its sketch were shown.
 
 The sketch has the larger one because it costs next to nothing, and because what is won is won there: a U-Net that knows
 its job starts where a few hundred images lead it."""

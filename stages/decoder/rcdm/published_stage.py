@@ -10,7 +10,7 @@ from stages.contract import Estimate, External, Inputs, Output, Part, Stage, Sum
 from stages.decoder.rcdm.spec import AdmSettings
 
 
-class Released(Stage):
+class ReleasedDecoder(Stage):
     """Reads one published file, a plain state dict of averaged weights written by `torch.save`.
 
     Inputs: `encoder` of the tap, where it was imported: its summary has the width of the tap, which must be the file's.
@@ -37,7 +37,7 @@ class Released(Stage):
     precision: Literal["bfloat16", "float32"] = "float32"
     """Of the network's arithmetic when it paints; bfloat16 where the device is fast in it."""
     preprocessing: Annotated[Literal["rcdm", "unchecked"], Unkeyed("it only says what a study may be")] = "rcdm"
-    """How the encoder of a study must see images: `rcdm`, as in the authors' training, for the file does not tell;
+    """How the encoder of a study must see images: `rcdm`, as in the authors' training, since the file does not say;
     `unchecked`: in any way, for a decoder that was trained with another."""
 
     @field_validator("url")
@@ -47,7 +47,7 @@ class Released(Stage):
         return url if "://" in url or "::" in url else os.path.abspath(os.path.expanduser(url))
 
     def external(self) -> Mapping[str, External]:
-        """The file, known by its sha256, so that nothing is read to know the key."""
+        """The file, identified by its sha256, so that the key is computed without reading it."""
         return {"weights": External(self.url, self.sha256)}
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.datasets import scenes
-from stages.decoder.format import CARD, Card, Point
+from stages.decoder.format import CARD, DecoderCard, Point
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.encoders.augment import Augmentations
 from stages.encoders.format import CARD as ENCODER_CARD
@@ -306,7 +306,7 @@ def decoder() -> MemoryArtifact:
         )
         for images in points
     ]
-    card = Card(
+    card = DecoderCard(
         taps=taps, size=SIZE, network=NetworkSettings(), training=TrainingSettings(), seed=0, num_images=480_000,
         train_images=10_000, rest=0.3, curve=tuple(curve), finished="2026-11-22", versions=VERSIONS,
     )  # fmt: skip
