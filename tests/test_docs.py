@@ -25,6 +25,7 @@ from stages.datasets.labels import Table
 from stages.datasets.parquet import ParquetSource
 from stages.datasets.sources import FolderSource
 from stages.datasets.tars import WebdatasetSource
+from stages.decoder.rcdm.published_stage import ReleasedDecoder
 from stages.decoder.rcdm.stage import Rcdm
 from stages.decoder.stage import Decoder
 from stages.encoders.sources.settings import KINDS, Override
