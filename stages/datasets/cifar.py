@@ -19,7 +19,8 @@ from stages.datasets.columns import Declared
 from stages.datasets.files import FileReader, FilesSource, Found, Notes, Wanted, damaged
 from stages.datasets.tars import members
 from stages.errors import InputError
-from stages.external.ranges import Blocks, Place, Spans, Stock, Unreadable, absolute
+from stages.external.files import absolute
+from stages.external.ranges import Blocks, Place, Spans, Stock, Unreadable
 from stages.images.pixels import encode_png
 
 TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
@@ -47,7 +48,7 @@ class Cifar10Source(FilesSource):
     split: Literal["published", "content"] = "published"
     """`published`: the test batch is held out. `content`: an image's own bytes decide, by `holdout`."""
 
-    _made_absolute = field_validator("url")(absolute)
+    _absolute_url = field_validator("url")(absolute)
 
     @cached_property
     def stock(self) -> Stock:

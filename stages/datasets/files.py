@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from stages.contract import External, Unkeyed
 from stages.datasets.columns import Columns, Declared, Split
 from stages.errors import InputError
-from stages.external.ranges import Place, Stock, Unreadable, absolute
+from stages.external.files import absolute
+from stages.external.ranges import Place, Stock, Unreadable
 
 Value: TypeAlias = str | float | None
 
@@ -117,10 +118,10 @@ class TableSource(FilesSource):
 
     @field_validator("url")
     @classmethod
-    def _made_absolute(cls, url: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        made = absolute(url) if isinstance(url, str) else tuple(map(absolute, url))
-        Stock((made,) if isinstance(made, str) else made, ())
-        return made
+    def _absolute_url(cls, url: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        found = absolute(url) if isinstance(url, str) else tuple(map(absolute, url))
+        Stock((found,) if isinstance(found, str) else found, ())
+        return found
 
     @cached_property
     def stock(self) -> Stock:

@@ -10,7 +10,8 @@ from stages.attributes import Attribute
 from stages.contract import Unkeyed
 from stages.datasets.columns import Column, Columns, Declared, Split, in_order, kind_of
 from stages.errors import InputError
-from stages.external.ranges import absolute, open_url
+from stages.external.files import absolute
+from stages.external.ranges import open_url
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +42,7 @@ class Table(BaseModel):
     split: Split | None = None
     """Which images are held out, by a column; None: their own bytes decide."""
 
-    _made_absolute = field_validator("url")(absolute)
+    _absolute_url = field_validator("url")(absolute)
 
     @field_validator("split")
     @classmethod

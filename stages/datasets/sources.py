@@ -22,7 +22,8 @@ from stages.datasets.labels import Labels, Table
 from stages.datasets.parquet import ParquetSource
 from stages.datasets.tars import WebdatasetSource
 from stages.errors import InputError
-from stages.external.ranges import READERS, Unreadable, absolute, open_url, readable, remedy_for
+from stages.external.files import absolute
+from stages.external.ranges import READERS, Unreadable, open_url, readable, remedy_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,7 +116,7 @@ class FolderSource(BaseModel):
     fingerprint: Annotated[str, Unkeyed("it says how the digest is made; the digest is in the key")] = "listing"
     """What tells one state of the folder from another: `listing` (paths and sizes), `content`, or your own string."""
 
-    _made_absolute = field_validator("url")(absolute)
+    _absolute_url = field_validator("url")(absolute)
 
     def external(self) -> Mapping[str, External]:
         """The folder, and the table where there is one."""

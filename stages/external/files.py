@@ -4,6 +4,7 @@ What is on this machine already is used where it stands; anything else that fssp
 """
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,16 @@ def fetched_folder(url: str, wanted: tuple[str, ...]) -> Iterator[Fetched]:
             raise InputError(f"a folder at {url}", "none", "Check the path: an id of the hub needs `pretrained: true`.")
         found = sorted(file for file in path.iterdir() if file.is_file() and file.name.endswith(wanted))
         yield Fetched(path, {file.name: sha256_of(file) for file in found})
+
+
+def absolute(url: str) -> str:
+    """A URL as it is, a local path as an absolute one, because workers may run in another folder.
+
+    Raises ValueError for `pipe:`, which would run a command.
+    """
+    if url.startswith("pipe:"):
+        raise ValueError("expected a path or a URL that fsspec opens; found pipe:, which runs a command")
+    return url if "://" in url or "::" in url else os.path.abspath(os.path.expanduser(url))
 
 
 def local(url: str) -> Path | None:

@@ -58,13 +58,6 @@ class Spans(Protocol):
         """`length` bytes from `start`, fewer at the end of the file."""
 
 
-def absolute(url: str) -> str:
-    """A local path made absolute, because workers may stand in another folder."""
-    if url.startswith("pipe:"):
-        raise ValueError("expected a path or a URL that fsspec opens; found pipe:, which runs a command")
-    return url if "://" in url or "::" in url else os.path.abspath(os.path.expanduser(url))
-
-
 def expand(url: str) -> list[str]:
     """`a-{08..10}.tar` as a-08.tar, a-09.tar, a-10.tar; `{train,test}.tar` as both. ValueError where it is too much."""
     found, done = [url], False
