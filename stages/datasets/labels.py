@@ -20,15 +20,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Labels:
-    """Attributes of the images, their values float64 [N] by name, and which are held out, bool [N]; None: not said."""
+class TableLabels:
+    """Attributes of the images, their values float64 [N] by name, and which are held out, bool [N].
+
+    `heldout` None: the table has no split.
+    """
 
     attributes: tuple[Attribute, ...]
     values: "Mapping[str, NDArray[np.float64]]"
     heldout: "NDArray[np.bool_] | None"
 
 
-class Table(BaseModel):
+class LabelTable(BaseModel):
     """A CSV or Parquet file with a row for each image of a folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,8 +54,8 @@ class Table(BaseModel):
             raise ValueError("expected `split` to name a column of the table; found none")
         return split
 
-    def of(self, names: Sequence[str], folder: str) -> Labels:
-        """What the table says of images of these names; what it does not say is undefined.
+    def of(self, names: Sequence[str], folder: str) -> TableLabels:
+        """What the table says of images of these names; values that it lacks are undefined.
 
         Raises InputError where it lacks a column, has a name twice, names none of the images, or a value is not what
         its column is said to be.
@@ -87,13 +90,13 @@ class Table(BaseModel):
             values[name] = numbers
         heldout = None
         if self.split is not None and self.split.column is not None:
-            told = table.column(self.split.column).take(found).to_pylist()
+            cells = table.column(self.split.column).take(found).to_pylist()
             sides = [
                 self.split.of(None if value is None else str(value), name)
-                for value, name in zip(told, names, strict=True)
+                for value, name in zip(cells, names, strict=True)
             ]
             heldout = np.array([side == "heldout" for side in sides], dtype=np.bool_)
-        return Labels(tuple(attributes), values, heldout)
+        return TableLabels(tuple(attributes), values, heldout)
 
     def _attribute(
         self, name: str, column: Column, cells: "pa.ChunkedArray", found: "pa.Array", names: Sequence[str]
@@ -102,19 +105,19 @@ class Table(BaseModel):
 
         kind = kind_of(name, cells.type) if column.kind == "auto" else column.kind
         declared = Declared(column=name, name=name, kind=kind, period=column.period, mirror=column.mirror)
-        told: list[Any] = []
+        parsed: list[Any] = []
         for image, value in zip(names, cells.take(found).to_pylist(), strict=True):
             try:
-                told.append(declared.value(value))
+                parsed.append(declared.value(value))
             except ValueError as error:
                 raise InputError(
                     f"a {kind} in the column {name} of {self.url}", f"{error}, of {image}", "Correct that row."
                 ) from error
         if kind != "class":
-            return declared.attribute(), np.array([np.nan if v is None else v for v in told], dtype=np.float64)
-        classes = in_order({value for value in told if value is not None})
+            return declared.attribute(), np.array([np.nan if v is None else v for v in parsed], dtype=np.float64)
+        classes = in_order({value for value in parsed if value is not None})
         number = {value: float(index) for index, value in enumerate(classes)}
-        return declared.attribute(classes), np.array([number.get(v, np.nan) for v in told], dtype=np.float64)
+        return declared.attribute(classes), np.array([number.get(v, np.nan) for v in parsed], dtype=np.float64)
 
     def _read(self) -> "pa.Table":
         import pyarrow as pa

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 from stages.attributes import Attribute
 from stages.contract import Added, External, Unkeyed
 from stages.datasets.cifar import Cifar10Source
-from stages.datasets.labels import Labels, Table
+from stages.datasets.labels import LabelTable, TableLabels
 from stages.datasets.parquet import ParquetSource
 from stages.datasets.tars import WebdatasetSource
 from stages.errors import InputError
@@ -46,8 +46,8 @@ class Catalogue:
     """Bytes of each file; empty where images are made and not read."""
     ignored: Mapping[str, int] = field(default_factory=dict)
     """Number of other files by ending."""
-    labels: Labels | None = None
-    """What a table says of the images."""
+    labels: TableLabels | None = None
+    """Attributes and split from a table beside the folder."""
 
     def digest(self, start: int, stop: int) -> str:
         """Short digest of what is known of rows start … stop - 1."""
@@ -111,7 +111,7 @@ class FolderSource(BaseModel):
     """A local folder or any URL that fsspec opens, for example `s3://bucket/photos`."""
     labels: Literal["folders", "none"] = "folders"
     """`folders`: the first folder below `url` is the attribute `class`. `none`: the images have no class."""
-    table: Annotated[Table | None, Added(when_absent=None)] = None
+    table: Annotated[LabelTable | None, Added(when_absent=None)] = None
     """A CSV or Parquet file that says more of the images than their folders do."""
     fingerprint: Annotated[str, Unkeyed("it says how the digest is made; the digest is in the key")] = "listing"
     """What tells one state of the folder from another: `listing` (paths and sizes), `content`, or your own string."""

@@ -1,7 +1,7 @@
 """Tars in webdataset's layout: members that share a name without ending are one sample, one of them its image.
 
-The tar is read by our own eyes: nothing is unpacked to a disk, nothing is unpickled, and what could lead elsewhere (a
-link, an absolute path, `..`) is refused. Layout of a header: POSIX.1-2001 (ustar and pax), with GNU's long names.
+We parse the headers ourselves: nothing is unpacked to a disk, nothing is unpickled, and a link, an absolute path or
+`..` is refused. Layout of a header: POSIX.1-2001 (ustar and pax), with GNU's long names.
 """
 
 import json
@@ -16,7 +16,7 @@ from pydantic import field_validator, model_validator
 from stages.datasets.columns import Declared
 from stages.datasets.files import FileReader, Found, Notes, TableSource, Value, Wanted, damaged
 from stages.errors import InputError
-from stages.external.ranges import FILE_LIMIT_BYTES, Blocks, Place, Spans, Unreadable, readable
+from stages.external.ranges import FILE_LIMIT_BYTES, Blocks, FileInfo, Spans, Unreadable, readable
 
 IMAGES = ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp")
 """Endings of members that are taken for images."""
@@ -31,7 +31,7 @@ PADDING_LIMIT_BYTES = 2**20
 """What may follow a tar's end mark; more means that several tars were joined."""
 
 SAMPLED_BYTES = 2**20
-"""How much of a tar is looked at to guess how many images it holds."""
+"""How much of a tar is read to estimate how many images it holds."""
 
 BLOCK = 512
 
@@ -96,15 +96,15 @@ class WebdatasetSource(TableSource):
         return TarReader(self)
 
     def expected_rows(self) -> int:
-        places = self.places()
-        file = self.stock.open(places[0])
+        infos = self.files()
+        file = self.file_set.open(infos[0])
         bytes_seen = images = 0
         for member in members(file):
             if member.offset > SAMPLED_BYTES:
                 break
             bytes_seen = member.offset + member.size
             images += _ending_of(member.name)[1] in (IMAGES if self.image is None else (self.image,))
-        return max(1, round(sum(place.size for place in places) * images / max(bytes_seen, 1)))
+        return max(1, round(sum(info.size for info in infos) * images / max(bytes_seen, 1)))
 
     def _endings(self) -> tuple[str, ...]:
         return (".tar",)
@@ -123,19 +123,19 @@ class TarReader(FileReader):
         self._read_members = {name.partition(".")[0] for name in columns}
         self._open: Blocks | None = None
 
-    def declared(self, place: Place) -> tuple[Declared, ...]:
+    def declared(self, info: FileInfo) -> tuple[Declared, ...]:
         return self._declared
 
-    def read(self, place: Place, notes: Notes) -> Iterator[Found]:
-        file = self._source.stock.open(place)
-        for sample in samples(members(file), notes, place.name):
-            image = self._image(sample, place.name)
+    def read(self, info: FileInfo, notes: Notes) -> Iterator[Found]:
+        file = self._source.file_set.open(info)
+        for sample in samples(members(file), notes, info.name):
+            image = self._image(sample, info.name)
             if image is not None:
-                yield self._found(file, place, sample, image, notes)
+                yield self._found(file, info, sample, image, notes)
                 continue
             if apart := sorted(self._read_members & sample.members.keys()):
                 raise InputError(
-                    f"the members of a sample beside each other in {place.name}",
+                    f"the members of a sample beside each other in {info.name}",
                     f"{sample.key}.{apart[0]} apart from any image",
                     "Pack the tar in the order of its names, for example with `tar --sort=name`.",
                 )
@@ -145,7 +145,7 @@ class TarReader(FileReader):
     def fetch(self, wanted: Sequence[Wanted]) -> Iterator[bytes | Unreadable]:
         for entry in wanted:
             if self._open is None or self._open.name != entry.file:
-                self._open = self._source.stock.open(self.place(entry.file))
+                self._open = self._source.file_set.open(self.info(entry.file))
             yield self._open.span(entry.position, entry.size)
 
     def _image(self, sample: Sample, where: str) -> Member | None:
@@ -160,14 +160,14 @@ class TarReader(FileReader):
             )
         return sample.members[endings[0]] if endings else None
 
-    def _found(self, file: Blocks, place: Place, sample: Sample, image: Member, notes: Notes) -> Found:
-        name = f"{place.name}/{readable(image.name)}"
+    def _found(self, file: Blocks, info: FileInfo, sample: Sample, image: Member, notes: Notes) -> Found:
+        name = f"{info.name}/{readable(image.name)}"
         if image.size > FILE_LIMIT_BYTES:
             reason = f"a file of {image.size} bytes, more than {FILE_LIMIT_BYTES}"
-            return Found(image.offset, name, Unreadable(reason), split=self._without_column(place))
+            return Found(image.offset, name, Unreadable(reason), split=self._without_column(info))
         data: bytes | Unreadable = file.span(image.offset, image.size)
         values: dict[str, Value] = {}
-        split = self._without_column(place)
+        split = self._without_column(info)
         try:
             columns = self._columns(file, sample, notes)
             for declared in self._declared:
@@ -175,13 +175,13 @@ class TarReader(FileReader):
         except ValueError as error:
             return Found(image.offset, name, Unreadable(str(error)), split=split)
         if self._source.split is not None and self._source.split.column is not None:
-            told = columns.get(self._source.split.column)
-            split = self._source.split.of(None if told is None else str(told), name)
+            value = columns.get(self._source.split.column)
+            split = self._source.split.of(None if value is None else str(value), name)
         return Found(image.offset, name, data, values, split)
 
-    def _without_column(self, place: Place) -> Literal["train", "heldout"] | None:
+    def _without_column(self, info: FileInfo) -> Literal["train", "heldout"] | None:
         split = self._source.split
-        return None if split is None or split.column is not None else split.of(place.name, place.name)
+        return None if split is None or split.column is not None else split.of(info.name, info.name)
 
     def _columns(self, file: Blocks, sample: Sample, notes: Notes) -> dict[str, Any]:
         """Values of the columns that are asked for. ValueError where a member is not what its ending says."""
@@ -219,21 +219,21 @@ def members(file: Spans) -> Iterator[Member]:
                 "Unpack it to a plain .tar: a compressed one cannot be read from the middle.",
             )
     offset = 0
-    ahead: dict[str, str] = {}
+    extended: dict[str, str] = {}
     while True:
         block = file.span(offset, BLOCK)
         if len(block) < BLOCK:
             raise damaged(file.name, "a whole tar", f"its end at byte {file.size}, without an end mark")
         if not any(block):
-            if ahead or file.size - offset > PADDING_LIMIT_BYTES:
+            if extended or file.size - offset > PADDING_LIMIT_BYTES:
                 raise damaged(file.name, "one tar", f"an end mark at byte {offset} of {file.size}")
             return
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except (tarfile.HeaderError, ValueError) as error:
             raise damaged(file.name, f"the header of a member at byte {offset}", str(error)) from error
-        size = _number(ahead["size"], file, offset) if "size" in ahead else header.size
-        name = ahead.get("path", header.name)
+        size = _number(extended["size"], file, offset) if "size" in extended else header.size
+        name = extended.get("path", header.name)
         data = offset + BLOCK
         if header.type in (tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE):
             size = 0
@@ -243,7 +243,7 @@ def members(file: Spans) -> Iterator[Member]:
             )
         offset = data + -(-size // BLOCK) * BLOCK
         if header.type == tarfile.XHDTYPE:
-            ahead |= _records(file, data, size)
+            extended |= _records(file, data, size)
             continue
         if header.type == tarfile.XGLTYPE:
             if _records(file, data, size).keys() & {"path", "size", "linkpath"}:
@@ -252,10 +252,10 @@ def members(file: Spans) -> Iterator[Member]:
         if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
             if header.type == tarfile.GNUTYPE_LONGNAME:
                 text = _extension(file, data, size).partition(b"\0")[0]
-                ahead["path"] = text.decode("utf-8", "surrogateescape")
+                extended["path"] = text.decode("utf-8", "surrogateescape")
             continue
-        sparse = header.type == tarfile.GNUTYPE_SPARSE or any(entry.startswith("GNU.sparse") for entry in ahead)
-        ahead = {}
+        sparse = header.type == tarfile.GNUTYPE_SPARSE or any(entry.startswith("GNU.sparse") for entry in extended)
+        extended = {}
         if header.type == tarfile.DIRTYPE:
             continue
         if sparse or header.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE):

@@ -244,7 +244,7 @@ def _decode(data: bytes, pixel_limit: int, small: Framing | None = None) -> "tup
     try:
         image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
     except Image.DecompressionBombError as error:
-        # Pillow refuses before it tells the sides, but its message has their product.
+        # Pillow refuses before it reports the sides, but its message has their product.
         counted = [word for word in str(error).replace("(", " ").split() if word.isdigit()]
         raise _bomb(counted[0] if counted else "far more", pixel_limit) from error
     except Exception as error:

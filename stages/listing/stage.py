@@ -13,7 +13,7 @@ from stages.contract import Estimate, External, Inputs, Output, Part, Stage, Sum
 from stages.datasets.files import FileReader, FilesSource, Notes
 from stages.datasets.sources import Catalogue, FolderSource, ScenesSource, Source
 from stages.errors import InputError
-from stages.external.ranges import FILE_LIMIT_BYTES, Place, Unreadable, readable
+from stages.external.ranges import FILE_LIMIT_BYTES, FileInfo, Unreadable, readable
 from stages.images.pixels import PIXEL_LIMIT
 from stages.listing import ATTRIBUTES, LISTING_ROWS, OK
 
@@ -22,7 +22,7 @@ NAMED = 5
 
 
 class Listing(Stage):
-    """Looks at every image of a source once.
+    """Reads every image of a source once.
 
     Writes `listing.parquet` (row, source, name, size, sha256, split, width, height, format, status, attribute.*; where
     files hold many images each, `source` is the file and `position` says where in it), the parts it is made of,
@@ -49,7 +49,7 @@ class Listing(Stage):
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Counts the source, or guesses from one of its files; measured on small PNGs and on photographs as JPEG."""
         if isinstance(self.source, FilesSource):
-            rows, size = self.source.expected_rows(), sum(place.size for place in self.source.places())
+            rows, size = self.source.expected_rows(), sum(info.size for info in self.source.files())
         else:
             catalogue = self.source.catalogue()
             rows, size = len(catalogue.names), sum(catalogue.sizes)
@@ -61,8 +61,8 @@ class Listing(Stage):
         """
         if isinstance(self.source, FilesSource):
             return [
-                Part(index=index, fields={"file": place.name, "size": place.size})
-                for index, place in enumerate(self.source.places())
+                Part(index=index, fields={"file": info.name, "size": info.size})
+                for index, info in enumerate(self.source.files())
             ]
         catalogue = self.source.catalogue()
         count = len(catalogue.names)
@@ -88,9 +88,9 @@ class Listing(Stage):
         if part.fields != _run(catalogue, start, stop):
             raise _changed("other files in it")
         rows, names = range(start, stop), list(catalogue.names[start:stop])
-        told = {} if catalogue.labels is None else catalogue.labels.values
-        values = source.values(rows, names, [a for a in catalogue.attributes if a.name not in told])
-        values |= {name: column[start:stop] for name, column in told.items()}
+        from_table = {} if catalogue.labels is None else catalogue.labels.values
+        values = source.values(rows, names, [a for a in catalogue.attributes if a.name not in from_table])
+        values |= {name: column[start:stop] for name, column in from_table.items()}
         heldout = None if catalogue.labels is None else catalogue.labels.heldout
         columns: dict[str, Any] = {"row": list(rows), "source": [source.kind] * len(rows), "name": []}
         for name in ("size", "sha256", "split", "width", "height", "format", "status"):
@@ -119,18 +119,18 @@ class Listing(Stage):
         from stages.listing.format import members_name
         from stages.listing.members import FileTable
 
-        meant = Place(part.fields["file"], part.fields["size"])
-        place = reader.place(meant.name)
-        if place != meant:
-            raise _changed(f"{place.name} of {place.size} bytes and not {meant.size}")
+        meant = FileInfo(part.fields["file"], part.fields["size"])
+        info = reader.info(meant.name)
+        if info != meant:
+            raise _changed(f"{info.name} of {info.size} bytes and not {meant.size}")
         tally, notes = _Tally(), Notes()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / members_name(part.index)
-            with FileTable(path, reader.declared(place), LISTING_ROWS) as table:
-                for found in reader.read(place, notes):
+            with FileTable(path, reader.declared(info), LISTING_ROWS) as table:
+                for found in reader.read(info, notes):
                     record = self._judge(found.name, found.data, found.split)
                     tally.add(record)
-                    table.add({"source": place.name, "position": found.position} | record, found.values)
+                    table.add({"source": info.name, "position": found.position} | record, found.values)
             out.put(path.name, path)
         return tally.summary() | {"ignored": notes.ignored, "columns": sorted(notes.columns)}
 

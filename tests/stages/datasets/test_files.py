@@ -83,8 +83,8 @@ def test_a_table_says_of_a_folders_images_what_their_folders_do_not(root: str) -
     fill(root, {"labels.csv": "\n".join([*rows, "gone.png,1,1,q,train"]).encode()})
     columns = {"age": None, "breed": "class", "angle": {"kind": "circle", "period": 360}}
     split = {"column": "part", "heldout": ["test"]}
-    said = {"url": f"{root}/labels.csv", "columns": columns, "split": split}
-    _, shards, _ = both(kind="folder", url=f"{root}/img", table=said)
+    settings = {"url": f"{root}/labels.csv", "columns": columns, "split": split}
+    _, shards, _ = both(kind="folder", url=f"{root}/img", table=settings)
     index = table(shards)
     assert index["attribute.age"].tolist() == [0.5, 1.5, 2.5] * 2
     assert index["attribute.angle"].tolist() == [0.0, 0.25, 0.5] * 2
@@ -114,15 +114,15 @@ def test_a_table_says_of_a_folders_images_what_their_folders_do_not(root: str) -
         (None, {}, "a table at {url}; found nothing"),
     ],
 )
-def test_a_table_that_does_not_fit_is_told_as_such(
+def test_a_table_that_does_not_fit_is_refused_with_the_reason(
     tmp_path: Path, text: str | None, settings: dict[str, Any], message: str
 ) -> None:
     fill(str(tmp_path), {f"img/a/{n}.png": picture(n) for n in range(3)})
     url = f"{tmp_path}/t.csv"
     if text is not None:
         Path(url).write_text(text)
-    said = refusal(kind="folder", url=f"{tmp_path}/img", table={"url": url} | settings)
-    assert message.format(url=url) in said
+    refused = refusal(kind="folder", url=f"{tmp_path}/img", table={"url": url} | settings)
+    assert message.format(url=url) in refused
 
 
 def test_the_keys_of_sources_are_what_they_have_always_been() -> None:

@@ -154,13 +154,13 @@ def test_a_row_group_is_read_once_however_small_the_shards_are(monkeypatch: pyte
     fill(str(tmp_path), {"x.parquet": data})
     monkeypatch.setattr(parquet, "BATCH_ROWS", 4)
     asked: list[int] = []
-    batches = parquet._Table.batches
+    batches = parquet._ParquetFile.batches
 
     def noted(self: Any, row: int, columns: Any) -> Any:
         asked.append(row)
         return batches(self, row, columns)
 
-    monkeypatch.setattr(parquet._Table, "batches", noted)
+    monkeypatch.setattr(parquet._ParquetFile, "batches", noted)
     _, _, images = both(kind="parquet", url=str(tmp_path), rows=7)
     assert images == [picture(n) for n in range(60)]
     assert asked == [0, 0]

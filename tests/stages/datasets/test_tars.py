@@ -11,7 +11,7 @@ import pytest
 from stages.contract import External
 from stages.datasets import tars
 from stages.errors import InputError
-from stages.external import ranges as places
+from stages.external import ranges
 from stages.listing.stage import Listing
 from stages.shards.stage import Shards
 from tests.artifacts import MemoryArtifact, run_stage
@@ -185,7 +185,7 @@ def test_what_could_lead_elsewhere_is_refused(tmp_path: Path, member: tarfile.Ta
     assert f"plain files below one folder in a.tar; found {found}" in message
 
 
-def test_a_cut_tar_and_a_compressed_one_are_told_as_such(root: str) -> None:
+def test_a_cut_tar_and_a_compressed_one_are_named_as_such(root: str) -> None:
     whole = wds_tar(samples(6))
     cut = whole.index(picture(0)) + 50
     fill(root, {"a.tar": whole[:cut]})
@@ -232,7 +232,7 @@ def test_a_tar_that_changes_after_it_was_listed_is_noticed(root: str) -> None:
 def test_ranges_are_read_once_and_other_members_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     big = [{"__key__": f"{n}", "png": picture(n), "npy.bin": bytes(300_000)} for n in range(8)]
     fill(str(tmp_path), {"a.tar": wds_tar(big)})
-    monkeypatch.setattr(places, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(ranges, "BLOCK_BYTES", 4096)
     read: list[tuple[int, int]] = []
     local = fsspec.filesystem("file")
     cat = type(local).cat_file
@@ -251,8 +251,8 @@ def test_ranges_are_read_once_and_other_members_not_at_all(monkeypatch: pytest.M
 
 
 def test_texts_that_no_format_can_hold_make_a_bad_row(root: str) -> None:
-    told = [b'{"a": "\\ud800", "\\ud801": 1}', b'{"a": "x"}', b'{"a": 1e999}', b'{"a": ["x"]}', b'{"a": 7}']
-    tar = plain_tar([m for n, d in enumerate(told) for m in ((f"{n}.png", picture(n)), (f"{n}.json", d))])
+    records = [b'{"a": "\\ud800", "\\ud801": 1}', b'{"a": "x"}', b'{"a": 1e999}', b'{"a": ["x"]}', b'{"a": 7}']
+    tar = plain_tar([m for n, d in enumerate(records) for m in ((f"{n}.png", picture(n)), (f"{n}.json", d))])
     fill(root, {"a.tar": tar})
     _, shards, _ = both(kind="webdataset", url=root, columns={"json.a": "class"}, max_bad=0.9, holdout=0.0)
     assert table(shards).status.tolist() == [
