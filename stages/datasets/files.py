@@ -16,6 +16,7 @@ from stages.contract import External, Unkeyed
 from stages.datasets.columns import Columns, Declared, Split
 from stages.errors import InputError
 from stages.external.files import absolute
+from stages.external.passed_over import PassedOver
 from stages.external.ranges import FileInfo, FileSet, Unreadable
 
 Value: TypeAlias = str | float | None
@@ -47,9 +48,9 @@ class Wanted:
 
 @dataclass
 class Notes:
-    """What a file holds besides: members that are no images, by ending, and names of columns that could be taken."""
+    """What a file holds besides: members that are no images, and names of columns that could be taken."""
 
-    ignored: dict[str, int] = field(default_factory=dict)
+    passed_over: PassedOver = field(default_factory=PassedOver)
     columns: set[str] = field(default_factory=set)
 
 
@@ -95,6 +96,10 @@ class FilesSource(BaseModel, ABC):
     def files(self) -> list[FileInfo]:
         """The files, in the order of their images; lists and opens none. Raises InputError where there are none."""
 
+    def passed_over(self) -> PassedOver:
+        """Files beside those of `files`, which are not read; opens none."""
+        return PassedOver()
+
     @abstractmethod
     def reader(self) -> FileReader:
         """What reads the files."""
@@ -137,6 +142,9 @@ class TableSource(FilesSource):
 
     def files(self) -> list[FileInfo]:
         return self.file_set.find()
+
+    def passed_over(self) -> PassedOver:
+        return self.file_set.passed_over()
 
 
 def damaged(where: str, expected: str, found: str) -> InputError:

@@ -39,7 +39,7 @@ class ParquetSource(TableSource):
         return max(1, round(rows * sum(info.size for info in infos) / max(infos[0].size, 1)))
 
     def _endings(self) -> tuple[str, ...]:
-        return (".parquet",)
+        return (".parquet", ".pq")
 
 
 class ParquetReader(FileReader):

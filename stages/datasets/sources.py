@@ -8,8 +8,7 @@ Scenes and folders are catalogued: they are asked for their `catalogue` (what is
 import hashlib
 import os
 from array import array
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -23,14 +22,13 @@ from stages.datasets.parquet import ParquetSource
 from stages.datasets.tars import WebdatasetSource
 from stages.errors import InputError
 from stages.external.files import absolute
+from stages.external.passed_over import HIDDEN, PassedOver, hidden, kind_of
 from stages.external.ranges import READERS, Unreadable, open_url, readable, remedy_for
+from stages.images.pixels import ENDINGS, SIGNATURE_BYTES, has_signature
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Endings of the files that are taken for images, in any case."""
 
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval"})
 """Folders of these names divide a dataset; they are no classes of it."""
@@ -44,8 +42,10 @@ class Catalogue:
     attributes: tuple[Attribute, ...]
     sizes: Sequence[int] = ()
     """Bytes of each file; empty where images are made and not read."""
-    ignored: Mapping[str, int] = field(default_factory=dict)
-    """Number of other files by ending."""
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    """Other files."""
+    without_images: tuple[str, ...] = ()
+    """Folders directly below the source of which no file is read."""
     labels: TableLabels | None = None
     """Attributes and split from a table beside the folder."""
 
@@ -130,22 +130,28 @@ class FolderSource(BaseModel):
     def catalogue(self) -> Catalogue:
         """All images below the folder, sorted by relative path.
 
-        Hidden files and folders are passed over, files with other endings are counted. Raises InputError where there is
-        no such folder or no image, and where classes are asked for and the folders do not give them.
+        An image is known by its ending; a file without any ending by its first bytes. All others are counted. Raises
+        InputError where there is no such folder or no image, and where classes are asked for and the folders do not
+        give them.
         """
-        names, sizes, ignored = _Names(), array("q"), Counter[str]()
-        for name, size in self._files():
-            if name.lower().endswith(ENDINGS):
+        names, sizes, passed_over = _Names(), array("q"), PassedOver()
+        with_images, without = set[str](), set[str]()
+        for name, size, kind in self._files():
+            top = readable(name.split("/")[0]) if "/" in name else ""
+            if kind is None:
                 names.append(name)
                 sizes.append(size)
+                with_images.add(top)
             else:
-                ignored[os.path.splitext(name)[1].lower() or "no ending"] += 1
+                passed_over.add(kind, readable(name))
+                if kind != HIDDEN:
+                    without.add(top)
         if not names:
-            kinds = ", ".join(f"{count} x {ending}" for ending, count in ignored.most_common(5))
+            kinds = ", ".join(f"{count} x {ending}" for ending, count in passed_over.counts.most_common(5))
             raise InputError(
                 f"images ({', '.join(ENDINGS)}) in {self.url}",
-                f"none, and {sum(ignored.values())} other files{f' ({kinds})' if kinds else ''}",
-                remedy_for(ignored) or "Name the folder that holds the images.",
+                f"none, and {passed_over.counts.total()} other files{f' ({kinds})' if kinds else ''}",
+                remedy_for(passed_over.counts) or "Name the folder that holds the images.",
             )
         attributes: tuple[Attribute, ...] = (self._classes(names),) if self.labels == "folders" else ()
         labels = None
@@ -156,7 +162,8 @@ class FolderSource(BaseModel):
                     "one attribute `class`", "a column of that name and folders of classes", "Set `labels: none`."
                 )
             attributes += labels.attributes
-        return Catalogue(names, attributes, sizes, dict(sorted(ignored.items())), labels)
+        lost = tuple(sorted(without - with_images - {""})) if self.labels == "folders" else ()
+        return Catalogue(names, attributes, sizes, passed_over, lost, labels)
 
     def values(
         self, rows: Sequence[int], names: Sequence[str], attributes: Sequence[Attribute]
@@ -199,20 +206,29 @@ class FolderSource(BaseModel):
             for start in range(0, len(names), 4 * READERS):
                 yield from pool.map(read, names[start : start + 4 * READERS])
 
-    def _files(self) -> Iterator[tuple[str, int]]:
-        """Relative path and bytes of every file that is not hidden, in the order of the paths."""
+    def _files(self) -> Iterator[tuple[str, int, str | None]]:
+        """Relative path and bytes of every file, in the order of the paths, and its kind where it is no image."""
+        from concurrent.futures import ThreadPoolExecutor
+
         files, root = open_url(self.url)
         try:
             if not files.isdir(root or "/"):
                 found = "a file" if files.exists(root) else "nothing"
                 raise InputError(f"a folder of images at {self.url}", found, "Correct `url` in the study's dataset.")
             if "file" in _protocols(files):
-                yield from _walk(root or "/", "", frozenset())
+                for name, size in _walk(root or "/", "", frozenset()):
+                    yield name, size, _no_image(name, lambda name: _first_bytes(f"{root}/{name}"))
                 return
-            for path, info in sorted(files.find(root, detail=True).items()):
-                name = str(path)[len(root) :].lstrip("/")
-                if not any(piece.startswith(".") for piece in name.split("/")):
-                    yield name, int(info.get("size") or 0)
+            sizes = {
+                str(path)[len(root) :].lstrip("/"): int(info.get("size") or 0)
+                for path, info in sorted(files.find(root, detail=True).items())
+            }
+            unnamed = [name for name in sizes if not hidden(name) and kind_of(name) == "no ending"]
+            with ThreadPoolExecutor(READERS) as pool:
+                starts = pool.map(lambda name: files.cat_file(f"{root}/{name}", start=0, end=SIGNATURE_BYTES), unnamed)
+                first_bytes = dict(zip(unnamed, starts, strict=True))
+            for name, size in sizes.items():
+                yield name, size, _no_image(name, first_bytes.__getitem__)
         except PermissionError as error:
             raise InputError(
                 f"a folder of images at {self.url}",
@@ -295,7 +311,8 @@ def _walk(folder: str, inside: str, above: frozenset[tuple[int, int]]) -> Iterat
     names = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            kind = _kind(entry) if not entry.name.startswith(".") else "other"
+            # A hidden folder is named and not entered.
+            kind = _kind(entry) if not hidden(entry.name) else "file"
             if kind != "other":
                 # The order of paths is that of the names, where a folder's ends in a slash.
                 names.append(f"{entry.name}/" if kind == "folder" else entry.name)
@@ -305,6 +322,24 @@ def _walk(folder: str, inside: str, above: frozenset[tuple[int, int]]) -> Iterat
             yield from _walk(f"{folder}/{name[:-1]}", f"{inside}{name}", above | {here})
         else:
             yield f"{inside}{name}", _size(f"{folder}/{name}")
+
+
+def _no_image(name: str, first_bytes: Callable[[str], bytes]) -> str | None:
+    """The kind of a file that is no image by its name, or without an ending by its first bytes; None for an image."""
+    if hidden(name):
+        return HIDDEN
+    kind = kind_of(name)
+    if kind in ENDINGS or (kind == "no ending" and has_signature(first_bytes(name))):
+        return None
+    return kind
+
+
+def _first_bytes(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(SIGNATURE_BYTES)
+    except OSError:
+        return b""
 
 
 def _size(path: str) -> int:

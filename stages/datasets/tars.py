@@ -7,7 +7,7 @@ We parse the headers ourselves: nothing is unpacked to a disk, nothing is unpick
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,9 +16,14 @@ from pydantic import field_validator, model_validator
 from stages.datasets.columns import Declared
 from stages.datasets.files import FileReader, Found, Notes, TableSource, Value, Wanted, damaged
 from stages.errors import InputError
+from stages.external.passed_over import HIDDEN, hidden
 from stages.external.ranges import FILE_LIMIT_BYTES, Blocks, FileInfo, Spans, Unreadable, readable
+from stages.images.pixels import ENDINGS
 
-IMAGES = ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp")
+USUAL = ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp")
+"""Endings of images which a sample may have beside one of `IMAGES`, as a mask; then they are the image."""
+
+IMAGES = tuple(ending.removeprefix(".") for ending in ENDINGS)
 """Endings of members that are taken for images."""
 
 TEXTS = ("cls", "txt")
@@ -27,8 +32,8 @@ TEXTS = ("cls", "txt")
 RECORD_LIMIT_BYTES = 2**20
 """Size of a `.json`, `.cls` or `.txt`, and of a header's own extension, above which it is not read."""
 
-PADDING_LIMIT_BYTES = 2**20
-"""What may follow a tar's end mark; more means that several tars were joined."""
+ZEROS_BYTES = 2**16
+"""How much of what follows an end mark is read at once, to find where another tar begins."""
 
 SAMPLED_BYTES = 2**20
 """How much of a tar is read to estimate how many images it holds."""
@@ -103,7 +108,8 @@ class WebdatasetSource(TableSource):
             if member.offset > SAMPLED_BYTES:
                 break
             bytes_seen = member.offset + member.size
-            images += _ending_of(member.name)[1] in (IMAGES if self.image is None else (self.image,))
+            endings = {_ending_of(member.name)[1], _ending_of(member.name)[1].rpartition(".")[2]}
+            images += not endings.isdisjoint(IMAGES if self.image is None else (self.image,))
         return max(1, round(sum(info.size for info in infos) * images / max(bytes_seen, 1)))
 
     def _endings(self) -> tuple[str, ...]:
@@ -128,7 +134,7 @@ class TarReader(FileReader):
 
     def read(self, info: FileInfo, notes: Notes) -> Iterator[Found]:
         file = self._source.file_set.open(info)
-        for sample in samples(members(file), notes, info.name):
+        for sample in self._whole_samples(samples(members(file), notes, info.name), info.name):
             image = self._image(sample, info.name)
             if image is not None:
                 yield self._found(file, info, sample, image, notes)
@@ -139,8 +145,8 @@ class TarReader(FileReader):
                     f"{sample.key}.{apart[0]} apart from any image",
                     "Pack the tar in the order of its names, for example with `tar --sort=name`.",
                 )
-            for ending in sample.members:
-                notes.ignored[f".{ending}"] = notes.ignored.get(f".{ending}", 0) + 1
+            for ending, member in sample.members.items():
+                notes.passed_over.add(f".{ending}", f"{info.name}/{readable(member.name)}")
 
     def fetch(self, wanted: Sequence[Wanted]) -> Iterator[bytes | Unreadable]:
         for entry in wanted:
@@ -148,10 +154,52 @@ class TarReader(FileReader):
                 self._open = self._source.file_set.open(self.info(entry.file))
             yield self._open.span(entry.position, entry.size)
 
+    def _whole_samples(self, found: Iterator[Sample], where: str) -> Iterator[Sample]:
+        """Samples of webdataset's rule; those that have no image by it with the name up to the last dot instead.
+
+        By that rule a name ends at its first dot, so `a.5.jpg` has the ending `5.jpg`. Where no member of a sample has
+        the ending of an image, this one is the image of a sample `a.5`, or of `a` where it is the only one.
+        """
+        wanted = IMAGES if self._source.image is None else (self._source.image,)
+        for sample in found:
+            if any(ending in wanted for ending in sample.members):
+                yield sample
+                continue
+            groups: dict[str, Sample] = {}
+            for ending, member in sample.members.items():
+                stem, _, last = ending.rpartition(".")
+                key = f"{sample.key}.{stem}" if stem else sample.key
+                groups.setdefault(stem, Sample(key)).members[last] = member
+            images = [group for group in groups.values() if any(ending in wanted for ending in group.members)]
+            if not images:
+                yield sample
+            elif len(images) == 1:
+                yield self._joined(sample, images[0], groups.values())
+            elif apart := sorted(
+                f"{group.key}.{ending}"
+                for group in groups.values()
+                for ending in self._read_members & group.members.keys()
+                if group not in images
+            ):
+                named = next(ending for ending in sample.members if ending.rpartition(".")[2] in wanted)
+                raise InputError(
+                    f"one image in each sample of {where}",
+                    f"{len(images)} in {readable(sample.key)}, and {readable(apart[0])}, of no single one",
+                    f"Say which one is meant, for example `image: {named}`.",
+                )
+            else:
+                yield from groups.values()
+
+    def _joined(self, sample: Sample, image: Sample, groups: Iterable[Sample]) -> Sample:
+        """A sample with one image: its members by their last ending; those of the image's own name before others."""
+        members = {ending: member for group in groups for ending, member in group.members.items()}
+        return Sample(image.key if len(image.members) > 1 else sample.key, members | image.members)
+
     def _image(self, sample: Sample, where: str) -> Member | None:
         if self._source.image is not None:
             return sample.members.get(self._source.image)
-        endings = [ending for ending in sample.members if ending in IMAGES]
+        endings = [ending for ending in sample.members if ending in USUAL]
+        endings = endings or [ending for ending in sample.members if ending in IMAGES]
         if len(endings) > 1:
             raise InputError(
                 f"one image in each sample of {where}",
@@ -225,9 +273,14 @@ def members(file: Spans) -> Iterator[Member]:
         if len(block) < BLOCK:
             raise damaged(file.name, "a whole tar", f"its end at byte {file.size}, without an end mark")
         if not any(block):
-            if extended or file.size - offset > PADDING_LIMIT_BYTES:
-                raise damaged(file.name, "one tar", f"an end mark at byte {offset} of {file.size}")
-            return
+            if extended:
+                raise damaged(file.name, "a member after its extended header", f"an end mark at byte {offset}")
+            # `cat a.tar b.tar` gives tars behind each other, each with its end mark.
+            following = _after_zeros(file, offset)
+            if following is None:
+                return
+            offset = following
+            continue
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except (tarfile.HeaderError, ValueError) as error:
@@ -263,15 +316,27 @@ def members(file: Spans) -> Iterator[Member]:
         yield Member(_checked(file, name), data, size)
 
 
+def _after_zeros(file: Spans, offset: int) -> int | None:
+    """Where the block begins that is not all zeros, from `offset` on; None where there is none."""
+    while offset < file.size:
+        data = file.span(offset, ZEROS_BYTES)
+        rest = data.lstrip(b"\0")
+        if rest:
+            return offset + (len(data) - len(rest)) // BLOCK * BLOCK
+        offset += len(data)
+    return None
+
+
 def samples(found: Iterator[Member], notes: Notes, where: str) -> Iterator[Sample]:
     """Neighbouring members of one name as samples; hidden files and files without ending are passed over."""
     sample: Sample | None = None
     for member in found:
-        if any(piece.startswith(".") for piece in member.name.split("/")):
+        if hidden(member.name):
+            notes.passed_over.add(HIDDEN, f"{where}/{readable(member.name)}")
             continue
         key, ending = _ending_of(member.name)
         if not ending:
-            notes.ignored["no ending"] = notes.ignored.get("no ending", 0) + 1
+            notes.passed_over.add("no ending", f"{where}/{readable(member.name)}")
             continue
         if sample is None or sample.key != key:
             if sample is not None:

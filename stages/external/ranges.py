@@ -5,7 +5,6 @@ few larger ranges instead of many small ones.
 """
 
 import io
-import os
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 from stages.contract import External
 from stages.errors import InputError
+from stages.external.passed_over import HIDDEN, PassedOver, hidden, kind_of
 
 FILE_LIMIT_BYTES = 2**28
 """Size above which an image is not read."""
@@ -103,6 +103,7 @@ class FileSet:
             self._folder, self._only = _common(expanded)
         self._opened: tuple[Any, str] | None = None
         self._is_file = False
+        self._passed_over: PassedOver | None = None
 
     def external(self, fingerprint: str) -> External:
         """What the key must know of these files."""
@@ -125,15 +126,22 @@ class FileSet:
                 f"files in {self._urls}", f"no permission to list them ({error})", "Grant it, or copy them."
             ) from error
         wanted = External(self._folder, only=self._only)
-        meant = [
-            (name, size)
-            for name, size in found
-            if wanted.covers(name) and not any(piece.startswith(".") for piece in name.split("/"))
-        ]
+        meant = [(name, size) for name, size in found if wanted.covers(name) and not hidden(name)]
         infos = [FileInfo(n, s) for n, s in sorted(meant) if self._only or n.lower().endswith(self._endings)]
+        self._passed_over = PassedOver()
+        taken = {info.name for info in infos}
+        for name, _ in sorted(found):
+            if name not in taken and not self._only:
+                self._passed_over.add(HIDDEN if hidden(name) else kind_of(name), readable(name))
         if not infos:
             raise self._nothing([name for name, _ in (meant or found)])
         return infos
+
+    def passed_over(self) -> PassedOver:
+        """Files of a folder that `find` leaves out; none where the files are named."""
+        if self._passed_over is None:
+            self.find()
+        return self._passed_over or PassedOver()
 
     def open(self, info: FileInfo) -> "Blocks":
         """A file to read. Raises InputError where it is not as it was found."""
@@ -174,7 +182,7 @@ class FileSet:
         return [info for info in found if info is not None]
 
     def _nothing(self, names: Sequence[str]) -> InputError:
-        kinds = Counter(sorted(_ending(name) for name in names))
+        kinds = Counter(sorted(kind_of(name) for name in names))
         others = ", ".join(f"{count} x {ending}" for ending, count in kinds.most_common(5))
         what = self._only[0] if len(self._only) == 1 else "/".join(self._endings)
         remedy = remedy_for(kinds) or "Correct `url`."
@@ -287,7 +295,7 @@ def open_url(url: str) -> tuple[Any, str]:
 
 def remedy_for(endings: Iterable[str]) -> str:
     """Which kind of source reads files with one of these endings; empty where none does."""
-    kinds = {".tar": "webdataset", ".parquet": "parquet"}
+    kinds = {".tar": "webdataset", ".parquet": "parquet", ".pq": "parquet"}
     meant = next((ending for ending in endings if ending in kinds), None)
     return "" if meant is None else f"Files of {meant} are read by `kind: {kinds[meant]}`."
 
@@ -309,7 +317,3 @@ def _common(urls: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     if not folder.strip("/") or folder.endswith((":", ":/")):
         raise ValueError(f"expected files that stand below one folder; found {urls[0]} and {urls[-1]}")
     return folder, tuple(sorted({"/".join(path[depth:]) for path in pieces}))
-
-
-def _ending(name: str) -> str:
-    return os.path.splitext(name)[1].lower() or "no ending"

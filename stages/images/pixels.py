@@ -22,8 +22,37 @@ if TYPE_CHECKING:
 PIXEL_LIMIT = 64_000_000
 """Width x height above which an image is refused before a pixel is decoded: 64 megapixels are 192 MB as RGB."""
 
-FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "GIF": "gif"}
+FORMATS = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "BMP": "bmp",
+    "TIFF": "tif",
+    "GIF": "gif",
+    "AVIF": "avif",
+    "JPEG2000": "jp2",
+    "PPM": "ppm",
+    "QOI": "qoi",
+}
 """Encodings that are read, by Pillow's name, and the ending under which each is kept."""
+
+ENDINGS = tuple(
+    f".{ending}"
+    for ending in (
+        *("apng", "avif", "bmp", "gif", "j2c", "j2k", "jfif", "jp2", "jpc", "jpe", "jpeg", "jpf", "jpg", "jpx"),
+        *("pbm", "pgm", "png", "pnm", "ppm", "qoi", "tif", "tiff", "webp"),
+    )
+)
+"""Endings of the files that are taken for images, in lower case."""
+
+SIGNATURE_BYTES = 16
+"""How many bytes from the beginning of a file `has_signature` needs."""
+
+_SIGNATURES = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"qoif"),
+    *(b"\0\0\0\x0cjP  \r\n", b"\xff\x4f\xff\x51"),
+    *(b"P%d%c" % (number, space) for number in range(1, 7) for space in b" \n\r\t"),
+)
 
 SPARE = 2
 """A JPEG may be decoded at a part of its size where that leaves so many times the resolution that is wanted."""
@@ -87,6 +116,16 @@ class Header:
     ending: str
     width: int
     height: int
+
+
+def has_signature(data: bytes) -> bool:
+    """Whether a file that begins with these bytes has a format that is read, for files whose names do not say."""
+    return (
+        data.startswith(_SIGNATURES)
+        or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+        or (data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"))
+        or (data[:2] == b"BM" and data[6:10] == bytes(4))
+    )
 
 
 def inspect(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> Header:

@@ -13,6 +13,7 @@ from stages.contract import Estimate, External, Inputs, Output, Part, Stage, Sum
 from stages.datasets.files import FileReader, FilesSource, Notes
 from stages.datasets.sources import Catalogue, FolderSource, ScenesSource, Source
 from stages.errors import InputError
+from stages.external.passed_over import PassedOver
 from stages.external.ranges import FILE_LIMIT_BYTES, FileInfo, Unreadable, readable
 from stages.images.pixels import PIXEL_LIMIT
 from stages.listing import ATTRIBUTES, LISTING_ROWS, OK
@@ -50,10 +51,13 @@ class Listing(Stage):
         """Counts the source, or guesses from one of its files; measured on small PNGs and on photographs as JPEG."""
         if isinstance(self.source, FilesSource):
             rows, size = self.source.expected_rows(), sum(info.size for info in self.source.files())
+            warnings = _warnings(self.source.passed_over(), ())
         else:
             catalogue = self.source.catalogue()
             rows, size = len(catalogue.names), sum(catalogue.sizes)
-        return Estimate(rows=rows, size_bytes=rows * 220, cpu_seconds=0.5 + rows * 5e-4 + size * 3e-8)
+            warnings = _warnings(catalogue.passed_over, catalogue.without_images)
+        seconds = 0.5 + rows * 5e-4 + size * 3e-8
+        return Estimate(rows=rows, size_bytes=rows * 220, cpu_seconds=seconds, warnings=tuple(warnings))
 
     def split(self, inputs: Inputs) -> list[Part]:
         """One part for each file of images; else runs of rows, with a digest of their names, for the source may
@@ -113,7 +117,10 @@ class Listing(Stage):
         out.put(members_name(part.index), write_table(columns))
         if part.index == 0:
             out.put(ATTRIBUTES, attributes.dump(catalogue.attributes))
-        return tally.summary() | ({"ignored": dict(catalogue.ignored)} if part.index == 0 else {})
+        if part.index > 0:
+            return tally.summary()
+        lost = {"without_images": list(catalogue.without_images)}
+        return tally.summary() | _ignored(catalogue.passed_over) | lost
 
     def _work_file(self, part: Part, reader: FileReader, out: Output) -> Summary:
         from stages.listing.format import members_name
@@ -132,7 +139,10 @@ class Listing(Stage):
                     tally.add(record)
                     table.add({"source": info.name, "position": found.position} | record, found.values)
             out.put(path.name, path)
-        return tally.summary() | {"ignored": notes.ignored, "columns": sorted(notes.columns)}
+        if part.index == 0 and isinstance(self.source, FilesSource):
+            beside = self.source.passed_over()
+            notes.passed_over.merge(beside.counts, beside.examples)
+        return tally.summary() | _ignored(notes.passed_over) | {"columns": sorted(notes.columns)}
 
     def _judge(self, name: str, data: bytes | Unreadable, split: str | None) -> dict[str, Any]:
         """What the listing says of an image; `split` None: its own bytes decide."""
@@ -172,12 +182,13 @@ class Listing(Stage):
         from stages.listing.members import LISTING, merge_files, merge_rows, publish
 
         total: Counter[str] = Counter()
-        ignored: Counter[str] = Counter()
+        passed_over, without_images = PassedOver(), list[str]()
         for summary in summaries:
             total.update({name: summary[name] for name in ("rows", "bad", "heldout")})
-            ignored.update(summary.get("ignored", {}))
+            passed_over.merge(summary.get("ignored", {}), summary.get("ignored_examples", {}))
+            without_images += summary.get("without_images", [])
         bad = [f"{name} ({reason})" for summary in summaries for name, reason in summary["first_bad"]][:NAMED]
-        self._accept(total, bad, ignored)
+        self._accept(total, bad, passed_over.counts)
         if isinstance(self.source, FilesSource):
             columns = {name for summary in summaries for name in summary["columns"]}
             known, rows = merge_files(out, len(summaries), columns)
@@ -188,7 +199,8 @@ class Listing(Stage):
         return {
             **total,
             "first_bad": bad,
-            "ignored": dict(sorted(ignored.items())),
+            **_ignored(passed_over),
+            "headlines": _warnings(passed_over, without_images),
             "source": self.source.model_dump(mode="json"),
         }
 
@@ -232,6 +244,21 @@ class _Tally:
     def summary(self) -> Summary:
         """Counts, and the first bad images with their reasons."""
         return {**self._counts, "first_bad": self._first_bad}
+
+
+def _ignored(passed_over: PassedOver) -> dict[str, Any]:
+    """Files that are not read, as a summary has them; listings of before have the counts only."""
+    return {
+        "ignored": dict(sorted(passed_over.counts.items())),
+        "ignored_examples": dict(sorted(passed_over.examples.items())),
+    }
+
+
+def _warnings(passed_over: PassedOver, without_images: Sequence[str]) -> list[str]:
+    """Sentences for a terminal on what a listing leaves out."""
+    lost = ", ".join(without_images[:NAMED]) + (", …" if len(without_images) > NAMED else "")
+    folders = [f"folders without an image that is read, which are no classes: {lost}"]
+    return [f"listing: {line}" for line in passed_over.sentences() + (folders if without_images else [])]
 
 
 def _changed(found: str) -> InputError:

@@ -27,7 +27,7 @@ from tests.stages.datasets.written import (
 def test_sources_that_are_not_there_are_named(root: str, kind: str) -> None:
     fill(root, {"some/x.txt": b"1", "some/y.tar.gz": b"1"})
     assert f"a file or a folder at {root}/nothing; found nothing" in refusal(kind=kind, url=f"{root}/nothing")
-    assert f"files in {root}/some; found none among 1 x .gz, 1 x .txt" in refusal(kind=kind, url=f"{root}/some")
+    assert f"files in {root}/some; found none among 1 x .tar.gz, 1 x .txt" in refusal(kind=kind, url=f"{root}/some")
     other = {"webdataset": "parquet", "parquet": "webdataset"}[kind]
     fill(root, {"other/x.tar" if kind == "parquet" else "other/x.parquet": b"1"})
     assert f"are read by `kind: {other}`" in refusal(kind=kind, url=f"{root}/other")
