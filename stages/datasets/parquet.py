@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from stages.datasets.columns import Declared, kind_of
+from stages.datasets.columns import Declared, class_name, kind_of
 from stages.datasets.files import FileReader, Found, Notes, TableSource, Value, Wanted, damaged
 from stages.errors import InputError
 from stages.external.ranges import FILE_LIMIT_BYTES, FileInfo, Unreadable
@@ -187,8 +187,15 @@ class _ParquetFile:
     def named(self, column: str, value: Any) -> Any:
         """A value as a person reads it: the name of a class where the file names its numbers; -1 is none."""
         names = self._names.get(column)
-        if names is None or value is None or isinstance(value, str):
+        if names is None or value is None:
             return value
+        if isinstance(value, str):
+            if value in names or class_name(value) is None:
+                return value
+            fitting = [name for name in names if class_name(name) == class_name(value)]
+            if len(fitting) != 1:
+                raise ValueError(f"{column} is {value[:40]!r}, none of the {len(names)} named classes")
+            return fitting[0]
         if value == -1:
             return None
         if not isinstance(value, int) or not 0 <= value < len(names):

@@ -7,8 +7,9 @@ Scenes and folders are catalogued: they are asked for their `catalogue` (what is
 
 import hashlib
 import os
+import unicodedata
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -171,9 +172,11 @@ class FolderSource(BaseModel):
         """Index of each image's class by its folder: by name of the attribute, float64 [N]."""
         import numpy as np
 
-        numbers = {attribute.name: {c: i for i, c in enumerate(attribute.classes)} for attribute in attributes}
+        numbers = {
+            attribute.name: {_composed(c): i for i, c in enumerate(attribute.classes)} for attribute in attributes
+        }
         return {
-            attribute: np.array([number[readable(name.split("/")[0])] for name in names], dtype=np.float64)
+            attribute: np.array([number[_composed(readable(name.split("/")[0]))] for name in names], dtype=np.float64)
             for attribute, number in numbers.items()
         }
 
@@ -244,7 +247,7 @@ class FolderSource(BaseModel):
                 f"{len(loose)} of {len(names)} images directly in it, such as {readable(loose[0])}",
                 "Move them into class folders, or set `labels: none` to work without classes.",
             )
-        classes = tuple(sorted({readable(name.split("/")[0]) for name in names}))
+        classes = tuple(sorted(set(_spellings({readable(name.split("/")[0]) for name in names}).values())))
         if {name.lower() for name in classes} <= SPLITS and all(name.count("/") > 1 for name in names):
             raise InputError(
                 f"a folder per class directly below {self.url}",
@@ -294,6 +297,18 @@ class _Names(Sequence[str]):
             return [self[number] for number in range(*index.indices(len(self)))]
         number = range(len(self))[index]
         return self._letters[self._ends[number] : self._ends[number + 1]].decode("utf-8", "surrogateescape")
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _spellings(folders: Set[str]) -> dict[str, str]:
+    """The class of each composed name (NFC): folders whose names differ only in how accents are encoded are one class.
+
+    It is spelled as its folder is; where there are several, as the first of them.
+    """
+    return {_composed(name): name for name in sorted(folders, reverse=True)}
 
 
 def _protocols(files: Any) -> tuple[str, ...]:

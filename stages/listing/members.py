@@ -275,7 +275,9 @@ def _rows(out: Output, parts: int, attributes: Sequence[Attribute]) -> Iterator[
         for attribute in attributes:
             column = group.column(PREFIX + attribute.name)
             if attribute.name in names:
-                column = pc.index_in(column, value_set=names[attribute.name])
+                index = pc.index_in(column, value_set=names[attribute.name])
+                assert index.null_count == column.null_count, f"a class of {attribute.name} that is none of its names"
+                column = index
             column = column.cast(pa.float64())
             columns[PREFIX + attribute.name] = pc.fill_null(column, float("nan"))
         yield pa.table(columns)

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt
 
 from stages import attributes
 from stages.contract import Estimate, External, Inputs, Output, Part, Stage, Summary, Unkeyed
+from stages.datasets.columns import Split
 from stages.datasets.files import FileReader, FilesSource, Notes
 from stages.datasets.sources import Catalogue, FolderSource, ScenesSource, Source
 from stages.errors import InputError
@@ -51,11 +52,11 @@ class Listing(Stage):
         """Counts the source, or guesses from one of its files; measured on small PNGs and on photographs as JPEG."""
         if isinstance(self.source, FilesSource):
             rows, size = self.source.expected_rows(), sum(info.size for info in self.source.files())
-            warnings = _warnings(self.source.passed_over(), ())
+            warnings = _warnings(self.source.passed_over())
         else:
             catalogue = self.source.catalogue()
             rows, size = len(catalogue.names), sum(catalogue.sizes)
-            warnings = _warnings(catalogue.passed_over, catalogue.without_images)
+            warnings = _warnings(catalogue.passed_over, catalogue.without_images, _notes(catalogue))
         seconds = 0.5 + rows * 5e-4 + size * 3e-8
         return Estimate(rows=rows, size_bytes=rows * 220, cpu_seconds=seconds, warnings=tuple(warnings))
 
@@ -120,7 +121,7 @@ class Listing(Stage):
         if part.index > 0:
             return tally.summary()
         lost = {"without_images": list(catalogue.without_images)}
-        return tally.summary() | _ignored(catalogue.passed_over) | lost
+        return tally.summary() | _ignored(catalogue.passed_over) | lost | {"notes": list(_notes(catalogue))}
 
     def _work_file(self, part: Part, reader: FileReader, out: Output) -> Summary:
         from stages.listing.format import members_name
@@ -182,12 +183,16 @@ class Listing(Stage):
         from stages.listing.members import LISTING, merge_files, merge_rows, publish
 
         total: Counter[str] = Counter()
-        passed_over, without_images = PassedOver(), list[str]()
+        passed_over, without_images, notes = PassedOver(), list[str](), list[str]()
         for summary in summaries:
             total.update({name: summary[name] for name in ("rows", "bad", "heldout")})
             passed_over.merge(summary.get("ignored", {}), summary.get("ignored_examples", {}))
             without_images += summary.get("without_images", [])
+            notes += summary.get("notes", [])
         bad = [f"{name} ({reason})" for summary in summaries for name, reason in summary["first_bad"]][:NAMED]
+        split = getattr(self.source, "split", None)
+        if isinstance(split, Split) and total["rows"] and not any(summary["split_fits"] for summary in summaries):
+            raise split.nothing_held_out("the source", ())
         self._accept(total, bad, passed_over.counts)
         if isinstance(self.source, FilesSource):
             columns = {name for summary in summaries for name in summary["columns"]}
@@ -200,7 +205,7 @@ class Listing(Stage):
             **total,
             "first_bad": bad,
             **_ignored(passed_over),
-            "headlines": _warnings(passed_over, without_images),
+            "headlines": _warnings(passed_over, without_images, notes),
             "source": self.source.model_dump(mode="json"),
         }
 
@@ -231,11 +236,14 @@ class _Tally:
     def __init__(self) -> None:
         self._counts = dict.fromkeys(("rows", "bad", "heldout"), 0)
         self._first_bad: list[tuple[str, str]] = []
+        self._split_fits = False
 
     def add(self, record: Mapping[str, Any]) -> None:
         """One image."""
         sound = record["status"] == OK
         self._counts["rows"] += 1
+        # Bad ones too: whether `split` names what is there does not depend on the images.
+        self._split_fits |= record["split"] == "heldout"
         self._counts["bad"] += not sound
         self._counts["heldout"] += sound and record["split"] == "heldout"
         if not sound and len(self._first_bad) < NAMED:
@@ -243,7 +251,7 @@ class _Tally:
 
     def summary(self) -> Summary:
         """Counts, and the first bad images with their reasons."""
-        return {**self._counts, "first_bad": self._first_bad}
+        return {**self._counts, "first_bad": self._first_bad, "split_fits": self._split_fits}
 
 
 def _ignored(passed_over: PassedOver) -> dict[str, Any]:
@@ -254,11 +262,15 @@ def _ignored(passed_over: PassedOver) -> dict[str, Any]:
     }
 
 
-def _warnings(passed_over: PassedOver, without_images: Sequence[str]) -> list[str]:
+def _notes(catalogue: Catalogue) -> Sequence[str]:
+    return () if catalogue.labels is None else catalogue.labels.notes
+
+
+def _warnings(passed_over: PassedOver, without_images: Sequence[str] = (), notes: Sequence[str] = ()) -> list[str]:
     """Sentences for a terminal on what a listing leaves out."""
     lost = ", ".join(without_images[:NAMED]) + (", …" if len(without_images) > NAMED else "")
     folders = [f"folders without an image that is read, which are no classes: {lost}"]
-    return [f"listing: {line}" for line in passed_over.sentences() + (folders if without_images else [])]
+    return [f"listing: {line}" for line in [*passed_over.sentences(), *(folders if without_images else []), *notes]]
 
 
 def _changed(found: str) -> InputError:
