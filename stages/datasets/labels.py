@@ -90,7 +90,8 @@ class LabelTable(BaseModel):
         matched, rows_matched = len(names) - found.null_count, pc.count_distinct(found).as_py()
         notes = []
         if matched == 0 or max(matched / len(names), rows_matched / len(keys)) < self.min_matched:
-            other = next((key for key in keys.to_pylist() if key not in set(keys.take(found).to_pylist())), None)
+            fitting = set(found.to_pylist())
+            other = next((key for row, key in enumerate(keys.to_pylist()) if row not in fitting), None)
             raise InputError(
                 f"names of images below {folder} in the column {self.name} of {self.url}",
                 f"{rows_matched} of {len(keys)} rows that name one; a row says {other or 'nothing'}, where an image is "
@@ -147,11 +148,21 @@ class LabelTable(BaseModel):
 
         files, path = open_url(self.url)
         try:
-            data = pa.BufferReader(files.cat_file(path))
+            content = files.cat_file(path)
         except FileNotFoundError as error:
             raise InputError(f"a table at {self.url}", "nothing", "Correct `url` of the table.") from error
+        data = pa.BufferReader(content)
+        packed = path.lower().endswith((".parquet", ".pq"))
+        if not packed:
+            try:
+                content.decode("utf-8")
+            except UnicodeDecodeError as error:
+                line = content.count(b"\n", 0, error.start) + 1
+                raise InputError(
+                    f"a CSV in UTF-8 at {self.url}", f"a byte of another encoding in line {line}", "Save it as UTF-8."
+                ) from error
         try:
-            if path.lower().endswith((".parquet", ".pq")):
+            if packed:
                 return pq.read_table(data)
             parse = csv.ParseOptions(newlines_in_values=True)
             table = csv.read_csv(data, parse_options=parse)

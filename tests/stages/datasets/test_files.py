@@ -198,6 +198,13 @@ def test_a_row_without_a_name_and_a_cell_of_two_lines_do_not_hinder(root: str) -
     assert table(shards)["attribute.age"].tolist() == [2.5, 3.5]
 
 
+def test_a_csv_of_another_encoding_is_named_with_its_line(root: str) -> None:
+    fill(root, {"img/0.png": picture(0), "t.csv": "file_name,breed\n0.png,a\n1.png,ch\u00e9\n".encode("cp1252")})
+    table = {"url": f"{root}/t.csv", "columns": ["breed"]}
+    message = refusal(kind="folder", url=f"{root}/img", labels="none", table=table)
+    assert f"a CSV in UTF-8 at {root}/t.csv; found a byte of another encoding in line 3" in message
+
+
 def test_a_split_that_holds_nothing_out_is_refused(root: str) -> None:
     fill(root, {f"img/{n}.png": picture(n) for n in range(2)} | {"t.csv": b"file_name,part\n0.png,train\n1.png,val\n"})
     split = {"column": "part", "heldout": ["test"]}
