@@ -42,7 +42,7 @@ class PassedOver:
         kinds = sorted(self.counts.items(), key=lambda entry: (-entry[1], entry[0]))
         named = [f"{count} x {kind} ({', '.join(self.examples.get(kind, []))})" for kind, count in kinds[:KINDS]]
         more = f", and {len(kinds) - KINDS} more kinds" if len(kinds) > KINDS else ""
-        return [f"{self.counts.total()} files are no images that are read, by kind: {', '.join(named)}{more}"]
+        return [f"{self.counts.total()} files or folders are not read, by kind: {', '.join(named)}{more}"]
 
 
 def hidden(name: str) -> bool:

@@ -52,13 +52,13 @@ class Listing(Stage):
         """Counts the source, or guesses from one of its files; measured on small PNGs and on photographs as JPEG."""
         if isinstance(self.source, FilesSource):
             rows, size = self.source.expected_rows(), sum(info.size for info in self.source.files())
-            warnings = _warnings(self.source.passed_over())
+            left_out = _left_out(self.source.passed_over())
         else:
             catalogue = self.source.catalogue()
             rows, size = len(catalogue.names), sum(catalogue.sizes)
-            warnings = _warnings(catalogue.passed_over, catalogue.without_images, _notes(catalogue))
+            left_out = _left_out(catalogue.passed_over, catalogue.without_images, _notes(catalogue))
         seconds = 0.5 + rows * 5e-4 + size * 3e-8
-        return Estimate(rows=rows, size_bytes=rows * 220, cpu_seconds=seconds, warnings=tuple(warnings))
+        return Estimate(rows=rows, size_bytes=rows * 220, cpu_seconds=seconds, warnings=tuple(_lines(left_out)))
 
     def split(self, inputs: Inputs) -> list[Part]:
         """One part for each file of images; else runs of rows, with a digest of their names, for the source may
@@ -201,13 +201,17 @@ class Listing(Stage):
         else:
             rows = merge_rows(out, len(summaries))
         publish(out, LISTING, rows)
-        return {
+        left_out = _left_out(passed_over, without_images, notes)
+        summary = {
             **total,
             "first_bad": bad,
-            **_ignored(passed_over),
-            "headlines": _warnings(passed_over, without_images, notes),
+            "ignored": dict(sorted(passed_over.counts.items())),
             "source": self.source.model_dump(mode="json"),
         }
+        if passed_over.examples:
+            summary["ignored_examples"] = dict(sorted(passed_over.examples.items()))
+        # Only where there is something to say: else a listing made anew has the summary that it always had.
+        return summary | ({"left_out": left_out, "headlines": _lines(left_out)} if left_out else {})
 
     def _accept(self, total: Mapping[str, int], bad: Sequence[str], ignored: Mapping[str, int]) -> None:
         """Raises InputError where the images are too few or too bad."""
@@ -255,7 +259,7 @@ class _Tally:
 
 
 def _ignored(passed_over: PassedOver) -> dict[str, Any]:
-    """Files that are not read, as a summary has them; listings of before have the counts only."""
+    """Files that are not read, as a part's summary has them; listings of before have the counts only."""
     return {
         "ignored": dict(sorted(passed_over.counts.items())),
         "ignored_examples": dict(sorted(passed_over.examples.items())),
@@ -266,11 +270,18 @@ def _notes(catalogue: Catalogue) -> Sequence[str]:
     return () if catalogue.labels is None else catalogue.labels.notes
 
 
-def _warnings(passed_over: PassedOver, without_images: Sequence[str] = (), notes: Sequence[str] = ()) -> list[str]:
-    """Sentences for a terminal on what a listing leaves out."""
-    lost = ", ".join(without_images[:NAMED]) + (", …" if len(without_images) > NAMED else "")
-    folders = [f"folders without an image that is read, which are no classes: {lost}"]
-    return [f"listing: {line}" for line in [*passed_over.sentences(), *(folders if without_images else []), *notes]]
+def _left_out(passed_over: PassedOver, without_images: Sequence[str] = (), notes: Sequence[str] = ()) -> list[str]:
+    """Sentences on what a listing leaves out."""
+    found = [*passed_over.sentences(), *notes]
+    if without_images:
+        names = ", ".join(without_images[:NAMED]) + (", …" if len(without_images) > NAMED else "")
+        found.append(f"folders without an image that is read, which are no classes: {names}")
+    return found
+
+
+def _lines(left_out: Sequence[str]) -> list[str]:
+    """The same for a terminal."""
+    return [f"listing: {sentence}" for sentence in left_out]
 
 
 def _changed(found: str) -> InputError:

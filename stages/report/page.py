@@ -250,6 +250,7 @@ def _facts(stage: "Report", inputs: Inputs, dressed: Sequence[Tap], kept: Answer
         about = inputs["shards"].summary
         counted = {name: numbers.count(about[name]) for name in ("ok", "train", "heldout")}
         facts.append(("images", f"{counted['ok']}: {counted['train']} to train on, {counted['heldout']} held out"))
+        facts += [("left out", sentence) for sentence in about.get("left_out", ())]
     studied = list(dict.fromkeys(tap.encoder for tap in dressed if tap.studied))
     references = [tap.place for tap in dressed if not tap.studied]
     if studied:

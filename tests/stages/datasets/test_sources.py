@@ -87,7 +87,7 @@ def test_images_are_known_by_every_ending_and_without_one_by_their_first_bytes(u
     assert (listing.summary["rows"], listing.summary["bad"]) == (len(kinds), 0)
     assert listing.summary["ignored"] == {".heic": 1, "no ending": 1}
     first, second = listing.summary["headlines"]
-    assert "2 files are no images that are read, by kind: 1 x .heic (lost/1.heic), 1 x no ending (x/LICENSE)" in first
+    assert "2 files or folders are not read, by kind: 1 x .heic (lost/1.heic), 1 x no ending (x/LICENSE)" in first
     assert second == "listing: folders without an image that is read, which are no classes: lost"
 
 
