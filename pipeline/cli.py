@@ -135,6 +135,8 @@ def plan(study: str, root: str, as_json: bool, refresh: bool) -> None:
         click.echo(json.dumps([asdict(state) for state in states], indent=1))
         return
     _table(states, costs=True)
+    for warning in (warning for state in states for warning in state.warnings):
+        click.echo(warning)
     left = [state for state in states if not state.finished]
     if left:
         seconds, size_bytes = sum(state.seconds for state in left), sum(state.size_bytes for state in left)

@@ -40,6 +40,8 @@ class StepState:
     seconds: float
     size_bytes: int
     measured: bool
+    warnings: tuple[str, ...] = ()
+    """Sentences on what the step would leave out."""
 
     @property
     def finished(self) -> bool:
@@ -189,6 +191,7 @@ def _state(
         seconds=seconds,
         size_bytes=size_bytes,
         measured=measured,
+        warnings=() if guess is None else guess.warnings,
     )
 
 

@@ -99,6 +99,8 @@ class Estimate:
     """Of a decoder: side of the images that it paints, pixels; None for all else."""
     precision: Literal["bfloat16", "float32"] = "float32"
     """What its networks take most of the seconds in, on a device that is fast in bfloat16."""
+    warnings: tuple[str, ...] = ()
+    """Sentences on what the step would leave out."""
 
 
 class Part(BaseModel):

@@ -21,7 +21,7 @@ from pipeline.study import Encoder, Study, load, taps_of
 from stages import attributes
 from stages.datasets.cifar import Cifar10Source
 from stages.datasets.columns import Column, Split
-from stages.datasets.labels import Table
+from stages.datasets.labels import LabelTable
 from stages.datasets.parquet import ParquetSource
 from stages.datasets.sources import FolderSource
 from stages.datasets.tars import WebdatasetSource
@@ -247,7 +247,7 @@ def test_the_datasets_that_are_shown_become_shards(tmp_path: Path, monkeypatch: 
         WebdatasetSource,
         ParquetSource,
         Cifar10Source,
-        Table,
+        LabelTable,
         Column,
         Split,
     ]

@@ -1,6 +1,5 @@
 """The `released` step: takes a published RCDM into the store as a decoder, without any training."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -8,6 +7,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from stages.contract import Estimate, External, Inputs, Output, Part, Stage, Summary, Unkeyed
 from stages.decoder.rcdm.spec import AdmSettings
+from stages.external.files import absolute
 
 
 class ReleasedDecoder(Stage):
@@ -40,11 +40,7 @@ class ReleasedDecoder(Stage):
     """How the encoder of a study must see images: `rcdm`, as in the authors' training, since the file does not say;
     `unchecked`: in any way, for a decoder that was trained with another."""
 
-    @field_validator("url")
-    @classmethod
-    def _absolute(cls, url: str) -> str:
-        # Workers may stand in another folder than whoever wrote a relative path.
-        return url if "://" in url or "::" in url else os.path.abspath(os.path.expanduser(url))
+    _absolute_url = field_validator("url")(absolute)
 
     def external(self) -> Mapping[str, External]:
         """The file, identified by its sha256, so that the key is computed without reading it."""

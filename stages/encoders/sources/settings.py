@@ -4,7 +4,6 @@ A source says how the network is built and where its weights are. Everything her
 so a study is checked before any library is imported.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -13,7 +12,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, field_validator
 
 from stages.contract import Added, External, Unkeyed
 from stages.encoders.spec import Colour, Preprocessing, Settings
-from stages.external.files import local
+from stages.external.files import absolute, local
 from stages.images.pixels import Interpolation
 
 Pool = Literal["auto", "cls", "mean"]
@@ -25,11 +24,6 @@ IMAGENET = Preprocessing(
     size=224, resize=256, interpolation="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 )
 """What most networks of the ImageNet tradition were evaluated with."""
-
-
-def _absolute(url: str | None) -> str | None:
-    """A local path as an absolute one, because workers may run in another folder."""
-    return url if url is None or "://" in url or "::" in url else os.path.abspath(os.path.expanduser(url))
 
 
 class Override(Settings):
@@ -154,7 +148,10 @@ class FileSource(Source):
     ignore: tuple[str, ...] = ()
     """Beginnings of names in the file that the network has no use for."""
 
-    _absolute_weights = field_validator("weights")(_absolute)
+    @field_validator("weights")
+    @classmethod
+    def _absolute_weights(cls, url: str | None) -> str | None:
+        return None if url is None else absolute(url)
 
     def weights_bytes(self) -> int | None:
         """Of the file of weights."""
@@ -239,7 +236,7 @@ class Hf(Source):
         if self.pretrained and self.untrained:
             raise ValueError("expected pretrained or untrained; found both")
         if not self.pretrained:
-            object.__setattr__(self, "path", _absolute(self.path))
+            object.__setattr__(self, "path", absolute(self.path))
 
     def weights_bytes(self) -> int | None:
         """Of the files of weights in the folder, which may have them in two formats."""
@@ -283,9 +280,9 @@ class Torch(FileSource):
 
     @field_validator("factory")
     @classmethod
-    def _absolute_factory(cls, factory: str) -> str:
-        module, _, function = factory.rpartition(":")
-        return f"{_absolute(module)}:{function}" if module.endswith(".py") else factory
+    def _absolute_file(cls, factory: str) -> str:
+        file, _, function = factory.rpartition(":")
+        return f"{absolute(file)}:{function}" if file.endswith(".py") else factory
 
     def external(self) -> Mapping[str, External]:
         """The file of weights, and the file of code."""
