@@ -143,7 +143,7 @@ def plan(study: str, root: str, as_json: bool, refresh: bool) -> None:
             f"{size(size_bytes)} to write."
         )
         if not all(state.measured for state in left):
-            click.echo(measured().said)
+            click.echo(measured().basis)
     else:
         click.echo(f"\nAll {len(states)} steps are done.")
 
@@ -158,10 +158,10 @@ def status(study: str, root: str, as_json: bool, check: bool, refresh: bool) -> 
     """Say how each step of a study stands."""
     from pipeline.errors import OutdatedError
     from pipeline.plan import plan as plan_graph
-    from pipeline.speed import REFERENCE, known
+    from pipeline.speed import REFERENCE, cached
 
     _, steps, store = _opened(study, root)
-    states = plan_graph(steps, store, refresh=refresh, speed=lambda: known() or REFERENCE)
+    states = plan_graph(steps, store, refresh=refresh, speed=lambda: cached() or REFERENCE)
     if as_json:
         click.echo(json.dumps([asdict(state) for state in states], indent=1))
     else:
@@ -235,7 +235,7 @@ def run(
                 on_busy="fail" if on_busy == "fail" else "wait",
                 ranks=ranks[1] if ranks else None,
                 least_ranks=ranks[0] if ranks and ranks[0] < ranks[1] else None,
-                listener=progress.hear,
+                listener=progress.on_event,
             )
         except PipelineError as error:
             if error.exit_code != 3:
@@ -307,7 +307,7 @@ def log(study: str, run_id: str | None, root: str, as_json: bool, folder: Path |
                 return
             for event in events:
                 if as_json or event.kind != PROGRESS:
-                    click.echo(json.dumps(asdict(event)) if as_json else _told(event))
+                    click.echo(json.dumps(asdict(event)) if as_json else _event_line(event))
             return
     raise UsageError(
         f"a run of {read.study} in {root}",
@@ -424,7 +424,7 @@ def _table(states: "Sequence[StepState]", *, costs: bool) -> None:
         click.echo(f"{line}  {state.reason}".rstrip())
 
 
-def _told(event: "Event") -> str:
+def _event_line(event: "Event") -> str:
     clock = time.strftime("%H:%M:%S", time.gmtime(event.time))
     fields = "  ".join(
         f"{name}={json.dumps(value) if isinstance(value, dict | list) else value}"

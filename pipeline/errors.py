@@ -75,7 +75,7 @@ class UnansweredError(StoreError):
 class StepFailedError(PipelineError):
     """A step could not be finished. `step` is its name, `part` the failed part where there is one.
 
-    `said` is the whole message of a cause that says by itself what was expected, what was found and what to do.
+    `message` is the whole message of a cause that says by itself what was expected, what was found and what to do.
     """
 
     exit_code = 3
@@ -90,17 +90,17 @@ class StepFailedError(PipelineError):
         part: int | None = None,
         type_name: str = "",
         traceback: str = "",
-        said: str = "",
+        message: str = "",
     ) -> None:
         super().__init__(expected, found, remedy)
-        self.said = said
+        self.message = message
         self.step = step
         self.part = part
         self.type_name = type_name
         self.traceback = traceback
 
     def __str__(self) -> str:
-        return self.said or super().__str__()
+        return self.message or super().__str__()
 
 
 class StaleCodeError(StepFailedError):

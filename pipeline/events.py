@@ -61,7 +61,7 @@ def new_run_id() -> str:
 
 
 class EventLog:
-    """Tells a listener of every event at once, and keeps them in the store in a few objects.
+    """Passes every event to a listener at once, and keeps them in the store in a few objects.
 
     Nothing is kept before `keep` is called: a run that has nothing to do leaves no trace.
     """
@@ -81,8 +81,8 @@ class EventLog:
         """From now on events are written to the store, those before included."""
         self._kept = True
 
-    def tell(self, kind: str, step: str = "", **fields: Any) -> None:
-        """One thing happened."""
+    def emit(self, kind: str, step: str = "", **fields: Any) -> None:
+        """Passes an event on and keeps it."""
         event = Event(kind, step, time.time(), fields)
         if self._listener is not None:
             self._listener(event)

@@ -6,7 +6,7 @@
         manifest.json      Manifest: the table of contents; written last, its presence is the commit
         tombstone.json     Tombstone: closes the generation for good
 
-`survey` looks at a key once (one listing, one or two reads) and says which generation counts and how it stands. The
+`survey` reads the state of a key (one listing, one or two reads): which generation counts, and its standing. The
 newest generation counts; one that is closed counts for nothing, so that a late writer in it harms nobody.
 """
 
@@ -31,7 +31,7 @@ FORMAT = 1
 """Major version of these records. A newer one is refused, an older one is read."""
 
 AT_ONCE = 32
-"""How many artifacts of a store that is far are looked at together."""
+"""How many artifacts of a remote store are surveyed together."""
 
 RECORDS = ("artifact.json", "manifest.json", "tombstone.json")
 Standing: TypeAlias = Literal["none", "open", "closed", "committed", "broken"]
@@ -77,7 +77,7 @@ class Object(BaseModel):
 
 
 class Ref(BaseModel):
-    """A committed artifact as a worker is told of it: where it is, and the digest its manifest must have."""
+    """A reference to a committed artifact: its folder, and the digest its manifest must have."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -223,7 +223,7 @@ class Survey:
         return {int(label) for label in labels if label.isdigit()}
 
     def ref(self, store: Store) -> Ref:
-        """How a worker is told of it, once it is committed."""
+        """Its reference, once it is committed."""
         assert self.manifest is not None
         return Ref(store=store.url, stage=self.stage, key=self.key, generation=self.number, digest=self.manifest.digest)
 

@@ -5,7 +5,7 @@
     store.create("artifacts/…/shard-00000.tar", data)    # ExistsError where the name is taken
     stored, created = store.create_or_read(name, data)   # what exists is adopted; a lost answer is settled the same way
 
-A `Store` is what holds for every place; what a place does itself is its backend (`pipeline.backends`).
+A `Store` holds what is the same for all backends (`pipeline.backends`).
 """
 
 import json
@@ -105,8 +105,8 @@ class Store:
     def create_or_read(self, name: str, data: bytes) -> tuple[bytes, bool]:
         """Creates an object, or reads the one that is there; whether this call is known to have created it.
 
-        Where an answer is lost, asking again tells: the name is then taken, maybe by ourselves, and what is there is
-        what counts.
+        Where an answer is lost, the request is sent again: if the name is taken by then, maybe by ourselves, the
+        stored object counts.
         """
         for attempt in range(1, CREATE_TRIES + 1):
             try:
@@ -177,7 +177,7 @@ def share(store: Store) -> None:
 
 
 def canonical_url(url: str) -> str:
-    """One spelling per place: absolute `file://` URLs for folders, no slash at the end."""
+    """One spelling per store: absolute `file://` URLs for folders, no slash at the end."""
     if "://" not in url:
         return Path(url).expanduser().resolve().as_uri()
     if url.startswith("file://"):

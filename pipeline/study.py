@@ -242,11 +242,11 @@ def load(name: str) -> Study:
     try:
         return Study.model_validate(document)
     except ValidationError as error:
-        said = [_said(entry) for entry in error.errors(include_url=False)]
-        count = "a mistake" if len(said) == 1 else f"{len(said)} mistakes"
+        messages = [_message(entry) for entry in error.errors(include_url=False)]
+        count = "a mistake" if len(messages) == 1 else f"{len(messages)} mistakes"
         raise UsageError(
             f"{path} to be a study",
-            f"{count}: {'; '.join(said)}",
+            f"{count}: {'; '.join(messages)}",
             "docs/study.md lists all fields.",
         ) from error
 
@@ -259,7 +259,7 @@ def _spot(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _said(error: Any) -> str:
+def _message(error: Any) -> str:
     """One validation error as a person reads it."""
     where = _place(error["loc"])
     if error["type"] == "extra_forbidden":
