@@ -61,17 +61,12 @@ class StoredInput:
         return self._object(name).size
 
     def read(self, name: str) -> bytes:
-        expected = self._object(name)
-        data = self._store.read(f"{self._ref.folder}/{name}")
-        if len(data) != expected.size:
-            raise FormatError(
-                f"{expected.size} bytes in {self._ref.folder}/{name}",
-                f"{len(data)} bytes",
-                "The artifact is damaged: run the same command again to make it anew.",
-            )
-        return data
+        """The whole object, compared with the manifest. Raises `FormatError` where its bytes have changed."""
+        path = f"{self._ref.folder}/{name}"
+        return _intact(self._object(name), path, self._store.read(path))
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
+        """Part of an object. Its bytes are not compared with the manifest: the format that is read has checksums."""
         size = self._object(name).size
         if not 0 <= start <= start + length <= size:
             raise FormatError(
@@ -99,6 +94,18 @@ class StoredInput:
                 f"{len(self.manifest.objects)} objects of other names",
                 "The stage that made it and the one that reads it disagree; see `repscope explain`.",
             ) from None
+
+
+def _intact(expected: Object, path: str, data: bytes) -> bytes:
+    """The bytes of an object. Raises `FormatError` where they are not those of its table of contents."""
+    found = Object.of(data)
+    if found != expected:
+        raise FormatError(
+            f"{expected.size} bytes with sha256 {expected.sha256[:16]} in {path}",
+            f"{found.size} bytes with sha256 {found.sha256[:16]}",
+            f"The object is damaged: run again with --force for the step of stage {path.split('/')[1]} that wrote it.",
+        )
+    return data
 
 
 class StoredOutput:
@@ -139,14 +146,7 @@ class StoredOutput:
                 f"{len(self.objects) + len(self._parts)} objects of other names in {self._folder}",
                 "This is a mistake in the stage: a part reads what it has put itself, `merge` what the parts have put.",
             )
-        data = self._store.read(f"{self._folder}/{name}")
-        if Object.of(data) != expected:
-            raise FormatError(
-                f"{expected.size} bytes with sha256 {expected.sha256[:16]} in {self._folder}/{name}",
-                f"{len(data)} bytes with sha256 {hashlib.sha256(data).hexdigest()[:16]}",
-                "The object is damaged: run again with --force for this step.",
-            )
-        return data
+        return _intact(expected, f"{self._folder}/{name}", self._store.read(f"{self._folder}/{name}"))
 
     def _adopt(self, name: str, ours: bytes, stored: bytes, check: Callable[[bytes], None] | None) -> None:
         if self._bitwise:
