@@ -12,7 +12,7 @@ import hashlib
 import importlib.util
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache as cached
 from pathlib import Path
@@ -91,6 +91,12 @@ class Code:
                     self._known[str(path)] = {"stamp": stamp, "digest": file.digest, "imports": list(file.imports)}
                     self._changed = True
         return self._files[path]
+
+
+def combined_code(digests: Iterable[str]) -> str:
+    """The digest of what several codes have made together: that of the only one, else one that is no code's own."""
+    distinct = sorted(set(digests))
+    return distinct[0] if len(distinct) == 1 else hashlib.sha256("\n".join(distinct).encode()).hexdigest()
 
 
 @cached

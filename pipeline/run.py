@@ -181,16 +181,18 @@ class _Engine:
         forced = {keys[name].digest for name in force}
         if self._store.far:
             self._surveyed = surveys(self._store, [(step.stage.name, keys[step.name].digest) for step in graph])
+        # All before the first step: code that is edited during the run counts for none of them.
+        codes = {step.name: self._code.digest(type(step.stage)) for step in graph}
+        self._code.save()
         done: dict[str, _Done] = {}
         by_key: dict[str, _Done] = {}
         for step in graph:
             key = keys[step.name]
             if key.digest not in by_key:
                 inputs = {name: done[source] for name, source in step.inputs.items()}
-                job = _Job(step, key, inputs, self._code.digest(type(step.stage)))
+                job = _Job(step, key, inputs, codes[step.name])
                 by_key[key.digest] = self._step(job, key.digest in forced)
             done[step.name] = by_key[key.digest]
-        self._code.save()
         if study is not None:
             point(self._store, study, self._run_id, {name: entry.ref for name, entry in done.items()})
         self._events.emit("run_done", seconds=time.time() - started)
@@ -315,7 +317,7 @@ class _Engine:
                     ref.key,
                     self._url(ref),
                     "made",
-                    False,
+                    merged["drift"],
                     parts_run,
                     seconds,
                     merged["summary"],

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster.resources import device
 from pipeline.artifact import StoredCheckpoints, StoredInput, StoredOutput
-from pipeline.drift import Code
+from pipeline.drift import Code, combined_code
 from pipeline.errors import PipelineError, StaleCodeError
 from pipeline.key import key_of
 from pipeline.manifest import (
@@ -151,8 +151,8 @@ def train(payload: dict[str, Any], context: "GangContext") -> dict[str, Any]:
 def merge(payload: dict[str, Any]) -> dict[str, Any]:
     """Merges the parts and commits: writes the manifest, last.
 
-    Returns `{"digest", "size_bytes", "seconds", "summary"}`, or `{"problems"}` where objects that a receipt lists are
-    gone: then nothing was committed.
+    Returns `{"digest", "size_bytes", "seconds", "summary", "drift"}`, or `{"problems"}` where objects that a receipt
+    lists are gone: then nothing was committed.
     """
     assignment = _assignment(payload)
     started = time.perf_counter()
@@ -180,7 +180,7 @@ def merge(payload: dict[str, Any]) -> dict[str, Any]:
         stage=assignment.stage.name,
         key=assignment.task.key,
         document=assignment.head.document,
-        code=assignment.task.code,
+        code=combined_code([receipt.code for receipt in receipts] + [assignment.task.code]),
         inputs=assignment.head.inputs,
         parts=assignment.head.parts,
         objects=dict(sorted(objects.items())),
@@ -199,6 +199,7 @@ def merge(payload: dict[str, Any]) -> dict[str, Any]:
         "size_bytes": stored.size_bytes,
         "seconds": stored.seconds,
         "summary": stored.summary,
+        "drift": stored.code != assignment.task.code,
     }
 
 
@@ -264,12 +265,16 @@ def _state(assignment: _Assignment) -> Any:
 def _write_receipt(
     assignment: _Assignment, part: int, out: StoredOutput, summary: Summary, seconds: float, precisions: set[Precision]
 ) -> Receipt:
+    code = assignment.task.code
+    # Checkpoints and adopted objects may be of the code that began the generation; equal bytes are anybody's.
+    if isinstance(assignment.stage, Gang) or (out.adopted and not assignment.stage.bitwise):
+        code = combined_code([assignment.head.code, code])
     receipt = Receipt(
         part=part,
         objects=out.objects,
         adopted=tuple(out.adopted),
         summary=summary,
-        code=assignment.task.code,
+        code=code,
         seconds=seconds,
         versions=_versions(),
         arithmetic=tuple(sorted(precisions)),
