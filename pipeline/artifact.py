@@ -5,6 +5,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ from stages.errors import ConflictError, FormatError
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
 
+MANIFESTS = 16
+"""Manifests that a process keeps: every part of a step reads those of the same inputs."""
+
 KEPT = 2
 """Checkpoints that an attempt keeps of its own."""
 
@@ -27,7 +31,6 @@ class StoredInput:
     def __init__(self, ref: Ref, store: Store | None = None) -> None:
         self._ref = ref
         self._store = store or open_store(ref.store)
-        self._manifest: Manifest | None = None
 
     def __repr__(self) -> str:
         return f"StoredInput({self._ref.folder!r})"
@@ -43,16 +46,7 @@ class StoredInput:
     @property
     def manifest(self) -> Manifest:
         """The table of contents. Raises `StepFailedError` where it is not the one that the run saw."""
-        if self._manifest is None:
-            manifest = read_record(self._store, f"{self._ref.folder}/manifest.json", Manifest)
-            if manifest.digest != self._ref.digest:
-                raise StepFailedError(
-                    f"the manifest {self._ref.digest[:16]} in {self._ref.folder}",
-                    f"manifest {manifest.digest[:16]}",
-                    "The store was changed during the run: run the same command again.",
-                )
-            self._manifest = manifest
-        return self._manifest
+        return _manifest(self._store, self._ref)
 
     def names(self) -> Sequence[str]:
         return sorted(self.manifest.objects)
@@ -94,6 +88,18 @@ class StoredInput:
                 f"{len(self.manifest.objects)} objects of other names",
                 "The stage that made it and the one that reads it disagree; see `repscope explain`.",
             ) from None
+
+
+@lru_cache(maxsize=MANIFESTS)
+def _manifest(store: Store, ref: Ref) -> Manifest:
+    manifest = read_record(store, f"{ref.folder}/manifest.json", Manifest)
+    if manifest.digest != ref.digest:
+        raise StepFailedError(
+            f"the manifest {ref.digest[:16]} in {ref.folder}",
+            f"manifest {manifest.digest[:16]}",
+            "The store was changed during the run: run the same command again.",
+        )
+    return manifest
 
 
 def _intact(expected: Object, path: str, data: bytes) -> bytes:

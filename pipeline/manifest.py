@@ -31,7 +31,7 @@ FORMAT = 1
 """Major version of these records. A newer one is refused, an older one is read."""
 
 AT_ONCE = 32
-"""How many artifacts of a remote store are surveyed together."""
+"""How many records of a remote store are read together."""
 
 RECORDS = ("artifact.json", "manifest.json", "tombstone.json")
 Standing: TypeAlias = Literal["none", "open", "closed", "committed", "broken"]
@@ -358,6 +358,18 @@ def close_generation(store: Store, stage: str, key: str, number: int, reason: st
     """Closes a generation for good; closing it again changes nothing."""
     tombstone = Tombstone(reason=reason, owner=Owner.here(run), created=time.time())
     write_record(store, f"{folder_of(stage, key, number)}/tombstone.json", tombstone)
+
+
+def read_receipts(store: Store, folder: str, parts: int) -> list[Receipt]:
+    """The receipts of all parts, in order; read concurrently from a remote store. Raises `MissingError`."""
+
+    def read(part: int) -> Receipt:
+        return read_record(store, f"{folder}/{receipt_name(part)}", Receipt)
+
+    if not store.far:
+        return [read(part) for part in range(parts)]
+    with ThreadPoolExecutor(AT_ONCE, "receipts") as threads:
+        return list(threads.map(read, range(parts)))
 
 
 def read_receipt(store: Store, folder: str, part: int) -> Receipt | None:

@@ -168,8 +168,9 @@ def _state(
         seconds, size_bytes, measured = found.manifest.seconds, found.manifest.size_bytes, True
         done = parts if state in ("done", "DRIFT") else 0
     elif state == "partial" and found.head is not None:
-        parts, done = found.head.parts, len(found.received)
-        sampled = (read_receipt(store, found.folder, part) for part in sorted(found.received)[:SAMPLED_RECEIPTS])
+        received = found.received
+        parts, done = found.head.parts, len(received)
+        sampled = (read_receipt(store, found.folder, part) for part in sorted(received)[:SAMPLED_RECEIPTS])
         receipts = [receipt for receipt in sampled if receipt is not None]
         left = parts - done
         if receipts:

@@ -276,7 +276,8 @@ class _Engine:
             if found.number != number or not job.fit(head, len(parts), self._accept_drift):
                 reason = why
                 continue
-            todo = [part for part in parts if part.index not in found.received]
+            received = found.received
+            todo = [part for part in parts if part.index not in received]
             self._events.emit(
                 "step_started",
                 job.step.name,

@@ -34,6 +34,7 @@ from pipeline.manifest import (
     folder_of,
     missing,
     read_receipt,
+    read_receipts,
     read_record,
     receipt_name,
     write_record,
@@ -156,10 +157,7 @@ def merge(payload: dict[str, Any]) -> dict[str, Any]:
     """
     assignment = _assignment(payload)
     started = time.perf_counter()
-    receipts = [
-        read_record(assignment.store, f"{assignment.folder}/{receipt_name(index)}", Receipt)
-        for index in range(assignment.head.parts)
-    ]
+    receipts = read_receipts(assignment.store, assignment.folder, assignment.head.parts)
     objects: dict[str, Object] = {}
     for receipt in receipts:
         if problems := _disagreements(objects, receipt.objects):
