@@ -31,7 +31,16 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, MemoryStore, from_url
 
-from pipeline.errors import ExistsError, FullError, MissingError, RootError, StoreError, UnansweredError, UsageError
+from pipeline.errors import (
+    AccessError,
+    ExistsError,
+    FullError,
+    MissingError,
+    RootError,
+    StoreError,
+    UnansweredError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -151,8 +160,10 @@ class ObjectBackend:
         except FileNotFoundError:
             raise MissingError(f"object {name} in {self._url}", "no such object", "See `repscope status`.") from None
         except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
-            raise RootError(
-                f"to be allowed to use {self._url}", _first_line(error), "Check the credentials and their rights."
+            raise AccessError(
+                f"to be allowed to use {self._url}",
+                _first_line(error),
+                "Renew the credentials, or check their rights; what is complete is kept.",
             ) from error
         except (NotSupportedError, InvalidPathError, UnknownConfigurationKeyError, NotImplementedError) as error:
             raise StoreError(

@@ -215,14 +215,19 @@ def run(
     on_busy: str,
 ) -> None:
     """Bring every step to done, doing only what the store does not hold, and print what matters."""
-    from pipeline.errors import PipelineError
+    from pipeline.errors import exit_code
     from pipeline.progress import Progress
     from pipeline.run import run as run_graph
 
     read, steps, store = _opened(study, root)
-    command = f"repscope run {shlex.quote(study)} --store {shlex.quote(root)}"
-    command += "" if executor == "ray" else f" --executor {executor}"
-    command += (f" --address {address}" if address else "") + (f" --ranks {Ranks.text(ranks)}" if ranks else "")
+    forced = list(force)
+
+    def on_event(event: "Event") -> None:
+        if event.kind == "step_started" and event.step in forced:
+            # Its new generation is begun. To force it again would give that up.
+            forced.remove(event.step)
+        progress.on_event(event)
+
     with Progress(steps, quiet=as_json) as progress:
         try:
             result = run_graph(
@@ -235,13 +240,21 @@ def run(
                 on_busy="fail" if on_busy == "fail" else "wait",
                 ranks=ranks[1] if ranks else None,
                 least_ranks=ranks[0] if ranks and ranks[0] < ranks[1] else None,
-                listener=progress.on_event,
+                listener=on_event,
             )
-        except PipelineError as error:
-            if error.exit_code != 3:
+        except Exception as error:
+            if exit_code(error) != 3:
                 raise
             progress.close()
-            click.echo(f"repscope: {error}\nTo go on from here: {command}", err=True)
+            command = ["repscope", "run", study, "--store", root]
+            command += [] if executor == "ray" else ["--executor", executor]
+            command += ["--address", address] if address else []
+            command += ["--ranks", Ranks.text(ranks)] if ranks else []
+            command += [word for step in forced for word in ("--force", step)]
+            command += ["--accept-drift"] if accept_drift else []
+            command += [] if on_busy == "wait" else ["--on-busy", on_busy]
+            command += ["--json"] if as_json else []
+            click.echo(f"repscope: {error}\nTo go on from here: {shlex.join(command)}", err=True)
             raise click.exceptions.Exit(3) from error
     made = [step.name for step in result.steps if step.outcome == "made"]
     headlines = [line for step in result.steps for line in result.summary(step.name).get("headlines", ())]

@@ -4,6 +4,7 @@
     ├── UsageError           2  a study, a graph, a field or a name that cannot be used
     │   └── RootError        2  a store root that cannot be used: unwritable, no hard links, a newer format
     ├── StoreError           3  the store does not answer as it must
+    │   ├── AccessError      3  the credentials do not suffice, or have expired
     │   ├── FullError        3  no space is left
     │   ├── ExistsError      3  an object is there already (create-only)
     │   ├── MissingError     3  an object is not there
@@ -52,6 +53,10 @@ class StoreError(PipelineError):
     """The store does not answer as it must."""
 
     exit_code = 3
+
+
+class AccessError(StoreError):
+    """The store's server refuses the credentials: they have expired, or lack a right."""
 
 
 class FullError(StoreError):

@@ -45,9 +45,13 @@ class Progress:
 
     def on_event(self, event: Event) -> None:
         """Shows one event."""
-        if self._quiet or not event.step:
+        if self._quiet:
             return
         fields = event.fields
+        if event.kind == "log_delayed":
+            self._line(f"events of this run could not be written, and will be later: {fields['message']}")
+        if not event.step:
+            return
         if event.kind == "step_started":
             self._began = self._printed = time.monotonic()
             self._start(event.step, fields["parts"], fields["parts"] - fields["todo"])

@@ -11,14 +11,14 @@ import os
 import socket
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cluster.executor import Executor
 from pipeline.artifact import StoredInput
 from pipeline.drift import Code
-from pipeline.errors import StepFailedError, StoreError, UsageError
+from pipeline.errors import StepFailedError, UsageError
 from pipeline.events import EventLog, Listener, new_run_id
 from pipeline.fingerprint import Fingerprints
 from pipeline.key import Key
@@ -203,8 +203,7 @@ class _Engine:
     def failed(self, error: BaseException) -> None:
         """Records that the run ended with an error."""
         self._events.emit("run_failed", message=str(error) or type(error).__name__)
-        with suppress(StoreError):
-            self._events.flush()
+        self._events.flush()
 
     def _step(self, job: _Job, forced: bool) -> _Done:
         """A hit where the store holds the step; otherwise its work, under the lease."""

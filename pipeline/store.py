@@ -9,8 +9,10 @@ A `Store` holds what is the same for all backends (`pipeline.backends`).
 """
 
 import json
+import random
 import re
 import secrets
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -25,6 +27,10 @@ MAX_OBJECT_BYTES = 1 << 30
 """No object is larger: one PUT must carry it, and one retry must be cheap."""
 
 CREATE_TRIES = 4
+PAUSE_SECONDS = 0.05
+"""The first pause between two tries; the next are twice as long, and each is cut by up to half at random."""
+BUDGET_SECONDS = 300.0
+"""No further try begins later than this after the first."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.=+@:,-]+(/[A-Za-z0-9_.=+@:,-]+)*")
 
@@ -106,17 +112,29 @@ class Store:
         """Creates an object, or reads the one that is there; whether this call is known to have created it.
 
         Where an answer is lost, the request is sent again: if the name is taken by then, maybe by ourselves, the
-        stored object counts.
+        stored object counts. So does a server that says the name is taken and then has no such object: S3 answers 409
+        while a rival's request is under way, which may fail.
         """
+        deadline = time.monotonic() + BUDGET_SECONDS
         for attempt in range(1, CREATE_TRIES + 1):
             try:
                 self.create(name, data)
                 return data, True
             except ExistsError:
-                return self.read(name), False
-            except UnansweredError:
-                if attempt == CREATE_TRIES:
-                    raise
+                try:
+                    return self.read(name), False
+                except MissingError as error:
+                    failure = UnansweredError(
+                        f"object {name} in {self.url}, or its name to be free",
+                        "neither: other requests for that name are under way",
+                        "Run the same command again.",
+                    )
+                    failure.__cause__ = error
+            except UnansweredError as error:
+                failure = error
+            if attempt == CREATE_TRIES or time.monotonic() > deadline:
+                raise failure
+            time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
         raise AssertionError("unreachable")
 
     def read(self, name: str) -> bytes:

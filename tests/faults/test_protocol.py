@@ -6,11 +6,13 @@ import threading
 import pytest
 
 from cluster.inline import Inline
-from pipeline.errors import StepFailedError
+from pipeline import events
+from pipeline.errors import AccessError, ExistsError, PipelineError, StepFailedError, UnansweredError, exit_code
+from pipeline.events import Event
 from pipeline.manifest import read_receipts
 from pipeline.plan import plan
 from pipeline.run import run
-from pipeline.store import Store
+from pipeline.store import Store, share
 from tests.faults.arithmetic import graph
 from tests.faults.faulty import FaultyBackend, Place
 from tests.faults.truth import finished, go
@@ -61,3 +63,85 @@ def test_receipts_of_a_remote_store_are_read_together_and_in_order() -> None:
     far = Store(Remote(place.backend), "s3://bucket/store")
     assert read_receipts(far, folder, 2) == before
     assert [receipt.part for receipt in before] == [0, 1]
+
+
+class Conflicting(FaultyBackend):
+    """Answers the first request to create an object as if a rival's were under way, which then fails."""
+
+    refused = 0
+
+    def create(self, name: str, data: bytes) -> None:
+        if name.endswith("/index.json") and self.refused < 2:
+            self.refused += 1
+            raise ExistsError(f"the name {name} to be free", "409 ConditionalRequestConflict", "Again.")
+        super().create(name, data)
+
+
+def test_a_name_that_is_taken_by_no_object_is_tried_again() -> None:
+    place = Place()
+    backend = Conflicting(place.backend)
+    store = Store(backend, place.url)
+    share(store)
+    go(GRAPH[:1], store)
+    assert backend.refused == 2
+    assert finished(place, GRAPH[:1], store)["numbers"]["index.json"]
+
+
+class Expiring(FaultyBackend):
+    """Refuses every request once the credentials have expired."""
+
+    expired = False
+
+    def create(self, name: str, data: bytes) -> None:
+        if self.expired:
+            raise AccessError("to be allowed to use s3://bucket", "ExpiredToken", "Renew the credentials.")
+        super().create(name, data)
+
+
+def test_expired_credentials_end_a_run_with_one_message_and_exit_code_3() -> None:
+    place = Place()
+    backend = Expiring(place.backend)
+    store = Store(backend, place.url)
+    share(store)
+
+    def expire(event: Event) -> None:
+        backend.expired = backend.expired or event.kind == "part_done"
+
+    with pytest.raises(PipelineError, match=r"ExpiredToken.*Renew the credentials") as caught:
+        run(GRAPH, store, Inline, listener=expire)
+    assert exit_code(caught.value) == 3
+    backend.expired = False
+    go(GRAPH, store)
+    assert {state.state for state in plan(GRAPH, store)} == {"done"}
+
+
+class Deaf(FaultyBackend):
+    """Takes no event before `heals` is set."""
+
+    heals = False
+
+    def create(self, name: str, data: bytes) -> None:
+        if "/events/" in name and not self.heals:
+            raise UnansweredError(f"an answer about {name}", "a reset", "Again.")
+        super().create(name, data)
+
+
+def test_events_that_cannot_be_written_end_no_run_and_are_written_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "FLUSH_SECONDS", 0.0)
+    place = Place()
+    backend = Deaf(place.backend)
+    store = Store(backend, place.url)
+    share(store)
+    seen: list[Event] = []
+
+    def heal(event: Event) -> None:
+        seen.append(event)
+        backend.heals = backend.heals or event.step == "counting"
+
+    result = run(GRAPH, store, Inline, listener=heal)
+    assert result.run_id is not None
+    assert "log_delayed" in {event.kind for event in seen}
+    written = events.read_events(store, result.run_id)
+    expected = [(event.kind, event.step, event.fields) for event in seen if event.kind != "log_delayed"]
+    kept = [(event.kind, event.step, event.fields) for event in written]
+    assert [event for event in kept if event[0] != "progress"] == [e for e in expected if e[0] != "progress"]
