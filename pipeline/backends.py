@@ -287,8 +287,7 @@ def backend_at(url: str) -> Backend:
         return LocalBackend(Path(unquote(urlsplit(url).path)))
     if scheme == "memory":
         return ObjectBackend(MemoryStore(), url)
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-    plain = scheme == "s3" and endpoint.startswith("http://")
+    plain = endpoint_of(url).startswith("http://")
     try:
         objects = from_url(url, client_options={"allow_http": plain, "timeout": f"{REQUEST_SECONDS}s"})
         return ObjectBackend(objects, url)
@@ -298,6 +297,13 @@ def backend_at(url: str) -> Backend:
             f"{url}: {_first_line(error)}",
             "Correct --store.",
         ) from error
+
+
+def endpoint_of(url: str) -> str:
+    """The address of the server behind the URL of a bucket, where the environment names one."""
+    if urlsplit(url).scheme != "s3":
+        return ""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@
 A `Store` holds what is the same for all backends (`pipeline.backends`).
 """
 
+import hashlib
 import json
 import random
 import re
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pipeline.backends import Backend, Entry, LocalBackend, backend_at
+from pipeline.backends import Backend, Entry, LocalBackend, backend_at, endpoint_of
 from pipeline.errors import ExistsError, MissingError, RootError, StoreError, UnansweredError
 
 FORMAT = 1
@@ -52,14 +53,23 @@ class Store:
         return not self.url.startswith(("file://", "memory://"))
 
     def prepare(self) -> None:
-        """Readies the store for writing: reads `store.json`, or probes the backend once and creates it.
+        """Readies the store for writing: reads `store.json` or creates it, and probes the backend.
+
+        A bucket is probed once for each URL and endpoint, since a store may be copied to another server. A folder
+        is probed in each process, which is cheap.
 
         Raises `RootError` where the root cannot be written, creating is not exclusive, or the layout is newer.
         """
         if self._prepared:
             return
-        if not self.recognise():
+        exists = self.recognise()
+        identity = f"{self.url} {endpoint_of(self.url)}"
+        record = f"probes/{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
+        if not exists or not self.far or not self._holds(record):
             self._probe()
+            if self.far:
+                self.create_or_read(record, _dump({"format": FORMAT, "url": self.url, "create_only": True}))
+        if not exists:
             self.create_or_read("store.json", _dump({"format": FORMAT, "create_only": True}))
             self.recognise()
         if isinstance(self._backend, LocalBackend):
@@ -81,6 +91,13 @@ class Store:
             raise RootError(
                 f"store format {FORMAT} at {self.url}", f"format {format_!r}", "Update repscope or name another store."
             )
+        return True
+
+    def _holds(self, name: str) -> bool:
+        try:
+            self.head(name)
+        except MissingError:
+            return False
         return True
 
     def _probe(self) -> None:
