@@ -28,6 +28,8 @@ class Progress:
         self._task: TaskID | None = None
         self._began = time.monotonic()
         self._printed = self._began
+        self._first = 0
+        self._attempt = 0
 
     def __enter__(self) -> Self:
         return self
@@ -54,6 +56,7 @@ class Progress:
             return
         if event.kind == "step_started":
             self._began = self._printed = time.monotonic()
+            self._first, self._attempt = fields["parts"] - fields["todo"], 0
             self._start(event.step, fields["parts"], fields["parts"] - fields["todo"])
         elif event.kind == "step_waiting":
             self._line(f"{event.step}: waiting for {fields['owner']}, who is at work on it")
@@ -62,6 +65,11 @@ class Progress:
         elif event.kind == "part_done":
             self._advance(event.step, fields["done"], fields["parts"], {})
         elif event.kind == "progress":
+            if fields["attempt"] != self._attempt:
+                # It begins at the checkpoint of an attempt before, whose work says nothing about the time left.
+                self._began, self._first, self._attempt = time.monotonic(), fields["done"], fields["attempt"]
+                if self._bar is not None and self._task is not None:
+                    self._bar.reset(self._task, completed=fields["done"], total=fields["total"])
             self._advance(event.step, fields["done"], fields["total"], fields["metrics"])
         elif event.kind == "step_done":
             self._finish(
@@ -103,9 +111,9 @@ class Progress:
             self._bar.update(self._task, completed=done, total=total, metrics=metric)
             return
         now = time.monotonic()
-        if now - self._printed >= PLAIN_SECONDS and 0 < done < total:
+        if now - self._printed >= PLAIN_SECONDS and self._first < done < total:
             self._printed = now
-            left = (now - self._began) / done * (total - done)
+            left = (now - self._began) / (done - self._first) * (total - done)
             print(f"{self._label(step)}  {done}/{total}  {duration(left)} left  {metric}", file=sys.stderr, flush=True)
 
     def _finish(self, line: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pipeline.backends import Backend, Entry, LocalBackend, backend_at, endpoint_of
-from pipeline.errors import ExistsError, MissingError, RootError, StoreError, UnansweredError
+from pipeline.errors import ExistsError, MissingError, RootError, StoreError, UnansweredError, UsageError
 
 FORMAT = 1
 """Major version of the store's layout, in `store.json`."""
@@ -221,8 +221,12 @@ def canonical_url(url: str) -> str:
 
 
 def _check(name: str) -> None:
-    assert _NAME.fullmatch(name), f"not an object name: {name!r}"
-    assert not {".", ".."} & set(name.split("/")), f"not an object name: {name!r}"
+    if not _NAME.fullmatch(name) or {".", ".."} & set(name.split("/")):
+        raise UsageError(
+            "object names of letters, digits and `_.=+@:,-`, with / between folders and no folder . or ..",
+            repr(name),
+            "Rename what it is called after: an encoder, a tap or a study.",
+        )
 
 
 def _dump(document: dict[str, Any]) -> bytes:

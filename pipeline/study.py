@@ -120,6 +120,9 @@ class Study(Block):
 
     name_pattern: ClassVar[re.Pattern[str]] = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
+    encoder_pattern: ClassVar[re.Pattern[str]] = re.compile(r"(?!\.+$)[A-Za-z0-9_.=+@,-]+")
+    """Encoders' names are parts of object names."""
+
     study: str
     """Its name: lower-case letters, digits, `-` and `_`."""
     title: str = ""
@@ -142,6 +145,9 @@ class Study(Block):
     def _consistent(self) -> "Study":
         if not self.name_pattern.fullmatch(self.study):
             raise ValueError(f"expected study to match {self.name_pattern.pattern}; found {self.study!r}")
+        for encoder in self.encoders:
+            if not self.encoder_pattern.fullmatch(encoder):
+                raise ValueError(f"expected names of encoders of letters, digits and `_.=+@,-`; found {encoder!r}")
         if self.extensions and not isinstance(self.decoder, Decoder):
             raise ValueError("expected extensions of a decoder without kind and architecture only")
         if self.extensions and (numbers := [name for name in self.encoders if name[:1].isdigit()]):
