@@ -137,8 +137,8 @@ class Lease:
 
     def _live(self) -> None:
         while not self._stop.wait(self._ttl / 3):
-            # A beat that fails is one beat less; if they all fail, the lease runs out, which is what it is for.
-            with suppress(StoreError):
+            # A heartbeat that fails, for whatever reason, is one less. If all fail, the lease runs out.
+            with suppress(Exception):
                 self.beat()
 
 

@@ -2,6 +2,7 @@
 
     artifacts/<stage>/<key[:16]>/g0000/
         artifact.json      Head: what is to be made, of what, by which code; written first
+        train/             a training's checkpoints, its files before they are published, and decision.json (Decision)
         parts/00012.json   Receipt: what a part has written; its presence says the part is done
         manifest.json      Manifest: the table of contents; written last, its presence is the commit
         tombstone.json     Tombstone: closes the generation for good
@@ -134,6 +135,13 @@ class Receipt(_Record):
     owner: Owner
     executor: str
     created: float
+
+
+class Decision(_Record):
+    """`train/decision.json`: whose files a training's artifact consists of. `receipt` is what they add up to."""
+
+    attempt: str
+    receipt: Receipt
 
 
 class Manifest(_Record):

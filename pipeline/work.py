@@ -36,7 +36,14 @@ def split(step: Step, inputs: Mapping[str, Input]) -> list[Part]:
             "This is a mistake in the stage.",
             step=step.name,
         ) from error
-    assert [part.index for part in parts] == list(range(len(parts))), f"{step.name}'s parts must count from 0"
+    indices = [part.index for part in parts]
+    if indices != list(range(len(parts))):
+        raise StepFailedError(
+            f"the parts of {step.name} to count from 0",
+            f"{indices[:5]}",
+            "This is a mistake in the stage.",
+            step=step.name,
+        )
     return parts
 
 
@@ -78,7 +85,7 @@ class Work:
             failures.append(failure)
 
         if isinstance(self.step.stage, Gang):
-            self._train(self.step.stage, ranks, least_ranks, on_done)
+            self._train(self.step.stage, ranks, least_ranks, on_done, lease)
         else:
             self.executor.run(self._calls(todo), on_done, self.step.stage.gpu)
         if failures:
@@ -99,16 +106,18 @@ class Work:
             payload = self.task.model_copy(update={"part": part}).model_dump(mode="json")
             yield Call(f"{self.step.name}/{part.index}", "pipeline.worker:work", payload)
 
-    def _train(self, stage: Gang, ranks: int | None, least_ranks: int | None, on_done: OnDone) -> None:
+    def _train(self, stage: Gang, ranks: int | None, least_ranks: int | None, on_done: OnDone, lease: Lease) -> None:
+        def on_progress(progress: Progress) -> None:
+            # What this raises ends the training.
+            lease.check()
+            self.events.emit("progress", self.step.name, **asdict(progress))
+
         # Unasked one: on the CPUs of one machine several ranks are no quicker than one that has them all.
         asked = ranks or 1
         most = min(asked, stage.max_ranks or asked)
         least = None if least_ranks is None else min(least_ranks, most)
         call = Call(f"{self.step.name}/0", "pipeline.worker:train", self.task.model_dump(mode="json"))
-        on_done(self.executor.gang(call, most, self._progress, least))
-
-    def _progress(self, progress: Progress) -> None:
-        self.events.emit("progress", self.step.name, **asdict(progress))
+        on_done(self.executor.gang(call, most, on_progress, least))
 
     def _failure(self, outcome: Outcome, part: int | None) -> StepFailedError:
         error = outcome.error

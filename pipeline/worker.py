@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from cluster.resources import device
-from pipeline.artifact import StoredCheckpoints, StoredInput, StoredOutput
+from pipeline.artifact import StoredCheckpoints, StoredInput, StoredOutput, TrainingOutput
 from pipeline.drift import Code, combined_code
 from pipeline.errors import PipelineError, StaleCodeError
 from pipeline.key import key_of
@@ -130,23 +130,37 @@ def work(payload: dict[str, Any]) -> dict[str, Any]:
         out = assignment.output()
         with noted() as precisions:
             summary = _plain(assignment.stage.work(part, state, assignment.inputs, out))
-        receipt = _write_receipt(assignment, part.index, out, summary, time.perf_counter() - started, precisions)
+        seconds = time.perf_counter() - started
+        ours = _receipt(assignment, part.index, out.objects, tuple(out.adopted), summary, seconds, precisions)
+        receipt, _ = write_record(assignment.store, f"{assignment.folder}/{receipt_name(part.index)}", ours)
     return _report(receipt)
 
 
 def train(payload: dict[str, Any], context: "GangContext") -> dict[str, Any]:
-    """Trains on this rank; rank 0 writes the receipt."""
+    """Trains on this rank; rank 0 writes the receipt.
+
+    Of several attempts at one generation only one's files count (`TrainingOutput`).
+    """
     assignment = _assignment(payload)
     assert isinstance(assignment.stage, Gang)
     started = time.perf_counter()
-    out = assignment.output()
     checkpoints = StoredCheckpoints(assignment.store, assignment.folder)
-    given = _Context(context.rank, context.world, context.device, checkpoints, context.report)
-    with noted() as precisions:
-        summary = _plain(assignment.stage.train(given, assignment.inputs, out if context.rank == 0 else _NoOutput()))
-    if context.rank != 0:
-        return {}
-    return _report(_write_receipt(assignment, 0, out, summary, time.perf_counter() - started, precisions))
+    out = TrainingOutput(assignment.store, assignment.folder, checkpoints.attempt)
+    # Several ranks might read different answers to this, so they train on from the last checkpoint.
+    decision = out.decided() if context.world == 1 else None
+    if decision is None:
+        given = _Context(context.rank, context.world, context.device, checkpoints, context.report)
+        with noted() as precisions:
+            output = out if context.rank == 0 else _NoOutput()
+            summary = _plain(assignment.stage.train(given, assignment.inputs, output))
+        if context.rank != 0:
+            return {}
+        seconds = time.perf_counter() - started
+        decision = out.decide(_receipt(assignment, 0, out.objects, (), summary, seconds, precisions))
+    out.publish(decision)
+    receipt, _ = write_record(assignment.store, f"{assignment.folder}/{receipt_name(0)}", decision.receipt)
+    out.clean()
+    return _report(receipt)
 
 
 def merge(payload: dict[str, Any]) -> dict[str, Any]:
@@ -260,17 +274,23 @@ def _state(assignment: _Assignment) -> Any:
     return held[1]
 
 
-def _write_receipt(
-    assignment: _Assignment, part: int, out: StoredOutput, summary: Summary, seconds: float, precisions: set[Precision]
+def _receipt(
+    assignment: _Assignment,
+    part: int,
+    objects: Mapping[str, Object],
+    adopted: tuple[str, ...],
+    summary: Summary,
+    seconds: float,
+    precisions: set[Precision],
 ) -> Receipt:
     code = assignment.task.code
     # Checkpoints and adopted objects may be of the code that began the generation; equal bytes are anybody's.
-    if isinstance(assignment.stage, Gang) or (out.adopted and not assignment.stage.bitwise):
+    if isinstance(assignment.stage, Gang) or (adopted and not assignment.stage.bitwise):
         code = combined_code([assignment.head.code, code])
-    receipt = Receipt(
+    return Receipt(
         part=part,
-        objects=out.objects,
-        adopted=tuple(out.adopted),
+        objects=dict(objects),
+        adopted=adopted,
         summary=summary,
         code=code,
         seconds=seconds,
@@ -280,8 +300,6 @@ def _write_receipt(
         executor=assignment.task.executor,
         created=time.time(),
     )
-    stored, _ = write_record(assignment.store, f"{assignment.folder}/{receipt_name(part)}", receipt)
-    return stored
 
 
 def _report(receipt: Receipt) -> dict[str, Any]:
