@@ -145,7 +145,7 @@ def plan(study: str, root: str, as_json: bool, refresh: bool) -> None:
             f"{size(size_bytes)} to write."
         )
         if not all(state.measured for state in left):
-            click.echo(measured().said)
+            click.echo(measured().basis)
     else:
         click.echo(f"\nAll {len(states)} steps are done.")
 
@@ -160,10 +160,10 @@ def status(study: str, root: str, as_json: bool, check: bool, refresh: bool) -> 
     """Say how each step of a study stands."""
     from pipeline.errors import OutdatedError
     from pipeline.plan import plan as plan_graph
-    from pipeline.speed import REFERENCE, known
+    from pipeline.speed import REFERENCE, cached
 
     _, steps, store = _opened(study, root)
-    states = plan_graph(steps, store, refresh=refresh, speed=lambda: known() or REFERENCE)
+    states = plan_graph(steps, store, refresh=refresh, speed=lambda: cached() or REFERENCE)
     if as_json:
         click.echo(json.dumps([asdict(state) for state in states], indent=1))
     else:
@@ -217,14 +217,19 @@ def run(
     on_busy: str,
 ) -> None:
     """Bring every step to done, doing only what the store does not hold, and print what matters."""
-    from pipeline.errors import PipelineError
+    from pipeline.errors import exit_code
     from pipeline.progress import Progress
     from pipeline.run import run as run_graph
 
     read, steps, store = _opened(study, root)
-    command = f"repscope run {shlex.quote(study)} --store {shlex.quote(root)}"
-    command += "" if executor == "ray" else f" --executor {executor}"
-    command += (f" --address {address}" if address else "") + (f" --ranks {Ranks.text(ranks)}" if ranks else "")
+    forced = list(force)
+
+    def on_event(event: "Event") -> None:
+        if event.kind == "step_started" and event.step in forced:
+            # Its new generation is begun. To force it again would give that up.
+            forced.remove(event.step)
+        progress.on_event(event)
+
     with Progress(steps, quiet=as_json) as progress:
         try:
             result = run_graph(
@@ -237,13 +242,21 @@ def run(
                 on_busy="fail" if on_busy == "fail" else "wait",
                 ranks=ranks[1] if ranks else None,
                 least_ranks=ranks[0] if ranks and ranks[0] < ranks[1] else None,
-                listener=progress.hear,
+                listener=on_event,
             )
-        except PipelineError as error:
-            if error.exit_code != 3:
+        except Exception as error:
+            if exit_code(error) != 3:
                 raise
             progress.close()
-            click.echo(f"repscope: {error}\nTo go on from here: {command}", err=True)
+            command = ["repscope", "run", study, "--store", root]
+            command += [] if executor == "ray" else ["--executor", executor]
+            command += ["--address", address] if address else []
+            command += ["--ranks", Ranks.text(ranks)] if ranks else []
+            command += [word for step in forced for word in ("--force", step)]
+            command += ["--accept-drift"] if accept_drift else []
+            command += [] if on_busy == "wait" else ["--on-busy", on_busy]
+            command += ["--json"] if as_json else []
+            click.echo(f"repscope: {error}\nTo go on from here: {shlex.join(command)}", err=True)
             raise click.exceptions.Exit(3) from error
     made = [step.name for step in result.steps if step.outcome == "made"]
     headlines = [line for step in result.steps for line in result.summary(step.name).get("headlines", ())]
@@ -309,7 +322,7 @@ def log(study: str, run_id: str | None, root: str, as_json: bool, folder: Path |
                 return
             for event in events:
                 if as_json or event.kind != PROGRESS:
-                    click.echo(json.dumps(asdict(event)) if as_json else _told(event))
+                    click.echo(json.dumps(asdict(event)) if as_json else _event_line(event))
             return
     raise UsageError(
         f"a run of {read.study} in {root}",
@@ -426,7 +439,7 @@ def _table(states: "Sequence[StepState]", *, costs: bool) -> None:
         click.echo(f"{line}  {state.reason}".rstrip())
 
 
-def _told(event: "Event") -> str:
+def _event_line(event: "Event") -> str:
     clock = time.strftime("%H:%M:%S", time.gmtime(event.time))
     fields = "  ".join(
         f"{name}={json.dumps(value) if isinstance(value, dict | list) else value}"

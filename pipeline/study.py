@@ -120,6 +120,9 @@ class WrittenStudy(StudyBlock):
 
     name_pattern: ClassVar[re.Pattern[str]] = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
+    encoder_pattern: ClassVar[re.Pattern[str]] = re.compile(r"(?!\.+$)[A-Za-z0-9_.=+@,-]+")
+    """Encoders' names are parts of object names."""
+
     study: str
     """Its name: lower-case letters, digits, `-` and `_`."""
     title: str = ""
@@ -144,6 +147,9 @@ class WrittenStudy(StudyBlock):
     def _consistent(self) -> Self:
         if not self.name_pattern.fullmatch(self.study):
             raise ValueError(f"expected study to match {self.name_pattern.pattern}; found {self.study!r}")
+        for encoder in self.encoders:
+            if not self.encoder_pattern.fullmatch(encoder):
+                raise ValueError(f"expected names of encoders of letters, digits and `_.=+@,-`; found {encoder!r}")
         if self.extensions and not isinstance(self.decoder, Decoder):
             raise ValueError("expected extensions of a decoder without kind and architecture only")
         if self.extensions and (numbers := [name for name in self.encoders if name[:1].isdigit()]):
@@ -260,11 +266,11 @@ def load(name: str) -> Study:
     try:
         return Study.model_validate(document)
     except ValidationError as error:
-        said = [_said(entry) for entry in error.errors(include_url=False)]
-        count = "a mistake" if len(said) == 1 else f"{len(said)} mistakes"
+        messages = [_message(entry) for entry in error.errors(include_url=False)]
+        count = "a mistake" if len(messages) == 1 else f"{len(messages)} mistakes"
         raise UsageError(
             f"{path} to be a study",
-            f"{count}: {'; '.join(said)}",
+            f"{count}: {'; '.join(messages)}",
             "docs/reference/study.md lists all fields.",
         ) from error
 
@@ -277,7 +283,7 @@ def _spot(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _said(error: Any) -> str:
+def _message(error: Any) -> str:
     """One validation error as a person reads it."""
     where = _place(error["loc"])
     if error["type"] == "extra_forbidden":
