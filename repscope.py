@@ -4,6 +4,8 @@
 
     repscope.run("study.yaml", "store", executor="inline")
     picture = repscope.show("study.yaml", "cat.png", "store")
+    table = repscope.open("store").study("scenes")["simclr:projector"]
+    table.nearest("000000007", k=5, where="split = 'heldout'")
 
 Each name is imported when it is first used, so `import repscope` takes no time.
 """
@@ -13,11 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.public import plan, run, show
+    from pipeline.reading import open
     from pipeline.study import load
 
-__all__ = ["load", "plan", "run", "show"]
+__all__ = ["load", "open", "plan", "run", "show"]
 
-_MODULES = {"load": "pipeline.study", "plan": "pipeline.public", "run": "pipeline.public", "show": "pipeline.public"}
+_MODULES = {
+    "load": "pipeline.study",
+    "open": "pipeline.reading",
+    "plan": "pipeline.public",
+    "run": "pipeline.public",
+    "show": "pipeline.public",
+}
 
 
 def __getattr__(name: str) -> Any:
