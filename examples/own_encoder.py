@@ -2,7 +2,7 @@
 
     python examples/own_encoder.py [FOLDER]
 
-FOLDER (default: own-encoder) receives the weights, the study, its store and a picture. The study is far too short to
+FOLDER (default: own-encoder) receives the weights, the study and its store. The study is far too short to
 say anything of the network: raise `num_images` of the decoder, and `count` of the scenes, for that.
 """
 
@@ -49,7 +49,7 @@ def study_of(weights: Path) -> dict[str, object]:
 
 
 def main(folder: Path) -> None:
-    """Runs the study and paints what both taps know of the first image."""
+    """Runs the study, and looks for the neighbours of its first image."""
     folder.mkdir(parents=True, exist_ok=True)
     # In place of a training: a network without weights from a file would be refused.
     torch.manual_seed(0)
@@ -64,6 +64,11 @@ def main(folder: Path) -> None:
     for line in result.summary("report").get("headlines", ()):
         print(line)
     print(f"report: {result.url('report')}/report.html")
+
+    table = repscope.open(store).study("own-encoder")["mine:projection"]
+    print(table)
+    first = table.rows.column("key")[0].as_py()
+    print(table.nearest(first, k=3).select(["name", "shape", "distance"]).to_pylist())
 
 
 if __name__ == "__main__":

@@ -72,7 +72,9 @@ class TapTable:
             view: Chunks(table, f"{self._tap}/{view}", members[f"{self._tap}/{view}"]) for view in self.views
         }
         first = self._chunks[self.views[0]]
-        self.count, self.width, self.dtype = first.count, first.width, first.dtype.name
+        self.count: int = first.count
+        self.width: int = first.width
+        self.dtype: str = first.dtype.name
 
     def __len__(self) -> int:
         return self.count
@@ -278,9 +280,10 @@ class TapTable:
             import xarray as xr
         except ImportError as error:
             raise InputError("the package xarray", str(error), "pip install xarray") from error
-        found = xr.open_zarr(self._table.zarr(STORE), group=self._tap, consolidated=False)
+        found: xr.Dataset = xr.open_zarr(self._table.zarr(STORE), group=self._tap, consolidated=False)
         columns = {name: ("row", self.rows.column(name).to_numpy()) for name in self.rows.column_names}
-        return found.assign_coords(columns)
+        labelled: xr.Dataset = found.assign_coords(columns)
+        return labelled
 
     @cached_property
     def _own(self) -> "pa.Table":
