@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +118,7 @@ def _asked(study: "OpenStudy", sql: str, tap: str | None) -> "pa.Table":
 
     from pipeline.errors import UsageError
 
-    views = {
+    views: Mapping[str, Callable[[], pa.Table]] = {
         "rows": study.rows,
         "results": study.results,
         "samples": study.samples,

@@ -56,7 +56,7 @@ def test_query_answers_in_every_format_over_every_view(finished: Finished, tmp_p
         (["path", "micro"], "or say --env for all"),
         (["path", "mikro", "shards"], "micro; found 'mikro'"),
         (["query", "micro", "selec"], "SQL over the views rows, results, samples, embeddings"),
-        (["query", "micro", "-- nothing"], "SQL that answers with rows"),
+        (["query", "micro", "/* nothing */"], "SQL that answers with rows"),
         (["query", "micro", "select plain from embeddings", "--format", "csv"], "Take --format json or parquet"),
     ],
 )
