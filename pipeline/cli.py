@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.query_commands import COMMANDS
+
 if TYPE_CHECKING:
     from cluster.executor import Executor
     from pipeline.artifact import StoredInput
@@ -450,6 +452,10 @@ def _event_line(event: "Event") -> str:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
+
+
+for command in COMMANDS:
+    main.add_command(command)
 
 
 if __name__ == "__main__":

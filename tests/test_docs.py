@@ -56,7 +56,7 @@ def test_the_formats_open_with_the_tools_that_the_page_names(
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     shown = blocks("docs/reference/formats.md", "python")
     names: dict[str, Any] = {"STUDY": str(finished.study), "STORE": str(finished.store)}
-    assert len(shown) == 6
+    assert len(shown) == 7
     for block in shown:
         exec(compile(block, "docs/reference/formats.md", "exec"), names)
     out = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The decoder's files, and a trained decoder ready to paint. Decoders with an ADM U-Net are `adm_format.py`'s.
+"""The decoder's files, and a trained decoder ready to paint. Those with an ADM U-Net are of `rcdm.format`.
 
 decoder.safetensors   averaged weights of sketch and painter, and `<tap>/mean` and `<tap>/scale` of every tap
 halfway.safetensors   the same painter as it was after half of its training, painter only
@@ -22,7 +22,7 @@ from stages.decoder.card import FORMAT, Snapshot
 from stages.decoder.card import Point as Point
 from stages.decoder.conditioning import NULL
 from stages.decoder.network import Network
-from stages.decoder.rcdm import format as adm_format
+from stages.decoder.rcdm import format as rcdm_format
 from stages.decoder.rcdm.format import AdmCard, AdmDecoder
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.diffusion.noise import Noise
@@ -204,7 +204,7 @@ def load(inp: Input, device: str, snapshot: Snapshot = "final") -> AnyDecoder:
     """The decoder of an artifact of `decoder` or `released`; FormatError where its tensors do not fit its card."""
     card = read_card(inp)
     if isinstance(card, AdmCard):
-        return adm_format.load(inp, card, device, snapshot)
+        return rcdm_format.load(inp, card, device, snapshot)
     tensors = load_tensors(inp.read(WEIGHTS))
     standard = {name: tensors.pop(name) for name in list(tensors) if name.startswith(STANDARD)}
     if snapshot == "halfway":

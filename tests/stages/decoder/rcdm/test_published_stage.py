@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from stages.decoder import format
-from stages.decoder.rcdm import format as adm_format
+from stages.decoder.rcdm import format as rcdm_format
 from stages.decoder.rcdm import published_run as released_run
 from stages.decoder.rcdm.published import assembled
 from stages.decoder.rcdm.published_stage import ReleasedDecoder
@@ -121,7 +121,7 @@ def test_what_a_published_file_does_not_have_is_refused(artifact: MemoryArtifact
 def test_weights_are_cut_into_files_and_read_back_as_one(
     stage: ReleasedDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adm_format, "PIECE_BYTES", 1 << 20)
+    monkeypatch.setattr(rcdm_format, "PIECE_BYTES", 1 << 20)
     cut = run_stage(stage)
     weights = [name for name in cut.names() if name != "decoder.json"]
     assert len(weights) > 2
@@ -129,7 +129,7 @@ def test_weights_are_cut_into_files_and_read_back_as_one(
     network = format.load(cut, "cpu").network.state_dict()
     assert all(torch.equal(network[name], tensor) for name, tensor in KNOWN.weights().items())
     card = format.read_card(cut)
-    assert isinstance(card, adm_format.AdmCard)
+    assert isinstance(card, rcdm_format.AdmCard)
     assert card.weights == {"final": tuple(weights)}
     assert card.published_sha256 == stage.sha256
 

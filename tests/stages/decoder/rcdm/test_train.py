@@ -11,7 +11,7 @@ from stages.decoder import format
 from stages.decoder.data import PairedSet
 from stages.decoder.flat import Flat
 from stages.decoder.loop import CurvePoint, Training, fit
-from stages.decoder.rcdm import format as adm_format
+from stages.decoder.rcdm import format as rcdm_format
 from stages.decoder.rcdm.spec import AdmSettings, AdmTraining
 from stages.decoder.rcdm.stage import Rcdm
 from stages.decoder.rcdm.train import AdmNetwork, Hybrid, as_they_are, published_recipe
@@ -191,8 +191,8 @@ def test_the_decoder_is_written_and_read_back_with_that_of_half_the_training(
     final, halfway = (format.load(artifact, "cpu", snapshot) for snapshot in ("final", "halfway"))
     width = open_table(inputs["embeddings.oracle"]).taps["pixels"]
     assert dict(final.taps) == {PLACE: width}
-    assert isinstance(final, adm_format.AdmDecoder)
-    assert isinstance(halfway, adm_format.AdmDecoder)
+    assert isinstance(final, rcdm_format.AdmDecoder)
+    assert isinstance(halfway, rcdm_format.AdmDecoder)
     assert not torch.equal(final.network.ssl_emb.weight, halfway.network.ssl_emb.weight)
     assert final.card.training == STAGE.training
     assert (final.card.num_images, final.card.curve[-1].images) == (48, 48)
@@ -203,7 +203,7 @@ def test_it_is_trained_on_embeddings_as_they_are_and_paints_from_them(
     artifact: MemoryArtifact, inputs: dict[str, MemoryArtifact]
 ) -> None:
     decoder = format.load(artifact, "cpu")
-    assert isinstance(decoder, adm_format.AdmDecoder)
+    assert isinstance(decoder, rcdm_format.AdmDecoder)
     seen: list[bool] = []
     decoder.network.out[-1].register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
     raw = torch.from_numpy(open_table(inputs["embeddings.oracle"]).read("pixels", rows=[0, 1]))
