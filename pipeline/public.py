@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import UsageError
-from pipeline.graph import encoders_of, graph_of, encoder_steps_of, samples_of, spec_of
+from pipeline.graph import encoder_steps_of, encoders_of, graph_of, samples_of, spec_of
 from pipeline.plan import StepState
 from pipeline.plan import plan as plan_graph
 from pipeline.store import Store, open_store
