@@ -165,6 +165,32 @@ def fixed(attribute: Attribute, readings: Floats) -> Estimate:
     return lambda weights: 1.0 - divide(divide(weights @ own, weights @ count), _between(painted, painted, weights))
 
 
+def dispersion(attribute: Attribute, readings: Floats, truth: Floats) -> Estimate:
+    """fixed - kept: 0 where samples differ from each other as much as from their source, as exact samples do.
+
+    Above 0 they agree with each other more than they are right, and kept is too high for what they know.
+    """
+    return difference(fixed(attribute, readings), kept(attribute, readings, truth))
+
+
+def outermost(attribute: Attribute, readings: Floats, truth: Floats, seed: int) -> Estimate:
+    """How often the source is the odd one out among itself and its K samples, over how often it is by chance.
+
+    The odd one has the largest mean difference to the others; ties are broken at random. Under an exact sampler the
+    source and its samples are exchangeable, so this happens once in K + 1 sources and the ratio is 1. Sources with an
+    undefined truth or reading are left out.
+    """
+    together = np.concatenate([truth[:, None], readings], axis=1)
+    defined = np.isfinite(together).all(axis=1)
+    gaps = attribute.difference(together[:, :, None], together[:, None, :]).sum(axis=2)
+    rng = np.random.Generator(np.random.Philox(key=[seed, together.size]))
+    jitter = rng.random(gaps.shape)
+    # Sums of equal differences differ in their last digits; what counts as a tie must not depend on their order.
+    ordered = np.lexsort((jitter, np.round(np.nan_to_num(gaps), 9)), axis=1)
+    odd = np.where(defined, (ordered[:, -1] == 0).astype(np.float64), np.nan)
+    return mean(odd * together.shape[1])
+
+
 def clipped(value: float) -> float:
     """A score in [0, 1], for display only: what is stored and compared stays as it was measured."""
     return float(np.clip(value, 0.0, 1.0))

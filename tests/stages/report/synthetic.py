@@ -146,7 +146,18 @@ def kept() -> MemoryArtifact:
             half = 0.02 + 0.04 * draw.random()
             share = value / (ceiling or 1.0)
             verdict, why = verdicts.judge(
-                verdicts.Evidence(share - half, share + half, reader, ceiling, probe, 0.7, -0.01)
+                verdicts.Evidence(
+                    low=share - half,
+                    high=share + half,
+                    kept_low=value - half,
+                    reader=reader,
+                    ceiling=ceiling,
+                    probe=(probe - 0.02, probe + 0.02),
+                    power=0.95,
+                    dispersion=(0.0, 0.04),
+                    nearness=0.7,
+                    rise_high=0.01,
+                )
             )
             rows.append(
                 row(
@@ -155,6 +166,8 @@ def kept() -> MemoryArtifact:
             )
             beside = {
                 "fixed": min(1.0, value + 0.02),
+                "fixed - kept": min(1.0, value + 0.02) - value,
+                "odd one out": 1.1,
                 "floor": 0.02 * draw.normal(),
                 "probe": probe,
                 "probe floor": 0.01,
