@@ -353,7 +353,7 @@ def show(
     """Paint what each tap of a finished STUDY knows of IMAGE: the image, then its samples, one row per tap."""
     from cluster.resources import device
     from pipeline.errors import UsageError
-    from pipeline.graph import encoders_of, made_of, samples_of, spec_of
+    from pipeline.graph import encoder_steps_of, encoders_of, samples_of, spec_of
     from stages.samples.show import show as show_image
 
     if not image.is_file():
@@ -364,7 +364,7 @@ def show(
         image.read_bytes(),
         [_finished(study, root, name) for name in decoders],
         specs={name: spec_of(encoder) for name, encoder in encoders_of(read).items()},
-        encoders={name: _finished(study, root, f"encoder.{name}") for name in made_of(read)},
+        encoders={name: _finished(study, root, f"encoder.{name}") for name in encoder_steps_of(read)},
         taps=taps,
         settings=samples_of(read).model_copy(update={"per_source": count, "seed": seed}),
         device=device(),

@@ -2,17 +2,18 @@
 
 It is taken over the syntax tree, without docstrings and comments, of the stage's module and of all that it imports
 inside `stages` (and inside its own top-level package where a stage lives elsewhere), directly or not, and over the
-other files that stand beside the stage's module (templates). Files are parsed once: what was found is kept in a cache
-by path, size and times, but not for files changed in the last seconds, whose times cannot tell the next change from
-this one.
+files of other kinds that have the name of one of these modules (`page.html` and `page.css` beside `page.py`). Files are
+parsed once: what was found is kept in a cache by path, size and times, but not for files changed in the last seconds,
+whose times cannot tell the next change from this one.
 """
 
 import ast
 import hashlib
 import importlib.util
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache as cached
 from pathlib import Path
@@ -40,13 +41,14 @@ class Code:
         self._known: dict[str, Any] = cache.load(CACHE)
         self._changed = False
         self._files: dict[Path, _File] = {}
+        self._others: dict[Path, list[Path]] = {}
         self._digests: dict[str, str] = {}
 
     def digest(self, stage: type[Stage]) -> str:
         """The digest (hex) of a stage's code."""
         module = stage.__module__
         if module not in self._digests:
-            self._digests[module] = self._digest(module)
+            self._digests[module] = self._digest(module, stage.imported_by_name)
         return self._digests[module]
 
     def save(self) -> None:
@@ -55,10 +57,10 @@ class Code:
             cache.save(CACHE, self._known)
             self._changed = False
 
-    def _digest(self, module: str) -> str:
+    def _digest(self, module: str, imported_by_name: Iterable[str]) -> str:
         roots = {"stages", module.partition(".")[0]}
         found: dict[str, str] = {}
-        waiting = [module]
+        waiting = [module, *imported_by_name]
         while waiting:
             name = waiting.pop()
             path = _path(name)
@@ -66,16 +68,26 @@ class Code:
                 continue
             file = self._file(path, name)
             found[name] = file.digest
+            found |= {f"{name}{suffix}": digest for suffix, digest in self._beside(path).items()}
             for imported in file.imports:
                 parents = imported.split(".")
                 if parents[0] in roots:
                     waiting += [".".join(parents[:length]) for length in range(1, len(parents) + 1)]
-        for path in _beside(module):
-            found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
         total = hashlib.sha256()
         for name, digest in sorted(found.items()):
             total.update(f"{name} {digest}\n".encode())
         return total.hexdigest()
+
+    def _beside(self, path: Path) -> dict[str, str]:
+        """Digests of the files that have a module's name and are no Python, such as its template, by their suffixes."""
+        if path.parent not in self._others:
+            self._others[path.parent] = [
+                path.with_name(name)
+                for name in os.listdir(path.parent)
+                if "." in name and not name.startswith(".") and not name.endswith((".py", ".pyc", "~"))
+            ]
+        others = (other for other in self._others[path.parent] if other.stem == path.stem and other.is_file())
+        return {other.suffix: hashlib.sha256(other.read_bytes()).hexdigest() for other in others}
 
     def _file(self, path: Path, module: str) -> _File:
         if path not in self._files:
@@ -109,15 +121,6 @@ def _path(module: str) -> Path | None:
             if path.is_file():
                 return path
     return None
-
-
-def _beside(module: str) -> list[Path]:
-    """Files other than Python's in the folder of a module, where that is a room of its own."""
-    path = _path(module)
-    if path is None or module.count(".") < 2:
-        return []
-    files = (file for file in path.parent.iterdir() if file.is_file() and file.suffix not in ("", ".py", ".pyc"))
-    return sorted(file for file in files if not file.name.startswith(".") and not file.name.endswith("~"))
 
 
 def _parse(path: Path, module: str) -> _File:

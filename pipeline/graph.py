@@ -1,8 +1,9 @@
 """The graph: a study as steps in the order of the data.
 
-Two steps with the same stage, fields and inputs have one key and are one artifact, so questions that paint the same
-conditions share their samples without knowing of each other. Taps are asked about and painted in groups, the decoder's
-own and one for each extension, so that an extension leaves every step before the answers as it was.
+A question declares what is painted for it and what its answer reads (`stages.questions.question`); none is known here
+by its name. Two steps with the same stage, fields and inputs have one key and are one artifact, so questions with the
+same ask share its conditions and samples. Taps are asked about and painted in groups, the decoder's own and one for
+each extension, so that an extension leaves every step before the answers as it was.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,8 @@ from stages.embeddings.stage import Embeddings
 from stages.encoders.spec import EncoderSpec, Oracle, Pretrained
 from stages.encoders.stage import Imported
 from stages.pretrain.stage import Pretrain
-from stages.questions.asks.stage import Sources, Transformed, of_group
+from stages.questions.asks.stage import of_group
+from stages.questions.question import CONDITIONS, HALFWAY, PROBES, READERS, SAMPLE_EMBEDDINGS, SAMPLES, Ask
 from stages.report.stage import Report
 from stages.samples.stage import PUBLISHED, Samples
 
@@ -39,95 +41,92 @@ class _Graph:
         self.steps.append(Step(name, stage, dict(inputs)))
         return name
 
+    def share(self, name: str, stage: Stage, inputs: Mapping[str, str]) -> str:
+        """Appends a step, unless the very same one is there already; returns its name."""
+        if Step(name, stage, dict(inputs)) in self.steps:
+            return name
+        return self.add(name, stage, inputs)
+
 
 def graph_of(study: Study) -> list[Step]:
     """The steps of a study, each after those it reads."""
     graph = _Graph()
     encoders = encoders_of(study)
-    # First of all: what is wrong with an encoder is said before an image is read.
-    made = {
+    # Imported encoders are first, so that what is wrong with one is reported before an image is read.
+    encoder_steps = {
         name: graph.add(f"encoder.{name}", encoder, {})
-        for name, encoder in made_of(study).items()
+        for name, encoder in encoder_steps_of(study).items()
         if isinstance(encoder, Imported)
     }
     published = isinstance(study.decoder, Released)
     if published:
-        # And with a published decoder, which must fit its encoder.
+        # A published decoder must fit its encoder, which is found out as early.
         name = study.decoder.taps[0].partition(":")[0]
-        decoder = graph.add("decoder", study.decoder, {"encoder": made[name]} if name in made else {})
+        decoder = graph.add("decoder", study.decoder, {"encoder": encoder_steps[name]} if name in encoder_steps else {})
     listing = graph.add("listing", study.dataset.listing, {})
     shards = graph.add("shards", study.dataset.shards, {"listing": listing})
-    made |= {
+    encoder_steps |= {
         name: graph.add(f"encoder.{name}", encoder, {"shards": shards})
-        for name, encoder in made_of(study).items()
-        if name not in made
+        for name, encoder in encoder_steps_of(study).items()
+        if name not in encoder_steps
     }
 
     def embed(step: str, name: str, images: str, views: tuple[str, ...]) -> str:
-        weights = {"encoder": made[name]} if name in made else {}
+        weights = {"encoder": encoder_steps[name]} if name in encoder_steps else {}
         stage = Embeddings(encoder=spec_of(encoders[name]), views=views)
-        return graph.add(step, stage, {"images": images} | weights)
+        return graph.share(step, stage, {"images": images} | weights)
 
     embedded = {name: embed(f"embeddings.{name}", name, shards, ("plain", "flip")) for name in encoders}
-    groups = [_Group(taps, encoders, made, embedded) for taps in groups_of(study)]
+    groups = [_Group(taps, encoders, encoder_steps, embedded) for taps in groups_of(study)]
     own = groups[0]
-    weights = {f"encoder.{name}": step for name, step in made.items()}
+    weights = {f"encoder.{name}": step for name, step in encoder_steps.items()}
     readers = graph.add("readers", study.readers, {"shards": shards})
-    probes = {"probes": graph.add("probes", study.probes, {"shards": shards} | own.tables)}
+    probes = {PROBES: graph.add("probes", study.probes, {"shards": shards} | own.tables)}
     if not published:
         decoder = graph.add("decoder", study.decoder, {"shards": shards} | own.tables)
     decoders = {"decoder": decoder}
     for number, extension in enumerate(study.extensions, 1):
         before = {table for group in groups[:number] for table in group.tables}
         if unread := {name: step for name, step in groups[number].tables.items() if name not in before}:
-            probes[of_group("probes", number)] = graph.add(
+            probes[of_group(PROBES, number)] = graph.add(
                 of_group("probes", number), study.probes, {"shards": shards} | unread
             )
         reads = {"shards": shards, "decoder": decoder} | own.tables | groups[number].tables
         decoders[of_group("extension", number)] = graph.add(of_group("extension", number), extension, reads)
 
-    asked, sampling = study.questions, samples_of(study)
+    sampling = samples_of(study)
+    painters = list(decoders.values())
     results: dict[str, str] = {}
 
-    def ask(name: str, stage: Sources | Transformed, number: int) -> str:
-        group = groups[number]
-        told = stage.model_copy(update={"taps": group.taps})
-        return graph.add(of_group(name, number), told, {"shards": shards} | group.tables | group.weights)
-
-    def paint(name: str, number: int, conditions: str, settings: Samples) -> str:
-        painter = list(decoders.values())[number]
-        return graph.add(of_group(name, number), settings, {"conditions": conditions, "decoder": painter})
-
-    def answer(name: str, question: Stage, inputs: dict[str, str]) -> None:
-        tables = {name: step for group in groups for name, step in group.tables.items()}
-        results[f"results.{name}"] = graph.add(name, question, {"shards": shards} | tables | inputs)
-
-    if asked.kept is not None or asked.faithfulness is not None:
-        painted: dict[str, str] = {}
-        rising: dict[str, str] = {}
-        for number, group in enumerate(groups):
-            conditions = ask("ask.sources", study.sources, number)
-            samples = paint("samples.sources", number, conditions, sampling)
-            painted |= {of_group("conditions", number): conditions, of_group("samples", number): samples}
+    def sample(ask: Ask, number: int, reads: frozenset[str]) -> dict[str, str]:
+        """What is painted for an ask at one tap group, as inputs of an answer."""
+        group, settings = groups[number], study.ask_settings(ask.stage)
+        conditions = graph.share(
+            of_group(f"ask.{ask.name}", number),
+            settings.model_copy(update={"taps": group.taps}),
+            {"shards": shards} | group.tables | group.weights,
+        )
+        inputs = {"conditions": conditions, "decoder": painters[number]}
+        step = of_group(f"samples.{ask.name}", number)
+        samples = graph.share(step, sampling, inputs)
+        found = {of_group(CONDITIONS, number): conditions, of_group(SAMPLES, number): samples}
+        if SAMPLE_EMBEDDINGS in reads:
             for name in group.seeing:
-                step = embed(f"{of_group('samples.sources', number)}.{name}", name, samples, ("plain",))
-                painted[f"{of_group('sample_embeddings', number)}.{name}"] = step
-            if asked.kept is not None and not published:
-                halfway = sampling.model_copy(update={"snapshot": "halfway"})
-                early = paint("samples.halfway", number, conditions, halfway)
-                rising[of_group("halfway_samples", number)] = early
-        if asked.kept is not None:
-            answer("kept", asked.kept, painted | {"readers": readers} | probes | rising)
-        if asked.faithfulness is not None:
-            answer("faithfulness", asked.faithfulness, painted)
-    if asked.invariance is not None:
-        painted = {}
+                embeddings = embed(f"{step}.{name}", name, samples, ("plain",))
+                found[f"{of_group(SAMPLE_EMBEDDINGS, number)}.{name}"] = embeddings
+        if HALFWAY in reads and not published:
+            halfway = sampling.model_copy(update={"snapshot": "halfway"})
+            found[of_group(HALFWAY, number)] = graph.share(of_group(f"samples.{ask.halfway}", number), halfway, inputs)
+        return found
+
+    for question in study.questions.asked():
+        inputs = {"shards": shards} | {name: step for group in groups for name, step in group.tables.items()}
         for number, group in enumerate(groups):
-            if number == 0 or group.reads_pixels:
-                moved = ask("ask.invariance", study.transformed, number)
-                samples = paint("samples.invariance", number, moved, sampling)
-                painted |= {of_group("conditions", number): moved, of_group("samples", number): samples}
-        answer("invariance", asked.invariance, painted)
+            if number == 0 or group.reads_pixels or not question.ask.pixels_only:
+                inputs |= sample(question.ask, number, question.reads)
+        inputs |= {READERS: readers} if READERS in question.reads else {}
+        inputs |= probes if PROBES in question.reads else {}
+        results[f"results.{question.name}"] = graph.add(question.name, question, inputs)
     graph.add(
         "report",
         Report(study=study.study, title=study.title),
@@ -137,19 +136,19 @@ def graph_of(study: Study) -> list[Step]:
 
 
 class _Group:
-    """Taps that are asked about and painted together, and the steps that they rest on."""
+    """Taps that are asked about and painted together, and the steps that they need."""
 
     def __init__(
         self,
         taps: tuple[str, ...],
         encoders: Mapping[str, Encoder],
-        made: Mapping[str, str],
+        encoder_steps: Mapping[str, str],
         embedded: Mapping[str, str],
     ) -> None:
         named = {tap.partition(":")[0] for tap in taps}
         self.taps = taps
         self.tables = {f"embeddings.{name}": step for name, step in embedded.items() if name in named}
-        self.weights = {f"encoder.{name}": step for name, step in made.items() if name in named}
+        self.weights = {f"encoder.{name}": step for name, step in encoder_steps.items() if name in named}
         oracles = {name for name in named if isinstance(encoders[name], Oracle)}
         # An oracle reads the truth, which a sample does not have.
         self.seeing = [name for name in encoders if name in named - oracles]
@@ -157,7 +156,7 @@ class _Group:
 
 
 def samples_of(study: Study) -> Samples:
-    """How the study samples: what it does not say is as its kind of decoder needs it.
+    """How the study samples: fields that it does not set are as its kind of decoder needs them.
 
     Raises UsageError where that cannot be done.
     """
@@ -166,8 +165,8 @@ def samples_of(study: Study) -> Samples:
         needed = SAMPLING
     elif study.decoder.training.sketch_images == 0:
         needed = WITHOUT_SKETCH
-    unsaid = {name: value for name, value in needed.items() if name not in study.samples.model_fields_set}
-    sampling = study.samples.model_copy(update=unsaid)
+    unset = {name: value for name, value in needed.items() if name not in study.samples.model_fields_set}
+    sampling = study.samples.model_copy(update=unset)
     if sampling.sampler == PUBLISHED:
         if not isinstance(study.decoder, Released | Rcdm):
             raise UsageError(
@@ -175,11 +174,11 @@ def samples_of(study: Study) -> Samples:
                 "a decoder of noise levels, which has neither its steps nor a learned variance",
                 "Leave out samples.sampler, or choose ancestral.",
             )
-        if said := sorted({"sigma_min", "sigma_max", "rho"} & study.samples.model_fields_set):
+        if given := sorted({"sigma_min", "sigma_max", "rho"} & study.samples.model_fields_set):
             raise UsageError(
                 "no noise levels beside `sampler: published`, which takes those of the decoder's schedule",
-                ", ".join(f"samples.{name}" for name in said),
-                "Leave it out; `steps` says how many of them are taken.",
+                ", ".join(f"samples.{name}" for name in given),
+                "Leave it out; `steps` is how many of them are taken.",
             )
         if sampling.steps > study.decoder.steps:
             raise UsageError(
@@ -191,7 +190,7 @@ def samples_of(study: Study) -> Samples:
         raise UsageError(
             "samples.sigma_min below samples.sigma_max",
             f"{sampling.sigma_min:g} and {sampling.sigma_max:g}",
-            "Lower the one or raise the other; docs/study.md says how they go with the decoder.",
+            "Lower the one or raise the other; docs/study.md explains how they go with the decoder.",
         )
     return sampling
 
@@ -207,11 +206,11 @@ def encoders_of(study: Study) -> dict[str, Encoder]:
     return {name: encoder for name, encoder in study.encoders.items() if name in used}
 
 
-def made_of(study: Study) -> dict[str, Pretrain | Imported]:
-    """The encoders that are steps of their own: trained here, or imported."""
+def encoder_steps_of(study: Study) -> dict[str, Pretrain | Imported]:
+    """The encoders that are steps of their own: encoder_steps here, or imported."""
     return {name: encoder for name, encoder in encoders_of(study).items() if isinstance(encoder, Pretrain | Imported)}
 
 
 def spec_of(encoder: Encoder) -> EncoderSpec:
-    """What the embeddings stage is told: an encoder that is a step comes as an input, the others are settings."""
+    """The encoder as a setting of the embeddings stage; one that is a step of its own comes as an input instead."""
     return Pretrained() if isinstance(encoder, Pretrain | Imported) else encoder

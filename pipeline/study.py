@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, Union, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    create_model,
     model_validator,
 )
 
@@ -32,10 +33,8 @@ from stages.encoders.spec import Oracle, Untrained
 from stages.encoders.stage import Imported
 from stages.listing.stage import Listing
 from stages.pretrain.stage import Pretrain
-from stages.questions.asks.stage import Sources, Transformed
-from stages.questions.faithfulness.stage import Faithfulness
-from stages.questions.invariance.stage import Invariance
-from stages.questions.kept.stage import Kept
+from stages.questions.catalogue import QUESTIONS
+from stages.questions.question import AskStage, Question
 from stages.readers.stage import Probes, Readers
 from stages.samples.stage import Samples
 from stages.shards.stage import Shards
@@ -46,7 +45,7 @@ RCDM = Override.model_validate(PRESETS["rcdm"])
 RECIPES = Path(__file__).parent / "recipes"
 
 
-class Block(BaseModel):
+class StudyBlock(BaseModel):
     """Base of the blocks: frozen, and an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -100,23 +99,24 @@ AnyDecoder = Annotated[
 ]
 
 
-class Dataset(Block):
+class Dataset(StudyBlock):
     """Where images come from and how they are stored."""
 
     listing: Listing
     shards: Shards = Shards()
 
 
-class Questions(Block):
-    """What is asked. A question that is absent is not asked."""
+class AskedQuestions(StudyBlock):
+    """What is asked: a field for each question of the catalogue. One that is absent is not asked."""
 
-    kept: Kept | None = None
-    faithfulness: Faithfulness | None = None
-    invariance: Invariance | None = None
+    def asked(self) -> list[Question]:
+        """The questions that are asked, in the order of the catalogue."""
+        found = (getattr(self, question.name) for question in QUESTIONS)
+        return [question for question in found if question is not None]
 
 
-class Study(Block):
-    """Everything a person says about one study."""
+class WrittenStudy(StudyBlock):
+    """The fields of a study that do not depend on the catalogue; `Study` has the others too."""
 
     name_pattern: ClassVar[re.Pattern[str]] = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -131,15 +131,17 @@ class Study(Block):
     decoder: AnyDecoder
     extensions: tuple[Extension, ...] = ()
     """Further taps, each group taught to the finished decoder; what is finished stays as it is."""
-    sources: Sources = Sources()
-    """Which held-out images are painted from; shared by kept and faithfulness."""
-    transformed: Transformed = Transformed()
-    """Which held-out images are transformed; the ask of invariance."""
     samples: Samples = Samples()
-    questions: Questions = Questions(kept=Kept())
+    questions: AskedQuestions
+
+    def ask_settings(self, ask: type[AskStage]) -> AskStage:
+        """The settings of an ask: the study's field of its name."""
+        settings = getattr(self, ask.name)
+        assert isinstance(settings, ask)
+        return settings
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Study":
+    def _consistent(self) -> Self:
         if not self.name_pattern.fullmatch(self.study):
             raise ValueError(f"expected study to match {self.name_pattern.pattern}; found {self.study!r}")
         if self.extensions and not isinstance(self.decoder, Decoder):
@@ -170,6 +172,22 @@ class Study(Block):
                     "another (or preprocessing: unchecked at the decoder, where that one was trained with another)"
                 )
         return self
+
+
+if TYPE_CHECKING:
+    Study = WrittenStudy
+else:
+    _asked = create_model(
+        "Questions", __base__=AskedQuestions, **{question.name: (question | None, None) for question in QUESTIONS}
+    )
+    _by_default = {question.name: question() for question in QUESTIONS if question.by_default}
+    Study = create_model(
+        "Study",
+        __base__=WrittenStudy,
+        __doc__="Everything that a person writes about one study, with a field for the settings of each ask.",
+        questions=(_asked, _asked(**_by_default)),
+        **{ask.name: (ask, ask()) for ask in {question.ask.stage: None for question in QUESTIONS}},
+    )
 
 
 def taps_of(encoder: Pretrain | Untrained | Oracle | Imported) -> tuple[str, ...]:

@@ -220,6 +220,9 @@ class Stage(BaseModel):
     gpu: ClassVar[bool] = False
     """Whether parts compute on a GPU where there is one: then as many run at once as there are GPUs, otherwise as there
     are CPUs. The ranks of a `Gang` have GPUs in any case."""
+    imported_by_name: ClassVar[tuple[str, ...]] = ()
+    """Modules that the work imports with `importlib`. The digest of the stage's code covers them and what they import,
+    as it covers all modules in import statements."""
 
     def external(self) -> Mapping[str, External]:
         """What the stage reads outside the store."""

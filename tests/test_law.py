@@ -110,6 +110,22 @@ def test_a_room_inside_stages_imports_earlier_rooms_only_and_never_their_stage()
             assert not {name, name.rpartition(".")[0]} & stages, f"{where}: a stage is its room's own"
 
 
+def test_a_question_is_known_to_its_own_folder_and_to_the_catalogue_alone() -> None:
+    folder = ROOT / "stages" / "questions"
+    questions = {path.parent.name for path in folder.glob("*/answer.py")}
+    assert {path.parent.name for path in folder.glob("*/section.py")} == questions | {"drawing"}
+    for path in [path for room in ROOMS for path in sources(room)]:
+        own = path.parent.name if path.parent.parent == folder else None
+        where = f"{path.relative_to(ROOT)} imports"
+        for name in imports(path):
+            pieces = name.split(".")
+            if pieces[:2] == ["stages", "questions"] and pieces[2:] and pieces[2] in questions:
+                assert pieces[2] == own or path == folder / "catalogue.py", f"{where} {name}: a question is its own"
+                assert pieces[3:4] != ["section"], f"{where} {name}: a section is imported by the report, by name"
+            if name == "stages.questions.catalogue":
+                assert path.is_relative_to(ROOT / "pipeline") or path.parent == ROOT / "stages" / "report", where
+
+
 def test_a_stage_says_that_it_uses_a_gpu_exactly_where_it_looks_at_the_device() -> None:
     for path in sources("stages"):
         for stage in (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)):

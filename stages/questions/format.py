@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 RESULTS, RANKS = "results.parquet", "ranks.parquet"
+BOTH = "backbone - projector"
+"""Tap of rows that compare the two ends of an encoder."""
 
 Vectors: TypeAlias = Mapping[str, NDArray[np.float32]]
 
@@ -38,7 +40,7 @@ class Condition:
     strength: float
 
     @property
-    def place(self) -> str:
+    def tap_id(self) -> str:
         """The tap as a study writes it."""
         return f"{self.encoder}:{self.tap}"
 
@@ -61,22 +63,27 @@ class Row:
     why: str = ""
 
 
-def split_tap(place: str) -> tuple[str, str]:
+def split_tap(tap_id: str) -> tuple[str, str]:
     """`encoder:tap` as (encoder, tap)."""
-    encoder, _, tap = place.partition(":")
+    encoder, _, tap = tap_id.partition(":")
     return encoder, tap
 
 
-def row(question: str, metric: str, place: str, subject: str, found: Interval, unit: str) -> Row:
+def joined(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def row(question: str, metric: str, tap_id: str, subject: str, found: Interval, unit: str) -> Row:
     """A row from an interval at the tap `encoder:tap`."""
-    encoder, tap = split_tap(place)
+    encoder, tap = split_tap(tap_id)
     return Row(question, metric, encoder, tap, subject, found.value, found.low, found.high, found.n, unit)
 
 
-def note(question: str, metric: str, place: str, why: str) -> Row:
+def note(question: str, metric: str, tap_id: str, why: str) -> Row:
     """A row that holds a sentence and no number."""
     nothing = float("nan")
-    return Row(question, metric, *split_tap(place), "", nothing, nothing, nothing, 0, "", why=why)
+    return Row(question, metric, *split_tap(tap_id), "", nothing, nothing, nothing, 0, "", why=why)
 
 
 def put_conditions(out: Output, conditions: Sequence[Condition], vectors: Vectors) -> None:
@@ -87,11 +94,11 @@ def put_conditions(out: Output, conditions: Sequence[Condition], vectors: Vector
     columns = {field.name: [getattr(c, field.name) for c in conditions] for field in fields(Condition)}
     table = pa.table({"condition": pa.array(range(len(conditions)), pa.int64()), **columns})
     tensors: dict[str, NDArray[np.float32] | NDArray[np.int64]] = {}
-    for place, values in sorted(vectors.items()):
-        numbers = [i for i, c in enumerate(conditions) if c.place == place]
-        assert len(numbers) == len(values), f"{place}: {len(numbers)} conditions for {len(values)} vectors"
-        tensors[place] = np.ascontiguousarray(values, dtype=np.float32)
-        tensors[NUMBER + place] = np.array(numbers, dtype=np.int64)
+    for tap_id, values in sorted(vectors.items()):
+        numbers = [i for i, c in enumerate(conditions) if c.tap_id == tap_id]
+        assert len(numbers) == len(values), f"{tap_id}: {len(numbers)} conditions for {len(values)} vectors"
+        tensors[tap_id] = np.ascontiguousarray(values, dtype=np.float32)
+        tensors[NUMBER + tap_id] = np.array(numbers, dtype=np.int64)
     out.put(CONDITIONS, _parquet(table))
     out.put(VECTORS, save(tensors), check=lambda found: _same_shapes(found, tensors))
 
@@ -136,7 +143,7 @@ class Ranks:
     `subject` is what was ranked (`samples`, or a control), `gallery` the number of images sorted.
     """
 
-    place: str
+    tap_id: str
     subject: str
     gallery: int
     sources: NDArray[np.int64]
@@ -152,7 +159,7 @@ def put_ranks(out: Output, found: Sequence[Ranks]) -> None:
     kinds = {"encoder": pa.string(), "tap": pa.string(), "subject": pa.string(), "gallery": pa.int64()}
     kinds |= {"source_row": pa.int64(), "k": pa.int64(), "rank": pa.float64()}
     lines = [
-        (*split_tap(entry.place), entry.subject, entry.gallery, row, k, rank)
+        (*split_tap(entry.tap_id), entry.subject, entry.gallery, row, k, rank)
         for entry in found
         for row, ranks in zip(entry.sources.tolist(), entry.ranks.tolist(), strict=True)
         for k, rank in enumerate(ranks)
@@ -177,7 +184,7 @@ def load_ranks(data: bytes) -> list[Ranks]:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture of square tiles without gaps, at native pixels, and what can be said of it.
+    """A picture of square tiles without gaps, at native pixels, and its description.
 
     `order`: figures of one answer are shown in ascending order. `seeds`: what to paint it again from.
     """

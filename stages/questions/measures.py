@@ -129,6 +129,6 @@ def deviation(images: NDArray[np.uint8]) -> Floats:
 
 
 def painted(values: Floats, scale: float) -> NDArray[np.uint8]:
-    """Values [..., H, W] as grey uint8 [..., H, W, 3] on a scale that is handed in, one for a whole figure."""
+    """Values [..., H, W] as grey uint8 [..., H, W, 3] on a given scale, the same for a whole figure."""
     grey = np.rint(np.clip(values / scale if scale > 0 else values, 0.0, 1.0) * 255.0).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=-1)

@@ -18,10 +18,10 @@ from stages.images.sets import open_images
 from stages.questions import measures
 from stages.questions.asks.stage import EMBEDDINGS, of_group
 from stages.questions.format import Condition, read_conditions, split_tap
+from stages.questions.question import CONDITIONS, SAMPLE_EMBEDDINGS, SAMPLES
 from stages.readers.data import rows_of
 from stages.readers.score import Floats, Numbers
 
-CONDITIONS, SAMPLES, SAMPLE_EMBEDDINGS = "conditions", "samples", "sample_embeddings"
 BOTH_ENDS = ("backbone", "projector")
 
 
@@ -29,18 +29,18 @@ BOTH_ENDS = ("backbone", "projector")
 class Painting:
     """Samples, arranged: each tap has the same variants of the same sources."""
 
-    places: tuple[str, ...]
+    tap_ids: tuple[str, ...]
     """`encoder:tap`, in the order of the ask."""
     rows: Numbers
     """Rows of the sources, int64 [N]."""
     variants: tuple[str, ...]
     """Variants of each source, in the order of the ask."""
     numbers: dict[str, Numbers]
-    """Per place the number of each condition, int64 [V, N]; those of a group follow those of the group before."""
+    """Per tap id the number of each condition, int64 [V, N]; those of a group follow those of the group before."""
     images: NDArray[np.uint8]
     """All samples by condition: uint8 [conditions, K, size, size, 3]."""
     groups: dict[str, int]
-    """Per place the tap group that it belongs to."""
+    """Per tap id the tap group that it belongs to."""
     starts: dict[int, int]
     """Per group the number of its first condition."""
 
@@ -54,17 +54,17 @@ class Painting:
         """Samples of a condition."""
         return int(self.images.shape[1])
 
-    def at(self, place: str, variant: int = 0) -> NDArray[np.uint8]:
+    def at(self, tap_id: str, variant: int = 0) -> NDArray[np.uint8]:
         """Samples of every source at a tap: uint8 [N, K, size, size, 3]."""
-        chosen: NDArray[np.uint8] = self.images[self.numbers[place][variant]]
+        chosen: NDArray[np.uint8] = self.images[self.numbers[tap_id][variant]]
         return chosen
 
     def ends(self) -> list[tuple[str, str, str]]:
-        """(encoder, backbone's place, projector's place) of the encoders of which both ends were asked about."""
+        """(encoder, id of its backbone, id of its projector) of the encoders of which both ends were asked about."""
         found = []
-        for encoder in dict.fromkeys(split_tap(place)[0] for place in self.places):
+        for encoder in dict.fromkeys(split_tap(tap_id)[0] for tap_id in self.tap_ids):
             first, last = (f"{encoder}:{end}" for end in BOTH_ENDS)
-            if first in self.places and last in self.places:
+            if first in self.tap_ids and last in self.tap_ids:
                 found.append((encoder, first, last))
         return found
 
@@ -87,20 +87,22 @@ def painting(inputs: Inputs, samples: str = SAMPLES) -> Painting:
         if not same or other.images.shape[1:] != first.images.shape[1:]:
             raise FormatError(
                 "the same sources, variants and number of samples in every tap group",
-                f"others at {other.places[0]} than at {first.places[0]}",
+                f"others at {other.tap_ids[0]} than at {first.tap_ids[0]}",
                 "Ask and paint all groups with the same settings.",
             )
     ends = list(accumulate(len(other.images) for other in found))
     starts = dict(zip(groups_of(inputs), [0, *ends[:-1]], strict=True))
     return Painting(
-        places=tuple(place for other in found for place in other.places),
+        tap_ids=tuple(tap_id for other in found for tap_id in other.tap_ids),
         rows=first.rows,
         variants=first.variants,
         numbers={
-            place: numbers + starts[other.groups[place]] for other in found for place, numbers in other.numbers.items()
+            tap_id: numbers + starts[other.groups[tap_id]]
+            for other in found
+            for tap_id, numbers in other.numbers.items()
         },
         images=first.images if len(found) == 1 else np.concatenate([other.images for other in found]),
-        groups={place: group for other in found for place, group in other.groups.items()},
+        groups={tap_id: group for other in found for tap_id, group in other.groups.items()},
         starts=starts,
     )
 
@@ -113,20 +115,20 @@ def _group(inputs: Inputs, samples: str, group: int) -> Painting:
         raise FormatError(
             f"samples of {len(asked)} conditions, equally many of each", f"{images.count} samples", "Paint them again."
         )
-    places = tuple(dict.fromkeys(c.place for c in asked))
+    tap_ids = tuple(dict.fromkeys(c.tap_id for c in asked))
     variants = tuple(dict.fromkeys(c.variant for c in asked))
     rows = np.array(list(dict.fromkeys(c.source_row for c in asked)), dtype=np.int64)
-    arranged = {place: _arranged(asked, place, variants, rows) for place in places}
+    arranged = {tap_id: _arranged(asked, tap_id, variants, rows) for tap_id in tap_ids}
     parts = [images.read_part(part)[1] for part in range(images.parts)]
     pixels = np.concatenate([np.asarray(part, dtype=np.uint8) for part in parts])
     pixels = pixels.reshape(len(asked), images.count // len(asked), *pixels.shape[1:])
-    return Painting(places, rows, variants, arranged, pixels, dict.fromkeys(places, group), {group: 0})
+    return Painting(tap_ids, rows, variants, arranged, pixels, dict.fromkeys(tap_ids, group), {group: 0})
 
 
-def _arranged(asked: list[Condition], place: str, variants: tuple[str, ...], rows: Numbers) -> Numbers:
-    number = {(c.variant, c.source_row): i for i, c in enumerate(asked) if c.place == place}
+def _arranged(asked: list[Condition], tap_id: str, variants: tuple[str, ...], rows: Numbers) -> Numbers:
+    number = {(c.variant, c.source_row): i for i, c in enumerate(asked) if c.tap_id == tap_id}
     if len(number) != len(variants) * len(rows):
-        raise FormatError(f"every variant of every source at {place}", f"{len(number)} conditions", "Ask again.")
+        raise FormatError(f"every variant of every source at {tap_id}", f"{len(number)} conditions", "Ask again.")
     return np.array([[number[v, int(row)] for row in rows] for v in variants], dtype=np.int64)
 
 
@@ -150,21 +152,21 @@ class Space:
         return self.gallery[self.positions]
 
 
-def space(inputs: Inputs, found: Painting, place: str) -> Space:
+def space(inputs: Inputs, found: Painting, tap_id: str) -> Space:
     """The space of the tap `encoder:tap`."""
-    encoder, tap = split_tap(place)
+    encoder, tap = split_tap(tap_id)
     table = open_table(inputs[EMBEDDINGS + encoder])
     statistics = table.statistics(tap)
     heldout = rows_of(inputs["shards"], "heldout")
     gallery = statistics.standardise(table.read(tap, "plain", heldout)).astype(np.float64)
     samples = None
-    group = found.groups[place]
+    group = found.groups[tap_id]
     embedded = inputs.get(f"{of_group(SAMPLE_EMBEDDINGS, group)}.{encoder}")
     if embedded is not None:
         painted = open_table(embedded)
         if tap in painted.taps:
             vectors = statistics.standardise(painted.read(tap, "plain")).astype(np.float64)
             by_condition = vectors.reshape(-1, found.per_source, vectors.shape[1])
-            samples = by_condition[found.numbers[place] - found.starts[group]]
+            samples = by_condition[found.numbers[tap_id] - found.starts[group]]
     positions = np.searchsorted(heldout, found.rows)
     return Space(statistics, gallery, positions, measures.random_pair(gallery), samples)

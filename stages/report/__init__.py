@@ -1,8 +1,8 @@
-"""One page from numbers and pictures: `results` reads answers, a module per section arranges them, `page` writes.
+"""One page from the sections of all answers (`stages.questions`), from findings, and from what was trained.
 
-    results.<question>  ┐   results     numbers  pictures  taps           page.html
-    encoder.<name>      ├─> (rows and ─> faithfulness  invariance  ─> page (page.css  ─> report.html
-    decoder, shards     ┘   figures)     trained  words                     page.js)
+    results.<question> ─> sections ┐
+    encoder.<name>, decoder        ├─> page (page.html, page.css, page.js) ─> report.html
+    shards           ─> trained    ┘
 
-The page is one file: pictures are data URIs, charts (`charts`) are inline SVG, nothing is asked for from outside.
+The page is one file: pictures are data URIs, charts are inline SVG, nothing is asked for from outside.
 """

@@ -4,25 +4,28 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
+from stages.questions.catalogue import QUESTIONS, section_of
 
 
 class Report(Stage):
     """Writes `report.html` from answers (`results.<question>`) and from what was trained on the way.
 
     Other inputs: `decoder`, `readers`, `probes`, `shards`, and `encoder.<name>` for each encoder that was pretrained or
-    imported; any of them may be absent, the page then says less.
+    imported; any of them may be absent; the page then has fewer parts.
     """
 
     name: ClassVar[str] = "report"
     version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = True
+    imported_by_name: ClassVar[tuple[str, ...]] = tuple(map(section_of, QUESTIONS))
 
     title: str = ""
-    """Headline of the page; empty: one is made from the names of the encoders."""
+    """Headline of the page; empty: one from the names of the encoders."""
     study: str
     """Name of the study, as the command line takes it."""
     question_order: tuple[str, ...] = ("kept", "faithfulness", "invariance")
-    """Order of the questions on the page; one that is not named here comes after them."""
+    """Questions that come first on the page; all others follow in the order of the catalogue. The default is in the key
+    of every report, so a new question is not added to it."""
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Seconds, and a few megabytes of pictures."""
@@ -30,8 +33,8 @@ class Report(Stage):
 
     def work(self, part: Part, state: Any, inputs: Inputs, out: Output) -> Summary:
         """Writes the page; the summary holds its headlines, as lines for a terminal."""
-        from stages.report.headlines import headlines
-        from stages.report.page import render
+        from stages.report.page import gather, render
 
-        data = out.put("report.html", render(self, inputs))
-        return {"size_bytes": len(data), "headlines": headlines(inputs)}
+        page = gather(self, inputs)
+        data = out.put("report.html", render(page))
+        return {"size_bytes": len(data), "headlines": list(page.headlines)}

@@ -1,36 +1,21 @@
-"""What was trained or brought along: the decoder's losses, where each encoder is from, the reader's scores."""
+"""What was trained or imported: the decoder's losses, where each encoder is from, the reader's scores."""
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-from markupsafe import Markup
 
 from stages.contract import Input, Inputs
 from stages.encoders import card, format
 from stages.encoders.sources.settings import WHAT
 from stages.encoders.spec import Preprocessing
-from stages.report import charts
-from stages.report.charts import Axis, Line, nice_axis
-from stages.report.numbers import BY_DEFINITION, Entry, Table, count, number, plain
-from stages.report.results import Answer
-from stages.report.taps import Tap
+from stages.questions.drawing import charts
+from stages.questions.drawing.charts import Axis, Line, nice_axis
+from stages.questions.drawing.numbers import PageTable, TableRow, count, number, plain
+from stages.questions.drawing.section import TrainedBlock
+from stages.questions.drawing.taps import StyledTap
 
 EXTENSION = "extension."
-
-
-@dataclass(frozen=True)
-class Block:
-    """One thing that was trained: in words, as facts, as a chart, as a table."""
-
-    title: str
-    text: str = ""
-    facts: tuple[tuple[str, str], ...] = ()
-    chart: Markup | None = None
-    note: str = ""
-    table: Table | None = None
 
 
 def decoders(inputs: Inputs) -> dict[int, Input]:
@@ -40,18 +25,18 @@ def decoders(inputs: Inputs) -> dict[int, Input]:
     return dict(sorted(found.items()))
 
 
-def decoder(group: int, artifact: Input, taps: Sequence[Tap]) -> Block:
+def decoder(group: int, artifact: Input, taps: Sequence[StyledTap]) -> TrainedBlock:
     """Loss on held-out images over training, per tap: of the decoder (0), or of an extension."""
     from stages.decoder.format import Card, read_card
 
     about = read_card(artifact)
-    by_place = {tap.place: tap for tap in taps}
+    by_tap_id = {tap.id: tap for tap in taps}
     curves = []
-    for place in about.taps if len(about.curve) > 1 else ():
-        if (tap := by_place.get(place)) is not None:
-            points = tuple((point.images / 1000, point.heldout[place]) for point in about.curve)
-            # The mark at the end tells taps of one encoder from each other, which share a colour.
-            curves += [Line(place, points, tap.style), Line(place, points[-1:], tap.style, tap.shape)]
+    for tap_id in about.taps if len(about.curve) > 1 else ():
+        if (tap := by_tap_id.get(tap_id)) is not None:
+            points = tuple((point.images / 1000, point.heldout[tap_id]) for point in about.curve)
+            # Taps of one encoder share a colour; the mark at the end distinguishes them.
+            curves += [Line(tap_id, points, tap.style), Line(tap_id, points[-1:], tap.style, tap.shape)]
     named = "One decoder for"
     if isinstance(about, Card) and about.extends is not None:
         named = f"The decoder for {', '.join(about.extends.taps)}, its weights frozen, taught"
@@ -74,15 +59,17 @@ def decoder(group: int, artifact: Input, taps: Sequence[Tap]) -> Block:
         across = Axis(across.start, last, tuple(tick for tick in across.ticks if tick[0] <= last))
         chart = charts.lines(curves, across, nice_axis(values, zero=False), 200, "loss of the decoder over training")
     losses = about.curve[-1].heldout if about.curve else {}
-    falling = {place: "yes" if falls else "no" for place, falls in about.still_falling.items()}
+    falling = {tap_id: "yes" if falls else "no" for tap_id, falls in about.still_falling.items()}
     rows = tuple(
-        Entry(by_place[place], place, (count(width), number(losses.get(place, math.nan), 4), falling.get(place, "")))
-        for place, width in about.taps.items()
-        if place in by_place
+        TableRow(
+            by_tap_id[tap_id], tap_id, (count(width), number(losses.get(tap_id, math.nan), 4), falling.get(tap_id, ""))
+        )
+        for tap_id, width in about.taps.items()
+        if tap_id in by_tap_id
     )
-    table = Table("", ("tap", "numbers", "loss at the end", "still falling"), rows)
+    table = PageTable("", ("tap", "numbers", "loss at the end", "still falling"), rows)
     note = "Loss on held-out images by thousands of images shown, one line per tap." if curves else ""
-    return Block(f"Extension {group}" if group else "Decoder", text, (), chart, note, table)
+    return TrainedBlock(f"Extension {group}" if group else "Decoder", text, (), chart, note, table)
 
 
 def made_with(versions: Mapping[str, str], what: str = "Trained") -> str:
@@ -91,7 +78,7 @@ def made_with(versions: Mapping[str, str], what: str = "Trained") -> str:
     return f" {what} with {listed}." if listed else ""
 
 
-def encoders(artifacts: Mapping[str, Input], taps: Sequence[Tap]) -> list[Block]:
+def encoders(artifacts: Mapping[str, Input], taps: Sequence[StyledTap]) -> list[TrainedBlock]:
     """Every encoder that is an artifact: where it is from, how it sees images, and its accuracy where it has one."""
     return [
         _imported(name, artifact) if card.CARD in artifact.names() else _trained(name, artifact, taps)
@@ -99,7 +86,7 @@ def encoders(artifacts: Mapping[str, Input], taps: Sequence[Tap]) -> list[Block]
     ]
 
 
-def _imported(name: str, artifact: Input) -> Block:
+def _imported(name: str, artifact: Input) -> TrainedBlock:
     about = card.parse_card(artifact.read(card.CARD))
     source = about.source
     facts = [("from", f"{source['kind']}, {source[WHAT[source['kind']]]}")]
@@ -123,20 +110,20 @@ def _imported(name: str, artifact: Input) -> Block:
         facts.append(("not in the file, and of no effect", _names(about.zeroed)))
     named = {tap: f"{entry.module}@{entry.pool}" for tap, entry in about.named_taps.items()}
     facts += [("taps", _taps(about.taps, named)), ("fingerprint of the weights", about.weights_sha256)]
-    return Block(f"Encoder {name}", f"Not trained here.{made_with(about.versions, 'Imported')}", tuple(facts))
+    return TrainedBlock(f"Encoder {name}", f"Not trained here.{made_with(about.versions, 'Imported')}", tuple(facts))
 
 
-def _trained(name: str, artifact: Input, taps: Sequence[Tap]) -> Block:
+def _trained(name: str, artifact: Input, taps: Sequence[StyledTap]) -> TrainedBlock:
     summary = artifact.summary
     facts = []
     if format.CARD in artifact.names():
         about = format.read_card(artifact)
-        told = about.training
-        labelled = f", for the label {told['label']}" if "label" in told else ""
-        facts += [("trained here by", f"{about.method}{labelled}"), ("seed", str(told["seed"]))]
-        if {"num_images", "train_images", "batch"} <= set(told):
-            different = f"{count(int(told['train_images']))} different ones"
-            images = f"{count(int(told['num_images']))} ({different}), batches of {told['batch']}"
+        settings = about.training
+        labelled = f", for the label {settings['label']}" if "label" in settings else ""
+        facts += [("trained here by", f"{about.method}{labelled}"), ("seed", str(settings["seed"]))]
+        if {"num_images", "train_images", "batch"} <= set(settings):
+            different = f"{count(int(settings['train_images']))} different ones"
+            images = f"{count(int(settings['num_images']))} ({different}), batches of {settings['batch']}"
             facts.append(("images shown", images))
         facts += [("sees", seen(about.preprocessing)), ("taps", _taps(about.taps, {}))]
         facts.append(("fingerprint of the weights", about.weights_sha256))
@@ -144,12 +131,12 @@ def _trained(name: str, artifact: Input, taps: Sequence[Tap]) -> Block:
     loss = f"Loss at the end {number(summary['loss'], 3)}." if "loss" in summary else ""
     accuracy = "Accuracy on held-out images, read from each tap. " if quality else ""
     text = f"{accuracy}{loss}{made_with(summary.get('versions', {}))}".strip()
-    return Block(f"Encoder {name}", text, tuple(facts), table=_quality(name, quality, taps) if quality else None)
+    return TrainedBlock(f"Encoder {name}", text, tuple(facts), table=_quality(name, quality, taps) if quality else None)
 
 
-def _quality(name: str, quality: Sequence[Mapping[str, Any]], taps: Sequence[Tap]) -> Table:
+def _quality(name: str, quality: Sequence[Mapping[str, Any]], taps: Sequence[StyledTap]) -> PageTable:
     """k-NN and linear accuracy at every tap, and what chance gives."""
-    by_place = {tap.place: tap for tap in taps}
+    by_tap_id = {tap.id: tap for tap in taps}
     attributes = list(dict.fromkeys(entry["attribute"] for entry in quality))
     found = {(entry["tap"], entry["attribute"]): entry for entry in quality}
     rows = []
@@ -158,11 +145,11 @@ def _quality(name: str, quality: Sequence[Mapping[str, Any]], taps: Sequence[Tap
         for attribute in attributes:
             entry = found.get((tap, attribute))
             cells += ["", ""] if entry is None else [number(entry["knn"]), number(entry["linear"])]
-        rows.append(Entry(by_place.get(f"{name}:{tap}"), f"{name}:{tap}", tuple(cells)))
+        rows.append(TableRow(by_tap_id.get(f"{name}:{tap}"), f"{name}:{tap}", tuple(cells)))
     chance = [next(e["chance"] for e in quality if e["attribute"] == attribute) for attribute in attributes]
-    rows.append(Entry(None, "chance", tuple(text for value in chance for text in (number(value), number(value)))))
+    rows.append(TableRow(None, "chance", tuple(text for value in chance for text in (number(value), number(value)))))
     head = ("tap", *(text for a in attributes for text in (f"{plain(a)}, k-NN", "linear")))
-    return Table("", head, tuple(rows))
+    return PageTable("", head, tuple(rows))
 
 
 def seen(how: Preprocessing) -> str:
@@ -191,13 +178,3 @@ def _names(names: Sequence[str]) -> str:
 
 def _taps(widths: Mapping[str, int], named: Mapping[str, str]) -> str:
     return ", ".join(f"{tap}{f' ({named[tap]})' if tap in named else ''}: {width}" for tap, width in widths.items())
-
-
-def readers(kept: Answer) -> list[Block]:
-    """Score of the reader on held-out real images."""
-    scored = [row for row in kept.where("reader") if row.unit != BY_DEFINITION]
-    if not scored:
-        return []
-    rows = tuple(Entry(None, plain(row.subject), (row.unit, number(row.value, 3))) for row in scored)
-    text = f"One network, scored on {count(max(row.n for row in scored))} held-out real images."
-    return [Block("Reader", text, table=Table("", ("attribute", "measure", "score"), rows))]

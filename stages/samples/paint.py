@@ -52,7 +52,7 @@ def sigmas(stage: "Samples") -> Tensor:
 def paint(
     stage: "Samples",
     decoder: AnyDecoder,
-    place: str,
+    tap_id: str,
     vectors: Tensor,
     source_rows: Sequence[int],
     ks: Sequence[int],
@@ -60,12 +60,12 @@ def paint(
 ) -> NDArray[np.uint8]:
     """One sample per row: uint8 [N, size, size, 3].
 
-    `vectors` [N, D] are raw embeddings at the tap `place`; sample i has the noise of (seed, source_rows[i], ks[i]), and
+    `vectors` [N, D] are raw embeddings at the tap; sample i has the noise of (seed, source_rows[i], ks[i]), and
     in a step of a stochastic sampler that of (seed, source_rows[i], ks[i], step). `guidance` above 1 moves samples away
     from what is painted without a condition. Raises InputError where the decoder cannot, and where a value of a sample
     is no number.
     """
-    sampled = _sampling(stage, decoder, place, guidance)
+    sampled = _sampling(stage, decoder, tap_id, guidance)
     size = decoder.card.size
     batch = max(1, PIXELS // size**2)
     painted = []
@@ -76,7 +76,7 @@ def paint(
         images = sampled(drawn, vectors[here].to(decoder.device))
         if not images.isfinite().all():
             raise InputError(
-                expected=f"samples of finite values at {place}",
+                expected=f"samples of finite values at {tap_id}",
                 found=f"infinities or NaN, by `sampler: {stage.sampler}` in {stage.steps} steps",
                 remedy="Change noise levels or steps of `samples`; where that does not help, train at a lower rate.",
             )
@@ -85,13 +85,13 @@ def paint(
 
 
 def _sampling(
-    stage: "Samples", decoder: AnyDecoder, place: str, guidance: float
+    stage: "Samples", decoder: AnyDecoder, tap_id: str, guidance: float
 ) -> Callable[[noise.Noise, Tensor], Tensor]:
-    """Images [B, 3, S, S] of noise and embeddings [B, D], as the stage says."""
+    """Images [B, 3, S, S] of noise and embeddings [B, D], sampled with the settings of the stage."""
     free = decoder.free() if guidance != 1.0 else None
     if stage.sampler == PUBLISHED:
-        return decoder.published(place, stage.steps)
-    denoiser, sampler, levels = decoder.denoiser(place), samplers.SAMPLERS[stage.sampler], sigmas(stage)
+        return decoder.published(tap_id, stage.steps)
+    denoiser, sampler, levels = decoder.denoiser(tap_id), samplers.SAMPLERS[stage.sampler], sigmas(stage)
     if free is not None:
         denoiser = denoisers.guided(denoiser, free, guidance, *GUIDED)
     return lambda drawn, h: sampler(denoiser, drawn, levels, h)
@@ -103,15 +103,15 @@ def paint_part(stage: "Samples", part: int, state: State, out: Output) -> Summar
     conditions = state.conditions.slice(first, stage.part_conditions).to_pylist()
     size, part_rows = state.decoder.card.size, stage.part_conditions * stage.per_source
     images = np.zeros((len(conditions), stage.per_source, size, size, 3), dtype=np.uint8)
-    places = [f"{c['encoder']}:{c['tap']}" for c in conditions]
-    for place in dict.fromkeys(places):
-        chosen = [i for i, other in enumerate(places) if other == place]
+    tap_ids = [f"{c['encoder']}:{c['tap']}" for c in conditions]
+    for tap_id in dict.fromkeys(tap_ids):
+        chosen = [i for i, other in enumerate(tap_ids) if other == tap_id]
         vectors = torch.from_numpy(
             np.stack([state.vectors[first + i] for i in chosen]).repeat(stage.per_source, axis=0)
         )
         rows = [conditions[i]["source_row"] for i in chosen for _ in range(stage.per_source)]
         ks = list(range(stage.per_source)) * len(chosen)
-        images[chosen] = paint(stage, state.decoder, place, vectors, rows, ks).reshape(-1, *images.shape[1:])
+        images[chosen] = paint(stage, state.decoder, tap_id, vectors, rows, ks).reshape(-1, *images.shape[1:])
 
     def check(stored: bytes) -> None:
         format.decode_shard(stored, size, part_rows, stage.per_source)

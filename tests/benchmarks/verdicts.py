@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from stages.attributes import Attribute
-from stages.questions import verdicts
+from stages.questions.kept import verdicts
 from stages.readers import score
 from stages.readers.probe import PLANTED, PLANTED_SHARE, Fold, probes
 from stages.readers.score import Floats

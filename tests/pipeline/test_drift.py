@@ -116,7 +116,7 @@ def test_comments_docstrings_and_layout_move_nothing(package: Package) -> None:
         ("helper.py", HELPER + "\nX = 1\n"),
         ("stage.py", STAGE.format(package="package.room", fails=True)),
         ("__init__.py", "print"),
-        ("page.html", "<p>a template</p>"),
+        ("helper.html", "<p>a template</p>"),
     ],
 )
 def test_code_and_templates_move_it(package: Package, file: str, text: str) -> None:
@@ -134,6 +134,7 @@ def test_what_only_a_type_checker_imports_moves_nothing(package: Package) -> Non
 def test_code_that_is_not_imported_moves_nothing(package: Package) -> None:
     before = package.digest()
     package.write("stranger.py", "x = 2\n")
+    package.write("stranger.html", "<p>another's template</p>")
     assert package.digest() == before
 
 

@@ -38,7 +38,7 @@ def test_a_newer_decoder_is_refused_with_what_to_do() -> None:
 
 def test_conditions_and_samples_of_format_1_are_read_side_by_side() -> None:
     conditions = read_conditions(FolderArtifact(OLD / "conditions"))
-    assert [c.place for c in conditions[::2]] == ["simclr:backbone", "simclr:projector", "oracle:attributes"]
+    assert [c.tap_id for c in conditions[::2]] == ["simclr:backbone", "simclr:projector", "oracle:attributes"]
     samples = open_images(FolderArtifact(OLD / "samples"))
     assert samples.count == 2 * len(conditions)
     images = [samples.decode_part(part, 32)[1] for part in range(samples.parts)]

@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, PositiveInt
 
-from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
+from stages.contract import Estimate, Inputs, Output, Part, Summary
+from stages.questions.question import Ask, AskStage
 
 EMBEDDINGS, ENCODER = "embeddings.", "encoder."
 """Inputs of a named encoder: its table of embeddings, and the encoder itself where it was pretrained."""
@@ -24,7 +25,7 @@ def of_group(name: str, group: int) -> str:
     return f"{name}.{group}" if group else name
 
 
-class Sources(Stage):
+class Sources(AskStage):
     """One condition per tap and source image.
 
     Inputs: `shards`, `embeddings.<encoder>` for the encoders of `taps`, and `encoder.<encoder>` for the pretrained ones
@@ -37,8 +38,6 @@ class Sources(Stage):
     bitwise: ClassVar[bool] = False
     gpu: ClassVar[bool] = True
 
-    taps: tuple[str, ...] = ()
-    """What is asked about, as `encoder:tap`; a study fills in the taps of its decoder."""
     count: PositiveInt = 128
     """Source images, drawn from the held-out ones; all of them where there are fewer."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -59,8 +58,8 @@ class Sources(Stage):
         return device
 
 
-class Transformed(Stage):
-    """The ask: held-out images, transformed and embedded.
+class Transformed(AskStage):
+    """Held-out images, transformed and embedded. Taps that do not read pixels are left out.
 
     Inputs: `shards`, `embeddings.<encoder>` for the encoders of `taps`, `encoder.<encoder>` for the pretrained ones.
     Conditions are the embeddings of a few sources, as they are and under each transform at its middle strength; beside
@@ -72,9 +71,6 @@ class Transformed(Stage):
     bitwise: ClassVar[bool] = False
     gpu: ClassVar[bool] = True
 
-    taps: tuple[str, ...] = ()
-    """What is asked about, as `encoder:tap`; a study fills in the taps of its decoder. Those that do not read pixels
-    are left out."""
     count: PositiveInt = 256
     """Source images, drawn from the held-out ones."""
     paint: PositiveInt = 4
@@ -99,3 +95,8 @@ class Transformed(Stage):
         from stages.questions.asks.work import ask_transformed
 
         return ask_transformed(self, inputs, out, state)
+
+
+SOURCES = Ask("sources", Sources, halfway="halfway")
+INVARIANCE = Ask("invariance", Transformed, pixels_only=True)
+"""Named after the question that first asked it."""

@@ -57,7 +57,7 @@ def transformed(images: Tensor, rows: NDArray[np.int64], name: str, strength: fl
 
 
 def crop(images: Tensor, strength: float, chance: Chance) -> Tensor:
-    """Cuts away a share of the area, at a random place, and enlarges the rest."""
+    """Cuts away a share of the area, at a random position, and enlarges what remains."""
     side = math.sqrt(1.0 - strength)
     corner = np.stack([chance.uniform(0), chance.uniform(1)], axis=1) * (1.0 - side)
     return augment.cropped(images, np.concatenate([corner, np.full_like(corner, side)], axis=1), None)
@@ -109,8 +109,8 @@ def blur(images: Tensor, strength: float, chance: Chance) -> Tensor:
     """Gaussian blur whose standard deviation is a fraction of the width."""
     sigma = strength * images.shape[3]
     radius = min(math.ceil(3 * sigma), min(images.shape[2:]) - 1)
-    place = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
-    kernel = torch.exp(-0.5 * (place / sigma) ** 2)
+    offset = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
+    kernel = torch.exp(-0.5 * (offset / sigma) ** 2)
     kernel = (kernel / kernel.sum()).expand(3, 1, -1)
     padded = torch.nn.functional.pad(images, (radius, radius, radius, radius), mode="reflect")
     across = torch.nn.functional.conv2d(padded, kernel[:, :, None, :], groups=3)
@@ -145,7 +145,7 @@ def _factor(images: Tensor, strength: float, chance: Chance) -> Tensor:
 
 
 def _affine(images: Tensor, scale: float, angles: NDArray[np.float64], shifts: NDArray[np.float64]) -> Tensor:
-    """Samples the image at rotated, scaled places: angles [B] in radians, shifts [B, 2] in fractions of the width."""
+    """The image at rotated, scaled positions: angles [B] in radians, shifts [B, 2] in fractions of the width."""
     theta = np.zeros((len(images), 2, 3))
     theta[:, 0, 0] = theta[:, 1, 1] = scale * np.cos(angles)
     theta[:, 0, 1], theta[:, 1, 0] = -scale * np.sin(angles), scale * np.sin(angles)

@@ -58,8 +58,8 @@ def ask_sources(stage: "Sources", inputs: Inputs, out: Output, device: str) -> S
     for encoder, taps in _by_encoder(stage.taps).items():
         table = _table(inputs, encoder)
         for tap in taps:
-            place = f"{encoder}:{tap}"
-            vectors[place] = table.read(tap, PLAIN, rows)
+            tap_id = f"{encoder}:{tap}"
+            vectors[tap_id] = table.read(tap, PLAIN, rows)
             conditions += [Condition(encoder, tap, int(row), PLAIN, 0.0) for row in rows]
         seeing = _encoder(inputs, encoder, table, device)
         if seeing is None:
@@ -140,21 +140,21 @@ def _chosen(shards: Input, count: int, seed: int) -> Numbers:
     return np.sort(rows[order[:count]])
 
 
-def _by_encoder(places: Sequence[str]) -> Mapping[str, list[str]]:
-    """`encoder:tap` places as encoder -> taps; InputError where there is none."""
-    if not places:
+def _by_encoder(tap_ids: Sequence[str]) -> Mapping[str, list[str]]:
+    """Tap ids (`encoder:tap`) as encoder -> taps; InputError where there is none."""
+    if not tap_ids:
         raise InputError("taps to ask about", "none", "Name them as encoder:tap.")
     found: dict[str, list[str]] = {}
-    for place in places:
-        encoder, tap = split_tap(place)
+    for tap_id in tap_ids:
+        encoder, tap = split_tap(tap_id)
         found.setdefault(encoder, []).append(tap)
     return found
 
 
 def _table(inputs: Inputs, encoder: str) -> Table:
     if EMBEDDINGS + encoder not in inputs:
-        known = ", ".join(sorted(name.removeprefix(EMBEDDINGS) for name in inputs if name.startswith(EMBEDDINGS)))
-        raise InputError(f"embeddings of {encoder!r}", f"those of {known or 'nothing'}", "Wire them to the ask.")
+        available = ", ".join(sorted(name.removeprefix(EMBEDDINGS) for name in inputs if name.startswith(EMBEDDINGS)))
+        raise InputError(f"embeddings of {encoder!r}", f"those of {available or 'nothing'}", "Wire them to the ask.")
     return open_table(inputs[EMBEDDINGS + encoder])
 
 

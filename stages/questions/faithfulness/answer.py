@@ -1,6 +1,6 @@
 """The answer to faithfulness: rank and distance of the source, for samples and controls.
 
-Beside the rows of all questions it leaves every single rank in `ranks.parquet`, from which its rows can be made again.
+Beside its rows it writes every single rank to `ranks.parquet`, from which the rows can be computed again.
 """
 
 from typing import TYPE_CHECKING
@@ -12,7 +12,8 @@ from stages.questions import measures
 from stages.questions.asks.stage import of_group
 from stages.questions.asks.work import CROPS
 from stages.questions.format import Ranks, Row, put_ranks, put_rows, row
-from stages.questions.painted import CONDITIONS, Space, painting, space
+from stages.questions.painted import Space, painting, space
+from stages.questions.question import CONDITIONS
 from stages.readers import score
 from stages.readers.score import Floats, Numbers
 
@@ -29,24 +30,24 @@ def answer(stage: "Faithfulness", inputs: Inputs, out: Output) -> Summary:
 
     found = painting(inputs)
     asks = [inputs[of_group(CONDITIONS, group)] for group in found.starts]
-    crops = {place: crop for ask in asks for place, crop in load(ask.read(CROPS)).items()}
+    crops = {tap_id: crop for ask in asks for tap_id, crop in load(ask.read(CROPS)).items()}
     rows: list[Row] = []
     ranked: list[Ranks] = []
     left_out, gallery = [], 0
-    for place in found.places:
-        where = space(inputs, found, place)
+    for tap_id in found.tap_ids:
+        where = space(inputs, found, tap_id)
         gallery = len(where.gallery)
         if where.samples is None:
-            left_out.append(place)
+            left_out.append(tap_id)
             continue
-        crop = crops.get(place)
+        crop = crops.get(tap_id)
         queries = _queries(stage.seed, where)
         if crop is not None:
             queries["crop"] = (where.statistics.standardise(crop).astype(np.float64)[:, None], None)
         for subject, (vectors, removed) in queries.items():
             ranks = _ranks(where, vectors, removed)
-            ranked.append(Ranks(place, subject, len(where.gallery) - (removed is not None), found.rows, ranks))
-            rows += _rows(stage.seed, place, subject, where, vectors, ranked[-1])
+            ranked.append(Ranks(tap_id, subject, len(where.gallery) - (removed is not None), found.rows, ranks))
+            rows += _rows(stage.seed, tap_id, subject, where, vectors, ranked[-1])
     put_ranks(out, ranked)
     rows = put_rows(out, rows)
     return {
@@ -81,7 +82,7 @@ def _ranks(where: Space, vectors: Floats, removed: Numbers | None) -> Floats:
     return measures.ranks(vectors.reshape(-1, width), where.gallery, sources, taken_out).reshape(count, per_source)
 
 
-def _rows(seed: int, place: str, subject: str, where: Space, vectors: Floats, ranked: Ranks) -> list[Row]:
+def _rows(seed: int, tap_id: str, subject: str, where: Space, vectors: Floats, ranked: Ranks) -> list[Row]:
     """Ranks and distances of one kind of query."""
     count, ranks = len(vectors), ranked.ranks
     among = f"among {ranked.gallery} held-out images"
@@ -95,6 +96,6 @@ def _rows(seed: int, place: str, subject: str, where: Space, vectors: Floats, ra
         "cosine distance": (score.mean(turned), "1 - cosine"),
     }
     return [
-        row(QUESTION, metric, place, subject, score.interval(estimate, count, seed), unit)
+        row(QUESTION, metric, tap_id, subject, score.interval(estimate, count, seed), unit)
         for metric, (estimate, unit) in estimates.items()
     ]

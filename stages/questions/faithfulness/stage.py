@@ -1,15 +1,16 @@
-"""Faithfulness: do the samples lie where their source lies, when the encoder looks at them?"""
+"""Faithfulness: does the encoder embed the samples where it embeds their source?"""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
-from stages.questions.asks.stage import painted_rows
+from stages.contract import Estimate, Inputs, Output, Part, Summary
+from stages.questions.asks.stage import SOURCES, painted_rows
+from stages.questions.question import SAMPLE_EMBEDDINGS, Question
 
 
-class Faithfulness(Stage):
+class Faithfulness(Question):
     """Answers from the embedded samples of the `sources` ask.
 
     Inputs: `shards`, `embeddings.<encoder>`, `conditions`, `samples` and `sample_embeddings.<encoder>`, the last three
@@ -23,6 +24,9 @@ class Faithfulness(Stage):
     version: ClassVar[int] = 1
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads."""
+
+    ask = SOURCES
+    reads = frozenset({SAMPLE_EMBEDDINGS})
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the bootstrap, the shuffled control and the random images."""

@@ -13,12 +13,13 @@ from stages.embeddings.format import open_table
 from stages.errors import FormatError
 from stages.images.pixels import fit
 from stages.images.sets import open_images
-from stages.questions import measures, verdicts
+from stages.questions import measures
 from stages.questions.asks.stage import EMBEDDINGS, of_group
 from stages.questions.asks.transforms import TRANSFORMS
 from stages.questions.asks.work import MOVED, OWN, PLAIN, SHOWN, TRANSFORMED
-from stages.questions.format import Figure, Row, put_rows, row, split_tap
-from stages.questions.painted import CONDITIONS, Painting, painting
+from stages.questions.format import BOTH, Figure, Row, put_rows, row, split_tap
+from stages.questions.painted import Painting, painting
+from stages.questions.question import CONDITIONS
 from stages.readers import score
 from stages.readers.data import rows_of, table_attributes
 from stages.readers.score import Estimate, Floats, Numbers
@@ -82,12 +83,12 @@ def answer(stage: "Invariance", inputs: Inputs, out: Output) -> Summary:
             "the same sources under the same transforms in every tap group", "others", "Ask all groups again."
         )
     by_group = dict(zip(found.starts, asks, strict=True))
-    taps = {place: _tap(inputs, place, by_group[found.groups[place]]) for place in found.places}
+    taps = {tap_id: _tap(inputs, tap_id, by_group[found.groups[tap_id]]) for tap_id in found.tap_ids}
     rows: list[Row] = []
-    for place, tap in taps.items():
-        rows += _rows(stage.seed, inputs, place, tap, sources)
+    for tap_id, tap in taps.items():
+        rows += _rows(stage.seed, inputs, tap_id, tap, sources)
     for encoder, backbone, projector in found.ends():
-        both = f"{encoder}:{verdicts.BOTH}"
+        both = f"{encoder}:{BOTH}"
         for subject in taps[backbone].moved:
             first, last = taps[backbone].r(subject), taps[projector].r(subject)
             for metric, estimate, unit in (
@@ -103,14 +104,14 @@ def answer(stage: "Invariance", inputs: Inputs, out: Output) -> Summary:
     return {
         "sources": len(sources),
         "own": {f"{r.encoder}:{r.tap}": round(r.value, 4) for r in rows if (r.metric, r.subject) == ("r", OWN)},
-        "left_out": [place for ask in asks for place in ask.left_out],
+        "left_out": [tap_id for ask in asks for tap_id in ask.left_out],
     }
 
 
-def _tap(inputs: Inputs, place: str, ask: _Ask) -> _Tap:
+def _tap(inputs: Inputs, tap_id: str, ask: _Ask) -> _Tap:
     from safetensors.numpy import load
 
-    encoder, tap = split_tap(place)
+    encoder, tap = split_tap(tap_id)
     tensors = load(ask.conditions.read(f"{MOVED}/{encoder}/{tap}.safetensors"))
     table = open_table(inputs[EMBEDDINGS + encoder])
     statistics = table.statistics(tap)
@@ -133,12 +134,12 @@ def _tap(inputs: Inputs, place: str, ask: _Ask) -> _Tap:
     return _Tap(moved, turned, measures.pair_distances(plain), nearest)
 
 
-def _rows(seed: int, inputs: Inputs, place: str, tap: _Tap, sources: Numbers) -> list[Row]:
+def _rows(seed: int, inputs: Inputs, tap_id: str, tap: _Tap, sources: Numbers) -> list[Row]:
     """r of every transform, r in cosine, and references: nearest other image, image of the same class."""
     count = len(sources)
 
     def at(metric: str, subject: str, estimate: Estimate, unit: str = UNIT) -> Row:
-        return row(QUESTION, metric, place, subject, score.interval(estimate, count, seed), unit)
+        return row(QUESTION, metric, tap_id, subject, score.interval(estimate, count, seed), unit)
 
     rows = [at("r", subject, tap.r(subject)) for subject in tap.moved]
     rows += [at("cosine distance", subject, score.mean(values), "1 - cosine") for subject, values in tap.turned.items()]
@@ -160,7 +161,7 @@ def _grids(stage: "Invariance", found: Painting, shown: dict[str, NDArray[np.uin
     columns = tuple(_label(variant) for variant in found.variants)
     seeds = {"bootstrap": stage.seed}
     figures = []
-    for number, encoder in enumerate(dict.fromkeys(split_tap(place)[0] for place in found.places)):
+    for number, encoder in enumerate(dict.fromkeys(split_tap(tap_id)[0] for tap_id in found.tap_ids)):
         tiles = np.stack([[fit(image, found.size) for image in variant] for variant in shown[encoder]], axis=1)
         figures.append(
             Figure(
@@ -176,21 +177,21 @@ def _grids(stage: "Invariance", found: Painting, shown: dict[str, NDArray[np.uin
                 encoder=encoder,
             )
         )
-        for place in (p for p in found.places if split_tap(p)[0] == encoder):
-            tiles = np.stack([found.at(place, v)[:, 0] for v in range(len(found.variants))], axis=1)
+        for tap_id in (p for p in found.tap_ids if split_tap(p)[0] == encoder):
+            tiles = np.stack([found.at(tap_id, v)[:, 0] for v in range(len(found.variants))], axis=1)
             figures.append(
                 Figure(
-                    name=f"samples-{place.replace(':', '-')}",
+                    name=f"samples-{tap_id.replace(':', '-')}",
                     kind="grid",
-                    title=f"Samples of the transformed images' embeddings at {place}",
+                    title=f"Samples of the transformed images' embeddings at {tap_id}",
                     caption="Under each transform one sample; all of a source have the same noise.",
                     tiles=tiles,
                     rows=labels,
                     columns=columns,
-                    order=number * 100 + 1 + found.places.index(place),
+                    order=number * 100 + 1 + found.tap_ids.index(tap_id),
                     seeds=seeds,
                     encoder=encoder,
-                    tap=split_tap(place)[1],
+                    tap=split_tap(tap_id)[1],
                 )
             )
     return figures

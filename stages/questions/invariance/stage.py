@@ -5,10 +5,12 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
+from stages.contract import Estimate, Inputs, Output, Part, Summary
+from stages.questions.asks.stage import INVARIANCE
+from stages.questions.question import Question
 
 
-class Invariance(Stage):
+class Invariance(Question):
     """Answers from the embeddings of transformed images and from samples of some of them.
 
     Inputs: `shards`, `embeddings.<encoder>`, `conditions` (of `transformed`) and `samples`, the last two again for each
@@ -21,6 +23,8 @@ class Invariance(Stage):
     version: ClassVar[int] = 1
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads."""
+
+    ask = INVARIANCE
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the bootstrap."""

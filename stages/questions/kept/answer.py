@@ -10,22 +10,23 @@ from numpy.typing import NDArray
 from stages.attributes import Attribute
 from stages.contract import Inputs, Output, Summary
 from stages.images.sets import open_images
-from stages.questions import measures, verdicts
+from stages.questions import measures
 from stages.questions.asks.stage import of_group
-from stages.questions.format import Figure, Row, note, put_rows, row, split_tap
+from stages.questions.format import BOTH, Figure, Row, note, put_rows, row, split_tap
+from stages.questions.kept import verdicts
 from stages.questions.painted import Painting, Space, painting, space
+from stages.questions.question import HALFWAY
 from stages.readers import format as readers_format
 from stages.readers import score
 from stages.readers.data import truth
 from stages.readers.probe import PLANTED, PLANTED_SHARE, PROBES, Probe
 from stages.readers.probe import load as load_probes
-from stages.readers.score import Estimate, Floats, Interval
+from stages.readers.score import Estimate, Floats, Interval, Numbers
 
 if TYPE_CHECKING:
     from stages.questions.kept.stage import Kept
 
 QUESTION = "kept"
-HALFWAY = "halfway_samples"
 CEILING = "oracle:attributes"
 """The tap whose condition is the truth."""
 SCORE = "1 - d / d of other images"
@@ -73,17 +74,17 @@ def answer(stage: "Kept", inputs: Inputs, out: Output, device: str) -> Summary:
     for name in inputs:
         if name.split(".")[0] == "probes":
             probes |= {(f"{p.encoder}:{p.tap}", p.attribute): p for p in load_probes(inputs[name].read(PROBES))}
-    spaces = {place: space(inputs, found, place) for place in found.places}
+    spaces = {place: space(inputs, found, place) for place in found.tap_ids}
 
     rows = [note(QUESTION, "rules", "", verdicts.THRESHOLDS)]
     for attribute in reader.card.attributes:
         held = reader.card.scores[attribute.name]
         alone = Interval(held.value, float("nan"), float("nan"), held.n)
         rows.append(row(QUESTION, "reader", "", attribute.name, alone, held.measure))
-    for place in found.places:
+    for place in found.tap_ids:
         rows += _tap_rows(asked, reader.card, place, probes, spaces[place])
     for encoder, backbone, projector in found.ends():
-        both = f"{encoder}:{verdicts.BOTH}"
+        both = f"{encoder}:{BOTH}"
         for attribute in reader.card.attributes:
             gap = score.difference(asked.kept(attribute, backbone), asked.kept(attribute, projector))
             rows.append(row(QUESTION, "kept difference", both, attribute.name, asked.interval(gap), SCORE))
@@ -131,7 +132,7 @@ def _tap_rows(
             row(QUESTION, "fixed", place, name, asked.interval(score.fixed(attribute, readings), n), SCORE),
             row(QUESTION, "floor", place, name, asked.interval(floor, n), SCORE),
         ]
-        if CEILING in asked.found.places and name in {a.name for a in card.network}:
+        if CEILING in asked.found.tap_ids and name in {a.name for a in card.network}:
             best = asked.kept(attribute, CEILING)
             ceiling = asked.interval(best, n)
             bounds = asked.interval(score.ratio(kept, best), n)
@@ -193,6 +194,13 @@ def _distances(tap_space: Space) -> Floats | None:
     return measures.l2(tap_space.samples[0], tap_space.sources[:, None])
 
 
+def _twins(samples: NDArray[np.uint8], distances: Floats, tap_space: Space) -> tuple[Numbers, NDArray[np.bool_]]:
+    """The twins of each source, int64 [N, 2], and whether both lie nearer to it than its nearest other image, [N]."""
+    pairs = measures.twins(samples, distances)
+    _, nearest = measures.nearest_other(tap_space.gallery, tap_space.positions)
+    return pairs, (np.take_along_axis(distances, pairs, axis=1) < nearest[:, None]).all(axis=1)
+
+
 def _nearness(asked: _Asked, tap_space: Space) -> Interval | None:
     """Median over sources of d(sample, source) / d(nearest other image, source), the samples' own median first."""
     distances = _distances(tap_space)
@@ -207,18 +215,22 @@ def _figures(stage: "Kept", found: Painting, sources: NDArray[np.uint8], spaces:
     """Twins, grid and map of every tap; the maps of all taps have one scale."""
     count = min(stage.shown, len(found.rows))
     labels = tuple(f"image {number}" for number in found.rows[:count])
-    maps = {place: measures.deviation(found.at(place)[:count]) for place in found.places}
+    maps = {place: measures.deviation(found.at(place)[:count]) for place in found.tap_ids}
     scale = float(np.quantile(np.stack(list(maps.values())), DEVIATION_QUANTILE))
     seeds = {"bootstrap": stage.seed}
     figures = []
-    for number, place in enumerate(found.places):
+    for number, place in enumerate(found.tap_ids):
         samples = found.at(place)
         where = dict(zip(("encoder", "tap"), split_tap(place), strict=True))
         name = place.replace(":", "-")
         distances = _distances(spaces[place])
+        twins = None
         if distances is not None and found.per_source > 1:
-            pair = measures.twins(samples, distances)[:count]
-            line = np.arange(count)
+            twins = _twins(samples, distances, spaces[place])
+        if distances is not None and twins is not None and twins[1].any():
+            pairs, near = twins
+            line = np.flatnonzero(near)[:count]
+            pair = pairs[line]
             own = distances[line[:, None], pair] / spaces[place].unit
             figures.append(
                 Figure(
@@ -228,10 +240,11 @@ def _figures(stage: "Kept", found: Painting, sources: NDArray[np.uint8], spaces:
                     caption=(
                         "For each source the two samples that lie near it in embedding and differ most in pixels. "
                         f"Their embeddings are {own.mean():.2f} of the distance of two random images away from the "
-                        "source's. The sources are the first ones, not chosen."
+                        f"source's. The sources are the first of the {near.sum()} of {len(near)} whose two samples both "
+                        "lie nearer to it than its nearest other image."
                     ),
-                    tiles=np.stack([sources[:count], samples[line, pair[:, 0]], samples[line, pair[:, 1]]], axis=1),
-                    rows=labels,
+                    tiles=np.stack([sources[line], samples[line, pair[:, 0]], samples[line, pair[:, 1]]], axis=1),
+                    rows=tuple(f"image {number}" for number in found.rows[line]),
                     columns=("source", "twin a", "twin b"),
                     order=number,
                     seeds=seeds,

@@ -5,11 +5,12 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, PositiveInt
 
-from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
-from stages.questions.asks.stage import painted_rows
+from stages.contract import Estimate, Inputs, Output, Part, Summary
+from stages.questions.asks.stage import SOURCES, painted_rows
+from stages.questions.question import HALFWAY, PROBES, READERS, SAMPLE_EMBEDDINGS, Question
 
 
-class Kept(Stage):
+class Kept(Question):
     """Answers from samples of the `sources` ask.
 
     Inputs: `shards`, `readers`, `embeddings.<encoder>`, `conditions`, `samples`, and where they are there `probes`,
@@ -19,11 +20,15 @@ class Kept(Stage):
     """
 
     name: ClassVar[str] = "kept"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads."""
 
     gpu: ClassVar[bool] = True
+
+    ask = SOURCES
+    reads = frozenset({SAMPLE_EMBEDDINGS, HALFWAY, READERS, PROBES})
+    by_default = True
 
     shown: PositiveInt = 8
     """Sources in each figure: the first ones, not chosen."""

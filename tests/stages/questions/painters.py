@@ -52,7 +52,7 @@ class World:
         asked = read_conditions(conditions)
         rows = np.repeat([c.source_row for c in asked], per_source)
         own, other = scenes.sample(SEED, rows.tolist()), scenes.sample(SEED + 1, range(len(rows)))
-        kept = {name: np.repeat([name in keeps[c.place] for c in asked], per_source) for name in EVERYTHING}
+        kept = {name: np.repeat([name in keeps[c.tap_id] for c in asked], per_source) for name in EVERYTHING}
         values = {name: np.where(kept[name], own[name], other[name]) for name in EVERYTHING}
         return samples(scenes.draw(values, SIZE), conditions, per_source)
 
@@ -74,7 +74,7 @@ class World:
         for number, taps in enumerate(groups):
             conditions = self.ask(ask(taps))
             numbers = np.concatenate(
-                [whole.numbers[tap].ravel() for tap in dict.fromkeys(c.place for c in read_conditions(conditions))]
+                [whole.numbers[tap].ravel() for tap in dict.fromkeys(c.tap_id for c in read_conditions(conditions))]
             )
             images = whole.images[numbers]
             painted = samples(images.reshape(-1, *images.shape[2:]), conditions, whole.per_source)

@@ -71,7 +71,7 @@ def test_single_ranks_come_back_as_they_were_put() -> None:
     out = MemoryArtifact()
     format.put_ranks(out, [samples, crop])
     for found, given in zip(format.load_ranks(out.objects["ranks.parquet"]), (samples, crop), strict=True):
-        assert (found.place, found.subject, found.gallery) == (given.place, given.subject, given.gallery)
+        assert (found.tap_id, found.subject, found.gallery) == (given.tap_id, given.subject, given.gallery)
         np.testing.assert_array_equal(found.sources, given.sources)
         np.testing.assert_array_equal(found.ranks, given.ranks)
     format.put_ranks(out := MemoryArtifact(), [])

@@ -11,12 +11,13 @@ from safetensors.numpy import load
 from stages.contract import Part, Stage
 from stages.errors import FormatError, InputError
 from stages.images import pixels
-from stages.questions import verdicts
 from stages.questions.asks.stage import Sources, Transformed
 from stages.questions.asks.transforms import TRANSFORMS
 from stages.questions.faithfulness.stage import Faithfulness
-from stages.questions.format import Row, load_ranks, load_rows, read_conditions
+from stages.questions.findings import findings
+from stages.questions.format import BOTH, Row, load_ranks, load_rows, read_conditions
 from stages.questions.invariance.stage import Invariance
+from stages.questions.kept import verdicts
 from stages.questions.kept.stage import Kept
 from stages.questions.painted import painting
 from stages.readers.data import rows_of
@@ -93,7 +94,7 @@ def test_sources_are_heldout_images_and_their_conditions_are_the_stored_embeddin
     chosen = [c.source_row for c in asked[:COUNT]]
     assert len(set(chosen)) == COUNT
     assert set(chosen) <= set(rows_of(small.artifacts["shards"], "heldout").tolist())
-    assert [c.place for c in asked] == [place for place in TAPS for _ in range(COUNT)]
+    assert [c.tap_id for c in asked] == [place for place in TAPS for _ in range(COUNT)]
     assert [c.source_row for c in asked] == chosen * len(TAPS)
     vectors = load(conditions.objects["conditions.safetensors"])
     for number, place in enumerate(TAPS):
@@ -183,12 +184,12 @@ def test_the_ceiling_is_the_tap_that_is_given_the_truth_and_divides_the_datasets
 
 def test_paired_differences_between_the_ends_are_tighter_than_the_ends(kept: MemoryArtifact) -> None:
     gaps, found = rows(kept, "kept difference"), rows(kept, "kept")
-    gap = gaps[f"small:{verdicts.BOTH}", "centre_y"]
+    gap = gaps[f"small:{BOTH}", "centre_y"]
     assert gap.value == pytest.approx(
         found["small:backbone", "centre_y"].value - found["small:projector", "centre_y"].value
     )
     assert gap.low > 0.5
-    assert {place for place, _ in gaps} == {f"small:{verdicts.BOTH}"}
+    assert {place for place, _ in gaps} == {f"small:{BOTH}"}
 
 
 def test_what_was_painted_halfway_as_well_did_not_rise(kept: MemoryArtifact) -> None:
@@ -282,10 +283,10 @@ def test_perfect_samples_find_their_source_and_controls_stand_where_they_must(fa
 def test_every_single_rank_is_kept_and_gives_the_rows(faithfulness: MemoryArtifact, painted: MemoryArtifact) -> None:
     mrr, median = rows(faithfulness, "mrr"), rows(faithfulness, "median rank")
     kept_ranks = load_ranks(faithfulness.objects["ranks.parquet"])
-    assert {(found.place, found.subject) for found in kept_ranks} == set(mrr)
+    assert {(found.tap_id, found.subject) for found in kept_ranks} == set(mrr)
     for found in kept_ranks:
-        assert (1.0 / found.ranks).mean() == pytest.approx(mrr[found.place, found.subject].value)
-        assert np.median(np.median(found.ranks, axis=1)) == median[found.place, found.subject].value
+        assert (1.0 / found.ranks).mean() == pytest.approx(mrr[found.tap_id, found.subject].value)
+        assert np.median(np.median(found.ranks, axis=1)) == median[found.tap_id, found.subject].value
         gallery = faithfulness.summary["gallery"]
         assert found.gallery == (gallery - 1 if found.subject in ("nearest", "random") else gallery)
         assert len(set(found.sources.tolist())) == COUNT
@@ -306,7 +307,7 @@ def test_taps_whose_samples_were_not_embedded_are_left_out_and_named(faithfulnes
 
 def test_transforms_are_asked_at_every_strength_and_painted_at_the_middle(transformed: MemoryArtifact) -> None:
     asked = read_conditions(transformed)
-    assert {c.place for c in asked} == {"small:backbone", "small:projector", "oracle:pixels"}
+    assert {c.tap_id for c in asked} == {"small:backbone", "small:projector", "oracle:pixels"}
     assert {c.variant for c in asked} == {"plain", *TRANSFORMS, "own"}
     assert len({c.source_row for c in asked}) == 3
     assert transformed.summary["left_out"] == ["oracle:attributes"]
@@ -336,7 +337,7 @@ def test_r_grows_with_strength_and_references_stand_beside_it(invariance: Memory
 
 def test_differences_between_the_ends_are_those_of_their_r(invariance: MemoryArtifact) -> None:
     r, gaps, shares = (rows(invariance, metric) for metric in ("r", "r difference", "r ratio"))
-    both = f"small:{verdicts.BOTH}"
+    both = f"small:{BOTH}"
     for subject in ("own", "flip 1", "hue 0.1"):
         first, last = r["small:backbone", subject].value, r["small:projector", subject].value
         assert gaps[both, subject].value == pytest.approx(first - last)
@@ -345,7 +346,7 @@ def test_differences_between_the_ends_are_those_of_their_r(invariance: MemoryArt
 
 def test_findings_follow_from_the_stored_rows(kept: MemoryArtifact, invariance: MemoryArtifact) -> None:
     stored = [*load_rows(kept.objects["results.parquet"]), *load_rows(invariance.objects["results.parquet"])]
-    assert [(f.number, f.encoder) for f in verdicts.findings(stored)] == [("i", "small"), ("ii", "small")]
+    assert [(f.number, f.encoder) for f in findings(stored)] == [("i", "small"), ("ii", "small")]
 
 
 def test_grids_show_the_transformed_images_and_the_samples_of_each_tap(invariance: MemoryArtifact) -> None:

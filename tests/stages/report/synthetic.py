@@ -19,9 +19,9 @@ from stages.encoders.format import CARD as ENCODER_CARD
 from stages.encoders.format import Card as EncoderCard
 from stages.encoders.format import Quality
 from stages.encoders.spec import Architecture, Preprocessing
-from stages.questions import verdicts
 from stages.questions.asks.transforms import TRANSFORMS
-from stages.questions.format import RESULTS, Figure, Ranks, Row, dump_rows, put_ranks
+from stages.questions.format import BOTH, RESULTS, Figure, Ranks, Row, dump_rows, put_ranks
+from stages.questions.kept import verdicts
 from tests.artifacts import MemoryArtifact
 
 SIZE = 32
@@ -193,7 +193,7 @@ def kept() -> MemoryArtifact:
         )
     for subject, first, last in zip(SUBJECTS, KEPT["simclr:backbone"], KEPT["simclr:projector"], strict=True):
         gap = first - last
-        both = f"simclr:{verdicts.BOTH}"
+        both = f"simclr:{BOTH}"
         rows.append(row("kept", "kept difference", both, subject, gap, low=gap - 0.04, high=gap + 0.04))
     return answer("kept", rows, figures)
 
@@ -255,7 +255,7 @@ def invariance() -> MemoryArtifact:
             rows.append(row("invariance", "cosine distance", place, subject, value / 3, low=value / 4, high=value / 2))
         for subject, value in (("nearest other image", 0.42), ("same shape", 0.93), ("same pattern", 0.84)):
             rows.append(row("invariance", "reference", place, subject, value, low=value - 0.02, high=value + 0.02))
-    both = f"simclr:{verdicts.BOTH}"
+    both = f"simclr:{BOTH}"
     ends = (dict(moved(f"simclr:{end}", depth[end])) for end in ("backbone", "projector"))
     first, last = ends
     for subject, value in first.items():

@@ -16,9 +16,9 @@ from stages.decoder.format import CARD
 from stages.decoder.rcdm.format import AdmCard
 from stages.decoder.rcdm.spec import AdmSettings
 from stages.errors import FormatError
-from stages.questions import verdicts
+from stages.questions import answers
 from stages.questions.format import RESULTS, Row
-from stages.report import results
+from stages.questions.kept import verdicts
 from stages.report.stage import Report
 from tests.artifacts import MemoryArtifact, run_stage
 from tests.stages.report import synthetic
@@ -131,7 +131,7 @@ def test_every_picture_says_in_words_what_it_shows(document: Document) -> None:
 
 
 def test_every_verdict_stands_as_a_word_beside_its_symbol(page: str, study: dict[str, MemoryArtifact]) -> None:
-    given_by_rule = Counter(row.verdict for row in results.read("kept", study["results.kept"]).where("kept"))
+    given_by_rule = Counter(row.verdict for row in answers.read("kept", study["results.kept"]).where("kept"))
     for verdict, style in (
         ("KEPT", "v-kept"),
         ("LOST", "v-lost"),
@@ -145,13 +145,13 @@ def test_every_verdict_stands_as_a_word_beside_its_symbol(page: str, study: dict
 
 def test_a_cell_says_why(document: Document, study: dict[str, MemoryArtifact]) -> None:
     said = document.said()
-    for row in results.read("kept", study["results.kept"]).where("kept"):
+    for row in answers.read("kept", study["results.kept"]).where("kept"):
         assert row.why in said
 
 
 def test_each_tap_gets_the_sentence_of_the_rules(document: Document, study: dict[str, MemoryArtifact]) -> None:
-    rows = results.read("kept", study["results.kept"]).where("kept")
-    own = [(row.subject.replace("_", " "), row.verdict) for row in rows if results.place(row) == "simclr:projector"]
+    rows = answers.read("kept", study["results.kept"]).where("kept")
+    own = [(row.subject.replace("_", " "), row.verdict) for row in rows if answers.tap_id_of(row) == "simclr:projector"]
     sentence = verdicts.sentence("", own).strip()
     assert sentence[1:] in document.said()
 
@@ -188,10 +188,10 @@ def test_taps_of_an_extension_are_marked_and_the_page_says_what_their_comparison
 ) -> None:
     assert "across trainings" not in page
     assert "<sup" not in page
-    place = "simclr:projector.0"
+    tap_id = "simclr:projector.0"
     taught = json.loads(study["decoder"].objects[CARD])
-    taught["taps"] = {place: taught["taps"][place]}
-    taught["curve"] = [point | {"heldout": {place: point["heldout"][place]}} for point in taught["curve"]]
+    taught["taps"] = {tap_id: taught["taps"][tap_id]}
+    taught["curve"] = [point | {"heldout": {tap_id: point["heldout"][tap_id]}} for point in taught["curve"]]
     taught["extends"] = {"key": study["decoder"].key, "taps": ["simclr:backbone", "simclr:projector"]}
     extension = MemoryArtifact({CARD: json.dumps(taught).encode()}, key=synthetic.key("extension"))
     extension.summary = {"taps": taught["taps"]}
@@ -238,8 +238,8 @@ def test_the_spread_of_the_ranks_stands_beside_their_gallery_and_their_controls(
     assert "share of samples by rank of their source, 2 000 held-out images" in said
     (ranks,) = (
         found.ranks
-        for found in results.read("faithfulness", study["results.faithfulness"]).ranks
-        if (found.place, found.subject) == ("simclr:projector", "samples")
+        for found in answers.read("faithfulness", study["results.faithfulness"]).ranks
+        if (found.tap_id, found.subject) == ("simclr:projector", "samples")
     )
     first, ten = (ranks == 1).mean(), (ranks <= 10).mean()
     assert f"source first {100 * first:.0f} %, among the first ten {100 * ten:.0f} %" in said
@@ -277,7 +277,7 @@ def test_what_is_not_given_is_left_out(names: tuple[str, ...], study: dict[str, 
 
 
 def test_without_an_encoder_under_study_the_references_stand_alone(study: dict[str, MemoryArtifact]) -> None:
-    rows = [row for row in results.read("kept", study["results.kept"]).rows if row.encoder in ("", "oracle")]
+    rows = [row for row in answers.read("kept", study["results.kept"]).rows if row.encoder in ("", "oracle")]
     said = parsed(html({"results.kept": synthetic.answer("kept", rows)})).said()
     assert "oracle:attributes" in said
     assert "simclr" not in said

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from stages.encoders.spec import Preprocessing
-from stages.report.trained import Block, encoders, seen, shown
+from stages.questions.drawing.section import TrainedBlock
+from stages.report.trained import encoders, seen, shown
 from tests.artifacts import MemoryArtifact
 
 FORMATS = Path(__file__).parents[2] / "data/formats/v1"
 IMPORTED, TRAINED = FORMATS / "imported/network.json", FORMATS / "encoder/encoder.json"
 
 
-def block(card: Path, summary: dict[str, Any] | None = None, **changes: Any) -> Block:
+def block(card: Path, summary: dict[str, Any] | None = None, **changes: Any) -> TrainedBlock:
     """What is said of the encoder `own`, whose card is as committed but for `changes`."""
     document = json.loads(card.read_text()) | changes
     artifact = MemoryArtifact({card.name: json.dumps(document).encode()})

@@ -1,25 +1,29 @@
-"""The section on faithfulness: ranks on a logarithmic scale with their controls, how they are spread, all numbers."""
+"""What the page shows of faithfulness: ranks on a logarithmic scale, their spread, all numbers with controls."""
 
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from stages.questions.answers import Answer, tap_id_of
+from stages.questions.drawing import charts
+from stages.questions.drawing.charts import Axis, Line, Mark, Point, log_axis
+from stages.questions.drawing.markup import fill
+from stages.questions.drawing.numbers import LabelledChart, PageTable, TableRow, count, interval, plain
+from stages.questions.drawing.section import Section, SectionPart
+from stages.questions.drawing.taps import StyledTap
 from stages.questions.format import Row
-from stages.report import charts
-from stages.report.charts import Axis, Line, Mark, Point, log_axis
-from stages.report.numbers import Entry, Plot, Table, count, interval, plain
-from stages.report.results import Answer, place
-from stages.report.taps import Tap
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+TEMPLATE = Path(__file__).with_suffix(".html")
 SAMPLES = "samples"
 MRR, MEDIAN = "mrr", "median rank"
 NAMES = {"samples": "samples", "crop": "a light crop of the source", "nearest": "its nearest other image",
@@ -27,32 +31,68 @@ NAMES = {"samples": "samples", "crop": "a light crop of the source", "nearest": 
 
 
 @dataclass(frozen=True)
-class Ranks:
+class RankCharts:
     """One number of every tap, on a logarithmic scale."""
 
     title: str
     note: str
-    plots: tuple[Plot, ...]
+    plots: tuple[LabelledChart, ...]
     axis: Markup
 
 
 @dataclass(frozen=True)
-class Faithfulness:
+class FaithfulnessContent:
     """What the template shows of the answer."""
 
     among: str
-    ranks: tuple[Ranks, ...]
-    histograms: tuple[Plot, ...]
+    ranks: tuple[RankCharts, ...]
+    histograms: tuple[LabelledChart, ...]
     key: tuple[tuple[Markup, str], ...]
-    table: Table
-    controls: Table
+    table: PageTable
+    controls: PageTable
 
 
-def faithfulness(answer: Answer, nearness: Sequence[Row], taps: Sequence[Tap]) -> Faithfulness | None:
-    """The section, or None where there are no rows. `nearness`: rows of that metric, from the answer to `kept`."""
+MEASURES = (
+    (
+        "Rank and MRR",
+        "Each sample is embedded again and all held-out images are sorted by their distance to it; the rank is where "
+        "its source comes, the source counted in. MRR is the mean of 1 / rank.",
+    ),
+    (
+        "Controls of the rank",
+        "A light crop of the source (as good as it gets), the nearest other real image, a random image, and the "
+        "samples of another source (as bad as it gets).",
+    ),
+    (
+        "Distance",
+        "Euclidean, between vectors standardised as the decoder sees them: (x − mean) / max(std, 0.05 × RMS of std), "
+        "from training images. The unit is the mean distance of two random images.",
+    ),
+    (
+        "Nearness",
+        "Distance of the samples to their source over that of the nearest other real image: the median over sources. "
+        "Below 1 the samples are faithful.",
+    ),
+)
+
+
+def section(answer: Answer, answers: Mapping[str, Answer], taps: Sequence[StyledTap]) -> Section:
+    """The section of faithfulness. Nearness is taken from the rows of any answer that has it."""
+    parts: tuple[SectionPart, ...] = ()
+    if answer.where(MRR):
+        nearness = [row for other in answers.values() for row in other.where("nearness")]
+        html = fill(TEMPLATE, "faithfulness", content=_content(answer, nearness, taps))
+        parts = (SectionPart("faithfulness", "Faithfulness", html),)
+    headlines = (
+        f"MRR  {tap_id_of(row)}  {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]  {row.unit}"
+        for row in answer.where(MRR)
+        if row.subject == SAMPLES
+    )
+    return Section(parts=parts, measures=MEASURES, headlines=tuple(headlines))
+
+
+def _content(answer: Answer, nearness: Sequence[Row], taps: Sequence[StyledTap]) -> FaithfulnessContent:
     ranked = answer.where(MRR)
-    if not ranked:
-        return None
     controls = [name for name in dict.fromkeys(row.subject for row in answer.rows) if name != SAMPLES]
     ranks = (
         _ranks(answer, taps, MRR, "Mean reciprocal rank", "1: the source always comes first", controls),
@@ -63,20 +103,20 @@ def faithfulness(answer: Answer, nearness: Sequence[Row], taps: Sequence[Tap]) -
         (charts.stroke(f"control control-{index}"), NAMES.get(name, plain(name))) for index, name in enumerate(controls)
     ]
     metrics = list(dict.fromkeys(row.metric for row in answer.rows))
-    by = {(place(row), row.metric, row.subject): row for row in [*answer.rows, *nearness]}
+    by = {(tap_id_of(row), row.metric, row.subject): row for row in [*answer.rows, *nearness]}
     lines = []
     for tap in taps:
-        found = [by.get((tap.place, metric, SAMPLES)) for metric in metrics]
+        found = [by.get((tap.id, metric, SAMPLES)) for metric in metrics]
         if any(found):
-            near = by.get((tap.place, "nearness", ""))
-            lines.append(Entry(tap, tap.place, tuple("" if row is None else written(row) for row in [*found, near])))
+            near = by.get((tap.id, "nearness", ""))
+            lines.append(TableRow(tap, tap.id, tuple("" if row is None else written(row) for row in [*found, near])))
     head = ("tap", *(plain(metric) if metric != MRR else "MRR" for metric in metrics), "nearness")
-    return Faithfulness(
+    return FaithfulnessContent(
         among=re.sub(r"\d+", lambda found: count(int(found[0])), ranked[0].unit.rpartition(" among ")[2]),
         ranks=tuple(entry for entry in ranks if entry.plots),
         histograms=tuple(_histograms(answer, taps, controls)),
         key=tuple(key),
-        table=Table("", head, tuple(lines)),
+        table=PageTable("", head, tuple(lines)),
         controls=_controls(answer, taps, metrics),
     )
 
@@ -89,12 +129,14 @@ def written(row: Row) -> str:
     return interval(row, 3 if row.metric == MRR else 2)
 
 
-def _ranks(answer: Answer, taps: Sequence[Tap], metric: str, title: str, note: str, controls: Sequence[str]) -> Ranks:
+def _ranks(
+    answer: Answer, taps: Sequence[StyledTap], metric: str, title: str, note: str, controls: Sequence[str]
+) -> RankCharts:
     rows = [row for row in answer.where(metric) if row.value > 0]
     axis = charts.around(log_axis([row.value for row in rows]))
     plots = []
     for tap in taps:
-        own = [row for row in rows if place(row) == tap.place]
+        own = [row for row in rows if tap_id_of(row) == tap.id]
         marks = [_mark(row, tap) for row in own if row.subject == SAMPLES]
         ticks = [
             (math.log10(row.value), f"control control-{controls.index(row.subject)}", f"{row.subject}: {written(row)}")
@@ -102,11 +144,11 @@ def _ranks(answer: Answer, taps: Sequence[Tap], metric: str, title: str, note: s
             if row.subject != SAMPLES
         ]
         if marks:
-            plots.append(Plot(tap.place, "", charts.dots([marks], axis, height=22, ticks=ticks), tap))
-    return Ranks(title, note, tuple(plots), charts.scale(axis))
+            plots.append(LabelledChart(tap.id, "", charts.dots([marks], axis, height=22, ticks=ticks), tap))
+    return RankCharts(title, note, tuple(plots), charts.scale(axis))
 
 
-def _histograms(answer: Answer, taps: Sequence[Tap], controls: Sequence[str]) -> list[Plot]:
+def _histograms(answer: Answer, taps: Sequence[StyledTap], controls: Sequence[str]) -> list[LabelledChart]:
     """How the ranks of each tap are spread, in bins that double: samples filled, controls as outlines."""
     bins = _bin(max((found.gallery for found in answer.ranks), default=1)) + 1
     # Room for the labels of the upward axis is left before the first bin.
@@ -115,7 +157,7 @@ def _histograms(answer: Answer, taps: Sequence[Tap], controls: Sequence[str]) ->
     up = Axis(0.0, 1.0, ((0.0, ""), (0.5, "50 %"), (1.0, "100 %")))
     plots = []
     for tap in taps:
-        own = {found.subject: found.ranks for found in answer.ranks if found.place == tap.place}
+        own = {found.subject: found.ranks for found in answer.ranks if found.tap_id == tap.id}
         if SAMPLES not in own:
             continue
         styles = {name: f"control control-{number}" for number, name in enumerate(controls)}
@@ -127,8 +169,10 @@ def _histograms(answer: Answer, taps: Sequence[Tap], controls: Sequence[str]) ->
         steps = _steps(own[SAMPLES], bins)
         curves.append(Line("samples", steps, f"{tap.style} filled", bounds=tuple((0.0, share) for _, share in steps)))
         first, ten = ((own[SAMPLES] <= most).mean() for most in (1, 10))
-        said = f"source first {100 * first:.0f} %, among the first ten {100 * ten:.0f} %"
-        plots.append(Plot(tap.place, said, charts.lines(curves, across, up, 150, f"ranks at {tap.place}: {said}"), tap))
+        summary = f"source first {100 * first:.0f} %, among the first ten {100 * ten:.0f} %"
+        plots.append(
+            LabelledChart(tap.id, summary, charts.lines(curves, across, up, 150, f"ranks at {tap.id}: {summary}"), tap)
+        )
     return plots
 
 
@@ -144,18 +188,18 @@ def _steps(ranks: "NDArray[np.float64]", bins: int) -> tuple[Point, ...]:
     return tuple((float(edge), share) for number, share in enumerate(shares) for edge in (number, number + 1))
 
 
-def _mark(row: Row, tap: Tap) -> Mark:
+def _mark(row: Row, tap: StyledTap) -> Mark:
     low, high = (math.log10(value) if value > 0 else math.nan for value in (row.low, row.high))
-    return Mark(math.log10(row.value), low, high, tap.style, tap.shape, f"{tap.place}: {written(row)}")
+    return Mark(math.log10(row.value), low, high, tap.style, tap.shape, f"{tap.id}: {written(row)}")
 
 
-def _controls(answer: Answer, taps: Sequence[Tap], metrics: Sequence[str]) -> Table:
+def _controls(answer: Answer, taps: Sequence[StyledTap], metrics: Sequence[str]) -> PageTable:
     """Every number: one line per tap and kind of query."""
-    by = {(place(row), row.subject, row.metric): row for row in answer.rows}
+    by = {(tap_id_of(row), row.subject, row.metric): row for row in answer.rows}
     lines = []
     for tap in taps:
-        for subject in dict.fromkeys(row.subject for row in answer.rows if place(row) == tap.place):
-            found = [by.get((tap.place, subject, metric)) for metric in metrics]
+        for subject in dict.fromkeys(row.subject for row in answer.rows if tap_id_of(row) == tap.id):
+            found = [by.get((tap.id, subject, metric)) for metric in metrics]
             cells = (NAMES.get(subject, plain(subject)), *("" if row is None else written(row) for row in found))
-            lines.append(Entry(tap, tap.place, cells))
-    return Table("", ("tap", "ranked", *(plain(m) if m != MRR else "MRR" for m in metrics)), tuple(lines))
+            lines.append(TableRow(tap, tap.id, cells))
+    return PageTable("", ("tap", "ranked", *(plain(m) if m != MRR else "MRR" for m in metrics)), tuple(lines))

@@ -1,14 +1,14 @@
-"""From rows to words: the verdict on each attribute at each tap, one sentence per tap, and the findings.
+"""The rules of kept: the verdict on each attribute at each tap, and one sentence on each tap.
 
 Every threshold stands here, and every verdict says which numbers made it.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from stages.questions.format import Row
+from stages.questions.format import joined
 
 READER_MIN = 0.95
 """A reader below this score on held-out images measures nothing."""
@@ -22,12 +22,6 @@ POWER_MIN = 0.5
 """A probe that finds less than this share of a planted attribute cannot show that something is lost."""
 EFFECT_MIN = 0.05
 """The smallest difference of scores that counts. Two are equal where their difference surely is smaller."""
-INVARIANT_MAX = 0.1
-"""Finding i: an r whose upper bound is at most this is invariance."""
-PROJECTOR_SHARE = 0.5
-"""Finding ii: r(projector) / r(backbone) must lie below this."""
-ATTRIBUTES_MIN = 2
-"""Finding ii: attributes of which the backbone must keep more than the projector."""
 
 THRESHOLDS = (
     "Kept and the probe are on one scale, and samples know nothing but the embedding. "
@@ -150,7 +144,7 @@ def sentence(place: str, verdicts: Sequence[tuple[str, str]]) -> str:
     """One sentence on a tap from its (attribute, verdict) pairs."""
     by = {verdict: [a for a, found in verdicts if found == verdict] for _, verdict in verdicts}
     clauses = [
-        clause.format(_list(by[verdict]))
+        clause.format(joined(by[verdict]))
         for verdict, clause in (
             ("KEPT", "keeps {}"),
             ("PARTLY", "stands between kept and lost on {}"),
@@ -160,82 +154,8 @@ def sentence(place: str, verdicts: Sequence[tuple[str, str]]) -> str:
         if verdict in by
     ]
     if "CANNOT TELL" in by:
-        clauses.append(f"{'' if clauses else 'is such that '}nothing can be told of {_list(by['CANNOT TELL'])}")
+        clauses.append(f"{'' if clauses else 'is such that '}nothing can be told of {joined(by['CANNOT TELL'])}")
     return f"{place} {'; '.join(clauses)}." if clauses else f"{place} was asked about no attribute."
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One of the paper's findings at one encoder, and whether these rows show it."""
-
-    number: str
-    encoder: str
-    claim: str
-    outcome: Literal["shown", "not shown", "opposite"]
-    why: str
-
-
-def findings(rows: Iterable[Row]) -> list[Finding]:
-    """Findings i and ii for every encoder whose rows have what they need: r of its own augmentations at both ends."""
-    known = {(r.metric, r.encoder, r.tap, r.subject): r for r in rows}
-    found = []
-    for encoder in dict.fromkeys(r.encoder for r in known.values()):
-        backbone = known.get(("r", encoder, "backbone", "own"))
-        gap = known.get(("r difference", encoder, BOTH, "own"))
-        share = known.get(("r ratio", encoder, BOTH, "own"))
-        if backbone is None or gap is None or share is None:
-            continue
-        found.append(backbone_moves(backbone, gap))
-        augmented = [
-            r
-            for (metric, at, tap, subject), r in known.items()
-            if (metric, at, tap) == ("kept difference", encoder, BOTH) and subject in AUGMENTED
-        ]
-        found.append(projector_rests(share, augmented))
-    return found
-
-
-BOTH = "backbone - projector"
-"""Tap of rows that compare the two ends of an encoder."""
-AUGMENTED = frozenset(
-    {"x", "y", "scale", "centre_x", "centre_y"}
-    | {"hue", "background_hue", "brightness", "mean_hue", "saturation", "mean_brightness"}
-)
-"""Attributes that resized crops, flips and colour jitter change."""
-
-
-def backbone_moves(backbone: Row, gap: Row) -> Finding:
-    """Finding i from r of the encoder's own augmentations at the backbone, and r(backbone) - r(projector), paired."""
-    claim = "The backbone is not invariant to the augmentations that the encoder was trained with."
-    why = f"r at the backbone is {_range(backbone)}, r(backbone) - r(projector) {_range(gap)}."
-    outcome: Literal["shown", "not shown", "opposite"] = "not shown"
-    if backbone.low > INVARIANT_MAX and gap.low > 0.0:
-        outcome = "shown"
-    elif backbone.high <= INVARIANT_MAX or gap.high < 0.0:
-        outcome = "opposite"
-    return Finding("i", backbone.encoder, claim, outcome, why)
-
-
-def projector_rests(share: Row, kept: Sequence[Row]) -> Finding:
-    """Finding ii from r(projector) / r(backbone) and kept(backbone) - kept(projector) of augmented attributes."""
-    claim = "The projector is nearly invariant to them, and keeps less of what they change."
-    more = [r.subject for r in kept if r.low > 0.0]
-    less = [r.subject for r in kept if r.high < 0.0]
-    needed = min(ATTRIBUTES_MIN, max(1, len(kept)))
-    why = (
-        f"r(projector) / r(backbone) is {_range(share)}; of {len(kept)} augmented attributes the backbone keeps more "
-        f"of {_list(more) or 'none'} and less of {_list(less) or 'none'}."
-    )
-    outcome: Literal["shown", "not shown", "opposite"] = "not shown"
-    if share.high < PROJECTOR_SHARE and len(more) >= needed and not less:
-        outcome = "shown"
-    elif share.low > 1.0 or (len(less) >= needed and not more):
-        outcome = "opposite"
-    return Finding("ii", share.encoder, claim, outcome, why)
-
-
-def _range(row: Row) -> str:
-    return f"{_two(row.value)} [{_two(row.low)}, {_two(row.high)}]"
 
 
 def _between(bounds: tuple[float, float] | None) -> str:
@@ -248,8 +168,3 @@ def _two(value: float | None) -> str:
 
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
-
-
-def _list(names: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

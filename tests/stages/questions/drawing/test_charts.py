@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.report import charts
-from stages.report.charts import Axis, Line, Mark
+from stages.questions.drawing import charts
+from stages.questions.drawing.charts import Axis, Line, Mark
 
 AXIS = Axis(0.0, 2.0, ((0.0, "0"), (1.0, "1"), (2.0, "2")))
 
@@ -20,8 +20,8 @@ def test_a_mark_stands_at_its_value_and_its_whisker_spans_the_interval() -> None
 
 
 def test_a_value_beyond_the_axis_stands_at_its_end() -> None:
-    assert AXIS.place(3.0) == 1.0
-    assert AXIS.place(-1.0) == 0.0
+    assert AXIS.fraction(3.0) == 1.0
+    assert AXIS.fraction(-1.0) == 0.0
 
 
 def test_lanes_stand_under_each_other() -> None:

@@ -1,4 +1,4 @@
-"""How a tap looks on the page: one mark and colour, the same in every chart.
+"""How a tap is drawn on the page: one mark and colour, the same in every chart.
 
 Encoders under study get a hue each and a mark that empties on the way: filled at the backbone, dotted inside the
 projector, hollow at its end. References (oracle and untrained encoders) are grey. Mark and colour are never the only
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from stages.report.charts import symbol
+from stages.questions.drawing.charts import symbol
 
 HUES = 4
 SHAPES = ("circle", "square", "triangle", "diamond")
@@ -18,10 +18,10 @@ REFERENCE_SHAPES = ("diamond", "square", "triangle", "circle")
 
 
 @dataclass(frozen=True)
-class Tap:
-    """One tap of one encoder: `place` is `encoder:tap`, `style` its class on the page, `shape` its mark."""
+class StyledTap:
+    """One tap of one encoder: `id` is `encoder:tap`, `style` its class on the page, `shape` its mark."""
 
-    place: str
+    id: str
     encoder: str
     tap: str
     style: str
@@ -43,19 +43,19 @@ class Tap:
         return "a vector" if self.width is None else f"{self.width} numbers"
 
 
-def dress(
-    places: Sequence[str],
+def assign_styles(
+    tap_ids: Sequence[str],
     studied: Collection[str],
     widths: Mapping[str, int],
     groups: Mapping[str, int] | None = None,
-) -> list[Tap]:
-    """Marks and colours for `encoder:tap` places: encoders in `studied` first, order within kept otherwise."""
-    split = [(place, *place.split(":", 1)) for place in places]
+) -> list[StyledTap]:
+    """Marks and colours of taps (`encoder:tap`): those of encoders in `studied` first, otherwise in their order."""
+    split = [(tap_id, *tap_id.split(":", 1)) for tap_id in tap_ids]
     own = list(dict.fromkeys(encoder for _, encoder, _ in split if encoder in studied))
-    dressed: list[Tap] = []
+    styled: list[StyledTap] = []
     references = 0
-    for place, encoder, tap in sorted(split, key=lambda entry: entry[1] not in studied):
-        number = len(dressed)
+    for tap_id, encoder, tap in sorted(split, key=lambda entry: entry[1] not in studied):
+        number = len(styled)
         if encoder in studied:
             rank = own.index(encoder)
             shape, colour = SHAPES[rank % len(SHAPES)], f"var(--c{rank % HUES + 1})"
@@ -64,13 +64,15 @@ def dress(
             shape, colour = REFERENCE_SHAPES[references % len(REFERENCE_SHAPES)], "var(--reference)"
             shape += "-open" if (references // len(REFERENCE_SHAPES)) % 2 else ""
             references += 1
-        group = (groups or {}).get(place, 0)
+        group = (groups or {}).get(tap_id, 0)
         style = f"tap-{number}"
-        dressed.append(Tap(place, encoder, tap, style, shape, colour, encoder in studied, widths.get(place), group))
-    return dressed
+        styled.append(
+            StyledTap(tap_id, encoder, tap, style, shape, colour, encoder in studied, widths.get(tap_id), group)
+        )
+    return styled
 
 
-def style_sheet(taps: Sequence[Tap]) -> Markup:
+def style_sheet(taps: Sequence[StyledTap]) -> Markup:
     """The rules that colour a tap and that hide it when it is switched off."""
     rules = [f".{tap.style} {{ --tap: {tap.colour}; }}" for tap in taps]
     rules += [f".without-{tap.style} main .{tap.style} {{ display: none; }}" for tap in taps]

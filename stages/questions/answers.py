@@ -1,4 +1,4 @@
-"""What the report reads: the answers of questions, as rows and figures in memory."""
+"""The answers of questions as a page reads them: rows and figures in memory."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stages.contract import Input
 from stages.errors import FormatError
 from stages.images import pixels
-from stages.questions.format import RANKS, RESULTS, Figure, Ranks, Row, load_ranks, load_rows
-from stages.questions.verdicts import BOTH
+from stages.questions.format import BOTH, RANKS, RESULTS, Figure, Ranks, Row, load_ranks, load_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +37,7 @@ class Answer:
 
 
 def read(question: str, artifact: Input) -> Answer:
-    """Reads an answer artifact; FormatError where its table is not there or a figure is not what its JSON says."""
+    """Reads an answer artifact; FormatError where it has no table, or where a figure and its JSON disagree."""
     names = artifact.names()
     if RESULTS not in names:
         raise FormatError(
@@ -85,17 +84,17 @@ def sheet(tiles: "NDArray[np.uint8]") -> "NDArray[np.uint8]":
     return tiles.transpose(0, 2, 1, 3, 4).reshape(r * size, c * size, 3)
 
 
-def place(found: Row | Figure) -> str:
+def tap_id_of(found: Row | Figure) -> str:
     """`encoder:tap`, as a study writes it; empty where a row or figure is about no single tap."""
     return f"{found.encoder}:{found.tap}" if found.encoder and found.tap else found.encoder
 
 
-def places(answers: Iterable[Answer]) -> list[str]:
+def tap_ids(answers: Iterable[Answer]) -> list[str]:
     """Every `encoder:tap` that has a row of its own, in the order of its first row."""
     rows = (row for answer in answers for row in answer.rows if row.encoder and row.tap not in ("", BOTH))
-    return list(dict.fromkeys(place(row) for row in rows))
+    return list(dict.fromkeys(tap_id_of(row) for row in rows))
 
 
 def first(rows: Sequence[Row], at: str, subject: str) -> Row | None:
     """The row of a tap and a subject, or None."""
-    return next((row for row in rows if place(row) == at and row.subject == subject), None)
+    return next((row for row in rows if tap_id_of(row) == at and row.subject == subject), None)

@@ -1,6 +1,6 @@
 """Charts as inline SVG: dots with intervals, and lines; plain functions from numbers to markup.
 
-A chart has no view box: horizontal places are per cent of the width and vertical ones are pixels, so it fills any
+A chart has no view box: horizontal positions are per cent of the width and vertical ones are pixels, so it fills any
 column while its dots stay round and its letters keep their size. Colours are classes (`tap-…`, `v-…`) that the
 page's style sheet defines for light and dark. Equal numbers give equal bytes.
 """
@@ -22,7 +22,7 @@ class Axis:
     stop: float
     ticks: tuple[tuple[float, str], ...]
 
-    def place(self, value: float) -> float:
+    def fraction(self, value: float) -> float:
         """Where a value stands, as a fraction of the axis, held inside it."""
         return min(1.0, max(0.0, (value - self.start) / (self.stop - self.start)))
 
@@ -73,7 +73,7 @@ def nice_axis(values: Iterable[float], count: int = 4, zero: bool = True) -> Axi
 
 
 def log_axis(values: Iterable[float]) -> Axis:
-    """Decades around positive values; places are log10."""
+    """Decades around positive values; positions are log10."""
     logs = [math.log10(value) for value in values if value > 0 and math.isfinite(value)] or [0.0, 1.0]
     first, last = math.floor(min(logs) + 1e-9), math.ceil(max(logs) - 1e-9)
     last = max(last, first + 1)
@@ -86,15 +86,17 @@ def dots(
     lanes: Sequence[Sequence[Mark]], axis: Axis, height: int = 22, ticks: Sequence[tuple[float, str, str]] = ()
 ) -> Markup:
     """Dots with their intervals, lane under lane; `ticks` are references as (value, class, label)."""
-    parts = [_rule(axis.place(value), 0, height, "grid") for value, _ in axis.ticks]
+    parts = [_rule(axis.fraction(value), 0, height, "grid") for value, _ in axis.ticks]
     if len(lanes) == 1:
-        ends = axis.place(axis.ticks[0][0]), axis.place(axis.ticks[-1][0])
+        ends = axis.fraction(axis.ticks[0][0]), axis.fraction(axis.ticks[-1][0])
         parts.append(
             Markup('<line class="track" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
                 *map(_per_cent, ends), _px(height / 2), _px(height / 2)
             )
         )
-    parts += [_tick(axis.place(value), height, style, label) for value, style, label in ticks if math.isfinite(value)]
+    parts += [
+        _tick(axis.fraction(value), height, style, label) for value, style, label in ticks if math.isfinite(value)
+    ]
     for index, lane in enumerate(lanes):
         y = height / len(lanes) * (index + 0.5)
         parts += [_mark(mark, axis, y) for mark in lane if math.isfinite(mark.value)]
@@ -104,7 +106,7 @@ def dots(
 def scale(axis: Axis, height: int = 18) -> Markup:
     """The labels of a horizontal axis."""
     parts = [
-        Markup('<text x="{}" y="12" text-anchor="middle">{}</text>').format(_per_cent(axis.place(value)), label)
+        Markup('<text x="{}" y="12" text-anchor="middle">{}</text>').format(_per_cent(axis.fraction(value)), label)
         for value, label in axis.ticks
     ]
     return _svg(parts, height, "scale", "")
@@ -116,16 +118,16 @@ def lines(curves: Sequence[Line], across: Axis, up: Axis, height: int, name: str
     inner = height - foot - head
     parts = []
     for value, label in up.ticks:
-        y = head + inner * (1 - up.place(value))
+        y = head + inner * (1 - up.fraction(value))
         parts.append(Markup('<line class="grid" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(_px(y)))
         parts.append(Markup('<text x="0" y="{}">{}</text>').format(_px(y - 3), label))
     for value, label in across.ticks:
-        place = across.place(value)
-        anchor = "start" if place < 0.04 else "end" if place > 0.96 else "middle"
-        parts.append(_rule(place, height - foot, height - foot + 4, "grid"))
+        fraction = across.fraction(value)
+        anchor = "start" if fraction < 0.04 else "end" if fraction > 0.96 else "middle"
+        parts.append(_rule(fraction, height - foot, height - foot + 4, "grid"))
         parts.append(
             Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(
-                _per_cent(place), _px(height - 4), anchor, label
+                _per_cent(fraction), _px(height - 4), anchor, label
             )
         )
     curves = [_finite(curve) for curve in curves]
@@ -141,8 +143,8 @@ def lines(curves: Sequence[Line], across: Axis, up: Axis, height: int, name: str
                 label = f"{curve.label}: {y:.3g}"
                 if curve.bounds:
                     label += f" [{curve.bounds[index][0]:.3g}, {curve.bounds[index][1]:.3g}]"
-                from_top = head + inner * (1 - up.place(y))
-                parts.append(_symbol(across.place(x), from_top, curve.style, curve.shape, label))
+                from_top = head + inner * (1 - up.fraction(y))
+                parts.append(_symbol(across.fraction(x), from_top, curve.style, curve.shape, label))
     return _svg(parts, height, "lines", name)
 
 
@@ -168,7 +170,7 @@ def _finite(curve: Line) -> Line:
 
 def _path(curve: Line, across: Axis, up: Axis) -> Markup:
     def corner(x: float, y: float) -> str:
-        return f"{100 * across.place(x):.2f},{100 * (1 - up.place(y)):.2f}"
+        return f"{100 * across.fraction(x):.2f},{100 * (1 - up.fraction(y)):.2f}"
 
     band = Markup("")
     if curve.bounds:
@@ -185,9 +187,9 @@ def _mark(mark: Mark, axis: Axis, y: float) -> Markup:
     whisker = Markup("")
     if math.isfinite(mark.low) and math.isfinite(mark.high):
         whisker = Markup('<line class="whisker {}" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
-            mark.style, _per_cent(axis.place(mark.low)), _per_cent(axis.place(mark.high)), _px(y), _px(y)
+            mark.style, _per_cent(axis.fraction(mark.low)), _per_cent(axis.fraction(mark.high)), _px(y), _px(y)
         )
-    return whisker + _symbol(axis.place(mark.value), y, mark.style, mark.shape, mark.label)
+    return whisker + _symbol(axis.fraction(mark.value), y, mark.style, mark.shape, mark.label)
 
 
 def _symbol(x: float, y: float, style: str, shape: str, label: str) -> Markup:

@@ -1,0 +1,21 @@
+"""Every question, in the order of the page. A new one is an import and a line of `QUESTIONS`.
+
+Only `pipeline` and the report import this module: were it imported by an answer, a new question would change the code
+digest of every answer. It imports no `section.py`, which need numpy; the report imports those by name (`section_of`).
+"""
+
+from stages.questions.faithfulness.stage import Faithfulness
+from stages.questions.invariance.stage import Invariance
+from stages.questions.kept.stage import Kept
+from stages.questions.question import Question
+
+QUESTIONS: tuple[type[Question], ...] = (
+    Kept,
+    Faithfulness,
+    Invariance,
+)
+
+
+def section_of(question: type[Question]) -> str:
+    """Name of the module that arranges what the page shows of a question: `section`, beside its `stage`."""
+    return f"{question.__module__.rpartition('.')[0]}.section"

@@ -1,0 +1,162 @@
+"""What the page shows of invariance: r of the encoder's own augmentations, r of single transforms, painted examples."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from stages.questions.answers import Answer, tap_id_of
+from stages.questions.asks.transforms import TRANSFORMS
+from stages.questions.drawing import charts
+from stages.questions.drawing.charts import Axis, Line, Mark, nice_axis
+from stages.questions.drawing.markup import fill
+from stages.questions.drawing.numbers import LabelledChart, PageTable, TableRow, interval, plain
+from stages.questions.drawing.pictures import Sheet, Strip, by_tap, strip
+from stages.questions.drawing.section import Section, SectionPart
+from stages.questions.drawing.taps import StyledTap
+from stages.questions.findings import ATTRIBUTES_MIN, INVARIANT_MAX, PROJECTOR_SHARE
+from stages.questions.format import BOTH, Figure, Row
+
+TEMPLATE = Path(__file__).with_suffix(".html")
+OWN = "own"
+"""Subject of the rows on the encoder's own training augmentations."""
+
+
+@dataclass(frozen=True)
+class InvarianceContent:
+    """What the template shows of the answer."""
+
+    own: tuple[LabelledChart, ...]
+    axis: Markup
+    key: tuple[tuple[Markup, str], ...]
+    strengths: tuple[LabelledChart, ...]
+    differences: PageTable
+    painted: tuple[Sheet, ...]
+
+
+MEASURES = (
+    (
+        "r",
+        "Mean distance between the vectors of an image and of the transformed image, over the mean distance between "
+        "two random images.",
+    ),
+    (
+        "Findings",
+        "i is shown where the interval of r at the backbone, over the encoder's own training augmentations, lies above "
+        f"{INVARIANT_MAX:g} and that of r(backbone) − r(projector) above 0. ii is shown where the interval of "
+        f"r(projector) / r(backbone) lies below {PROJECTOR_SHARE:g} and the backbone keeps more than the "
+        f"projector of {ATTRIBUTES_MIN} or more augmented attributes and less of none. The opposite is "
+        "reported as the opposite.",
+    ),
+)
+
+
+def section(answer: Answer, answers: Mapping[str, Answer], taps: Sequence[StyledTap]) -> Section:
+    """The section of invariance."""
+    parts: tuple[SectionPart, ...] = ()
+    if answer.where("r"):
+        html = fill(TEMPLATE, "invariance", content=_content(answer, taps))
+        parts = (SectionPart("invariance", "Invariance", html),)
+    return Section(parts=parts, measures=MEASURES)
+
+
+def _content(answer: Answer, taps: Sequence[StyledTap]) -> InvarianceContent:
+    rows = answer.where("r")
+    references = answer.where("reference")
+    named = list(dict.fromkeys(row.subject for row in references))
+    owned = [row for row in rows if row.subject == OWN]
+    axis = charts.around(charts.nice_axis([1.0, *(row.value for row in [*owned, *references])]))
+    own = []
+    for tap in taps:
+        marks = [
+            Mark(row.value, row.low, row.high, tap.style, tap.shape, f"{tap.id}: {interval(row)}")
+            for row in owned
+            if tap_id_of(row) == tap.id
+        ]
+        ticks = [
+            (row.value, f"control control-{named.index(row.subject)}", f"{row.subject}: {interval(row)}")
+            for row in references
+            if tap_id_of(row) == tap.id
+        ]
+        if marks:
+            own.append(LabelledChart(tap.id, "", charts.dots([marks], axis, height=22, ticks=ticks), tap))
+    return InvarianceContent(
+        own=tuple(own),
+        axis=charts.scale(axis),
+        key=tuple((charts.stroke(f"control control-{index}"), plain(name)) for index, name in enumerate(named)),
+        strengths=tuple(_strengths([row for row in rows if row.subject != OWN], taps)),
+        differences=_differences(answer),
+        painted=tuple(transformed_sheets(answer.figures, taps)),
+    )
+
+
+def _differences(answer: Answer) -> PageTable:
+    """r at both ends of an encoder against each other."""
+    both = [row for row in answer.rows if row.tap == BOTH]
+    by = {(row.encoder, row.subject, row.metric): row for row in both}
+    metrics = ("r difference", "r ratio")
+    lines = []
+    for encoder, subject in dict.fromkeys((row.encoder, row.subject) for row in both):
+        found = [by.get((encoder, subject, metric)) for metric in metrics]
+        name = "its own augmentations" if subject == OWN else plain(subject)
+        lines.append(TableRow(None, encoder, (name, *("" if row is None else interval(row) for row in found))))
+    return PageTable(
+        "", ("encoder", "transform", "r(backbone) − r(projector)", "r(projector) / r(backbone)"), tuple(lines)
+    )
+
+
+def _strengths(rows: Sequence[Row], taps: Sequence[StyledTap]) -> list[LabelledChart]:
+    """r over the strength of each transform, one small chart a transform."""
+    split = [(row, *transform(row.subject)) for row in rows]
+    highest = max(1.0, *(row.high for row in rows if math.isfinite(row.high)), *(row.value for row in rows))
+    top = Axis(0.0, 1.04 * highest, nice_axis([0.0, math.floor(2 * highest) / 2], count=3).ticks)
+    plots = []
+    for name in dict.fromkeys(name for _, name, _ in split):
+        found = [(row, strength) for row, other, strength in split if other == name]
+        levels = sorted({strength for _, strength in found})
+        # Strengths of a transform are steps of its own scale, so they stand at equal distances.
+        across = Axis(-0.35, len(levels) - 0.65, tuple((float(i), f"{level:g}") for i, level in enumerate(levels)))
+        curves = []
+        for tap in taps:
+            own = sorted(((s, row) for row, s in found if tap_id_of(row) == tap.id), key=lambda entry: entry[0])
+            if own:
+                points = tuple((float(levels.index(strength)), row.value) for strength, row in own)
+                bounds = tuple((row.low, row.high) for _, row in own)
+                curves.append(Line(tap.id, points, tap.style, tap.shape, bounds))
+        transformation = TRANSFORMS.get(name)
+        chart = charts.lines(curves, across, top, 150, f"r of {plain(name)} by strength")
+        plots.append(LabelledChart(plain(name), transformation.unit if transformation else "", chart))
+    return plots
+
+
+def transform(subject: str) -> tuple[str, float]:
+    """Name and strength of a transform from the subject of its row, `<name> <strength>`."""
+    name, _, strength = subject.rpartition(" ")
+    try:
+        return name, float(strength)
+    except ValueError:
+        return subject, 1.0
+
+
+def transformed_sheets(figures: Sequence[Figure], taps: Sequence[StyledTap]) -> list[Sheet]:
+    """Per source, the transformed images that each encoder saw and a sample of each of their embeddings per tap."""
+    inputs = [figure for figure in figures if not figure.tap]
+    shown = by_tap([figure for figure in figures if figure.tap], taps)
+    found = []
+    for label in dict.fromkeys(label for figure in inputs for label in figure.rows):
+        strips: list[Strip] = []
+        for figure in inputs:
+            if label not in figure.rows:
+                continue
+            seen = figure.tiles[figure.rows.index(label)]
+            seen_strip = strip(None, f"what {figure.encoder} sees", seen, f"{label}, transformed")
+            strips += [seen_strip] if all(seen_strip.picture.uri != other.picture.uri for other in strips) else []
+        strips += [
+            strip(tap, "", figure.tiles[figure.rows.index(label)], f"samples of {label}, transformed, at {tap.id}")
+            for tap, figure in shown
+            if label in figure.rows
+        ]
+        found.append(Sheet(label, "", inputs[0].columns, tuple(strips)))
+    return found

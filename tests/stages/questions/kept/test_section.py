@@ -1,0 +1,31 @@
+"""What the page shows of kept: how figures are cut."""
+
+import base64
+
+import numpy as np
+
+from stages.images import pixels
+from stages.questions.drawing import taps
+from stages.questions.drawing.pictures import Picture
+from stages.questions.kept.section import source_cards
+from tests.stages.report import synthetic
+
+
+def test_cards_hold_the_pixels_of_the_figures() -> None:
+    rng = np.random.Generator(np.random.Philox(key=3))
+    tiles = {tap: rng.integers(0, 256, (2, 4, 8, 8, 3), dtype=np.uint8) for tap in ("backbone", "projector")}
+    figures = [
+        synthetic.figure("grid", f"simclr:{tap}", grid, ["image 1", "image 2"], ["source", "0", "1", "2"], 0)
+        for tap, grid in tiles.items()
+    ]
+    styled = taps.assign_styles(["simclr:backbone", "simclr:projector"], {"simclr"}, {})
+    cards = source_cards(figures, styled)
+    assert [card.label for card in cards] == ["image 1", "image 2"]
+    assert [strip.tap for strip in cards[0].strips] == styled
+    np.testing.assert_array_equal(decoded(cards[1].source), tiles["backbone"][1, 0])
+    np.testing.assert_array_equal(decoded(cards[1].strips[1].picture), np.hstack(list(tiles["projector"][1, 1:])))
+
+
+def decoded(picture: Picture) -> np.ndarray:
+    """The pixels of a data URI."""
+    return pixels.decode(base64.b64decode(picture.uri.removeprefix("data:image/png;base64,")))
