@@ -1,15 +1,19 @@
-# Two commands matter: `make demo` and `make test`. Both do all the set-up they need.
+# Two commands matter: `make demo` and `make test`. Both do all the set-up they need. `make help` lists the others.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEV    := $(VENV)/.ready-dev
 SYSTEM := $(VENV)/.ready-system
+DOCS   := $(VENV)/.ready-docs
 LOWEST := .venv-lowest
 TOOLS    := chromium mkfs.ext4 mkfs.exfat mount.exfat-fuse
 PACKAGES := chromium e2fsprogs exfatprogs exfat-fuse
 
-.PHONY: demo test test-system test-lowest lint bench clean
+.PHONY: help demo test test-system test-lowest lint docs bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## the scenes study on an embedded local Ray and a local folder store
 	@$(BIN)/repscope run scenes
@@ -24,10 +28,14 @@ test-system: $(SYSTEM)  ## what needs apt packages or root: a real browser, a re
 test-lowest: $(LOWEST)/.ready  ## the tests of `make test` with the lowest versions that pyproject.toml admits
 	$(LOWEST)/bin/python -m pytest -m "not system" -n 2 --dist loadgroup
 
-lint: $(DEV)
+lint: $(DEV)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(DOCS)  ## the documentation as a site, in site/index.html; a broken link is an error
+	$(BIN)/python -m docs.generate
+	$(BIN)/zensical build --clean --strict
 
 bench: $(DEV)  ## prints the measured figures; takes as long as the demo
 	$(BIN)/python -m tests.benchmarks
@@ -40,6 +48,10 @@ $(READY): pyproject.toml constraints.txt
 
 $(DEV): $(READY)
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(DOCS): $(READY)
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
@@ -57,5 +69,5 @@ $(SYSTEM): $(DEV) tests/system/s3-server.txt
 	@$(VENV)/s3/bin/pip install -qq --disable-pip-version-check -r tests/system/s3-server.txt
 	@touch $@
 
-clean:
-	rm -rf $(VENV) $(LOWEST) .mypy_cache .pytest_cache .ruff_cache
+clean:  ## removes environments, caches and the built site
+	rm -rf $(VENV) $(LOWEST) site .mypy_cache .pytest_cache .ruff_cache

@@ -1,6 +1,6 @@
 """Ranks of a gang as child processes of this one: what the inline executor uses for more than one rank.
 
-A child is told what to do by one line of JSON on its standard input and answers by lines of JSON on a pipe of its own,
+A child gets its call as one line of JSON on its standard input and answers by lines of JSON on a pipe of its own,
 so that nothing the function prints is mistaken for an answer. It dies when its input ends: no child outlives us.
 """
 
@@ -17,11 +17,11 @@ from dataclasses import asdict
 from typing import Any
 
 from cluster.executor import Answer, Failure, Loss, Progress
-from cluster.ranks import Rank, free_port, run_rank, settle
+from cluster.ranks import Rank, attempt_result, free_port, run_rank
 from cluster.resources import Layout, set_threads
 
 GRACE_SECONDS = 5.0
-"""When one rank has failed, the others get this long to tell what they saw."""
+"""When one rank has failed, the others get this long to report their errors."""
 
 
 def run_children(
@@ -56,11 +56,11 @@ def run_children(
         for child in children
         if child.died
     }
-    return settle(attempt, {child.rank: child.answer for child in children if child.answer is not None}, dead)
+    return attempt_result(attempt, {child.rank: child.answer for child in children if child.answer is not None}, dead)
 
 
 class _Child:
-    """One rank's process, and what it has said so far."""
+    """One rank's process, and its answer so far."""
 
     def __init__(self, rank: Rank, function: str, payload: str, cpus: int) -> None:
         self.rank = rank.rank
@@ -86,7 +86,7 @@ class _Child:
         return self.died or (self.answer is not None and self.answer.error is not None)
 
     def read(self, send: Callable[[Progress], None]) -> bool:
-        """Takes what the child says; False when it has nothing more to say."""
+        """Reads the child's messages; False at their end."""
         data = os.read(self.pipe, 65536)
         if not data:
             self.died = self.answer is None

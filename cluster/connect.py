@@ -62,7 +62,7 @@ class Connection:
 
     address: str
     machine: Machine | None
-    """This machine, as the embedded Ray was told; None for a Ray of somebody else."""
+    """This machine, as the embedded Ray was started; None for another Ray."""
     folder: Path | None = None
     owned: bool = True
     _started: Started[None] | None = field(default=None, repr=False)

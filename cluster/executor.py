@@ -1,11 +1,11 @@
-"""What an executor is: it runs functions named by import path and tells what became of each.
+"""What an executor is: it runs functions named by import path and reports an outcome for each.
 
-A `Call` names a function (`"module:name"`) and a payload; both sides are small JSON objects, so that nothing but words
+A `Call` names a function (`"module:name"`) and a payload; both sides are small JSON objects, so that nothing but text
 travels between processes. `Executor.run` runs independent calls, a bounded number at a time; `Executor.gang` runs one
 call on several ranks that know of each other. Every call ends in exactly one `Outcome`: a value, or a `Failure`.
 
-What is tried again: a call whose worker was lost. What is not: an error that the function raised, unless that error has
-a true attribute `transient`. A call that kills its workers again and again is quarantined, and the others go on.
+A call whose worker was lost is retried. An error that the function raised is not, unless it has a true attribute
+`transient`. A call that kills its workers again and again is quarantined, and the others go on.
 Executions are at least once: a function must be idempotent.
 
     from cluster.inline import Inline
@@ -137,7 +137,7 @@ OnProgress: TypeAlias = Callable[[Progress], None]
 
 @dataclass
 class GangContext:
-    """What a rank of a gang knows: handed to the function as its second argument.
+    """What a rank of a gang is given: the function's second argument.
 
     `rank` is 0 … `world` - 1, `device` where it computes (`cpu`, `cuda:0`), `attempt` the number of this try (1 first).
     With `world` > 1 torch.distributed is initialised (gloo on CPUs, nccl on GPUs).

@@ -1,7 +1,8 @@
 """What passes between a gang's ranks on Ray and its driver: progress, and what each rank came to.
 
 A mailbox is an actor that lives as long as one attempt. The driver ends it to give an attempt up: ranks die with it.
-Where it is lost for another reason, an attempt of several ranks is lost with it; a single rank goes on unheard.
+Where it is lost for another reason, an attempt of several ranks is lost with it; a single rank goes on without
+progress.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ NODE_LABEL = "ray.io/node-id"
 
 
 @dataclass(frozen=True)
-class Where:
+class Location:
     """Where a process of ours is; `problem` is expected, found, remedy of what is wrong there."""
 
     host: str
@@ -28,11 +29,11 @@ class Where:
     problem: tuple[str, str, str] | None = None
 
 
-def here() -> Where:
+def here() -> Location:
     """Where this process is."""
     import ray
 
-    return Where(socket.gethostname(), os.getpid(), ray.get_runtime_context().get_node_id())
+    return Location(socket.gethostname(), os.getpid(), ray.get_runtime_context().get_node_id())
 
 
 class Mailbox:
@@ -41,7 +42,7 @@ class Mailbox:
     def __init__(self) -> None:
         self._posts: list[Progress] = []
         self._group = ""
-        self._ranks: dict[int, Where] = {}
+        self._ranks: dict[int, Location] = {}
         self._answers: dict[int, Answer] = {}
 
     async def post(self, progress: Progress) -> None:
@@ -53,13 +54,13 @@ class Mailbox:
         posts, self._posts = self._posts, []
         return posts
 
-    async def arrive(self, group: str, rank: int, where: Where) -> None:
-        """Takes where a rank is. The first of another group makes forget the group before, which was given up."""
+    async def arrive(self, group: str, rank: int, where: Location) -> None:
+        """Takes where a rank is. The first of another group replaces the group before, which was given up."""
         if group != self._group:
             self._group, self._ranks, self._answers = group, {}, {}
         self._ranks[rank] = where
 
-    async def ranks(self) -> dict[int, Where]:
+    async def ranks(self) -> dict[int, Location]:
         """Where the ranks are that have started."""
         return self._ranks
 

@@ -28,7 +28,7 @@ from cluster.executor import (
     failure_of,
     perform,
 )
-from cluster.mailbox import Post, Where, here, open_mailbox, reader
+from cluster.mailbox import Location, Post, here, open_mailbox, reader
 from cluster.ranks import Rank, run_rank
 from cluster.resources import Layout, device, layout_for_gang, layout_for_parts, layout_for_retry, set_threads
 from cluster.retry import Tally
@@ -38,7 +38,7 @@ START_FAILURES = 3
 """So many workers in a row that die before their first call mean that none will start."""
 
 POLL_SECONDS = 0.5
-"""How often the driver looks for a gang's progress."""
+"""How often the driver polls a gang's progress."""
 
 
 class Worker:
@@ -47,8 +47,8 @@ class Worker:
     def __init__(self, cpus: int) -> None:
         set_threads(cpus)
 
-    def hello(self) -> Where:
-        """Tells where the worker is, and whether the code there is ours."""
+    def locate(self) -> Location:
+        """Reports where the worker is, and whether the code there is ours."""
         problem = None
         try:
             check_ours()
@@ -71,19 +71,19 @@ class Worker:
 
 
 @dataclass
-class _Hand:
-    """A worker as the driver knows it."""
+class _Started:
+    """A worker that has started: its actor, and where it is."""
 
     handle: Any
-    where: Where
+    where: Location
 
 
 class OnRay:
     """Runs calls on Ray; see the module's docstring.
 
     `address` of a cluster, or None for the Ray of this process or an embedded one with `cpus` and `gpus` of this
-    machine. `workers` bounds how many calls run at once. An elastic gang looks every `look_seconds` whether there is
-    room for more ranks, or no more for all.
+    machine. `workers` bounds how many calls run at once. An elastic gang is resized to the room there is every
+    `resize_seconds`.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class OnRay:
         workers: int | None = None,
         retries: Retries | None = None,
         dashboard_port: int | None = None,
-        look_seconds: float = 60.0,
+        resize_seconds: float = 60.0,
     ) -> None:
         self._address = address
         self._cpus = cpus
@@ -102,11 +102,11 @@ class OnRay:
         self._workers = workers
         self._retries = retries or Retries()
         self._dashboard_port = dashboard_port
-        self._look_seconds = look_seconds
+        self._resize_seconds = resize_seconds
         self._connection: Connection | None = None
         self._layouts: dict[bool, Layout] = {}
         self._layout = Layout(1, 1, 0)
-        self._idle: list[_Hand] = []
+        self._idle: list[_Started] = []
         self._starting: dict[Any, Any] = {}
         self._failed_starts = 0
 
@@ -134,7 +134,7 @@ class OnRay:
 
     def __exit__(self, *exc_info: object) -> None:
         """Ends the workers, and the embedded Ray where we started it."""
-        self._dismiss()
+        self._stop_idle()
         assert self._connection is not None
         self._connection.close()
         self._connection = None
@@ -145,48 +145,48 @@ class OnRay:
 
         if self._layouts[gpu] != self._layout:
             # Idle workers of the other kind hold the CPUs that these need.
-            self._dismiss()
+            self._stop_idle()
             self._layout = self._layouts[gpu]
         source = iter(calls)
         waiting: deque[tuple[Tally, str]] = deque()
-        running: dict[Any, tuple[_Hand, Tally, str]] = {}
+        running: dict[Any, tuple[_Started, Tally, str]] = {}
         try:
             while True:
                 self._draw(source, waiting, len(running), on_done)
                 while self._idle and waiting:
-                    hand = self._idle.pop()
+                    worker = self._idle.pop()
                     tally, payload = waiting.popleft()
                     tally.begin()
-                    running[hand.handle.run.remote(tally.call.function, payload, tally.pause_seconds)] = (
-                        hand,
+                    running[worker.handle.run.remote(tally.call.function, payload, tally.pause_seconds)] = (
+                        worker,
                         tally,
                         payload,
                     )
                 if not running and not waiting:
                     return
                 while len(self._starting) < min(len(waiting), self.slots - len(running)):
-                    self._hire(self._layout)
+                    self._start_worker(self._layout)
                 ready, _ = ray.wait([*running, *self._starting], num_returns=1)
                 if ready[0] in self._starting:
-                    self._greet(ready[0])
+                    self._worker_started(ready[0])
                     continue
-                hand, tally, payload = running.pop(ready[0])
-                outcome = self._finish(ready[0], hand, tally)
+                worker, tally, payload = running.pop(ready[0])
+                outcome = self._finish(ready[0], worker, tally)
                 if outcome is None:
                     waiting.appendleft((tally, payload))
                 else:
                     on_done(outcome)
         except BaseException:
-            for hand, _, _ in running.values():
-                ray.kill(hand.handle)
-            self._dismiss()
+            for worker, _, _ in running.values():
+                ray.kill(worker.handle)
+            self._stop_idle()
             raise
 
     def gang(self, call: Call, ranks: int, on_progress: OnProgress | None = None, least: int | None = None) -> Outcome:
         """Runs a gang; see `Executor.gang`. Raises `ResourceError` for more ranks than CPUs or GPUs."""
         assert self._connection is not None
         # Idle workers hold the CPUs that the ranks need.
-        self._dismiss()
+        self._stop_idle()
         layout = layout_for_gang(self._connection.machines(), ranks, least)
         tally = Tally(call, self.name, self._retries)
         try:
@@ -210,7 +210,7 @@ class OnRay:
                         mailbox,
                         reader(mailbox, on_progress),
                         least,
-                        self._look_seconds,
+                        self._resize_seconds,
                     )
                 outcome = tally.lost(ended, _gone()) if isinstance(ended, Loss) else tally.answered(ended)
             if outcome is not None:
@@ -227,18 +227,18 @@ class OnRay:
                 tally.begin()
                 on_done(_refused(tally, error))
 
-    def _hire(self, layout: Layout) -> None:
-        """Starts a worker; it counts once it has said hello."""
+    def _start_worker(self, layout: Layout) -> None:
+        """Starts a worker; it counts once it has said locate."""
         handle = _actor(layout).remote(layout.cpus)
-        self._starting[handle.hello.remote()] = handle
+        self._starting[handle.locate.remote()] = handle
 
-    def _greet(self, ref: Any) -> None:
+    def _worker_started(self, ref: Any) -> None:
         """A worker has started, or has failed to."""
         import ray
 
         handle = self._starting.pop(ref)
         try:
-            where: Where = ray.get(ref)
+            where: Location = ray.get(ref)
         except ray.exceptions.RayError as error:
             self._failed_starts += 1
             if self._failed_starts < START_FAILURES:
@@ -251,9 +251,9 @@ class OnRay:
         if where.problem is not None:
             raise ForeignCodeError(*where.problem)
         self._failed_starts = 0
-        self._idle.append(_Hand(handle, where))
+        self._idle.append(_Started(handle, where))
 
-    def _finish(self, ref: Any, hand: _Hand, tally: Tally) -> Outcome | None:
+    def _finish(self, ref: Any, worker: _Started, tally: Tally) -> Outcome | None:
         """What an attempt came to; its worker is idle again, or gone."""
         import ray
 
@@ -261,10 +261,10 @@ class OnRay:
             answer: Answer = ray.get(ref)
         except ray.exceptions.RayError as error:
             # Where Ray only lost sight of the worker, it may come back; two of one call help nobody.
-            ray.kill(hand.handle)
-            where = hand.where
+            ray.kill(worker.handle)
+            where = worker.where
             return tally.lost(Loss(tally.attempts, str(error), where.host, where.pid, where.machine), _gone())
-        self._idle.append(hand)
+        self._idle.append(worker)
         return tally.answered(answer)
 
     def _alone(self, tally: Tally, payload: str, layout: Layout, on_progress: OnProgress | None) -> Outcome | None:
@@ -273,30 +273,30 @@ class OnRay:
 
         with open_mailbox() as mailbox:
             read = reader(mailbox, on_progress)
-            self._hire(layout)
+            self._start_worker(layout)
             try:
                 while not self._idle:
-                    self._greet(ray.wait([*self._starting], num_returns=1)[0][0])
+                    self._worker_started(ray.wait([*self._starting], num_returns=1)[0][0])
                     if not self._idle and not self._starting:
-                        self._hire(layout)
-                hand = self._idle.pop()
+                        self._start_worker(layout)
+                worker = self._idle.pop()
                 try:
-                    ref = hand.handle.train.remote(tally.call.function, payload, tally.attempts, mailbox)
+                    ref = worker.handle.train.remote(tally.call.function, payload, tally.attempts, mailbox)
                     while not ray.wait([ref], timeout=POLL_SECONDS)[0]:
                         read()
-                    outcome = self._finish(ref, hand, tally)
+                    outcome = self._finish(ref, worker, tally)
                     read()
                     return outcome
                 finally:
-                    ray.kill(hand.handle)
+                    ray.kill(worker.handle)
             finally:
-                self._dismiss()
+                self._stop_idle()
 
-    def _dismiss(self) -> None:
+    def _stop_idle(self) -> None:
         """Ends all workers that hold no call."""
         import ray
 
-        for handle in [*(hand.handle for hand in self._idle), *self._starting.values()]:
+        for handle in [*(worker.handle for worker in self._idle), *self._starting.values()]:
             ray.kill(handle)
         self._idle.clear()
         self._starting.clear()

@@ -20,7 +20,7 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class Rank:
-    """Which rank this is, and where the ranks meet: `address` and `port` of rank 0."""
+    """Which rank this is, and the rendezvous of all: `address` and `port` of rank 0."""
 
     rank: int
     world: int
@@ -71,7 +71,7 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def settle(attempt: int, answers: Mapping[int, Answer], dead: Mapping[int, Loss]) -> Answer | Loss:
+def attempt_result(attempt: int, answers: Mapping[int, Answer], dead: Mapping[int, Loss]) -> Answer | Loss:
     """What an attempt came to: the loss of a rank, else the first error that is no echo, else rank 0's answer.
 
     A rank that died comes first, because what the others say then is only that they miss it.
@@ -81,7 +81,7 @@ def settle(attempt: int, answers: Mapping[int, Answer], dead: Mapping[int, Loss]
     failed = [answer for _, answer in sorted(answers.items()) if answer.error is not None]
     for answer in failed:
         assert answer.error is not None
-        if not says_peer_lost(answer.error):
+        if not is_peer_loss(answer.error):
             return answer
     for answer in failed:
         assert answer.error is not None
@@ -91,7 +91,7 @@ def settle(attempt: int, answers: Mapping[int, Answer], dead: Mapping[int, Loss]
     return answers[0]
 
 
-def says_peer_lost(failure: Failure) -> bool:
+def is_peer_loss(failure: Failure) -> bool:
     """Whether an error is only the echo of another rank's death."""
     message = failure.message.lower()
     return failure.type.endswith(PEER_LOST) or (

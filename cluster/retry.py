@@ -1,9 +1,13 @@
 """What becomes of a call after each attempt: a pure record that counts, without clocks or processes."""
 
+import random
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from cluster.executor import Answer, Call, Failure, Loss, Outcome, Retries, decode
+
+JITTER = 0.25
+"""By which share a pause is shorter or longer."""
 
 
 @dataclass
@@ -25,8 +29,11 @@ class Tally:
 
     @property
     def pause_seconds(self) -> float:
-        """How long the next attempt waits: longer after each transient error, not at all after a lost worker."""
-        return 0.25 * 2**self.transients if self.transients else 0.0
+        """How long the next attempt waits: longer after each transient error, not at all after a lost worker.
+
+        With jitter, so that calls that failed together do not come back together.
+        """
+        return 0.25 * 2**self.transients * random.uniform(1 - JITTER, 1 + JITTER) if self.transients else 0.0
 
     def answered(self, answer: Answer) -> Outcome | None:
         """An attempt came back."""

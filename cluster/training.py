@@ -3,7 +3,7 @@
 Ray Train places the ranks, starts them together and ends all when one is lost. What it would do beyond that is ours:
 its checkpoints and its folder are scratch (the store's checkpoints are the truth, so every attempt has a new run name),
 and it never retries, because the executor counts attempts. An elastic gang is Ray Train's: it starts with the ranks
-that there is room for, and looks every minute whether there is room for more; then it starts all ranks anew.
+that there is room for, and checks every minute whether there is room for more; then it starts all ranks anew.
 
 `DataParallelTrainer`, the base of `TorchTrainer`, is used with a back end of four lines, because `TorchTrainer` imports
 torch into the driver and into Train's controller: 0.4 GB and some seconds in each.
@@ -22,8 +22,8 @@ from typing import Any
 
 from cluster import environment
 from cluster.executor import Answer, Call, Loss
-from cluster.mailbox import Post, Where, here
-from cluster.ranks import Rank, free_port, run_rank, settle
+from cluster.mailbox import Location, Post, here
+from cluster.ranks import Rank, attempt_result, free_port, run_rank
 from cluster.resources import Layout, device, set_threads
 
 POLL_SECONDS = 0.5
@@ -63,11 +63,11 @@ def run_train(
     mailbox: Any,
     read: Callable[[], None],
     least: int | None,
-    look_seconds: float,
+    resize_seconds: float,
 ) -> Answer | Loss:
     """One attempt on `layout.workers` ranks, or on `least` and more as room comes and goes.
 
-    Every `look_seconds` Ray Train looks whether it does. `read` fetches progress and is called in this thread.
+    Ray Train checks the room every `resize_seconds`. `read` fetches progress and is called in this thread.
     """
     import ray
     from ray.train import FailureConfig, RunConfig
@@ -85,12 +85,12 @@ def run_train(
             "cpus": layout.cpus,
             "mailbox": mailbox,
         },
-        backend_config=_meeting(),
+        backend_config=_rendezvous(),
         scaling_config=ScalingConfig(
             num_workers=layout.workers if least in (None, layout.workers) else (least, layout.workers),
             use_gpu=bool(layout.gpus),
             resources_per_worker=resources,
-            elastic_resize_monitor_interval_s=look_seconds,
+            elastic_resize_monitor_interval_s=resize_seconds,
         ),
         run_config=RunConfig(
             name=f"gang-{attempt}-{uuid.uuid4().hex}",
@@ -105,7 +105,7 @@ def run_train(
         while ended.is_alive():
             ended.join(POLL_SECONDS)
             read()
-        ranks: dict[int, Where]
+        ranks: dict[int, Location]
         answers: dict[int, Answer]
         ranks, answers = ray.get([mailbox.ranks.remote(), mailbox.answers.remote()])
         if isinstance(ended.error, ray.exceptions.RayActorError):
@@ -116,7 +116,7 @@ def run_train(
         return _lost(attempt, error)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return settle(attempt, answers, _dead(attempt, ended.error, ranks, answers))
+    return attempt_result(attempt, answers, _dead(attempt, ended.error, ranks, answers))
 
 
 def _lost(attempt: int, error: BaseException) -> Loss:
@@ -151,9 +151,9 @@ class _Fit(threading.Thread):
 
 
 def _dead(
-    attempt: int, error: BaseException | None, ranks: dict[int, Where], answers: dict[int, Answer]
+    attempt: int, error: BaseException | None, ranks: dict[int, Location], answers: dict[int, Answer]
 ) -> dict[int, Loss]:
-    """Ranks that failed without an answer, as Ray Train tells. Raises what is no failure of a rank."""
+    """Ranks that failed without an answer, as Ray Train reports them. Raises what is no failure of a rank."""
     from ray.train import TrainingFailedError
 
     if error is None:
@@ -166,7 +166,7 @@ def _dead(
     dead = {}
     for rank, failure in failures.items():
         if rank not in answers:
-            where = ranks.get(rank, Where(socket.gethostname(), 0, ""))
+            where = ranks.get(rank, Location(socket.gethostname(), 0, ""))
             dead[rank] = Loss(attempt, f"{type(failure).__name__}: {failure}", where.host, where.pid, where.machine)
     return dead
 
@@ -208,31 +208,31 @@ def _die_with(mailbox: Any) -> None:
         os._exit(1)
 
 
-def _meeting() -> Any:
-    """Ray Train's back end: rank 0 names the place where torch.distributed meets."""
+def _rendezvous() -> Any:
+    """Ray Train's back end: rank 0 chooses the address and port of torch.distributed's rendezvous."""
     from ray.train.backend import Backend, BackendConfig
 
-    class Meeting(Backend):
+    class Rendezvous(Backend):
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
-            address, port = worker_group.execute_single(0, _offer)
-            worker_group.execute(_agree, address, port, uuid.uuid4().hex)
+            address, port = worker_group.execute_single(0, _choose_address)
+            worker_group.execute(_set_address, address, port, uuid.uuid4().hex)
 
     @dataclass
-    class MeetingConfig(BackendConfig):
+    class RendezvousConfig(BackendConfig):
         @property
-        def backend_cls(self) -> type[Meeting]:
-            return Meeting
+        def backend_cls(self) -> type[Rendezvous]:
+            return Rendezvous
 
-    return MeetingConfig()
+    return RendezvousConfig()
 
 
-def _offer() -> tuple[str, int]:
+def _choose_address() -> tuple[str, int]:
     import ray
 
     return str(ray.util.get_node_ip_address()), free_port()  # type: ignore[no-untyped-call]
 
 
-def _agree(address: str, port: int, group: str) -> None:
+def _set_address(address: str, port: int, group: str) -> None:
     os.environ["MASTER_ADDR"] = address
     os.environ["MASTER_PORT"] = str(port)
     os.environ[GROUP] = group

@@ -5,17 +5,21 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import MissingError, StepFailedError, StoreError
-from pipeline.manifest import RECORDS, Manifest, Object, Owner, Ref, read_record
+from pipeline.manifest import RECORDS, Decision, Manifest, Object, Owner, Receipt, Ref, read_record, write_record
 from pipeline.store import Store, open_store
 from stages.contract import RESERVED
 from stages.errors import ConflictError, FormatError
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
+
+MANIFESTS = 16
+"""Manifests that a process keeps: every part of a step reads those of the same inputs."""
 
 KEPT = 2
 """Checkpoints that an attempt keeps of its own."""
@@ -27,7 +31,6 @@ class StoredInput:
     def __init__(self, ref: Ref, store: Store | None = None) -> None:
         self._ref = ref
         self._store = store or open_store(ref.store)
-        self._manifest: Manifest | None = None
 
     def __repr__(self) -> str:
         return f"StoredInput({self._ref.folder!r})"
@@ -43,16 +46,7 @@ class StoredInput:
     @property
     def manifest(self) -> Manifest:
         """The table of contents. Raises `StepFailedError` where it is not the one that the run saw."""
-        if self._manifest is None:
-            manifest = read_record(self._store, f"{self._ref.folder}/manifest.json", Manifest)
-            if manifest.digest != self._ref.digest:
-                raise StepFailedError(
-                    f"the manifest {self._ref.digest[:16]} in {self._ref.folder}",
-                    f"manifest {manifest.digest[:16]}",
-                    "The store was changed during the run: run the same command again.",
-                )
-            self._manifest = manifest
-        return self._manifest
+        return _manifest(self._store, self._ref)
 
     def names(self) -> Sequence[str]:
         return sorted(self.manifest.objects)
@@ -61,17 +55,12 @@ class StoredInput:
         return self._object(name).size
 
     def read(self, name: str) -> bytes:
-        expected = self._object(name)
-        data = self._store.read(f"{self._ref.folder}/{name}")
-        if len(data) != expected.size:
-            raise FormatError(
-                f"{expected.size} bytes in {self._ref.folder}/{name}",
-                f"{len(data)} bytes",
-                "The artifact is damaged: run the same command again to make it anew.",
-            )
-        return data
+        """The whole object, compared with the manifest. Raises `FormatError` where its bytes have changed."""
+        path = f"{self._ref.folder}/{name}"
+        return _intact(self._object(name), path, self._store.read(path))
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
+        """Part of an object. Its bytes are not compared with the manifest: the format that is read has checksums."""
         size = self._object(name).size
         if not 0 <= start <= start + length <= size:
             raise FormatError(
@@ -101,6 +90,30 @@ class StoredInput:
             ) from None
 
 
+@lru_cache(maxsize=MANIFESTS)
+def _manifest(store: Store, ref: Ref) -> Manifest:
+    manifest = read_record(store, f"{ref.folder}/manifest.json", Manifest)
+    if manifest.digest != ref.digest:
+        raise StepFailedError(
+            f"the manifest {ref.digest[:16]} in {ref.folder}",
+            f"manifest {manifest.digest[:16]}",
+            "The store was changed during the run: run the same command again.",
+        )
+    return manifest
+
+
+def _intact(expected: Object, path: str, data: bytes) -> bytes:
+    """The bytes of an object. Raises `FormatError` where they are not those of its table of contents."""
+    found = Object.of(data)
+    if found != expected:
+        raise FormatError(
+            f"{expected.size} bytes with sha256 {expected.sha256[:16]} in {path}",
+            f"{found.size} bytes with sha256 {found.sha256[:16]}",
+            f"The object is damaged: run again with --force for the step of stage {path.split('/')[1]} that wrote it.",
+        )
+    return data
+
+
 class StoredOutput:
     """Where a part puts whole objects. Implements `stages.contract.Output`.
 
@@ -120,8 +133,7 @@ class StoredOutput:
         self.adopted: list[str] = []
 
     def put(self, name: str, data: bytes | Path, check: Callable[[bytes], None] | None = None) -> bytes:
-        assert name not in RECORDS, f"{name} is a record of the pipeline's own"
-        assert name.partition("/")[0] not in ("parts", "train"), f"{name} is in a folder of the pipeline's own"
+        _require_free(name)
         ours = data.read_bytes() if isinstance(data, Path) else bytes(data)
         stored, created = self._store.create_or_read(f"{self._folder}/{name}", ours)
         found = Object.of(stored)
@@ -139,14 +151,7 @@ class StoredOutput:
                 f"{len(self.objects) + len(self._parts)} objects of other names in {self._folder}",
                 "This is a mistake in the stage: a part reads what it has put itself, `merge` what the parts have put.",
             )
-        data = self._store.read(f"{self._folder}/{name}")
-        if Object.of(data) != expected:
-            raise FormatError(
-                f"{expected.size} bytes with sha256 {expected.sha256[:16]} in {self._folder}/{name}",
-                f"{len(data)} bytes with sha256 {hashlib.sha256(data).hexdigest()[:16]}",
-                "The object is damaged: run again with --force for this step.",
-            )
-        return data
+        return _intact(expected, f"{self._folder}/{name}", self._store.read(f"{self._folder}/{name}"))
 
     def _adopt(self, name: str, ours: bytes, stored: bytes, check: Callable[[bytes], None] | None) -> None:
         if self._bitwise:
@@ -163,13 +168,92 @@ class StoredOutput:
             check(stored)
 
 
+class TrainingOutput:
+    """Where rank 0 of one attempt of a training puts whole objects. Implements `stages.contract.Output`.
+
+    No two attempts give equal bytes, so their files must not mix. Each attempt puts its files into a folder of its own.
+    `decide` then settles by one create-only record whose files count, and those are published under their names.
+    """
+
+    def __init__(self, store: Store, folder: str, attempt: str) -> None:
+        self._store = store
+        self._folder = folder
+        self._attempt = attempt
+        self.objects: dict[str, Object] = {}
+
+    def put(self, name: str, data: bytes | Path, check: Callable[[bytes], None] | None = None) -> bytes:
+        _require_free(name)
+        ours = data.read_bytes() if isinstance(data, Path) else bytes(data)
+        path = self._staged(self._attempt, name)
+        stored, _ = self._store.create_or_read(path, ours)
+        self.objects[name] = Object.of(ours)
+        return _intact(self.objects[name], path, stored)
+
+    def read(self, name: str) -> bytes:
+        expected = self.objects.get(name)
+        if expected is None:
+            raise MissingError(
+                f"object {name} to be put before it is read",
+                f"{len(self.objects)} objects of other names",
+                "This is a mistake in the stage: a training reads what it has put itself.",
+            )
+        path = self._staged(self._attempt, name)
+        return _intact(expected, path, self._store.read(path))
+
+    def decided(self) -> Decision | None:
+        """The decision, where there is one: then another attempt has finished the training."""
+        try:
+            return read_record(self._store, f"{self._folder}/train/decision.json", Decision)
+        except MissingError:
+            return None
+
+    def decide(self, receipt: Receipt) -> Decision:
+        """Proposes the files of this attempt; returns the decision, which may be for another."""
+        ours = Decision(attempt=self._attempt, receipt=receipt)
+        decision, _ = write_record(self._store, f"{self._folder}/train/decision.json", ours)
+        return decision
+
+    def publish(self, decision: Decision) -> None:
+        """Creates the files that were decided on under their names. Safe to do twice, and by two processes at once."""
+        for name, expected in decision.receipt.objects.items():
+            path = f"{self._folder}/{name}"
+            try:
+                data = self._store.read(self._staged(decision.attempt, name))
+            except MissingError:
+                # Another process has published all of them.
+                data = self._store.read(path)
+            stored, _ = self._store.create_or_read(path, _intact(expected, path, data))
+            _intact(expected, path, stored)
+
+    def clean(self) -> None:
+        """Deletes the files of all attempts, once the receipt says that those decided on are published."""
+        for entry in self._store.entries(f"{self._folder}/train"):
+            if entry.name[len(self._folder) :].split("/")[3:4] == ["files"]:
+                self._store.delete(entry.name)
+
+    def _staged(self, attempt: str, name: str) -> str:
+        return f"{self._folder}/train/{attempt}/files/{name}"
+
+
+def _require_free(name: str) -> None:
+    """Raises `StoreError` for a name that is the pipeline's own."""
+    if name in RECORDS or name.partition("/")[0] in ("parts", "train"):
+        raise StoreError(
+            f"a name of the stage's own, other than {', '.join(RECORDS)}, parts/… and train/…",
+            name,
+            "This is a mistake in the stage: rename the object.",
+        )
+
+
 class StoredCheckpoint:
     """One complete checkpoint. Implements `stages.contract.Checkpoint`."""
 
-    def __init__(self, store: Store, folder: str, step: int) -> None:
+    def __init__(self, store: Store, folder: str, state: Mapping[str, Any]) -> None:
         self._store = store
         self._folder = folder
-        self._step = step
+        self._step = int(state["step"])
+        # Older checkpoints have none.
+        self._sha256: Mapping[str, str] = state.get("sha256", {})
 
     @property
     def name(self) -> str:
@@ -180,14 +264,18 @@ class StoredCheckpoint:
         return self._step
 
     def read(self, name: str) -> bytes:
-        return self._store.read(f"{self._folder}/{name}")
+        """One of its files. Raises `FormatError` where its bytes have changed since it was saved."""
+        path = f"{self._folder}/{name}"
+        data = self._store.read(path)
+        expected = self._sha256.get(name)
+        return data if expected is None else _intact(Object(size=len(data), sha256=expected), path, data)
 
 
 class StoredCheckpoints:
     """Checkpoints of one gang step over all attempts. Implements `stages.contract.Checkpoints`.
 
-    A checkpoint is the folder `train/<attempt>/step-<step>/`; its `state.json` is written last and lists the sizes, so
-    what is incomplete is never resumed from. An attempt's name is its own, and it deletes only what is its own.
+    A checkpoint is the folder `train/<attempt>/step-<step>/`; its `state.json`, with sizes and sha256, is written last,
+    so what is incomplete is never resumed from. An attempt's name is its own, and it deletes only what is its own.
     """
 
     def __init__(self, store: Store, folder: str) -> None:
@@ -201,19 +289,28 @@ class StoredCheckpoints:
         found: dict[str, dict[str, int]] = {}
         for entry in self._store.entries(self._train):
             folder, _, name = entry.name.rpartition("/")
-            found.setdefault(folder, {})[name] = entry.size
+            attempt, _, step = folder[len(self._train) + 1 :].partition("/")
+            if attempt and step.startswith("step-"):
+                found.setdefault(folder, {})[name] = entry.size
         for folder in sorted(found, key=lambda folder: (folder.rpartition("/")[2], folder), reverse=True):
             if RESERVED in found[folder]:
                 state = json.loads(self._store.read(f"{folder}/{RESERVED}"))
                 if all(found[folder].get(name) == size for name, size in state["files"].items()):
-                    return StoredCheckpoint(self._store, folder, int(state["step"]))
+                    return StoredCheckpoint(self._store, folder, state)
         return None
 
     def save(self, step: int, files: Mapping[str, bytes]) -> None:
         """Publishes a checkpoint and deletes this attempt's older ones but one. Raises `StoreError`."""
-        assert RESERVED not in files, f"{RESERVED} is written by the pipeline, last"
+        if RESERVED in files:
+            raise StoreError(
+                f"files of a checkpoint of other names than {RESERVED}", RESERVED, "This is a mistake in the stage."
+            )
         folder = f"{self._train}/{self.attempt}/step-{step:09d}"
-        state = {"step": step, "files": {name: len(data) for name, data in files.items()}}
+        state = {
+            "step": step,
+            "files": {name: len(data) for name, data in files.items()},
+            "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        }
         for name, data in {**files, RESERVED: json.dumps(state).encode()}.items():
             stored, _ = self._store.create_or_read(f"{folder}/{name}", data)
             if stored != data:

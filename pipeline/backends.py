@@ -1,4 +1,4 @@
-"""Places for objects: what one must be able to do (`Backend`), and the two kinds, buckets and local folders.
+"""Storage backends: the interface (`Backend`), and the two kinds, buckets and local folders.
 
 Reading and listing go through obstore everywhere, and so does creating, but for local files: there the bytes must be on
 the disk before the name is, which a hard link by obstore, made before any fsync, does not give.
@@ -31,7 +31,16 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, MemoryStore, from_url
 
-from pipeline.errors import ExistsError, FullError, MissingError, RootError, StoreError, UnansweredError, UsageError
+from pipeline.errors import (
+    AccessError,
+    ExistsError,
+    FullError,
+    MissingError,
+    RootError,
+    StoreError,
+    UnansweredError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -66,7 +75,7 @@ class Entry:
 
 
 class Backend(Protocol):
-    """What a place for objects must be able to do. Names are relative to the root and already checked."""
+    """What a storage backend does. Names are relative to the root and already checked."""
 
     def create(self, name: str, data: bytes) -> None:
         """Creates a whole object, durably. Raises `ExistsError` where the name is taken; then nothing was written."""
@@ -103,29 +112,29 @@ class ObjectBackend:
 
     def create(self, name: str, data: bytes) -> None:
         try:
-            with self._asking(name):
+            with self._our_errors(name):
                 obstore.put(self._objects, name, data, mode="create", use_multipart=False)
         except MissingError as error:
             # Nothing but the bucket itself can be missing where an object is created.
             raise _no_bucket(self._url) from error
 
     def read(self, name: str) -> bytes:
-        with self._asking(name):
+        with self._our_errors(name):
             return bytes(obstore.get(self._objects, name).bytes())
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         if length == 0:
             return b""
-        with self._asking(name):
+        with self._our_errors(name):
             return bytes(obstore.get_range(self._objects, name, start=start, length=length))
 
     def head(self, name: str) -> Entry:
-        with self._asking(name):
+        with self._our_errors(name):
             meta = obstore.head(self._objects, name)
             return Entry(name, meta["size"], meta["last_modified"].timestamp())
 
     def entries(self, folder: str) -> list[Entry]:
-        with self._asking(folder):
+        with self._our_errors(folder):
             return [
                 Entry(meta["path"], meta["size"], meta["last_modified"].timestamp())
                 for batch in obstore.list(self._objects, folder, chunk_size=1000)
@@ -133,16 +142,16 @@ class ObjectBackend:
             ]
 
     def folders(self, folder: str) -> list[str]:
-        with self._asking(folder):
+        with self._our_errors(folder):
             found = obstore.list_with_delimiter(self._objects, folder)
             return [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
 
     def delete(self, name: str) -> None:
-        with suppress(MissingError), self._asking(name):
+        with suppress(MissingError), self._our_errors(name):
             obstore.delete(self._objects, name)
 
     @contextmanager
-    def _asking(self, name: str) -> Iterator[None]:
+    def _our_errors(self, name: str) -> Iterator[None]:
         """Turns obstore's errors into ours."""
         try:
             yield
@@ -151,8 +160,10 @@ class ObjectBackend:
         except FileNotFoundError:
             raise MissingError(f"object {name} in {self._url}", "no such object", "See `repscope status`.") from None
         except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
-            raise RootError(
-                f"to be allowed to use {self._url}", _first_line(error), "Check the credentials and their rights."
+            raise AccessError(
+                f"to be allowed to use {self._url}",
+                _first_line(error),
+                "Renew the credentials, or check their rights; what is complete is kept.",
             ) from error
         except (NotSupportedError, InvalidPathError, UnknownConfigurationKeyError, NotImplementedError) as error:
             raise StoreError(
@@ -196,7 +207,7 @@ class LocalBackend(ObjectBackend):
         staging = self._root / STAGING
         staged = staging / secrets.token_hex(8)
         try:
-            self._make(staging)
+            self._make_folder(staging)
             descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             try:
                 with open(descriptor, "wb", closefd=False) as file:
@@ -204,7 +215,7 @@ class LocalBackend(ObjectBackend):
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            self._make(path.parent)
+            self._make_folder(path.parent)
             self._link(staged, path, name)
             _sync_folder(path.parent)
         except OSError as error:
@@ -227,12 +238,12 @@ class LocalBackend(ObjectBackend):
                 ) from error
             raise
 
-    def _make(self, folder: Path) -> None:
+    def _make_folder(self, folder: Path) -> None:
         """Makes a folder and its parents, each durable in its own parent."""
         if folder.is_dir():
             return
         if folder != self._root:
-            self._make(folder.parent)
+            self._make_folder(folder.parent)
             with suppress(FileExistsError):
                 folder.mkdir()
             _sync_folder(folder.parent)
@@ -276,8 +287,7 @@ def backend_at(url: str) -> Backend:
         return LocalBackend(Path(unquote(urlsplit(url).path)))
     if scheme == "memory":
         return ObjectBackend(MemoryStore(), url)
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-    plain = scheme == "s3" and endpoint.startswith("http://")
+    plain = endpoint_of(url).startswith("http://")
     try:
         objects = from_url(url, client_options={"allow_http": plain, "timeout": f"{REQUEST_SECONDS}s"})
         return ObjectBackend(objects, url)
@@ -287,6 +297,13 @@ def backend_at(url: str) -> Backend:
             f"{url}: {_first_line(error)}",
             "Correct --store.",
         ) from error
+
+
+def endpoint_of(url: str) -> str:
+    """The address of the server behind the URL of a bucket, where the environment names one."""
+    if urlsplit(url).scheme != "s3":
+        return ""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -305,9 +322,9 @@ def _no_bucket(url: str) -> RootError:
     return RootError(f"a bucket at {url}", "that there is none of that name", "Create it, or correct --store.")
 
 
-def _full(place: str, error: OSError) -> FullError:
+def _full(root: str, error: OSError) -> FullError:
     return FullError(
-        f"room for another object in {place}",
+        f"room for another object in {root}",
         error.strerror or str(error),
         "Free some space, then run the same command again: what is complete is kept.",
     )

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.query_commands import COMMANDS
+
 if TYPE_CHECKING:
     from cluster.executor import Executor
     from pipeline.artifact import StoredInput
@@ -135,6 +137,8 @@ def plan(study: str, root: str, as_json: bool, refresh: bool) -> None:
         click.echo(json.dumps([asdict(state) for state in states], indent=1))
         return
     _table(states, costs=True)
+    for warning in (warning for state in states for warning in state.warnings):
+        click.echo(warning)
     left = [state for state in states if not state.finished]
     if left:
         seconds, size_bytes = sum(state.seconds for state in left), sum(state.size_bytes for state in left)
@@ -143,7 +147,7 @@ def plan(study: str, root: str, as_json: bool, refresh: bool) -> None:
             f"{size(size_bytes)} to write."
         )
         if not all(state.measured for state in left):
-            click.echo(measured().said)
+            click.echo(measured().basis)
     else:
         click.echo(f"\nAll {len(states)} steps are done.")
 
@@ -158,10 +162,10 @@ def status(study: str, root: str, as_json: bool, check: bool, refresh: bool) -> 
     """Say how each step of a study stands."""
     from pipeline.errors import OutdatedError
     from pipeline.plan import plan as plan_graph
-    from pipeline.speed import REFERENCE, known
+    from pipeline.speed import REFERENCE, cached
 
     _, steps, store = _opened(study, root)
-    states = plan_graph(steps, store, refresh=refresh, speed=lambda: known() or REFERENCE)
+    states = plan_graph(steps, store, refresh=refresh, speed=lambda: cached() or REFERENCE)
     if as_json:
         click.echo(json.dumps([asdict(state) for state in states], indent=1))
     else:
@@ -215,14 +219,19 @@ def run(
     on_busy: str,
 ) -> None:
     """Bring every step to done, doing only what the store does not hold, and print what matters."""
-    from pipeline.errors import PipelineError
+    from pipeline.errors import exit_code
     from pipeline.progress import Progress
     from pipeline.run import run as run_graph
 
     read, steps, store = _opened(study, root)
-    command = f"repscope run {shlex.quote(study)} --store {shlex.quote(root)}"
-    command += "" if executor == "ray" else f" --executor {executor}"
-    command += (f" --address {address}" if address else "") + (f" --ranks {Ranks.text(ranks)}" if ranks else "")
+    forced = list(force)
+
+    def on_event(event: "Event") -> None:
+        if event.kind == "step_started" and event.step in forced:
+            # Its new generation is begun. To force it again would give that up.
+            forced.remove(event.step)
+        progress.on_event(event)
+
     with Progress(steps, quiet=as_json) as progress:
         try:
             result = run_graph(
@@ -235,13 +244,21 @@ def run(
                 on_busy="fail" if on_busy == "fail" else "wait",
                 ranks=ranks[1] if ranks else None,
                 least_ranks=ranks[0] if ranks and ranks[0] < ranks[1] else None,
-                listener=progress.hear,
+                listener=on_event,
             )
-        except PipelineError as error:
-            if error.exit_code != 3:
+        except Exception as error:
+            if exit_code(error) != 3:
                 raise
             progress.close()
-            click.echo(f"repscope: {error}\nTo go on from here: {command}", err=True)
+            command = ["repscope", "run", study, "--store", root]
+            command += [] if executor == "ray" else ["--executor", executor]
+            command += ["--address", address] if address else []
+            command += ["--ranks", Ranks.text(ranks)] if ranks else []
+            command += [word for step in forced for word in ("--force", step)]
+            command += ["--accept-drift"] if accept_drift else []
+            command += [] if on_busy == "wait" else ["--on-busy", on_busy]
+            command += ["--json"] if as_json else []
+            click.echo(f"repscope: {error}\nTo go on from here: {shlex.join(command)}", err=True)
             raise click.exceptions.Exit(3) from error
     made = [step.name for step in result.steps if step.outcome == "made"]
     headlines = [line for step in result.steps for line in result.summary(step.name).get("headlines", ())]
@@ -307,7 +324,7 @@ def log(study: str, run_id: str | None, root: str, as_json: bool, folder: Path |
                 return
             for event in events:
                 if as_json or event.kind != PROGRESS:
-                    click.echo(json.dumps(asdict(event)) if as_json else _told(event))
+                    click.echo(json.dumps(asdict(event)) if as_json else _event_line(event))
             return
     raise UsageError(
         f"a run of {read.study} in {root}",
@@ -424,7 +441,7 @@ def _table(states: "Sequence[StepState]", *, costs: bool) -> None:
         click.echo(f"{line}  {state.reason}".rstrip())
 
 
-def _told(event: "Event") -> str:
+def _event_line(event: "Event") -> str:
     clock = time.strftime("%H:%M:%S", time.gmtime(event.time))
     fields = "  ".join(
         f"{name}={json.dumps(value) if isinstance(value, dict | list) else value}"
@@ -435,6 +452,10 @@ def _told(event: "Event") -> str:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
+
+
+for command in COMMANDS:
+    main.add_command(command)
 
 
 if __name__ == "__main__":

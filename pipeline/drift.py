@@ -105,6 +105,12 @@ class Code:
         return self._files[path]
 
 
+def combined_code(digests: Iterable[str]) -> str:
+    """The digest of what several codes have made together: that of the only one, else one that is no code's own."""
+    distinct = sorted(set(digests))
+    return distinct[0] if len(distinct) == 1 else hashlib.sha256("\n".join(distinct).encode()).hexdigest()
+
+
 @cached
 def _path(module: str) -> Path | None:
     """The source file of a module, found without importing it; None where there is none of that name."""

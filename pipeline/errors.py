@@ -4,6 +4,7 @@
     ├── UsageError           2  a study, a graph, a field or a name that cannot be used
     │   └── RootError        2  a store root that cannot be used: unwritable, no hard links, a newer format
     ├── StoreError           3  the store does not answer as it must
+    │   ├── AccessError      3  the credentials do not suffice, or have expired
     │   ├── FullError        3  no space is left
     │   ├── ExistsError      3  an object is there already (create-only)
     │   ├── MissingError     3  an object is not there
@@ -54,6 +55,10 @@ class StoreError(PipelineError):
     exit_code = 3
 
 
+class AccessError(StoreError):
+    """The store's server refuses the credentials: they have expired, or lack a right."""
+
+
 class FullError(StoreError):
     """No space is left where the store stands."""
 
@@ -75,7 +80,7 @@ class UnansweredError(StoreError):
 class StepFailedError(PipelineError):
     """A step could not be finished. `step` is its name, `part` the failed part where there is one.
 
-    `said` is the whole message of a cause that says by itself what was expected, what was found and what to do.
+    `message` is the whole message of a cause that says by itself what was expected, what was found and what to do.
     """
 
     exit_code = 3
@@ -90,17 +95,17 @@ class StepFailedError(PipelineError):
         part: int | None = None,
         type_name: str = "",
         traceback: str = "",
-        said: str = "",
+        message: str = "",
     ) -> None:
         super().__init__(expected, found, remedy)
-        self.said = said
+        self.message = message
         self.step = step
         self.part = part
         self.type_name = type_name
         self.traceback = traceback
 
     def __str__(self) -> str:
-        return self.said or super().__str__()
+        return self.message or super().__str__()
 
 
 class StaleCodeError(StepFailedError):

@@ -11,6 +11,7 @@
 | `progress` | `done`, `total`, `metrics`, `attempt`: of a training; a thousand of each are kept |
 | `step_done` | `key`, `generation`, `seconds`, `size_bytes`, `summary` |
 | `step_failed` | `message`, `part`, `type`, `traceback` |
+| `log_delayed` | `message`: events could not be written and wait; shown, not kept |
 | `run_done` | `seconds` |
 | `run_failed` | `message` |
 """
@@ -25,6 +26,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pipeline.errors import PipelineError
 from pipeline.store import Store
 
 FLUSH_SECONDS = 10.0
@@ -61,7 +63,7 @@ def new_run_id() -> str:
 
 
 class EventLog:
-    """Tells a listener of every event at once, and keeps them in the store in a few objects.
+    """Passes every event to a listener at once, and keeps them in the store in a few objects.
 
     Nothing is kept before `keep` is called: a run that has nothing to do leaves no trace.
     """
@@ -72,6 +74,7 @@ class EventLog:
         self._listener = listener
         self._waiting: list[Event] = []
         self._kept = False
+        self._unwritten: list[tuple[str, bytes]] = []
         self._sequence = 0
         self._flushed = time.monotonic()
         self._lock = threading.Lock()
@@ -81,8 +84,8 @@ class EventLog:
         """From now on events are written to the store, those before included."""
         self._kept = True
 
-    def tell(self, kind: str, step: str = "", **fields: Any) -> None:
-        """One thing happened."""
+    def emit(self, kind: str, step: str = "", **fields: Any) -> None:
+        """Passes an event on and keeps it."""
         event = Event(kind, step, time.time(), fields)
         if self._listener is not None:
             self._listener(event)
@@ -104,16 +107,27 @@ class EventLog:
         return True
 
     def flush(self) -> None:
-        """Writes what waits."""
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
-        if not self._kept or not waiting:
+        """Writes what waits. Where the store refuses, it waits for the next flush: a log must not end a run."""
+        if not self._kept:
             return
-        lines = "".join(json.dumps(asdict(event)) + "\n" for event in waiting)
-        name = f"runs/{self._run_id}/events/{self._sequence:06d}-{os.getpid()}.jsonl"
-        self._store.create_or_read(name, lines.encode())
-        self._sequence += 1
-        self._flushed = time.monotonic()
+        with self._lock:
+            if self._waiting:
+                lines = "".join(json.dumps(asdict(event)) + "\n" for event in self._waiting)
+                name = f"runs/{self._run_id}/events/{self._sequence:06d}-{os.getpid()}.jsonl"
+                self._unwritten.append((name, lines.encode()))
+                self._sequence += 1
+                self._waiting = []
+            self._flushed = time.monotonic()
+            try:
+                while self._unwritten:
+                    self._store.create_or_read(*self._unwritten[0])
+                    del self._unwritten[0]
+            except PipelineError as error:
+                failure = Event("log_delayed", "", time.time(), {"message": str(error)})
+            else:
+                return
+        if self._listener is not None:
+            self._listener(failure)
 
 
 def run_ids(store: Store) -> list[str]:

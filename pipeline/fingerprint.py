@@ -1,8 +1,8 @@
 """The digest of what a stage reads outside the store: `External` -> digest.
 
 "listing" digests the relative paths and sizes below a URL, "content" the bytes too, and any other word is the user's
-own digest. A source is listed by `run` always and by `plan` and `status` only where nothing is known of it or they are
-told to: what was found is kept in a cache of this user, the sha256 of each file by its size and mtime or etag.
+own digest. A source is listed by `run` always, by `plan` and `status` only where its digest is not cached or with
+`--refresh`: what was found is kept in a cache of this user, the sha256 of each file by its size and mtime or etag.
 """
 
 import hashlib
@@ -58,28 +58,28 @@ class Fingerprints:
     def _digest(self, source: External) -> str:
         if source.digest not in ("listing", "content"):
             return f"given:{source.digest}"
-        place = " ".join([source.digest, _absolute(source.url), *source.only])
-        known = self._known.get(place, {})
-        if place not in self._fresh:
+        name = " ".join([source.digest, _absolute(source.url), *source.only])
+        known = self._known.get(name, {})
+        if name not in self._fresh:
             if known and not self._refresh:
                 return str(known["digest"])
             if source.digest == "content":
                 files = sorted(list_files(source.url, source.only), key=lambda file: file.path)
                 hashes = self._hashes(source.url, files, known.get("files", {}))
                 digest = _digest_of("content", ([file.path, file.size, hashes[file.path][2]] for file in files))
-                self._known[place] = {"files": hashes}
+                self._known[name] = {"files": hashes}
             else:
                 # One short text for each file, for there may be millions; the separator sorts below all letters.
                 lines = sorted(f"{file.path}\0{file.size}" for file in list_files(source.url, source.only))
                 pairs = (line.split("\0") for line in lines)
                 digest = _digest_of("listing", ([path, int(size)] for path, size in pairs))
-                self._known[place] = {}
+                self._known[name] = {}
             if digest is None:
                 raise InputError(f"files in {source.url}", "none", "Check the source's URL.")
-            self._fresh[place] = digest
-            self._known[place]["digest"] = digest
-            self._changed = self._changed or self._known[place] != known
-        return self._fresh[place]
+            self._fresh[name] = digest
+            self._known[name]["digest"] = digest
+            self._changed = self._changed or self._known[name] != known
+        return self._fresh[name]
 
     def _hashes(self, url: str, files: list[SourceFile], known: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """path -> [size, stamp, sha256], reading only files whose size or stamp is new."""
@@ -129,7 +129,7 @@ def _named_files(url: str, names: Sequence[str]) -> Iterator[SourceFile]:
     # Every file system of fsspec has errors of its own, and some of them are no OSError.
     except Exception as error:
         raise InputError(
-            f"{len(names)} files in {url}", _told(error), "Check their names and the credentials."
+            f"{len(names)} files in {url}", _one_line(error), "Check their names and the credentials."
         ) from error
     for name, detail in zip(names, details, strict=True):
         yield SourceFile(name, int(detail["size"] or 0), _stamp(detail))
@@ -147,13 +147,13 @@ def _list_all(url: str) -> Iterator[SourceFile]:
         details = files.find(root, detail=True)
     # As above.
     except Exception as error:
-        raise InputError(f"to list {url}", _told(error), "Check the source's URL and the credentials.") from error
+        raise InputError(f"to list {url}", _one_line(error), "Check the source's URL and the credentials.") from error
     for path, detail in details.items():
         name = path[len(root) :].lstrip("/") or path.rpartition("/")[2]
         yield SourceFile(name, int(detail["size"] or 0), _stamp(detail))
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """An error of a file system in one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 

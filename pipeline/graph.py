@@ -13,7 +13,7 @@ from pipeline.errors import UsageError
 from pipeline.step import Step
 from pipeline.study import Encoder, Study
 from stages.contract import Stage
-from stages.decoder.rcdm.published_stage import Released
+from stages.decoder.rcdm.published_stage import ReleasedDecoder
 from stages.decoder.rcdm.spec import SAMPLING
 from stages.decoder.rcdm.stage import Rcdm
 from stages.decoder.spec import WITHOUT_SKETCH
@@ -58,7 +58,7 @@ def graph_of(study: Study) -> list[Step]:
         for name, encoder in encoder_steps_of(study).items()
         if isinstance(encoder, Imported)
     }
-    published = isinstance(study.decoder, Released)
+    published = isinstance(study.decoder, ReleasedDecoder)
     if published:
         # A published decoder must fit its encoder, which is found out as early.
         name = study.decoder.taps[0].partition(":")[0]
@@ -161,14 +161,14 @@ def samples_of(study: Study) -> Samples:
     Raises UsageError where that cannot be done.
     """
     needed: Mapping[str, Any] = {}
-    if isinstance(study.decoder, Released | Rcdm):
+    if isinstance(study.decoder, ReleasedDecoder | Rcdm):
         needed = SAMPLING
     elif study.decoder.training.sketch_images == 0:
         needed = WITHOUT_SKETCH
     unset = {name: value for name, value in needed.items() if name not in study.samples.model_fields_set}
     sampling = study.samples.model_copy(update=unset)
     if sampling.sampler == PUBLISHED:
-        if not isinstance(study.decoder, Released | Rcdm):
+        if not isinstance(study.decoder, ReleasedDecoder | Rcdm):
             raise UsageError(
                 "`sampler: published` beside a decoder of kind: released or architecture: adm",
                 "a decoder of noise levels, which has neither its steps nor a learned variance",
@@ -190,7 +190,7 @@ def samples_of(study: Study) -> Samples:
         raise UsageError(
             "samples.sigma_min below samples.sigma_max",
             f"{sampling.sigma_min:g} and {sampling.sigma_max:g}",
-            "Lower the one or raise the other; docs/study.md explains how they go with the decoder.",
+            "Lower the one or raise the other; docs/guide/decoders.md says how they go with the decoder.",
         )
     return sampling
 

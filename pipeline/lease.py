@@ -5,7 +5,7 @@
     leases/<name>/e0001.released        the owner is done
 
 The newest epoch counts. It is over when it was released, or when its last sign of life is older than its time to live,
-judged by the server's clock alone: the time of a probe object just written. Then whoever creates the next epoch holds
+measured by the server's clock alone: the time of a probe object just written. Then whoever creates the next epoch holds
 the lease, and an owner that sees a higher epoch than its own stops.
 """
 
@@ -42,9 +42,9 @@ class Lease:
         self._lost = False
         self._thread: threading.Thread | None = None
 
-    def acquire(self, on_busy: Literal["wait", "fail"], tell: Callable[[str], None]) -> None:
-        """Takes the lease; `tell` hears once whom it waits for. Raises `BusyError` with `on_busy="fail"`."""
-        told = False
+    def acquire(self, on_busy: Literal["wait", "fail"], on_wait: Callable[[str], None]) -> None:
+        """Takes the lease; calls `on_wait` once with the owner. Raises `BusyError` with `on_busy="fail"`."""
+        reported = False
         while True:
             epoch, owner = self._holder()
             if owner is None and self._take(epoch + 1):
@@ -57,9 +57,9 @@ class Lease:
                         f"{who}",
                         "Wait for it, or run again with --on-busy wait.",
                     )
-                if not told:
-                    tell(who)
-                    told = True
+                if not reported:
+                    on_wait(who)
+                    reported = True
                 time.sleep(POLL_SECONDS)
 
     def _take(self, epoch: int) -> bool:
@@ -117,12 +117,12 @@ class Lease:
         if self._lost:
             raise BusyError(
                 f"to hold the lease on {self._folder[7:]}",
-                "that another run took it, because no sign of life of this one was seen for too long",
+                "that another run took it, because this one wrote no heartbeat for too long",
                 "Run the same command again: what is complete is kept.",
             )
 
     def beat(self) -> None:
-        """Gives a sign of life, and sees whether the lease is still ours."""
+        """Writes a heartbeat, and checks that the lease is still ours."""
         self._beats += 1
         with suppress(ExistsError):
             self._store.create(self._beat(self._beats), b"")
@@ -137,8 +137,8 @@ class Lease:
 
     def _live(self) -> None:
         while not self._stop.wait(self._ttl / 3):
-            # A beat that fails is one beat less; if they all fail, the lease runs out, which is what it is for.
-            with suppress(StoreError):
+            # A heartbeat that fails, for whatever reason, is one less. If all fail, the lease runs out.
+            with suppress(Exception):
                 self.beat()
 
 

@@ -2,11 +2,12 @@
 
     artifacts/<stage>/<key[:16]>/g0000/
         artifact.json      Head: what is to be made, of what, by which code; written first
+        train/             a training's checkpoints, its files before they are published, and decision.json (Decision)
         parts/00012.json   Receipt: what a part has written; its presence says the part is done
         manifest.json      Manifest: the table of contents; written last, its presence is the commit
         tombstone.json     Tombstone: closes the generation for good
 
-`survey` looks at a key once (one listing, one or two reads) and says which generation counts and how it stands. The
+`survey` reads the state of a key (one listing, one or two reads): which generation counts, and its standing. The
 newest generation counts; one that is closed counts for nothing, so that a late writer in it harms nobody.
 """
 
@@ -31,7 +32,7 @@ FORMAT = 1
 """Major version of these records. A newer one is refused, an older one is read."""
 
 AT_ONCE = 32
-"""How many artifacts of a store that is far are looked at together."""
+"""How many records of a remote store are read together."""
 
 RECORDS = ("artifact.json", "manifest.json", "tombstone.json")
 Standing: TypeAlias = Literal["none", "open", "closed", "committed", "broken"]
@@ -77,7 +78,7 @@ class Object(BaseModel):
 
 
 class Ref(BaseModel):
-    """A committed artifact as a worker is told of it: where it is, and the digest its manifest must have."""
+    """A reference to a committed artifact: its folder, and the digest its manifest must have."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -134,6 +135,13 @@ class Receipt(_Record):
     owner: Owner
     executor: str
     created: float
+
+
+class Decision(_Record):
+    """`train/decision.json`: whose files a training's artifact consists of. `receipt` is what they add up to."""
+
+    attempt: str
+    receipt: Receipt
 
 
 class Manifest(_Record):
@@ -223,7 +231,7 @@ class Survey:
         return {int(label) for label in labels if label.isdigit()}
 
     def ref(self, store: Store) -> Ref:
-        """How a worker is told of it, once it is committed."""
+        """Its reference, once it is committed."""
         assert self.manifest is not None
         return Ref(store=store.url, stage=self.stage, key=self.key, generation=self.number, digest=self.manifest.digest)
 
@@ -358,6 +366,18 @@ def close_generation(store: Store, stage: str, key: str, number: int, reason: st
     """Closes a generation for good; closing it again changes nothing."""
     tombstone = Tombstone(reason=reason, owner=Owner.here(run), created=time.time())
     write_record(store, f"{folder_of(stage, key, number)}/tombstone.json", tombstone)
+
+
+def read_receipts(store: Store, folder: str, parts: int) -> list[Receipt]:
+    """The receipts of all parts, in order; read concurrently from a remote store. Raises `MissingError`."""
+
+    def read(part: int) -> Receipt:
+        return read_record(store, f"{folder}/{receipt_name(part)}", Receipt)
+
+    if not store.far:
+        return [read(part) for part in range(parts)]
+    with ThreadPoolExecutor(AT_ONCE, "receipts") as threads:
+        return list(threads.map(read, range(parts)))
 
 
 def read_receipt(store: Store, folder: str, part: int) -> Receipt | None:

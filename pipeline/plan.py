@@ -17,7 +17,7 @@ from stages.contract import Estimate, Summary
 State: TypeAlias = Literal["done", "missing", "partial", "BROKEN", "STALE", "DRIFT"]
 
 SAMPLED_RECEIPTS = 16
-"""How many receipts of an unfinished step are read to tell how long the rest will take."""
+"""How many receipts of an unfinished step are read to estimate the time left."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class StepState:
     seconds: float
     size_bytes: int
     measured: bool
+    warnings: tuple[str, ...] = ()
+    """Sentences on what the step would leave out."""
 
     @property
     def finished(self) -> bool:
@@ -119,11 +121,11 @@ def plan(
     store.recognise()
     fingerprints, code = Fingerprints(refresh), Code()
     keys = keys_of(graph, fingerprints)
-    looks = surveys(store, [(step.stage.name, keys[step.name].digest) for step in graph])
+    surveyed = surveys(store, [(step.stage.name, keys[step.name].digest) for step in graph])
     standings: dict[str, tuple[Survey, State, str]] = {}
     sources: dict[str, Source] = {}
     for step in graph:
-        found = looks[keys[step.name].digest]
+        found = surveyed[keys[step.name].digest]
         ready = {name: sources[source] for name, source in step.inputs.items() if source in sources}
         state, reason = judge(found, ready, code.digest(type(step.stage)))
         waits = [source for source in step.inputs.values() if source not in sources]
@@ -168,8 +170,9 @@ def _state(
         seconds, size_bytes, measured = found.manifest.seconds, found.manifest.size_bytes, True
         done = parts if state in ("done", "DRIFT") else 0
     elif state == "partial" and found.head is not None:
-        parts, done = found.head.parts, len(found.received)
-        sampled = (read_receipt(store, found.folder, part) for part in sorted(found.received)[:SAMPLED_RECEIPTS])
+        received = found.received
+        parts, done = found.head.parts, len(received)
+        sampled = (read_receipt(store, found.folder, part) for part in sorted(received)[:SAMPLED_RECEIPTS])
         receipts = [receipt for receipt in sampled if receipt is not None]
         left = parts - done
         if receipts:
@@ -189,6 +192,7 @@ def _state(
         seconds=seconds,
         size_bytes=size_bytes,
         measured=measured,
+        warnings=() if guess is None else guess.warnings,
     )
 
 

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 PLAIN_SECONDS = 15.0
-"""On a plain stream a step at work says how far it is at most this often."""
+"""On a plain stream the progress of a step is printed at most this often."""
 
 
 class Progress:
-    """Listens to a run's events. `quiet` says nothing at all."""
+    """Shows a run's events. `quiet` prints nothing at all."""
 
     def __init__(self, steps: Sequence[Step], *, quiet: bool) -> None:
         self._names = [step.name for step in steps]
@@ -27,7 +27,9 @@ class Progress:
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._began = time.monotonic()
-        self._said = self._began
+        self._printed = self._began
+        self._first = 0
+        self._attempt = 0
 
     def __enter__(self) -> Self:
         return self
@@ -43,13 +45,18 @@ class Progress:
             self._bar.stop()
             self._bar = None
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Shows one event."""
-        if self._quiet or not event.step:
+        if self._quiet:
             return
         fields = event.fields
+        if event.kind == "log_delayed":
+            self._line(f"events of this run could not be written, and will be later: {fields['message']}")
+        if not event.step:
+            return
         if event.kind == "step_started":
-            self._began = self._said = time.monotonic()
+            self._began = self._printed = time.monotonic()
+            self._first, self._attempt = fields["parts"] - fields["todo"], 0
             self._start(event.step, fields["parts"], fields["parts"] - fields["todo"])
         elif event.kind == "step_waiting":
             self._line(f"{event.step}: waiting for {fields['owner']}, who is at work on it")
@@ -58,6 +65,11 @@ class Progress:
         elif event.kind == "part_done":
             self._advance(event.step, fields["done"], fields["parts"], {})
         elif event.kind == "progress":
+            if fields["attempt"] != self._attempt:
+                # It begins at the checkpoint of an attempt before, whose work says nothing about the time left.
+                self._began, self._first, self._attempt = time.monotonic(), fields["done"], fields["attempt"]
+                if self._bar is not None and self._task is not None:
+                    self._bar.reset(self._task, completed=fields["done"], total=fields["total"])
             self._advance(event.step, fields["done"], fields["total"], fields["metrics"])
         elif event.kind == "step_done":
             self._finish(
@@ -94,15 +106,15 @@ class Progress:
 
     def _advance(self, step: str, done: int, total: int, metrics: dict[str, float]) -> None:
         # The first is what matters; the others are for `repscope log --tensorboard`.
-        said = "".join(f"{name} {value:.3g}" for name, value in list(metrics.items())[:1])
+        metric = "".join(f"{name} {value:.3g}" for name, value in list(metrics.items())[:1])
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=total, metrics=said)
+            self._bar.update(self._task, completed=done, total=total, metrics=metric)
             return
         now = time.monotonic()
-        if now - self._said >= PLAIN_SECONDS and 0 < done < total:
-            self._said = now
-            left = (now - self._began) / done * (total - done)
-            print(f"{self._label(step)}  {done}/{total}  {duration(left)} left  {said}", file=sys.stderr, flush=True)
+        if now - self._printed >= PLAIN_SECONDS and self._first < done < total:
+            self._printed = now
+            left = (now - self._began) / (done - self._first) * (total - done)
+            print(f"{self._label(step)}  {done}/{total}  {duration(left)} left  {metric}", file=sys.stderr, flush=True)
 
     def _finish(self, line: str) -> None:
         self.close()

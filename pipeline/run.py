@@ -11,14 +11,14 @@ import os
 import socket
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cluster.executor import Executor
 from pipeline.artifact import StoredInput
 from pipeline.drift import Code
-from pipeline.errors import StepFailedError, StoreError, UsageError
+from pipeline.errors import StepFailedError, UsageError
 from pipeline.events import EventLog, Listener, new_run_id
 from pipeline.fingerprint import Fingerprints
 from pipeline.key import Key
@@ -38,9 +38,9 @@ GENERATIONS_TRIED = 5
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a run made of a step: `hit` (nothing was done) or `made`, where its artifact is, and what it says of itself.
+    """The result of a step: `hit` (nothing was done) or `made`, the URL of its artifact, and its summary.
 
-    `drift`: it was made by other code than today's.
+    `drift`: other code than today's made it.
     """
 
     name: str
@@ -107,8 +107,8 @@ def run(
 
 
 @dataclass(frozen=True)
-class _Made:
-    """A step that is done in this run: where, and what became of it."""
+class _Done:
+    """A step that is done in this run: its artifact and its result."""
 
     ref: Ref
     result: StepResult
@@ -125,7 +125,7 @@ class _Job:
 
     step: Step
     key: Key
-    inputs: Mapping[str, _Made]
+    inputs: Mapping[str, _Done]
     code: str
 
     @property
@@ -142,7 +142,7 @@ class _Job:
 
 
 class _Engine:
-    """One run. Its state is what must not be asked twice; all that must survive is in the store."""
+    """One run. Its state is only a memo; all that must survive is in the store."""
 
     def __init__(
         self,
@@ -167,71 +167,72 @@ class _Engine:
         self._events = EventLog(store, self._run_id, listener)
         self._code = Code()
         self._plan: dict[str, Any] = {}
-        self._looks: dict[str, Survey] = {}
+        self._surveyed: dict[str, Survey] = {}
 
     def run(self, graph: Sequence[Step], study: str | None, force: frozenset[str]) -> RunResult:
         """See the function of this name."""
         started = time.time()
         self._store.recognise()
-        self._events.tell("run_started", study=study, host=socket.gethostname(), pid=os.getpid())
+        self._events.emit("run_started", study=study, host=socket.gethostname(), pid=os.getpid())
         fingerprints = Fingerprints(refresh=True)
         keys = keys_of(graph, fingerprints)
         fingerprints.save()
         self._plan = _plan(self._run_id, study, graph, keys)
         forced = {keys[name].digest for name in force}
         if self._store.far:
-            self._looks = surveys(self._store, [(step.stage.name, keys[step.name].digest) for step in graph])
-        made: dict[str, _Made] = {}
-        by_key: dict[str, _Made] = {}
+            self._surveyed = surveys(self._store, [(step.stage.name, keys[step.name].digest) for step in graph])
+        # All before the first step: code that is edited during the run counts for none of them.
+        codes = {step.name: self._code.digest(type(step.stage)) for step in graph}
+        self._code.save()
+        done: dict[str, _Done] = {}
+        by_key: dict[str, _Done] = {}
         for step in graph:
             key = keys[step.name]
             if key.digest not in by_key:
-                inputs = {name: made[source] for name, source in step.inputs.items()}
-                job = _Job(step, key, inputs, self._code.digest(type(step.stage)))
+                inputs = {name: done[source] for name, source in step.inputs.items()}
+                job = _Job(step, key, inputs, codes[step.name])
                 by_key[key.digest] = self._step(job, key.digest in forced)
-            made[step.name] = by_key[key.digest]
-        self._code.save()
+            done[step.name] = by_key[key.digest]
         if study is not None:
-            point(self._store, study, self._run_id, {name: entry.ref for name, entry in made.items()})
-        self._events.tell("run_done", seconds=time.time() - started)
+            point(self._store, study, self._run_id, {name: entry.ref for name, entry in done.items()})
+        self._events.emit("run_done", seconds=time.time() - started)
         self._events.flush()
-        results = tuple(replace(made[step.name].result, name=step.name) for step in graph)
+        results = tuple(replace(done[step.name].result, name=step.name) for step in graph)
         return RunResult(self._run_id if self._working else None, results)
 
     def failed(self, error: BaseException) -> None:
-        """Tells of the end of a run that did not come to its end."""
-        self._events.tell("run_failed", message=str(error) or type(error).__name__)
-        with suppress(StoreError):
-            self._events.flush()
+        """Records that the run ended with an error."""
+        self._events.emit("run_failed", message=str(error) or type(error).__name__)
+        self._events.flush()
 
-    def _step(self, job: _Job, forced: bool) -> _Made:
+    def _step(self, job: _Job, forced: bool) -> _Done:
         """A hit where the store holds the step; otherwise its work, under the lease."""
-        # What was looked at together counts until something is done; after that a look may be hours old.
-        known = None if self._working else self._looks.get(job.key.digest)
-        found, state, reason = self._look(job, known)
+        # The surveys taken at the start count until something is done; after that they may be hours old.
+        known = None if self._working else self._surveyed.get(job.key.digest)
+        found, state, reason = self._survey(job, known)
         if not forced and state in ("done", "DRIFT"):
             return self._hit(job, found, state)
         self._ready_store()
         lease = Lease(self._store, f"{job.stage.name}/{job.key.short}", self._run_id)
-        lease.acquire(self._on_busy, lambda owner: self._events.tell("step_waiting", job.step.name, owner=owner))
+        lease.acquire(self._on_busy, lambda owner: self._events.emit("step_waiting", job.step.name, owner=owner))
         with lease:
-            found, state, reason = self._look(job)
+            found, state, reason = self._survey(job)
             if not forced and state in ("done", "DRIFT"):
                 return self._hit(job, found, state)
-            return self._make(job, found, "forced" if forced else reason, forced, lease)
+            return self._do(job, found, "forced" if forced else reason, forced, lease)
 
-    def _look(self, job: _Job, known: Survey | None = None) -> tuple[Survey, State, str]:
+    def _survey(self, job: _Job, known: Survey | None = None) -> tuple[Survey, State, str]:
         found = known or survey(self._store, job.stage.name, job.key.digest)
         return (found, *judge(found, job.sources, job.code, self._accept_drift))
 
-    def _hit(self, job: _Job, found: Survey, state: State) -> _Made:
+    def _hit(self, job: _Job, found: Survey, state: State) -> _Done:
         drift = state == "DRIFT"
-        self._events.tell("step_hit", job.step.name, key=found.key, generation=found.number, drift=drift)
+        self._events.emit("step_hit", job.step.name, key=found.key, generation=found.number, drift=drift)
         ref = found.ref(self._store)
         assert found.manifest is not None
         summary = found.manifest.summary
         result = StepResult(job.step.name, ref.stage, ref.key, self._url(ref), "hit", drift, 0, 0.0, summary)
-        return _Made(ref, result)
+        return _Done(ref, result)
 
     def _url(self, ref: Ref) -> str:
         return self._store.address(ref.folder)
@@ -257,10 +258,10 @@ class _Engine:
             self._executor = self._stack.enter_context(executor)
         return self._executor
 
-    def _make(self, job: _Job, found: Survey, reason: str, forced: bool, lease: Lease) -> _Made:
+    def _do(self, job: _Job, found: Survey, reason: str, forced: bool, lease: Lease) -> _Done:
         """Runs what a generation lacks and commits it; begins another where that one turns out closed or damaged."""
         started = time.perf_counter()
-        parts = split(job.step, {name: StoredInput(made.ref, self._store) for name, made in job.inputs.items()})
+        parts = split(job.step, {name: StoredInput(done.ref, self._store) for name, done in job.inputs.items()})
         parts_run = 0
         for _ in range(GENERATIONS_TRIED):
             number = self._generation(job, found, reason, forced, len(parts))
@@ -268,14 +269,15 @@ class _Engine:
             head = open_generation(
                 self._store, job.stage.name, job.key, number, job.code, job.sources, len(parts), self._run_id
             )
-            found, state, why = self._look(job)
+            found, state, why = self._survey(job)
             if state in ("done", "DRIFT"):
                 return self._hit(job, found, state)
             if found.number != number or not job.fit(head, len(parts), self._accept_drift):
                 reason = why
                 continue
-            todo = [part for part in parts if part.index not in found.received]
-            self._events.tell(
+            received = found.received
+            todo = [part for part in parts if part.index not in received]
+            self._events.emit(
                 "step_started",
                 job.step.name,
                 key=job.key.digest,
@@ -292,7 +294,7 @@ class _Engine:
             merged = work.merge()
             if "problems" not in merged:
                 seconds = time.perf_counter() - started
-                self._events.tell(
+                self._events.emit(
                     "step_done",
                     job.step.name,
                     key=job.key.digest,
@@ -315,15 +317,15 @@ class _Engine:
                     ref.key,
                     self._url(ref),
                     "made",
-                    False,
+                    merged["drift"],
                     parts_run,
                     seconds,
                     merged["summary"],
                 )
-                return _Made(ref, result)
+                return _Done(ref, result)
             reason = f"generation {number} was damaged: {merged['problems'][0]}"
             close_generation(self._store, job.stage.name, job.key.digest, number, reason, self._run_id)
-            found, _, _ = self._look(job)
+            found, _, _ = self._survey(job)
         raise StepFailedError(
             f"to commit a generation of {job.step.name}",
             f"{GENERATIONS_TRIED} generations that were closed or damaged meanwhile",

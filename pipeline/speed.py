@@ -55,7 +55,7 @@ class Speed:
         return 0.5 * self.seconds[self.chosen] / MEASURED["bfloat16"] + 0.5 * other
 
     @property
-    def said(self) -> str:
+    def basis(self) -> str:
         """What estimates rest on, as a sentence."""
         if self.trouble:
             return f"Seconds are those of {self.cpu}: this machine could not be tried ({self.trouble})."
@@ -70,10 +70,10 @@ REFERENCE = Speed("a Xeon of 2023 with AMX", MEASURED)
 """The machine that stages are taken to have been measured on."""
 
 
-def known() -> Speed | None:
+def cached() -> Speed | None:
     """What is known of this machine, or None: without a trial."""
     cpu = cpu_name()
-    found = cache.load(CACHE).get(_place(cpu))
+    found = cache.load(CACHE).get(_cache_key(cpu))
     if isinstance(found, dict) and all(isinstance(found.get(name), float) and found[name] > 0 for name in PRECISIONS):
         return Speed(cpu, {precision: found[precision] for precision in PRECISIONS})
     return None
@@ -82,7 +82,7 @@ def known() -> Speed | None:
 @memoised
 def measured() -> Speed:
     """What is known of this machine, after a trial of some seconds where nothing is; `REFERENCE` where that fails."""
-    found = known()
+    found = cached()
     if found is not None:
         return found
     cpu = cpu_name()
@@ -99,9 +99,9 @@ def measured() -> Speed:
         seconds = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         # A plan with rough seconds is better than none.
-        said = str(getattr(error, "stderr", None) or error).strip().splitlines()
-        return replace(REFERENCE, trouble=said[-1] if said else type(error).__name__)
-    cache.save(CACHE, cache.load(CACHE) | {_place(cpu): seconds})
+        lines = str(getattr(error, "stderr", None) or error).strip().splitlines()
+        return replace(REFERENCE, trouble=lines[-1] if lines else type(error).__name__)
+    cache.save(CACHE, cache.load(CACHE) | {_cache_key(cpu): seconds})
     return Speed(cpu, seconds)
 
 
@@ -113,7 +113,7 @@ def cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def _place(cpu: str) -> str:
+def _cache_key(cpu: str) -> str:
     """Under what the trial of a CPU is kept: all that may change it."""
     limits = [f"{name}={os.environ[name]}" for name in LIMITS if os.environ.get(name)]
     return " | ".join([cpu, f"torch {importlib.metadata.version('torch')}", *limits])

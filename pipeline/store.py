@@ -5,18 +5,21 @@
     store.create("artifacts/…/shard-00000.tar", data)    # ExistsError where the name is taken
     stored, created = store.create_or_read(name, data)   # what exists is adopted; a lost answer is settled the same way
 
-A `Store` is what holds for every place; what a place does itself is its backend (`pipeline.backends`).
+A `Store` holds what is the same for all backends (`pipeline.backends`).
 """
 
+import hashlib
 import json
+import random
 import re
 import secrets
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pipeline.backends import Backend, Entry, LocalBackend, backend_at
-from pipeline.errors import ExistsError, MissingError, RootError, StoreError, UnansweredError
+from pipeline.backends import Backend, Entry, LocalBackend, backend_at, endpoint_of
+from pipeline.errors import ExistsError, MissingError, RootError, StoreError, UnansweredError, UsageError
 
 FORMAT = 1
 """Major version of the store's layout, in `store.json`."""
@@ -25,6 +28,10 @@ MAX_OBJECT_BYTES = 1 << 30
 """No object is larger: one PUT must carry it, and one retry must be cheap."""
 
 CREATE_TRIES = 4
+PAUSE_SECONDS = 0.05
+"""The first pause between two tries; the next are twice as long, and each is cut by up to half at random."""
+BUDGET_SECONDS = 300.0
+"""No further try begins later than this after the first."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.=+@:,-]+(/[A-Za-z0-9_.=+@:,-]+)*")
 
@@ -46,14 +53,23 @@ class Store:
         return not self.url.startswith(("file://", "memory://"))
 
     def prepare(self) -> None:
-        """Readies the store for writing: reads `store.json`, or probes the backend once and creates it.
+        """Readies the store for writing: reads `store.json` or creates it, and probes the backend.
+
+        A bucket is probed once for each URL and endpoint, since a store may be copied to another server. A folder
+        is probed in each process, which is cheap.
 
         Raises `RootError` where the root cannot be written, creating is not exclusive, or the layout is newer.
         """
         if self._prepared:
             return
-        if not self.recognise():
+        exists = self.recognise()
+        identity = f"{self.url} {endpoint_of(self.url)}"
+        record = f"probes/{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
+        if not exists or not self.far or not self._holds(record):
             self._probe()
+            if self.far:
+                self.create_or_read(record, _dump({"format": FORMAT, "url": self.url, "create_only": True}))
+        if not exists:
             self.create_or_read("store.json", _dump({"format": FORMAT, "create_only": True}))
             self.recognise()
         if isinstance(self._backend, LocalBackend):
@@ -75,6 +91,13 @@ class Store:
             raise RootError(
                 f"store format {FORMAT} at {self.url}", f"format {format_!r}", "Update repscope or name another store."
             )
+        return True
+
+    def _holds(self, name: str) -> bool:
+        try:
+            self.head(name)
+        except MissingError:
+            return False
         return True
 
     def _probe(self) -> None:
@@ -105,18 +128,30 @@ class Store:
     def create_or_read(self, name: str, data: bytes) -> tuple[bytes, bool]:
         """Creates an object, or reads the one that is there; whether this call is known to have created it.
 
-        Where an answer is lost, asking again tells: the name is then taken, maybe by ourselves, and what is there is
-        what counts.
+        Where an answer is lost, the request is sent again: if the name is taken by then, maybe by ourselves, the
+        stored object counts. So does a server that says the name is taken and then has no such object: S3 answers 409
+        while a rival's request is under way, which may fail.
         """
+        deadline = time.monotonic() + BUDGET_SECONDS
         for attempt in range(1, CREATE_TRIES + 1):
             try:
                 self.create(name, data)
                 return data, True
             except ExistsError:
-                return self.read(name), False
-            except UnansweredError:
-                if attempt == CREATE_TRIES:
-                    raise
+                try:
+                    return self.read(name), False
+                except MissingError as error:
+                    failure = UnansweredError(
+                        f"object {name} in {self.url}, or its name to be free",
+                        "neither: other requests for that name are under way",
+                        "Run the same command again.",
+                    )
+                    failure.__cause__ = error
+            except UnansweredError as error:
+                failure = error
+            if attempt == CREATE_TRIES or time.monotonic() > deadline:
+                raise failure
+            time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
         raise AssertionError("unreachable")
 
     def read(self, name: str) -> bytes:
@@ -177,7 +212,7 @@ def share(store: Store) -> None:
 
 
 def canonical_url(url: str) -> str:
-    """One spelling per place: absolute `file://` URLs for folders, no slash at the end."""
+    """One spelling per store: absolute `file://` URLs for folders, no slash at the end."""
     if "://" not in url:
         return Path(url).expanduser().resolve().as_uri()
     if url.startswith("file://"):
@@ -186,8 +221,12 @@ def canonical_url(url: str) -> str:
 
 
 def _check(name: str) -> None:
-    assert _NAME.fullmatch(name), f"not an object name: {name!r}"
-    assert not {".", ".."} & set(name.split("/")), f"not an object name: {name!r}"
+    if not _NAME.fullmatch(name) or {".", ".."} & set(name.split("/")):
+        raise UsageError(
+            "object names of letters, digits and `_.=+@:,-`, with / between folders and no folder . or ..",
+            repr(name),
+            "Rename what it is called after: an encoder, a tap or a study.",
+        )
 
 
 def _dump(document: dict[str, Any]) -> bytes:

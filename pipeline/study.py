@@ -25,7 +25,7 @@ from pydantic import (
 
 from pipeline.errors import UsageError
 from stages.decoder.extension.stage import Extension
-from stages.decoder.rcdm.published_stage import Released
+from stages.decoder.rcdm.published_stage import ReleasedDecoder
 from stages.decoder.rcdm.stage import Rcdm
 from stages.decoder.stage import Decoder
 from stages.encoders.sources.settings import KINDS, PRESETS, Override, from_short
@@ -72,13 +72,13 @@ Encoder = Annotated[Pretrain | Untrained | Oracle | Imported, BeforeValidator(_b
 
 ADM, RELEASED, TRAINED = "adm", "released", "trained"
 """`architecture: adm`, `kind: released`, or neither of them."""
-DECODERS: Mapping[str, type[BaseModel]] = {ADM: Rcdm, RELEASED: Released, TRAINED: Decoder}
+DECODERS: Mapping[str, type[BaseModel]] = {ADM: Rcdm, RELEASED: ReleasedDecoder, TRAINED: Decoder}
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, dict):
         return str(value.get("kind", value.get("architecture", TRAINED)))
-    if isinstance(value, Released):
+    if isinstance(value, ReleasedDecoder):
         return RELEASED
     return ADM if isinstance(value, Rcdm) else TRAINED
 
@@ -90,7 +90,7 @@ def _without_kind(value: Any) -> Any:
 AnyDecoder = Annotated[
     Annotated[Decoder, BeforeValidator(_without_kind), Tag(TRAINED)]
     | Annotated[Rcdm, Tag(ADM)]
-    | Annotated[Released, BeforeValidator(_without_kind), Tag(RELEASED)],
+    | Annotated[ReleasedDecoder, BeforeValidator(_without_kind), Tag(RELEASED)],
     Discriminator(
         _kind,
         custom_error_type="decoder_kind",
@@ -120,6 +120,9 @@ class WrittenStudy(StudyBlock):
 
     name_pattern: ClassVar[re.Pattern[str]] = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
+    encoder_pattern: ClassVar[re.Pattern[str]] = re.compile(r"(?!\.+$)[A-Za-z0-9_.=+@,-]+")
+    """Encoders' names are parts of object names."""
+
     study: str
     """Its name: lower-case letters, digits, `-` and `_`."""
     title: str = ""
@@ -144,6 +147,9 @@ class WrittenStudy(StudyBlock):
     def _consistent(self) -> Self:
         if not self.name_pattern.fullmatch(self.study):
             raise ValueError(f"expected study to match {self.name_pattern.pattern}; found {self.study!r}")
+        for encoder in self.encoders:
+            if not self.encoder_pattern.fullmatch(encoder):
+                raise ValueError(f"expected names of encoders of letters, digits and `_.=+@,-`; found {encoder!r}")
         if self.extensions and not isinstance(self.decoder, Decoder):
             raise ValueError("expected extensions of a decoder without kind and architecture only")
         if self.extensions and (numbers := [name for name in self.encoders if name[:1].isdigit()]):
@@ -163,7 +169,7 @@ class WrittenStudy(StudyBlock):
             if name not in taps:
                 meant = _meant(name, taps)
                 raise ValueError(f"expected one of the taps of {encoder}: {', '.join(taps)}; found {tap!r}{meant}")
-        if isinstance(self.decoder, Released) and self.decoder.preprocessing == "rcdm":
+        if isinstance(self.decoder, ReleasedDecoder) and self.decoder.preprocessing == "rcdm":
             name = self.decoder.taps[0].partition(":")[0]
             if getattr(self.encoders[name], "preprocessing", None) != RCDM:
                 # No shape tells, and the samples would be of something else.
@@ -260,12 +266,12 @@ def load(name: str) -> Study:
     try:
         return Study.model_validate(document)
     except ValidationError as error:
-        said = [_said(entry) for entry in error.errors(include_url=False)]
-        count = "a mistake" if len(said) == 1 else f"{len(said)} mistakes"
+        messages = [_message(entry) for entry in error.errors(include_url=False)]
+        count = "a mistake" if len(messages) == 1 else f"{len(messages)} mistakes"
         raise UsageError(
             f"{path} to be a study",
-            f"{count}: {'; '.join(said)}",
-            "docs/study.md lists all fields.",
+            f"{count}: {'; '.join(messages)}",
+            "docs/reference/study.md lists all fields.",
         ) from error
 
 
@@ -277,7 +283,7 @@ def _spot(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _said(error: Any) -> str:
+def _message(error: Any) -> str:
     """One validation error as a person reads it."""
     where = _place(error["loc"])
     if error["type"] == "extra_forbidden":

@@ -23,13 +23,13 @@ def export(events: Sequence[Event], folder: Path) -> list[str]:
     for event in events:
         if event.kind == PROGRESS:
             before = trainings.get(event.step, [])
-            # A later attempt goes on from a checkpoint: what came after that is told again.
+            # A later attempt goes on from a checkpoint: what came after that is reported again.
             trainings[event.step] = [e for e in before if e.fields["done"] < event.fields["done"]] + [event]
-    for step, told in trainings.items():
+    for step, reports in trainings.items():
         for old in (folder / step).glob(f"events.out.tfevents.*{SUFFIX}"):
             old.unlink()
         with SummaryWriter(str(folder / step), filename_suffix=SUFFIX) as writer:
-            for event in told:
+            for event in reports:
                 for name, value in event.fields["metrics"].items():
                     writer.add_scalar(name, value, event.fields["done"], walltime=event.time)
     return list(trainings)

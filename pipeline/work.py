@@ -1,7 +1,7 @@
 """The work of one step on an executor: the parts it falls into, running them or its training, and the merge at the end.
 
 What is decided here is small, because all that must survive is written by the workers (`pipeline.worker`): which calls
-are made, what is told of each, and which of several failures is the step's.
+are submitted, which events are emitted, and which of several failures is the step's.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,13 +36,20 @@ def split(step: Step, inputs: Mapping[str, Input]) -> list[Part]:
             "This is a mistake in the stage.",
             step=step.name,
         ) from error
-    assert [part.index for part in parts] == list(range(len(parts))), f"{step.name}'s parts must count from 0"
+    indices = [part.index for part in parts]
+    if indices != list(range(len(parts))):
+        raise StepFailedError(
+            f"the parts of {step.name} to count from 0",
+            f"{indices[:5]}",
+            "This is a mistake in the stage.",
+            step=step.name,
+        )
     return parts
 
 
 @dataclass(frozen=True)
 class Work:
-    """The work of a step in one generation; `task` is what its workers are told."""
+    """The work of a step in one generation; `task` is what its workers are sent."""
 
     step: Step
     task: Task
@@ -52,9 +59,9 @@ class Work:
     def run(self, todo: Sequence[Part], parts: int, lease: Lease, ranks: int | None, least_ranks: int | None) -> None:
         """Runs those of `parts` that are to do.
 
-        An error stops the step; what was lost with its worker is told when the others are done. A training runs on
-        `ranks` (None: as many as it usually takes), on as few as `least_ranks` where there is room for no more. Raises
-        `StepFailedError`, and `BusyError` once the lease is lost.
+        An error stops the step. A part that was lost with its workers is reported when the others are done. A training
+        runs on `ranks` (None: as many as it usually takes), on as few as `least_ranks` where there is room for no more.
+        Raises `StepFailedError`, and `BusyError` once the lease is lost.
         """
         if not todo:
             return
@@ -66,11 +73,11 @@ class Work:
             lease.check()
             part = int(outcome.id.rpartition("/")[2])
             for loss in outcome.losses:
-                self.events.tell("part_lost", self.step.name, part=part, **asdict(loss))
+                self.events.emit("part_lost", self.step.name, part=part, **asdict(loss))
             if outcome.error is None:
                 done += 1
                 where = {"host": outcome.host, "pid": outcome.pid, "executor": outcome.executor}
-                self.events.tell("part_done", self.step.name, **outcome.result(), **where, done=done, parts=parts)
+                self.events.emit("part_done", self.step.name, **outcome.result(), **where, done=done, parts=parts)
                 return
             failure = self._failure(outcome, part)
             if outcome.error.kind == "error":
@@ -78,7 +85,7 @@ class Work:
             failures.append(failure)
 
         if isinstance(self.step.stage, Gang):
-            self._train(self.step.stage, ranks, least_ranks, on_done)
+            self._train(self.step.stage, ranks, least_ranks, on_done, lease)
         else:
             self.executor.run(self._calls(todo), on_done, self.step.stage.gpu)
         if failures:
@@ -99,21 +106,23 @@ class Work:
             payload = self.task.model_copy(update={"part": part}).model_dump(mode="json")
             yield Call(f"{self.step.name}/{part.index}", "pipeline.worker:work", payload)
 
-    def _train(self, stage: Gang, ranks: int | None, least_ranks: int | None, on_done: OnDone) -> None:
+    def _train(self, stage: Gang, ranks: int | None, least_ranks: int | None, on_done: OnDone, lease: Lease) -> None:
+        def on_progress(progress: Progress) -> None:
+            # What this raises ends the training.
+            lease.check()
+            self.events.emit("progress", self.step.name, **asdict(progress))
+
         # Unasked one: on the CPUs of one machine several ranks are no quicker than one that has them all.
         asked = ranks or 1
         most = min(asked, stage.max_ranks or asked)
         least = None if least_ranks is None else min(least_ranks, most)
         call = Call(f"{self.step.name}/0", "pipeline.worker:train", self.task.model_dump(mode="json"))
-        on_done(self.executor.gang(call, most, self._progress, least))
-
-    def _progress(self, progress: Progress) -> None:
-        self.events.tell("progress", self.step.name, **asdict(progress))
+        on_done(self.executor.gang(call, most, on_progress, least))
 
     def _failure(self, outcome: Outcome, part: int | None) -> StepFailedError:
         error = outcome.error
         assert error is not None
-        self.events.tell(
+        self.events.emit(
             "step_failed", self.step.name, message=error.message, part=part, type=error.type, traceback=error.traceback
         )
         where = f"part {part} of {self.step.name}" if part is not None else f"the end of {self.step.name}"
@@ -126,5 +135,5 @@ class Work:
             part=part,
             type_name=error.type,
             traceback=error.traceback,
-            said=f"{where} failed on {outcome.host}: {error.message}" if ours else "",
+            message=f"{where} failed on {outcome.host}: {error.message}" if ours else "",
         )

@@ -1,6 +1,6 @@
 """What runs inside an executor: one part (`work`), one training (`train`), or the end of a step (`merge`).
 
-A worker is told by words alone: the import path and the JSON of the stage, where its inputs are, the key and the code
+A worker is sent text only: the import path and the JSON of the stage, the URLs of its inputs, and the key and code
 digest that the driver has computed. It computes both again and refuses where they differ, because then its node has
 other code than the driver.
 """
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from cluster.resources import device
-from pipeline.artifact import StoredCheckpoints, StoredInput, StoredOutput
-from pipeline.drift import Code
+from pipeline.artifact import StoredCheckpoints, StoredInput, StoredOutput, TrainingOutput
+from pipeline.drift import Code, combined_code
 from pipeline.errors import PipelineError, StaleCodeError
 from pipeline.key import key_of
 from pipeline.manifest import (
@@ -34,6 +34,7 @@ from pipeline.manifest import (
     folder_of,
     missing,
     read_receipt,
+    read_receipts,
     read_record,
     receipt_name,
     write_record,
@@ -64,7 +65,7 @@ VERSIONED = {
 
 
 class Task(BaseModel):
-    """What a worker is told. `part` is None for `train` and `merge`."""
+    """What a worker is sent. `part` is None for `train` and `merge`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -82,8 +83,8 @@ class Task(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Bench:
-    """A task made concrete in this process."""
+class _Assignment:
+    """A task with its stage, store and inputs opened in this process."""
 
     task: Task
     stage: Stage
@@ -107,7 +108,7 @@ class _Context:
     report: Callable[[int, int, Mapping[str, float]], None]
 
 
-class _Nowhere:
+class _NoOutput:
     """The output of ranks other than 0."""
 
     def put(self, name: str, data: bytes | Path, check: Callable[[bytes], None] | None = None) -> bytes:
@@ -119,85 +120,98 @@ class _Nowhere:
 
 def work(payload: dict[str, Any]) -> dict[str, Any]:
     """Does one part and writes its receipt; a part that has one is left alone."""
-    bench = _bench(payload)
-    part = bench.task.part
+    assignment = _assignment(payload)
+    part = assignment.task.part
     assert part is not None
-    receipt = read_receipt(bench.store, bench.folder, part.index)
+    receipt = read_receipt(assignment.store, assignment.folder, part.index)
     if receipt is None:
         started = time.perf_counter()
-        state = _state(bench)
-        out = bench.output()
+        state = _state(assignment)
+        out = assignment.output()
         with noted() as precisions:
-            summary = _plain(bench.stage.work(part, state, bench.inputs, out))
-        receipt = _receive(bench, part.index, out, summary, time.perf_counter() - started, precisions)
-    return _told(receipt)
+            summary = _plain(assignment.stage.work(part, state, assignment.inputs, out))
+        seconds = time.perf_counter() - started
+        ours = _receipt(assignment, part.index, out.objects, tuple(out.adopted), summary, seconds, precisions)
+        receipt, _ = write_record(assignment.store, f"{assignment.folder}/{receipt_name(part.index)}", ours)
+    return _report(receipt)
 
 
 def train(payload: dict[str, Any], context: "GangContext") -> dict[str, Any]:
-    """Trains on this rank; rank 0 writes the receipt."""
-    bench = _bench(payload)
-    assert isinstance(bench.stage, Gang)
+    """Trains on this rank; rank 0 writes the receipt.
+
+    Of several attempts at one generation only one's files count (`TrainingOutput`).
+    """
+    assignment = _assignment(payload)
+    assert isinstance(assignment.stage, Gang)
     started = time.perf_counter()
-    out = bench.output()
-    checkpoints = StoredCheckpoints(bench.store, bench.folder)
-    given = _Context(context.rank, context.world, context.device, checkpoints, context.report)
-    with noted() as precisions:
-        summary = _plain(bench.stage.train(given, bench.inputs, out if context.rank == 0 else _Nowhere()))
-    if context.rank != 0:
-        return {}
-    return _told(_receive(bench, 0, out, summary, time.perf_counter() - started, precisions))
+    checkpoints = StoredCheckpoints(assignment.store, assignment.folder)
+    out = TrainingOutput(assignment.store, assignment.folder, checkpoints.attempt)
+    # Several ranks might read different answers to this, so they train on from the last checkpoint.
+    decision = out.decided() if context.world == 1 else None
+    if decision is None:
+        given = _Context(context.rank, context.world, context.device, checkpoints, context.report)
+        with noted() as precisions:
+            output = out if context.rank == 0 else _NoOutput()
+            summary = _plain(assignment.stage.train(given, assignment.inputs, output))
+        if context.rank != 0:
+            return {}
+        seconds = time.perf_counter() - started
+        decision = out.decide(_receipt(assignment, 0, out.objects, (), summary, seconds, precisions))
+    out.publish(decision)
+    receipt, _ = write_record(assignment.store, f"{assignment.folder}/{receipt_name(0)}", decision.receipt)
+    out.clean()
+    return _report(receipt)
 
 
 def merge(payload: dict[str, Any]) -> dict[str, Any]:
     """Merges the parts and commits: writes the manifest, last.
 
-    Returns `{"digest", "size_bytes", "seconds", "summary"}`, or `{"problems"}` where objects that a receipt lists are
-    gone: then nothing was committed.
+    Returns `{"digest", "size_bytes", "seconds", "summary", "drift"}`, or `{"problems"}` where objects that a receipt
+    lists are gone: then nothing was committed.
     """
-    bench = _bench(payload)
+    assignment = _assignment(payload)
     started = time.perf_counter()
-    receipts = [
-        read_record(bench.store, f"{bench.folder}/{receipt_name(index)}", Receipt) for index in range(bench.head.parts)
-    ]
+    receipts = read_receipts(assignment.store, assignment.folder, assignment.head.parts)
     objects: dict[str, Object] = {}
     for receipt in receipts:
         if problems := _disagreements(objects, receipt.objects):
             return {"problems": problems}
         objects |= receipt.objects
-    entries = {entry.name[len(bench.folder) + 1 :]: entry for entry in bench.store.entries(bench.folder)}
+    entries = {entry.name[len(assignment.folder) + 1 :]: entry for entry in assignment.store.entries(assignment.folder)}
     if lost := missing(objects, entries):
         return {"problems": list(lost[:10])}
-    if isinstance(bench.stage, Gang):
+    if isinstance(assignment.stage, Gang):
         summary = receipts[0].summary
     else:
-        out = bench.output(objects)
-        summary = _plain(bench.stage.merge([receipt.summary for receipt in receipts], bench.inputs, out))
+        out = assignment.output(objects)
+        summary = _plain(assignment.stage.merge([receipt.summary for receipt in receipts], assignment.inputs, out))
         if problems := _disagreements(objects, out.objects):
             return {"problems": problems}
         objects |= out.objects
     manifest = Manifest(
-        stage=bench.stage.name,
-        key=bench.task.key,
-        document=bench.head.document,
-        code=bench.task.code,
-        inputs=bench.head.inputs,
-        parts=bench.head.parts,
+        stage=assignment.stage.name,
+        key=assignment.task.key,
+        document=assignment.head.document,
+        code=combined_code([receipt.code for receipt in receipts] + [assignment.task.code]),
+        inputs=assignment.head.inputs,
+        parts=assignment.head.parts,
         objects=dict(sorted(objects.items())),
         summary=summary,
         seconds=sum(receipt.seconds for receipt in receipts) + time.perf_counter() - started,
         # The process that merges may have loaded less than those that worked.
         versions={name: version for receipt in receipts for name, version in receipt.versions.items()} | _versions(),
         arithmetic=tuple(sorted({precision for receipt in receipts for precision in receipt.arithmetic})),
-        owner=Owner.here(bench.task.run),
-        executor=bench.task.executor,
+        owner=Owner.here(assignment.task.run),
+        executor=assignment.task.executor,
         created=time.time(),
     )
-    stored, _ = write_record(bench.store, f"{bench.folder}/manifest.json", manifest)
+    stored, _ = write_record(assignment.store, f"{assignment.folder}/manifest.json", manifest)
     return {
         "digest": stored.digest,
         "size_bytes": stored.size_bytes,
         "seconds": stored.seconds,
         "summary": stored.summary,
+        "drift": stored.code != assignment.task.code,
     }
 
 
@@ -212,8 +226,8 @@ def import_path(stage: type[Stage]) -> str:
     return f"{stage.__module__}:{stage.__qualname__}"
 
 
-def _bench(payload: dict[str, Any]) -> _Bench:
-    """Rebuilds what the driver means. Raises `StaleCodeError` where this process would do something else."""
+def _assignment(payload: dict[str, Any]) -> _Assignment:
+    """Opens what a task names. Raises `StaleCodeError` where this process has another key or other code."""
     task = Task.model_validate(payload)
     module, _, name = task.stage.partition(":")
     cls: type[Stage] = getattr(importlib.import_module(module), name)
@@ -224,7 +238,7 @@ def _bench(payload: dict[str, Any]) -> _Bench:
     folder = folder_of(stage.name, task.key, task.generation)
     head = read_record(store, f"{folder}/artifact.json", Head)
     inputs = {name: StoredInput(ref) for name, ref in task.inputs.items()}
-    return _Bench(task, stage, store, folder, head, inputs)
+    return _Assignment(task, stage, store, folder, head, inputs)
 
 
 def _same(what: str, ours: str, theirs: str) -> None:
@@ -247,40 +261,48 @@ def _code_digest(cls: type[Stage]) -> str:
 _held: tuple[str, Any] | None = None
 
 
-def _state(bench: _Bench) -> Any:
-    """What `setup` made, kept for the next part of the same step; one at a time, because it may be a whole network."""
+def _state(assignment: _Assignment) -> Any:
+    """The result of `setup`, kept for the next part of the same step. Only one is kept: it may be a whole network."""
     global _held
-    refs = {name: ref.model_dump() for name, ref in bench.task.inputs.items()}
-    name = json.dumps([bench.task.key, bench.task.code, refs], sort_keys=True)
+    refs = {name: ref.model_dump() for name, ref in assignment.task.inputs.items()}
+    name = json.dumps([assignment.task.key, assignment.task.code, refs], sort_keys=True)
     held = _held
     if held is None or held[0] != name:
         _held = held = None
-        held = (name, bench.stage.setup(bench.inputs, device() if bench.stage.gpu else "cpu"))
+        held = (name, assignment.stage.setup(assignment.inputs, device() if assignment.stage.gpu else "cpu"))
         _held = held
     return held[1]
 
 
-def _receive(
-    bench: _Bench, part: int, out: StoredOutput, summary: Summary, seconds: float, precisions: set[Precision]
+def _receipt(
+    assignment: _Assignment,
+    part: int,
+    objects: Mapping[str, Object],
+    adopted: tuple[str, ...],
+    summary: Summary,
+    seconds: float,
+    precisions: set[Precision],
 ) -> Receipt:
-    receipt = Receipt(
+    code = assignment.task.code
+    # Checkpoints and adopted objects may be of the code that began the generation; equal bytes are anybody's.
+    if isinstance(assignment.stage, Gang) or (adopted and not assignment.stage.bitwise):
+        code = combined_code([assignment.head.code, code])
+    return Receipt(
         part=part,
-        objects=out.objects,
-        adopted=tuple(out.adopted),
+        objects=dict(objects),
+        adopted=adopted,
         summary=summary,
-        code=bench.task.code,
+        code=code,
         seconds=seconds,
         versions=_versions(),
         arithmetic=tuple(sorted(precisions)),
-        owner=Owner.here(bench.task.run),
-        executor=bench.task.executor,
+        owner=Owner.here(assignment.task.run),
+        executor=assignment.task.executor,
         created=time.time(),
     )
-    stored, _ = write_record(bench.store, f"{bench.folder}/{receipt_name(part)}", receipt)
-    return stored
 
 
-def _told(receipt: Receipt) -> dict[str, Any]:
+def _report(receipt: Receipt) -> dict[str, Any]:
     return {
         "part": receipt.part,
         "seconds": receipt.seconds,

@@ -84,7 +84,8 @@ def _pattern(entry: str) -> re.Pattern[str]:
 class Estimate:
     """What a step is expected to cost: rows and bytes it writes, seconds of work on one CPU.
 
-    Seconds are those of the machine that they were measured on (docs/performance.md); who plans scales them.
+    Seconds are those of the machine that they were measured on (docs/understanding/performance.md); who plans scales
+    them.
     """
 
     rows: int
@@ -98,6 +99,8 @@ class Estimate:
     """Of a decoder: side of the images that it paints, pixels; None for all else."""
     precision: Literal["bfloat16", "float32"] = "float32"
     """What its networks take most of the seconds in, on a device that is fast in bfloat16."""
+    warnings: tuple[str, ...] = ()
+    """Sentences on what the step would leave out."""
 
 
 class Part(BaseModel):

@@ -4,9 +4,10 @@ import importlib
 import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -14,28 +15,23 @@ import yaml
 from click.testing import CliRunner
 from pydantic import BaseModel, TypeAdapter
 
+from docs import generate
 from pipeline.cli import main
-from pipeline.study import Encoder, load, taps_of
+from pipeline.study import Encoder, Study, load, taps_of
 from stages import attributes
 from stages.datasets.cifar import Cifar10Source
 from stages.datasets.columns import Column, Split
-from stages.datasets.labels import Table
+from stages.datasets.labels import LabelTable
 from stages.datasets.parquet import ParquetSource
 from stages.datasets.sources import FolderSource
 from stages.datasets.tars import WebdatasetSource
-from stages.decoder.extension.stage import Extension
-from stages.decoder.rcdm.published_stage import Released
+from stages.decoder.rcdm.published_stage import ReleasedDecoder
 from stages.decoder.rcdm.stage import Rcdm
 from stages.decoder.stage import Decoder
 from stages.encoders.sources.settings import KINDS, Override
 from stages.encoders.stage import Imported
 from stages.listing.stage import Listing
 from stages.pretrain.stage import Pretrain
-from stages.questions.asks.stage import Sources, Transformed
-from stages.questions.faithfulness.stage import Faithfulness
-from stages.questions.invariance.stage import Invariance
-from stages.questions.kept.stage import Kept
-from stages.readers.stage import Probes, Readers
 from stages.samples.stage import Samples
 from stages.shards.stage import Shards
 from tests.artifacts import run_stage
@@ -43,6 +39,8 @@ from tests.finished import Finished
 from tests.stages.datasets.written import datasets
 
 ROOT = Path(__file__).parent.parent
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
+GUIDE = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "guide").glob("*.md"))
 BLOCK = re.compile(r"```(python|console|yaml)\n(.*?)```", re.DOTALL)
 
 
@@ -56,11 +54,11 @@ def test_the_formats_open_with_the_tools_that_the_page_names(
     finished: Finished, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    shown = blocks("docs/formats.md", "python")
+    shown = blocks("docs/reference/formats.md", "python")
     names: dict[str, Any] = {"STUDY": str(finished.study), "STORE": str(finished.store)}
-    assert len(shown) == 6
+    assert len(shown) == 7
     for block in shown:
-        exec(compile(block, "docs/formats.md", "exec"), names)
+        exec(compile(block, "docs/reference/formats.md", "exec"), names)
     out = capsys.readouterr().out
     assert "('row', 'feature')" in out
     assert "heldout" in out
@@ -71,7 +69,7 @@ def test_the_stage_that_is_shown_runs_and_is_cached(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = tmp_path / "shown_stage.py"
-    module.write_text("\n".join(blocks("docs/writing.md", "python")[:2]))
+    module.write_text("\n".join(blocks("docs/guide/extending.md", "python")[:2]))
     monkeypatch.syspath_prepend(tmp_path)
     importlib.import_module("shown_stage")
     out = capsys.readouterr().out
@@ -79,16 +77,79 @@ def test_the_stage_that_is_shown_runs_and_is_cached(
     assert "['hit']" in out
 
 
-def test_the_study_page_names_every_field() -> None:
-    page = (ROOT / "docs" / "study.md").read_text()
-    blocks_of_study = (Listing, Shards, Pretrain, Readers, Probes, Sources, Transformed, Kept, Faithfulness, Invariance)
-    for stage in (*blocks_of_study, Decoder, Extension, Rcdm, Released, Samples):
-        for field in stage.model_fields:
-            assert f"`{field}`" in page or field == "snapshot", f"{stage.__name__}.{field}"
+def test_generated_pages_are_what_the_code_says_today() -> None:
+    for name, text in generate.pages().items():
+        page = ROOT / "docs" / "reference" / name
+        assert page.read_text(encoding="utf-8") == text, f"write {name} anew: python -m docs.generate"
+
+
+def test_every_field_of_every_block_of_a_study_is_described_on_the_page() -> None:
+    page = (ROOT / "docs" / "reference" / "study.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
+    blocks_of_study = generate.blocks(Study)
+    assert {Listing, Imported, Pretrain, Decoder, Rcdm, ReleasedDecoder, Samples} <= {
+        block.model for block in blocks_of_study
+    }
+    for block in blocks_of_study:
+        for field, info in block.model.model_fields.items():
+            if get_origin(info.annotation) is not Literal or len(get_args(info.annotation)) > 1:
+                (row,) = re.findall(rf"^\| `{field}` \|.*", sections[block.title], re.MULTILINE)
+                assert generate.described(block.model, field).replace("|", "\\|") in row
+
+
+class Undescribed(BaseModel):
+    """A block with a field that nothing describes."""
+
+    described: int = 0
+    """A number."""
+    bare: int = 0
+
+
+def test_a_field_without_a_docstring_has_no_page() -> None:
+    with pytest.raises(generate.UndescribedError, match=r"Undescribed\.bare"):
+        generate.study_page(Undescribed)
+
+
+def test_a_field_that_is_a_block_is_described_by_the_first_sentence_on_the_block() -> None:
+    assert generate.described(Study, "samples") == "Paints each condition `per_source` times."
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    def listed(entry: Any) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        return [page for inner in (entry.values() if isinstance(entry, dict) else entry) for page in listed(inner)]
+
+    pages = [str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])) == sorted(pages)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES])
+def test_links_and_pictures_of_a_page_lead_to_files(page: str) -> None:
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert target.startswith("https://") or ((ROOT / page).parent / target).is_file(), target
+
+
+def test_paths_of_documentation_in_code_and_messages_exist() -> None:
+    folders = ("pipeline", "stages", "cluster", "tests")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml")]
+    named = {found for path in files for found in re.findall(r"docs/[\w/]+\.md", path.read_text(encoding="utf-8"))}
+    assert "docs/reference/study.md" in named
+    assert [path for path in sorted(named) if not (ROOT / path).is_file()] == []
+
+
+def test_every_target_of_the_makefile_says_what_it_does() -> None:
+    text = (ROOT / "Makefile").read_text()
+    targets = next(line.split()[1:] for line in text.splitlines() if line.startswith(".PHONY:"))
+    printed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = dict(line.split(maxsplit=1) for line in printed.splitlines())
+    assert sorted(shown) == sorted(targets)
+    assert sorted(targets) == sorted(re.findall(r"^([a-z-]+):", text, re.MULTILINE))
 
 
 def test_encoders_shown_are_encoders_and_inherit_by_anchors() -> None:
-    shown = [yaml.safe_load(block) for block in blocks("docs/study.md", "yaml")]
+    shown = [yaml.safe_load(block) for page in GUIDE for block in blocks(page, "yaml")]
     encoders = [
         TypeAdapter(dict[str, Encoder]).validate_python(block["encoders"]) for block in shown if "encoders" in block
     ]
@@ -100,7 +161,7 @@ def test_encoders_shown_are_encoders_and_inherit_by_anchors() -> None:
 
 
 def test_the_extension_that_is_shown_is_one(tmp_path: Path) -> None:
-    section = (ROOT / "docs" / "study.md").read_text().partition("## Extensions")[2].partition("\n## ")[0]
+    section = (ROOT / "docs" / "guide" / "decoders.md").read_text().partition("## Extensions")[2].partition("\n## ")[0]
     (shown,) = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
     (tmp_path / "study.yaml").write_text(shown + "\nstudy: shown\ndataset: {listing: {source: {kind: scenes}}}\n")
     (extension,) = load(str(tmp_path / "study.yaml")).extensions
@@ -108,7 +169,7 @@ def test_the_extension_that_is_shown_is_one(tmp_path: Path) -> None:
 
 
 def test_the_encoders_that_are_shown_are_taken_as_they_stand(tmp_path: Path) -> None:
-    section = (ROOT / "docs" / "study.md").read_text().partition("## Encoders of your own")[2].partition("\n## ")[0]
+    section = (ROOT / "docs" / "guide" / "encoders.md").read_text()
     (shown,) = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
     rest = "\nstudy: shown\ndataset: {listing: {source: {kind: scenes}}}\ndecoder: {taps: ['resnet:layer3']}\n"
     (tmp_path / "study.yaml").write_text(shown + rest)
@@ -124,7 +185,7 @@ def test_the_encoders_that_are_shown_are_taken_as_they_stand(tmp_path: Path) -> 
 
 
 def test_the_code_of_ones_own_that_is_shown_is_an_encoder(tmp_path: Path) -> None:
-    section = (ROOT / "docs" / "study.md").read_text().partition("## Encoders of your own")[2].partition("\n## ")[0]
+    section = (ROOT / "docs" / "guide" / "encoders.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     (tmp_path / "nets.py").write_text(code)
     names: dict[str, Any] = {}
@@ -142,10 +203,11 @@ def test_the_code_of_ones_own_that_is_shown_is_an_encoder(tmp_path: Path) -> Non
     assert run_stage(stage).summary["taps"] == {"backbone": 32, "early": 32, "projection": 16}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/study.md"])
-def test_every_command_shown_is_one_that_repscope_has(page: str) -> None:
-    lines = [line for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ repscope")]
-    assert lines
+def test_every_command_shown_is_one_that_repscope_has() -> None:
+    pages = ["README.md", "CONTRIBUTING.md", *GUIDE]
+    shown = [line for page in pages for block in blocks(page, "console") for line in block.splitlines()]
+    lines = [line for line in shown if line.startswith("$ repscope")]
+    assert {line.split()[2] for line in lines} >= main.commands.keys()
     for line in lines:
         words = shlex.split(line.removeprefix("$ repscope"), comments=True)
         command = main.commands[words[0]]
@@ -161,7 +223,7 @@ def test_every_command_has_help_that_says_what_it_does() -> None:
 
 
 def test_the_datasets_that_are_shown_become_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    section = (ROOT / "docs" / "study.md").read_text().partition("## Datasets")[2].partition("\n## ")[0]
+    section = (ROOT / "docs" / "guide" / "datasets.md").read_text()
     shown = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)]
     datasets(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -185,7 +247,7 @@ def test_the_datasets_that_are_shown_become_shards(tmp_path: Path, monkeypatch: 
         WebdatasetSource,
         ParquetSource,
         Cifar10Source,
-        Table,
+        LabelTable,
         Column,
         Split,
     ]

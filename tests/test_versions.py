@@ -35,7 +35,9 @@ def test_each_requirement_is_tested_at_its_lower_bound_and_at_a_version_of_today
 
 def test_the_page_of_versions_has_those_that_are_tested() -> None:
     lowest, today = pinned("constraints-lowest.txt"), pinned("constraints.txt")
-    rows = re.findall(r"^\| ([\w-]+) \| ([\d.]+) \| ([\d.]+) \|$", (ROOT / "docs" / "versions.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| ([\w-]+) \| ([\d.]+) \| ([\d.]+) \|$", (ROOT / "docs" / "reference" / "versions.md").read_text(), re.M
+    )
     names = {canonicalize_name(name) for name, _, _ in rows}
     assert {"torch", "torchvision", "numpy", "ray"} <= names
     for name, low, high in rows:

@@ -19,7 +19,8 @@ from stages.datasets.columns import Declared
 from stages.datasets.files import FileReader, FilesSource, Found, Notes, Wanted, damaged
 from stages.datasets.tars import members
 from stages.errors import InputError
-from stages.external.ranges import Blocks, Place, Spans, Stock, Unreadable, absolute
+from stages.external.files import absolute
+from stages.external.ranges import Blocks, FileInfo, FileSet, Spans, Unreadable
 from stages.images.pixels import encode_png
 
 TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
@@ -47,21 +48,21 @@ class Cifar10Source(FilesSource):
     split: Literal["published", "content"] = "published"
     """`published`: the test batch is held out. `content`: an image's own bytes decide, by `holdout`."""
 
-    _made_absolute = field_validator("url")(absolute)
+    _absolute_url = field_validator("url")(absolute)
 
     @cached_property
-    def stock(self) -> Stock:
+    def file_set(self) -> FileSet:
         """The archive, or the files in the folder."""
         folder = self.url.rstrip("/")
         urls = [self.url] if self._packed else [f"{folder}/{name}" for name in (*TRAIN, HELD_OUT, NAMES)]
-        return Stock(urls, ARCHIVES)
+        return FileSet(urls, ARCHIVES)
 
     def external(self) -> Mapping[str, External]:
-        return {"files": self.stock.external(self.fingerprint)}
+        return {"files": self.file_set.external(self.fingerprint)}
 
-    def places(self) -> list[Place]:
+    def files(self) -> list[FileInfo]:
         try:
-            found = {place.name: place for place in self.stock.find()}
+            found = {info.name: info for info in self.file_set.find()}
         except InputError as error:
             raise InputError(
                 "CIFAR-10's binary version: cifar-10-binary.tar.gz, or the folder cifar-10-batches-bin with its six "
@@ -71,17 +72,17 @@ class Cifar10Source(FilesSource):
             ) from error
         if self._packed:
             (archive,) = found.values()
-            return [Place(name, archive.size) for name in (*TRAIN, HELD_OUT)]
-        places = [found[name] for name in (*TRAIN, HELD_OUT)]
-        for place in places:
-            _whole(place.name, place.size)
-        return places
+            return [FileInfo(name, archive.size) for name in (*TRAIN, HELD_OUT)]
+        infos = [found[name] for name in (*TRAIN, HELD_OUT)]
+        for info in infos:
+            _whole(info.name, info.size)
+        return infos
 
     def reader(self) -> "CifarReader":
         return CifarReader(self)
 
     def expected_rows(self) -> int:
-        return PUBLISHED_ROWS if self._packed else sum(place.size for place in self.places()) // RECORD_BYTES
+        return PUBLISHED_ROWS if self._packed else sum(info.size for info in self.files()) // RECORD_BYTES
 
     @property
     def _packed(self) -> bool:
@@ -96,36 +97,36 @@ class CifarReader(FileReader):
         self._source = source
         self._batches: dict[str, Spans]
         if source.url.endswith(ARCHIVES):
-            (archive,) = source.stock.find()
+            (archive,) = source.file_set.find()
             file = tempfile.TemporaryFile(prefix="cifar10-")  # noqa: SIM115 closed when this reader is gone
             weakref.finalize(self, file.close)
-            self._batches = _unpack(source.stock.open(archive), file)
+            self._batches = _unpack(source.file_set.open(archive), file)
         else:
-            self._batches = {place.name: source.stock.open(place) for place in source.stock.find()}
+            self._batches = {info.name: source.file_set.open(info) for info in source.file_set.find()}
         text = self._batches[NAMES].span(0, 4096).decode("ascii", "replace")
         self._classes = tuple(line.strip() for line in text.splitlines() if line.strip())
         if len(set(self._classes)) != len(self._classes) or not self._classes:
             raise damaged(NAMES, "the name of a class in each line", f"{len(self._classes)} names, not all different")
 
-    def declared(self, place: Place) -> tuple[Declared, ...]:
+    def declared(self, info: FileInfo) -> tuple[Declared, ...]:
         return (Declared("label", "class", "class", classes=self._classes, asked=False),)
 
-    def read(self, place: Place, notes: Notes) -> Iterator[Found]:
-        batch = self._batches[place.name]
+    def read(self, info: FileInfo, notes: Notes) -> Iterator[Found]:
+        batch = self._batches[info.name]
         published = self._source.split == "published"
         for number in range(batch.size // RECORD_BYTES):
-            name = f"{place.name}/{number}"
+            name = f"{info.name}/{number}"
             label = batch.span(number * RECORD_BYTES, 1)[0]
-            data = self._picture(place.name, number)
+            data = self._picture(info.name, number)
             if label >= len(self._classes):
                 data = Unreadable(f"class {label}, of {len(self._classes)}")
             values = {} if isinstance(data, Unreadable) else {"class": self._classes[label]}
-            side: Literal["train", "heldout"] = "heldout" if place.name == HELD_OUT else "train"
+            side: Literal["train", "heldout"] = "heldout" if info.name == HELD_OUT else "train"
             yield Found(number, name, data, values, side if published else None)
 
     def fetch(self, wanted: Sequence[Wanted]) -> Iterator[bytes | Unreadable]:
         for entry in wanted:
-            yield self._picture(self.place(entry.file).name, entry.position)
+            yield self._picture(self.info(entry.file).name, entry.position)
 
     def _picture(self, batch: str, number: int) -> bytes | Unreadable:
         import numpy as np

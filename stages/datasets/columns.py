@@ -1,6 +1,8 @@
 """What a dataset's own columns say of its images: attributes by declaration, and which images are held out."""
 
 import math
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 CLASS_LIMIT = 30_000
 """Different values above which a column is taken for an id or a text and for no class."""
+
+UNDEFINED = frozenset({"", "#n/a", "n/a", "na", "nan", "null"})
+"""Texts, in lower case, that are no class but say that there is none."""
 
 TEXT_LIMIT = 200
 """Letters of the name of a class."""
@@ -74,6 +79,15 @@ class Split(BaseModel):
             "Name it in `train` or `heldout`, or leave `train` out: then all others are train images.",
         )
 
+    def nothing_held_out(self, where: str, values: Sequence[str]) -> InputError:
+        """Where no image is held out. `values`: those that there are instead, sorted, as many as a message names."""
+        what = f"the column {self.column}" if self.column is not None else "the names of the files"
+        return InputError(
+            f"images that `split` holds out, by {', '.join(self.heldout)} in {what} of {where}",
+            f"none; values there are: {', '.join(values)}" if values else "none",
+            "Correct `heldout`.",
+        )
+
     def _names(self, entries: tuple[str, ...], value: str | None) -> bool:
         if value is None:
             return False
@@ -126,13 +140,21 @@ class Declared:
         turn = (number / self.period) % 1.0
         return turn if turn < 1.0 else 0.0
 
-    def _class_of(self, found: Any) -> str:
+    def _class_of(self, found: Any) -> str | None:
         if isinstance(found, bool):
             return "true" if found else "false"
+        if isinstance(found, str) and self.classes is not None and found in self.classes:
+            return found
         text = str(found) if isinstance(found, int) else found
         if isinstance(text, str) and len(text) <= TEXT_LIMIT and not any("\ud800" <= c <= "\udfff" for c in text):
-            return text
+            return class_name(text)
         raise ValueError(f"{self.column} is no class but {_shown(found)}")
+
+
+def class_name(text: str) -> str | None:
+    """The name of a class from a cell: without blanks around it and composed (NFC); None where it is undefined."""
+    text = unicodedata.normalize("NFC", text.strip())
+    return None if text.lower() in UNDEFINED else text
 
 
 def kind_of(column: str, found: "pa.DataType") -> Literal["class", "scalar"]:

@@ -1,7 +1,7 @@
-"""Sources whose files hold many images each: what such a source must say, so that one file is one part of a listing.
+"""Sources whose files hold many images each: the interface of such a source. One file is one part of a listing.
 
-A file is read from its beginning to its end once (`FileReader.read`), which says of each image where in the file it
-stands; later its bytes are fetched again by that position (`FileReader.fetch`).
+A file is read once from its beginning to its end (`FileReader.read`), which gives the position of each image in the
+file. Later the bytes of an image are fetched again by its position (`FileReader.fetch`).
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from stages.contract import External, Unkeyed
 from stages.datasets.columns import Columns, Declared, Split
 from stages.errors import InputError
-from stages.external.ranges import Place, Stock, Unreadable, absolute
+from stages.external.files import absolute
+from stages.external.passed_over import PassedOver
+from stages.external.ranges import FileInfo, FileSet, Unreadable
 
 Value: TypeAlias = str | float | None
 
@@ -46,9 +48,9 @@ class Wanted:
 
 @dataclass
 class Notes:
-    """What a file holds besides: members that are no images, by ending, and names of columns that could be taken."""
+    """What a file holds besides: members that are no images, and names of columns that could be taken."""
 
-    ignored: dict[str, int] = field(default_factory=dict)
+    passed_over: PassedOver = field(default_factory=PassedOver)
     columns: set[str] = field(default_factory=set)
 
 
@@ -56,20 +58,20 @@ class FileReader(ABC):
     """Reads the files of one source in one process; what it holds open may serve the next call."""
 
     def __init__(self, source: "FilesSource") -> None:
-        self._places = {place.name: place for place in source.places()}
+        self._infos = {info.name: info for info in source.files()}
 
-    def place(self, name: str) -> Place:
+    def info(self, name: str) -> FileInfo:
         """The file of that name as it stands today. Raises InputError where there is none."""
-        if name not in self._places:
+        if name not in self._infos:
             raise InputError("the source to stay as it was", f"no {name}", "Put it back, and run again.")
-        return self._places[name]
+        return self._infos[name]
 
     @abstractmethod
-    def declared(self, place: Place) -> tuple[Declared, ...]:
+    def declared(self, info: FileInfo) -> tuple[Declared, ...]:
         """The attributes of a file's images, sorted by name."""
 
     @abstractmethod
-    def read(self, place: Place, notes: Notes) -> Iterator[Found]:
+    def read(self, info: FileInfo, notes: Notes) -> Iterator[Found]:
         """Every image of a file, in its order. Raises InputError where the file is damaged; `notes` are filled in."""
 
     @abstractmethod
@@ -91,8 +93,12 @@ class FilesSource(BaseModel, ABC):
         """The files."""
 
     @abstractmethod
-    def places(self) -> list[Place]:
+    def files(self) -> list[FileInfo]:
         """The files, in the order of their images; lists and opens none. Raises InputError where there are none."""
+
+    def passed_over(self) -> PassedOver:
+        """Files beside those of `files`, which are not read; opens none."""
+        return PassedOver()
 
     @abstractmethod
     def reader(self) -> FileReader:
@@ -100,7 +106,7 @@ class FilesSource(BaseModel, ABC):
 
     @abstractmethod
     def expected_rows(self) -> int:
-        """About how many images there are, from a look at one file at most."""
+        """About how many images there are, from one file at most."""
 
 
 class TableSource(FilesSource):
@@ -117,25 +123,28 @@ class TableSource(FilesSource):
 
     @field_validator("url")
     @classmethod
-    def _made_absolute(cls, url: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        made = absolute(url) if isinstance(url, str) else tuple(map(absolute, url))
-        Stock((made,) if isinstance(made, str) else made, ())
-        return made
+    def _absolute_url(cls, url: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        found = absolute(url) if isinstance(url, str) else tuple(map(absolute, url))
+        FileSet((found,) if isinstance(found, str) else found, ())
+        return found
 
     @cached_property
-    def stock(self) -> Stock:
+    def file_set(self) -> FileSet:
         """The files that `url` means."""
-        return Stock((self.url,) if isinstance(self.url, str) else self.url, self._endings())
+        return FileSet((self.url,) if isinstance(self.url, str) else self.url, self._endings())
 
     @abstractmethod
     def _endings(self) -> tuple[str, ...]:
         """Endings of the files that are taken from a folder."""
 
     def external(self) -> Mapping[str, External]:
-        return {"files": self.stock.external(self.fingerprint)}
+        return {"files": self.file_set.external(self.fingerprint)}
 
-    def places(self) -> list[Place]:
-        return self.stock.find()
+    def files(self) -> list[FileInfo]:
+        return self.file_set.find()
+
+    def passed_over(self) -> PassedOver:
+        return self.file_set.passed_over()
 
 
 def damaged(where: str, expected: str, found: str) -> InputError:

@@ -1,5 +1,6 @@
 """What a table beside a folder says of its images: a CSV or Parquet file with a row for each, found by its name."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,24 +11,32 @@ from stages.attributes import Attribute
 from stages.contract import Unkeyed
 from stages.datasets.columns import Column, Columns, Declared, Split, in_order, kind_of
 from stages.errors import InputError
-from stages.external.ranges import absolute, open_url
+from stages.external.files import absolute
+from stages.external.ranges import open_url
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
+NAMED_VALUES = 10
+"""Values of a column that a message names."""
+
 
 @dataclass(frozen=True)
-class Labels:
-    """Attributes of the images, their values float64 [N] by name, and which are held out, bool [N]; None: not said."""
+class TableLabels:
+    """Attributes of the images, their values float64 [N] by name, and which are held out, bool [N].
+
+    `heldout` None: the table has no split. `notes`: sentences on what the table leaves open.
+    """
 
     attributes: tuple[Attribute, ...]
     values: "Mapping[str, NDArray[np.float64]]"
     heldout: "NDArray[np.bool_] | None"
+    notes: tuple[str, ...] = ()
 
 
-class Table(BaseModel):
+class LabelTable(BaseModel):
     """A CSV or Parquet file with a row for each image of a folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,8 +49,11 @@ class Table(BaseModel):
     """Columns that become attributes."""
     split: Split | None = None
     """Which images are held out, by a column; None: their own bytes decide."""
+    min_matched: Annotated[float, Field(ge=0.0, le=1.0), Unkeyed("it decides only whether the table is accepted")] = 0.5
+    """Share of the rows that must name an image, or of the images that must have a row: one of both is enough, for a
+    table may be of some of the images, or of more than are here."""
 
-    _made_absolute = field_validator("url")(absolute)
+    _absolute_url = field_validator("url")(absolute)
 
     @field_validator("split")
     @classmethod
@@ -50,11 +62,12 @@ class Table(BaseModel):
             raise ValueError("expected `split` to name a column of the table; found none")
         return split
 
-    def of(self, names: Sequence[str], folder: str) -> Labels:
-        """What the table says of images of these names; what it does not say is undefined.
+    def of(self, names: Sequence[str], folder: str) -> TableLabels:
+        """What the table says of images of these names; values that it lacks are undefined.
 
-        Raises InputError where it lacks a column, has a name twice, names none of the images, or a value is not what
-        its column is said to be.
+        Names are compared as they are; those that fit none are compared composed (NFC), with `/` for a backslash, and
+        without blanks and `./` around them. Raises InputError where the table lacks a column, has a name twice, fits
+        less than `min_matched`, holds out no image though it has a split, or a value is not of its column's kind.
         """
         import numpy as np
         import pyarrow as pa
@@ -68,17 +81,25 @@ class Table(BaseModel):
                     f"the columns {', '.join(table.column_names)}",
                     "Correct the name in the study.",
                 )
+        table = table.filter(pc.is_valid(table.column(self.name)))
         keys = table.column(self.name).cast(pa.string()).combine_chunks()
         if pc.count_distinct(keys).as_py() != len(keys):
             twice = next(e["values"] for e in keys.value_counts().to_pylist() if e["counts"] > 1)
             raise InputError(f"one row for each name in {self.url}", f"{twice} twice", "Take one of both rows away.")
-        found = pc.index_in(pa.array([name.encode("utf-8", "replace").decode() for name in names]), value_set=keys)
-        if found.null_count == len(names):
+        found = _rows_of([name.encode("utf-8", "replace").decode() for name in names], keys)
+        matched, rows_matched = len(names) - found.null_count, pc.count_distinct(found).as_py()
+        notes = []
+        if matched == 0 or max(matched / len(names), rows_matched / len(keys)) < self.min_matched:
+            fitting = set(found.to_pylist())
+            other = next((key for row, key in enumerate(keys.to_pylist()) if row not in fitting), None)
             raise InputError(
                 f"names of images below {folder} in the column {self.name} of {self.url}",
-                f"{keys[0].as_py() if len(keys) else 'no row'}, where an image is called {names[0]}",
-                "Write paths below the folder, with / and with the ending.",
+                f"{rows_matched} of {len(keys)} rows that name one; a row says {other or 'nothing'}, where an image is "
+                f"called {names[found.to_pylist().index(None)]}",
+                "Write paths below the folder, with / and with the ending, or lower `min_matched`.",
             )
+        if matched < len(names):
+            notes.append(f"{matched} of {len(names)} images have a row in {self.url}; the others have no values")
         attributes, values = [], {}
         for name, wanted in sorted(self.columns.items()):
             attribute, numbers = self._attribute(name, wanted, table.column(name), found, names)
@@ -86,13 +107,18 @@ class Table(BaseModel):
             values[name] = numbers
         heldout = None
         if self.split is not None and self.split.column is not None:
-            told = table.column(self.split.column).take(found).to_pylist()
+            cells = table.column(self.split.column).take(found).to_pylist()
             sides = [
                 self.split.of(None if value is None else str(value), name)
-                for value, name in zip(told, names, strict=True)
+                for value, name in zip(cells, names, strict=True)
             ]
             heldout = np.array([side == "heldout" for side in sides], dtype=np.bool_)
-        return Labels(tuple(attributes), values, heldout)
+            if not heldout.any():
+                raise self.split.nothing_held_out(self.url, sorted({str(cell) for cell in cells})[:NAMED_VALUES])
+        for attribute in attributes:
+            if undefined := int(np.isnan(values[attribute.name]).sum()) - (len(names) - matched):
+                notes.append(f"{undefined} images have no value of {attribute.name}: it is blank or NA in {self.url}")
+        return TableLabels(tuple(attributes), values, heldout, tuple(notes))
 
     def _attribute(
         self, name: str, column: Column, cells: "pa.ChunkedArray", found: "pa.Array", names: Sequence[str]
@@ -101,19 +127,19 @@ class Table(BaseModel):
 
         kind = kind_of(name, cells.type) if column.kind == "auto" else column.kind
         declared = Declared(column=name, name=name, kind=kind, period=column.period, mirror=column.mirror)
-        told: list[Any] = []
+        parsed: list[Any] = []
         for image, value in zip(names, cells.take(found).to_pylist(), strict=True):
             try:
-                told.append(declared.value(value))
+                parsed.append(declared.value(value))
             except ValueError as error:
                 raise InputError(
                     f"a {kind} in the column {name} of {self.url}", f"{error}, of {image}", "Correct that row."
                 ) from error
         if kind != "class":
-            return declared.attribute(), np.array([np.nan if v is None else v for v in told], dtype=np.float64)
-        classes = in_order({value for value in told if value is not None})
+            return declared.attribute(), np.array([np.nan if v is None else v for v in parsed], dtype=np.float64)
+        classes = in_order({value for value in parsed if value is not None})
         number = {value: float(index) for index, value in enumerate(classes)}
-        return declared.attribute(classes), np.array([number.get(v, np.nan) for v in told], dtype=np.float64)
+        return declared.attribute(classes), np.array([number.get(v, np.nan) for v in parsed], dtype=np.float64)
 
     def _read(self) -> "pa.Table":
         import pyarrow as pa
@@ -122,11 +148,65 @@ class Table(BaseModel):
 
         files, path = open_url(self.url)
         try:
-            data = pa.BufferReader(files.cat_file(path))
+            content = files.cat_file(path)
         except FileNotFoundError as error:
             raise InputError(f"a table at {self.url}", "nothing", "Correct `url` of the table.") from error
+        data = pa.BufferReader(content)
+        packed = path.lower().endswith((".parquet", ".pq"))
+        if not packed:
+            try:
+                content.decode("utf-8")
+            except UnicodeDecodeError as error:
+                line = content.count(b"\n", 0, error.start) + 1
+                raise InputError(
+                    f"a CSV in UTF-8 at {self.url}", f"a byte of another encoding in line {line}", "Save it as UTF-8."
+                ) from error
         try:
-            return pq.read_table(data) if path.lower().endswith(".parquet") else csv.read_csv(data)
+            if packed:
+                return pq.read_table(data)
+            parse = csv.ParseOptions(newlines_in_values=True)
+            table = csv.read_csv(data, parse_options=parse)
+            # Codes stay as they are written: as numbers, 01 and 1 would be one class, and no file 007.
+            as_written = {self.name, *(name for name, column in self.columns.items() if column.kind == "class")}
+            as_written |= {self.split.column} if self.split is not None and self.split.column is not None else set()
+            types = pa.types
+            texts = {
+                name: pa.string()
+                for name in as_written & set(table.column_names)
+                if types.is_integer(kind := table.schema.field(name).type) or types.is_temporal(kind)
+            }
+            if not texts:
+                return table
+            convert = csv.ConvertOptions(column_types=texts, include_columns=list(texts))
+            data.seek(0)
+            written = csv.read_csv(data, parse_options=parse, convert_options=convert)
+            for name in texts:
+                table = table.set_column(table.column_names.index(name), name, written.column(name))
+            return table
         except (pa.ArrowException, OSError) as error:
             text = " ".join(str(error).split())[:200]
             raise InputError(f"a CSV or Parquet file at {self.url}", text, "Write it anew.") from error
+
+
+def _rows_of(names: Sequence[str], keys: "pa.StringArray") -> "pa.Array":
+    """The row of each image int32 [N]; null where there is none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = pc.index_in(pa.array(names, pa.string()), value_set=keys)
+    if found.null_count == 0:
+        return found
+    rows: dict[str, int | None] = {}
+    for row, key in enumerate(keys.to_pylist()):
+        plain = _plain(key)
+        # Of two rows that differ in spelling alone, neither is meant.
+        rows[plain] = None if plain in rows else row
+    loose = [
+        row if row is not None else rows.get(_plain(name)) for name, row in zip(names, found.to_pylist(), strict=True)
+    ]
+    return pa.array(loose, pa.int32())
+
+
+def _plain(path: str) -> str:
+    path = unicodedata.normalize("NFC", path.strip().replace("\\", "/"))
+    return path.removeprefix("./")

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from stages.datasets.columns import Declared, kind_of
+from stages.datasets.columns import Declared, class_name, kind_of
 from stages.datasets.files import FileReader, Found, Notes, TableSource, Value, Wanted, damaged
 from stages.errors import InputError
-from stages.external.ranges import FILE_LIMIT_BYTES, Place, Unreadable
+from stages.external.ranges import FILE_LIMIT_BYTES, FileInfo, Unreadable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,7 +22,7 @@ BATCH_ROWS = 64
 """Rows that are decoded together."""
 
 BUFFER_BYTES = 2**20
-"""How much of a column is read ahead."""
+"""Bytes of a column that are buffered."""
 
 
 class ParquetSource(TableSource):
@@ -34,12 +34,12 @@ class ParquetSource(TableSource):
         return ParquetReader(self)
 
     def expected_rows(self) -> int:
-        places = self.places()
-        rows = _Table(self, places[0]).rows
-        return max(1, round(rows * sum(place.size for place in places) / max(places[0].size, 1)))
+        infos = self.files()
+        rows = _ParquetFile(self, infos[0]).rows
+        return max(1, round(rows * sum(info.size for info in infos) / max(infos[0].size, 1)))
 
     def _endings(self) -> tuple[str, ...]:
-        return (".parquet",)
+        return (".parquet", ".pq")
 
 
 class ParquetReader(FileReader):
@@ -48,53 +48,53 @@ class ParquetReader(FileReader):
     def __init__(self, source: ParquetSource) -> None:
         super().__init__(source)
         self._source = source
-        self._table: _Table | None = None
+        self._table: _ParquetFile | None = None
 
-    def declared(self, place: Place) -> tuple[Declared, ...]:
-        return self._opened(place).declared
+    def declared(self, info: FileInfo) -> tuple[Declared, ...]:
+        return self._opened(info).declared
 
-    def read(self, place: Place, notes: Notes) -> Iterator[Found]:
-        table = self._opened(place)
+    def read(self, info: FileInfo, notes: Notes) -> Iterator[Found]:
+        table = self._opened(info)
         notes.columns |= table.others
         split = self._source.split
         by_column = split.column if split is not None else None
         read = sorted({declared.column for declared in table.declared} | ({by_column} if by_column else set()))
-        by_file = split.of(place.name, place.name) if split is not None and by_column is None else None
+        by_file = split.of(info.name, info.name) if split is not None and by_column is None else None
         for start, batch in table.batches(0, read):
             columns = table.columns(batch, read)
             for i, data in enumerate(table.images(batch)):
-                name = f"{place.name}/{start + i}"
+                name = f"{info.name}/{start + i}"
                 side = by_file
                 values: dict[str, Value] = {}
                 try:
-                    said = {column: table.named(column, columns[column][i]) for column in read}
-                    values = {declared.name: declared.value(said[declared.column]) for declared in table.declared}
+                    cells = {column: table.named(column, columns[column][i]) for column in read}
+                    values = {declared.name: declared.value(cells[declared.column]) for declared in table.declared}
                 except ValueError as error:
-                    said, values, data = {}, {}, Unreadable(str(error))
-                if split is not None and by_column is not None and said:
-                    told = said[by_column]
-                    side = split.of(None if told is None else str(told), name)
+                    cells, values, data = {}, {}, Unreadable(str(error))
+                if split is not None and by_column is not None and cells:
+                    value = cells[by_column]
+                    side = split.of(None if value is None else str(value), name)
                 yield Found(start + i, name, data, values, side)
 
     def fetch(self, wanted: Sequence[Wanted]) -> Iterator[bytes | Unreadable]:
         for entry in wanted:
-            yield self._opened(self.place(entry.file)).image(entry.position)
+            yield self._opened(self.info(entry.file)).image(entry.position)
 
-    def _opened(self, place: Place) -> "_Table":
-        if self._table is None or self._table.place != place:
-            self._table = _Table(self._source, place)
+    def _opened(self, info: FileInfo) -> "_ParquetFile":
+        if self._table is None or self._table.info != info:
+            self._table = _ParquetFile(self._source, info)
         return self._table
 
 
-class _Table:
+class _ParquetFile:
     """One Parquet file: its columns, and its rows from the one on that is asked for."""
 
-    def __init__(self, source: ParquetSource, place: Place) -> None:
+    def __init__(self, source: ParquetSource, info: FileInfo) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self.place = place
-        self._blocks = source.stock.open(place)
+        self.info = info
+        self._blocks = source.file_set.open(info)
         self._file: Any = None
         with self._reading():
             self._file = pq.ParquetFile(
@@ -103,7 +103,7 @@ class _Table:
             self._schema: pa.Schema = self._file.schema_arrow
             groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.metadata.num_row_groups)]
         if len(set(self._schema.names)) != len(self._schema.names):
-            raise damaged(place.name, "a name of its own for each column", f"{', '.join(self._schema.names)}")
+            raise damaged(info.name, "a name of its own for each column", f"{', '.join(self._schema.names)}")
         self._starts = [0]
         for rows in groups:
             self._starts.append(self._starts[-1] + rows)
@@ -137,7 +137,7 @@ class _Table:
                 start += batch.num_rows
             if start != self._starts[number + 1]:
                 found = f"{start - self._starts[number]} in row group {number}"
-                raise damaged(self.place.name, f"{self._starts[number + 1] - self._starts[number]} rows", found)
+                raise damaged(self.info.name, f"{self._starts[number + 1] - self._starts[number]} rows", found)
 
     def columns(self, batch: "pa.RecordBatch", names: Sequence[str]) -> dict[str, list[Any]]:
         """Values of these columns."""
@@ -179,7 +179,7 @@ class _Table:
                     break
             else:
                 raise InputError(
-                    "the source to stay as it was", f"no row {row} in {self.place.name}", "Put it back, and run again."
+                    "the source to stay as it was", f"no row {row} in {self.info.name}", "Put it back, and run again."
                 )
             self._held = first, images
         return images[row - first]
@@ -187,8 +187,15 @@ class _Table:
     def named(self, column: str, value: Any) -> Any:
         """A value as a person reads it: the name of a class where the file names its numbers; -1 is none."""
         names = self._names.get(column)
-        if names is None or value is None or isinstance(value, str):
+        if names is None or value is None:
             return value
+        if isinstance(value, str):
+            if value in names or class_name(value) is None:
+                return value
+            fitting = [name for name in names if class_name(name) == class_name(value)]
+            if len(fitting) != 1:
+                raise ValueError(f"{column} is {value[:40]!r}, none of the {len(names)} named classes")
+            return fitting[0]
         if value == -1:
             return None
         if not isinstance(value, int) or not 0 <= value < len(names):
@@ -206,18 +213,18 @@ class _Table:
             self._known(asked)
             if not _may_hold_images(self._schema.field(asked).type):
                 raise InputError(
-                    f"bytes of images in the column {asked} of {self.place.name}",
+                    f"bytes of images in the column {asked} of {self.info.name}",
                     str(self._schema.field(asked).type),
                     "Name a column of binaries, or of records with `bytes`, as `image`.",
                 )
             return asked
-        said: list[str] = [n for n in self._schema.names if self._features.get(n, {}).get("_type") == "Image"]
-        fitting = [n for n in said or self._schema.names if _may_hold_images(self._schema.field(n).type)]
+        marked: list[str] = [n for n in self._schema.names if self._features.get(n, {}).get("_type") == "Image"]
+        fitting = [n for n in marked or self._schema.names if _may_hold_images(self._schema.field(n).type)]
         if len(fitting) != 1:
             types = {n: self._schema.field(n).type for n in self._schema.names}
             columns = ", ".join(f"{n} ({'record' if pa.types.is_struct(t) else t})" for n, t in types.items())
             raise InputError(
-                f"one column with the bytes of images in {self.place.name}",
+                f"one column with the bytes of images in {self.info.name}",
                 f"{' and '.join(fitting) if fitting else 'none'} among {columns}",
                 "Say which one is meant as `image`." if fitting else "Write the images' bytes into a column.",
             )
@@ -236,7 +243,7 @@ class _Table:
     def _known(self, column: str) -> None:
         if column not in self._schema.names:
             raise InputError(
-                f"a column {column} in {self.place.name}",
+                f"a column {column} in {self.info.name}",
                 f"the columns {', '.join(self._schema.names)}",
                 "Correct the name in the study.",
             )
@@ -277,14 +284,14 @@ class _Table:
             if self._blocks.failure is not None:
                 raise self._blocks.failure from error
             text = " ".join(str(error).split())[:200]
-            raise damaged(self.place.name, "a whole Parquet file", f"{type(error).__name__}: {text}") from error
+            raise damaged(self.info.name, "a whole Parquet file", f"{type(error).__name__}: {text}") from error
 
 
 def _features(schema: "pa.Schema") -> dict[str, dict[str, Any]]:
     """What `datasets` has written of the columns; empty where it has not, or not as it does."""
     try:
-        said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        features = said["info"]["features"]
+        written = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = written["info"]["features"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}
     if not isinstance(features, dict):

@@ -96,8 +96,8 @@ def _draw(values: Mapping[str, Floats], size: int) -> NDArray[np.uint8]:
 
 def _background(pattern: Floats, size: int) -> Plane:
     """Lightness of the background: float32 [N, size, size] in [0, 1], equal to its own mirror image."""
-    place = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
-    across, down = np.abs(place - np.float32(0.5))[None, :], place[:, None]
+    position = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
+    across, down = np.abs(position - np.float32(0.5))[None, :], position[:, None]
     stripe = np.where(np.floor(across * 8 + np.float32(0.5)) % 2 == 0, 1.0, -1.0)
     band = np.where(np.floor(np.abs(down - np.float32(0.5)) * 4) % 2 == 0, 1.0, -1.0)
     cell = np.where(np.floor(across * 4) % 2 == 0, 1.0, -1.0)
@@ -118,7 +118,7 @@ def _coverage(values: Mapping[str, Floats], size: int) -> Plane:
     order = np.maximum(np.array(SYMMETRY)[shape], 1)
     angle = 2.0 * np.pi * np.nan_to_num(values["rotation"]) / order
     cosine, sine = _on_grid(np.cos(angle)), _on_grid(np.sin(angle))
-    # Only a window around the shape is looked at, which is a third of the image.
+    # Only a window around the shape is drawn, which is a third of the image.
     window = min(size, int(np.ceil(2 * SCALE[1] * size)) + 2)
     corner = np.stack([np.floor((values[axis] - SCALE[1]) * size) for axis in ("y", "x")])
     corner = np.clip(corner, 0, size - window).astype(np.int64)

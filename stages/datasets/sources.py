@@ -7,9 +7,9 @@ Scenes and folders are catalogued: they are asked for their `catalogue` (what is
 
 import hashlib
 import os
+import unicodedata
 from array import array
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -18,18 +18,18 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 from stages.attributes import Attribute
 from stages.contract import Added, External, Unkeyed
 from stages.datasets.cifar import Cifar10Source
-from stages.datasets.labels import Labels, Table
+from stages.datasets.labels import LabelTable, TableLabels
 from stages.datasets.parquet import ParquetSource
 from stages.datasets.tars import WebdatasetSource
 from stages.errors import InputError
-from stages.external.ranges import READERS, Unreadable, absolute, open_url, readable, remedy_for
+from stages.external.files import absolute
+from stages.external.passed_over import HIDDEN, PassedOver, hidden, kind_of
+from stages.external.ranges import READERS, Unreadable, open_url, readable, remedy_for
+from stages.images.pixels import ENDINGS, SIGNATURE_BYTES, has_signature
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Endings of the files that are taken for images, in any case."""
 
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval"})
 """Folders of these names divide a dataset; they are no classes of it."""
@@ -43,10 +43,12 @@ class Catalogue:
     attributes: tuple[Attribute, ...]
     sizes: Sequence[int] = ()
     """Bytes of each file; empty where images are made and not read."""
-    ignored: Mapping[str, int] = field(default_factory=dict)
-    """Number of other files by ending."""
-    labels: Labels | None = None
-    """What a table says of the images."""
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    """Other files."""
+    without_images: tuple[str, ...] = ()
+    """Folders directly below the source of which no file is read."""
+    labels: TableLabels | None = None
+    """Attributes and split from a table beside the folder."""
 
     def digest(self, start: int, stop: int) -> str:
         """Short digest of what is known of rows start … stop - 1."""
@@ -64,7 +66,9 @@ class ScenesSource(BaseModel):
 
     kind: Literal["scenes"] = "scenes"
     count: PositiveInt = 12_000
+    """Number of scenes."""
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    """Of the random attributes of the scenes."""
     size: Annotated[int, Field(ge=16, le=256)] = 32
     """Width and height in pixels."""
 
@@ -110,12 +114,12 @@ class FolderSource(BaseModel):
     """A local folder or any URL that fsspec opens, for example `s3://bucket/photos`."""
     labels: Literal["folders", "none"] = "folders"
     """`folders`: the first folder below `url` is the attribute `class`. `none`: the images have no class."""
-    table: Annotated[Table | None, Added(when_absent=None)] = None
+    table: Annotated[LabelTable | None, Added(when_absent=None)] = None
     """A CSV or Parquet file that says more of the images than their folders do."""
     fingerprint: Annotated[str, Unkeyed("it says how the digest is made; the digest is in the key")] = "listing"
     """What tells one state of the folder from another: `listing` (paths and sizes), `content`, or your own string."""
 
-    _made_absolute = field_validator("url")(absolute)
+    _absolute_url = field_validator("url")(absolute)
 
     def external(self) -> Mapping[str, External]:
         """The folder, and the table where there is one."""
@@ -129,22 +133,28 @@ class FolderSource(BaseModel):
     def catalogue(self) -> Catalogue:
         """All images below the folder, sorted by relative path.
 
-        Hidden files and folders are passed over, files with other endings are counted. Raises InputError where there is
-        no such folder or no image, and where classes are asked for and the folders do not give them.
+        An image is known by its ending; a file without any ending by its first bytes. All others are counted. Raises
+        InputError where there is no such folder or no image, and where classes are asked for and the folders do not
+        give them.
         """
-        names, sizes, ignored = _Names(), array("q"), Counter[str]()
-        for name, size in self._files():
-            if name.lower().endswith(ENDINGS):
+        names, sizes, passed_over = _Names(), array("q"), PassedOver()
+        with_images, without = set[str](), set[str]()
+        for name, size, kind in self._files():
+            top = readable(name.split("/")[0]) if "/" in name else ""
+            if kind is None:
                 names.append(name)
                 sizes.append(size)
+                with_images.add(top)
             else:
-                ignored[os.path.splitext(name)[1].lower() or "no ending"] += 1
+                passed_over.add(kind, readable(name))
+                if kind != HIDDEN:
+                    without.add(top)
         if not names:
-            kinds = ", ".join(f"{count} x {ending}" for ending, count in ignored.most_common(5))
+            kinds = ", ".join(f"{count} x {ending}" for ending, count in passed_over.counts.most_common(5))
             raise InputError(
                 f"images ({', '.join(ENDINGS)}) in {self.url}",
-                f"none, and {sum(ignored.values())} other files{f' ({kinds})' if kinds else ''}",
-                remedy_for(ignored) or "Name the folder that holds the images.",
+                f"none, and {passed_over.counts.total()} other files{f' ({kinds})' if kinds else ''}",
+                remedy_for(passed_over.counts) or "Name the folder that holds the images.",
             )
         attributes: tuple[Attribute, ...] = (self._classes(names),) if self.labels == "folders" else ()
         labels = None
@@ -155,7 +165,8 @@ class FolderSource(BaseModel):
                     "one attribute `class`", "a column of that name and folders of classes", "Set `labels: none`."
                 )
             attributes += labels.attributes
-        return Catalogue(names, attributes, sizes, dict(sorted(ignored.items())), labels)
+        lost = tuple(sorted(without - with_images - {""})) if self.labels == "folders" else ()
+        return Catalogue(names, attributes, sizes, passed_over, lost, labels)
 
     def values(
         self, rows: Sequence[int], names: Sequence[str], attributes: Sequence[Attribute]
@@ -163,9 +174,11 @@ class FolderSource(BaseModel):
         """Index of each image's class by its folder: by name of the attribute, float64 [N]."""
         import numpy as np
 
-        numbers = {attribute.name: {c: i for i, c in enumerate(attribute.classes)} for attribute in attributes}
+        numbers = {
+            attribute.name: {_composed(c): i for i, c in enumerate(attribute.classes)} for attribute in attributes
+        }
         return {
-            attribute: np.array([number[readable(name.split("/")[0])] for name in names], dtype=np.float64)
+            attribute: np.array([number[_composed(readable(name.split("/")[0]))] for name in names], dtype=np.float64)
             for attribute, number in numbers.items()
         }
 
@@ -198,20 +211,29 @@ class FolderSource(BaseModel):
             for start in range(0, len(names), 4 * READERS):
                 yield from pool.map(read, names[start : start + 4 * READERS])
 
-    def _files(self) -> Iterator[tuple[str, int]]:
-        """Relative path and bytes of every file that is not hidden, in the order of the paths."""
+    def _files(self) -> Iterator[tuple[str, int, str | None]]:
+        """Relative path and bytes of every file, in the order of the paths, and its kind where it is no image."""
+        from concurrent.futures import ThreadPoolExecutor
+
         files, root = open_url(self.url)
         try:
             if not files.isdir(root or "/"):
                 found = "a file" if files.exists(root) else "nothing"
                 raise InputError(f"a folder of images at {self.url}", found, "Correct `url` in the study's dataset.")
             if "file" in _protocols(files):
-                yield from _walk(root or "/", "", frozenset())
+                for name, size in _walk(root or "/", "", frozenset()):
+                    yield name, size, _no_image(name, lambda name: _first_bytes(f"{root}/{name}"))
                 return
-            for path, info in sorted(files.find(root, detail=True).items()):
-                name = str(path)[len(root) :].lstrip("/")
-                if not any(piece.startswith(".") for piece in name.split("/")):
-                    yield name, int(info.get("size") or 0)
+            sizes = {
+                str(path)[len(root) :].lstrip("/"): int(info.get("size") or 0)
+                for path, info in sorted(files.find(root, detail=True).items())
+            }
+            unnamed = [name for name in sizes if not hidden(name) and kind_of(name) == "no ending"]
+            with ThreadPoolExecutor(READERS) as pool:
+                starts = pool.map(lambda name: files.cat_file(f"{root}/{name}", start=0, end=SIGNATURE_BYTES), unnamed)
+                first_bytes = dict(zip(unnamed, starts, strict=True))
+            for name, size in sizes.items():
+                yield name, size, _no_image(name, first_bytes.__getitem__)
         except PermissionError as error:
             raise InputError(
                 f"a folder of images at {self.url}",
@@ -227,7 +249,7 @@ class FolderSource(BaseModel):
                 f"{len(loose)} of {len(names)} images directly in it, such as {readable(loose[0])}",
                 "Move them into class folders, or set `labels: none` to work without classes.",
             )
-        classes = tuple(sorted({readable(name.split("/")[0]) for name in names}))
+        classes = tuple(sorted(set(_spellings({readable(name.split("/")[0]) for name in names}).values())))
         if {name.lower() for name in classes} <= SPLITS and all(name.count("/") > 1 for name in names):
             raise InputError(
                 f"a folder per class directly below {self.url}",
@@ -279,6 +301,18 @@ class _Names(Sequence[str]):
         return self._letters[self._ends[number] : self._ends[number + 1]].decode("utf-8", "surrogateescape")
 
 
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _spellings(folders: Set[str]) -> dict[str, str]:
+    """The class of each composed name (NFC): folders whose names differ only in how accents are encoded are one class.
+
+    It is spelled as its folder is; where there are several, as the first of them.
+    """
+    return {_composed(name): name for name in sorted(folders, reverse=True)}
+
+
 def _protocols(files: Any) -> tuple[str, ...]:
     return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)
 
@@ -294,7 +328,8 @@ def _walk(folder: str, inside: str, above: frozenset[tuple[int, int]]) -> Iterat
     names = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            kind = _kind(entry) if not entry.name.startswith(".") else "other"
+            # A hidden folder is named and not entered.
+            kind = _kind(entry) if not hidden(entry.name) else "file"
             if kind != "other":
                 # The order of paths is that of the names, where a folder's ends in a slash.
                 names.append(f"{entry.name}/" if kind == "folder" else entry.name)
@@ -304,6 +339,24 @@ def _walk(folder: str, inside: str, above: frozenset[tuple[int, int]]) -> Iterat
             yield from _walk(f"{folder}/{name[:-1]}", f"{inside}{name}", above | {here})
         else:
             yield f"{inside}{name}", _size(f"{folder}/{name}")
+
+
+def _no_image(name: str, first_bytes: Callable[[str], bytes]) -> str | None:
+    """The kind of a file that is no image by its name, or without an ending by its first bytes; None for an image."""
+    if hidden(name):
+        return HIDDEN
+    kind = kind_of(name)
+    if kind in ENDINGS or (kind == "no ending" and has_signature(first_bytes(name))):
+        return None
+    return kind
+
+
+def _first_bytes(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(SIGNATURE_BYTES)
+    except OSError:
+        return b""
 
 
 def _size(path: str) -> int:

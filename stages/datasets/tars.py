@@ -1,13 +1,13 @@
 """Tars in webdataset's layout: members that share a name without ending are one sample, one of them its image.
 
-The tar is read by our own eyes: nothing is unpacked to a disk, nothing is unpickled, and what could lead elsewhere (a
-link, an absolute path, `..`) is refused. Layout of a header: POSIX.1-2001 (ustar and pax), with GNU's long names.
+We parse the headers ourselves: nothing is unpacked to a disk, nothing is unpickled, and a link, an absolute path or
+`..` is refused. Layout of a header: POSIX.1-2001 (ustar and pax), with GNU's long names.
 """
 
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,9 +16,14 @@ from pydantic import field_validator, model_validator
 from stages.datasets.columns import Declared
 from stages.datasets.files import FileReader, Found, Notes, TableSource, Value, Wanted, damaged
 from stages.errors import InputError
-from stages.external.ranges import FILE_LIMIT_BYTES, Blocks, Place, Spans, Unreadable, readable
+from stages.external.passed_over import HIDDEN, hidden
+from stages.external.ranges import FILE_LIMIT_BYTES, Blocks, FileInfo, Spans, Unreadable, readable
+from stages.images.pixels import ENDINGS
 
-IMAGES = ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp")
+USUAL = ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp")
+"""Endings of images which a sample may have beside one of `IMAGES`, as a mask; then they are the image."""
+
+IMAGES = tuple(ending.removeprefix(".") for ending in ENDINGS)
 """Endings of members that are taken for images."""
 
 TEXTS = ("cls", "txt")
@@ -27,11 +32,11 @@ TEXTS = ("cls", "txt")
 RECORD_LIMIT_BYTES = 2**20
 """Size of a `.json`, `.cls` or `.txt`, and of a header's own extension, above which it is not read."""
 
-PADDING_LIMIT_BYTES = 2**20
-"""What may follow a tar's end mark; more means that several tars were joined."""
+ZEROS_BYTES = 2**16
+"""How much of what follows an end mark is read at once, to find where another tar begins."""
 
 SAMPLED_BYTES = 2**20
-"""How much of a tar is looked at to guess how many images it holds."""
+"""How much of a tar is read to estimate how many images it holds."""
 
 BLOCK = 512
 
@@ -96,15 +101,16 @@ class WebdatasetSource(TableSource):
         return TarReader(self)
 
     def expected_rows(self) -> int:
-        places = self.places()
-        file = self.stock.open(places[0])
+        infos = self.files()
+        file = self.file_set.open(infos[0])
         bytes_seen = images = 0
         for member in members(file):
             if member.offset > SAMPLED_BYTES:
                 break
             bytes_seen = member.offset + member.size
-            images += _ending_of(member.name)[1] in (IMAGES if self.image is None else (self.image,))
-        return max(1, round(sum(place.size for place in places) * images / max(bytes_seen, 1)))
+            endings = {_ending_of(member.name)[1], _ending_of(member.name)[1].rpartition(".")[2]}
+            images += not endings.isdisjoint(IMAGES if self.image is None else (self.image,))
+        return max(1, round(sum(info.size for info in infos) * images / max(bytes_seen, 1)))
 
     def _endings(self) -> tuple[str, ...]:
         return (".tar",)
@@ -123,35 +129,77 @@ class TarReader(FileReader):
         self._read_members = {name.partition(".")[0] for name in columns}
         self._open: Blocks | None = None
 
-    def declared(self, place: Place) -> tuple[Declared, ...]:
+    def declared(self, info: FileInfo) -> tuple[Declared, ...]:
         return self._declared
 
-    def read(self, place: Place, notes: Notes) -> Iterator[Found]:
-        file = self._source.stock.open(place)
-        for sample in samples(members(file), notes, place.name):
-            image = self._image(sample, place.name)
+    def read(self, info: FileInfo, notes: Notes) -> Iterator[Found]:
+        file = self._source.file_set.open(info)
+        for sample in self._whole_samples(samples(members(file), notes, info.name), info.name):
+            image = self._image(sample, info.name)
             if image is not None:
-                yield self._found(file, place, sample, image, notes)
+                yield self._found(file, info, sample, image, notes)
                 continue
             if apart := sorted(self._read_members & sample.members.keys()):
                 raise InputError(
-                    f"the members of a sample beside each other in {place.name}",
+                    f"the members of a sample beside each other in {info.name}",
                     f"{sample.key}.{apart[0]} apart from any image",
                     "Pack the tar in the order of its names, for example with `tar --sort=name`.",
                 )
-            for ending in sample.members:
-                notes.ignored[f".{ending}"] = notes.ignored.get(f".{ending}", 0) + 1
+            for ending, member in sample.members.items():
+                notes.passed_over.add(f".{ending}", f"{info.name}/{readable(member.name)}")
 
     def fetch(self, wanted: Sequence[Wanted]) -> Iterator[bytes | Unreadable]:
         for entry in wanted:
             if self._open is None or self._open.name != entry.file:
-                self._open = self._source.stock.open(self.place(entry.file))
+                self._open = self._source.file_set.open(self.info(entry.file))
             yield self._open.span(entry.position, entry.size)
+
+    def _whole_samples(self, found: Iterator[Sample], where: str) -> Iterator[Sample]:
+        """Samples of webdataset's rule; those that have no image by it with the name up to the last dot instead.
+
+        By that rule a name ends at its first dot, so `a.5.jpg` has the ending `5.jpg`. Where no member of a sample has
+        the ending of an image, this one is the image of a sample `a.5`, or of `a` where it is the only one.
+        """
+        wanted = IMAGES if self._source.image is None else (self._source.image,)
+        for sample in found:
+            if any(ending in wanted for ending in sample.members):
+                yield sample
+                continue
+            groups: dict[str, Sample] = {}
+            for ending, member in sample.members.items():
+                stem, _, last = ending.rpartition(".")
+                key = f"{sample.key}.{stem}" if stem else sample.key
+                groups.setdefault(stem, Sample(key)).members[last] = member
+            images = [group for group in groups.values() if any(ending in wanted for ending in group.members)]
+            if not images:
+                yield sample
+            elif len(images) == 1:
+                yield self._joined(sample, images[0], groups.values())
+            elif apart := sorted(
+                f"{group.key}.{ending}"
+                for group in groups.values()
+                for ending in self._read_members & group.members.keys()
+                if group not in images
+            ):
+                named = next(ending for ending in sample.members if ending.rpartition(".")[2] in wanted)
+                raise InputError(
+                    f"one image in each sample of {where}",
+                    f"{len(images)} in {readable(sample.key)}, and {readable(apart[0])}, of no single one",
+                    f"Say which one is meant, for example `image: {named}`.",
+                )
+            else:
+                yield from groups.values()
+
+    def _joined(self, sample: Sample, image: Sample, groups: Iterable[Sample]) -> Sample:
+        """A sample with one image: its members by their last ending; those of the image's own name before others."""
+        members = {ending: member for group in groups for ending, member in group.members.items()}
+        return Sample(image.key if len(image.members) > 1 else sample.key, members | image.members)
 
     def _image(self, sample: Sample, where: str) -> Member | None:
         if self._source.image is not None:
             return sample.members.get(self._source.image)
-        endings = [ending for ending in sample.members if ending in IMAGES]
+        endings = [ending for ending in sample.members if ending in USUAL]
+        endings = endings or [ending for ending in sample.members if ending in IMAGES]
         if len(endings) > 1:
             raise InputError(
                 f"one image in each sample of {where}",
@@ -160,14 +208,14 @@ class TarReader(FileReader):
             )
         return sample.members[endings[0]] if endings else None
 
-    def _found(self, file: Blocks, place: Place, sample: Sample, image: Member, notes: Notes) -> Found:
-        name = f"{place.name}/{readable(image.name)}"
+    def _found(self, file: Blocks, info: FileInfo, sample: Sample, image: Member, notes: Notes) -> Found:
+        name = f"{info.name}/{readable(image.name)}"
         if image.size > FILE_LIMIT_BYTES:
             reason = f"a file of {image.size} bytes, more than {FILE_LIMIT_BYTES}"
-            return Found(image.offset, name, Unreadable(reason), split=self._without_column(place))
+            return Found(image.offset, name, Unreadable(reason), split=self._without_column(info))
         data: bytes | Unreadable = file.span(image.offset, image.size)
         values: dict[str, Value] = {}
-        split = self._without_column(place)
+        split = self._without_column(info)
         try:
             columns = self._columns(file, sample, notes)
             for declared in self._declared:
@@ -175,13 +223,13 @@ class TarReader(FileReader):
         except ValueError as error:
             return Found(image.offset, name, Unreadable(str(error)), split=split)
         if self._source.split is not None and self._source.split.column is not None:
-            told = columns.get(self._source.split.column)
-            split = self._source.split.of(None if told is None else str(told), name)
+            value = columns.get(self._source.split.column)
+            split = self._source.split.of(None if value is None else str(value), name)
         return Found(image.offset, name, data, values, split)
 
-    def _without_column(self, place: Place) -> Literal["train", "heldout"] | None:
+    def _without_column(self, info: FileInfo) -> Literal["train", "heldout"] | None:
         split = self._source.split
-        return None if split is None or split.column is not None else split.of(place.name, place.name)
+        return None if split is None or split.column is not None else split.of(info.name, info.name)
 
     def _columns(self, file: Blocks, sample: Sample, notes: Notes) -> dict[str, Any]:
         """Values of the columns that are asked for. ValueError where a member is not what its ending says."""
@@ -219,21 +267,26 @@ def members(file: Spans) -> Iterator[Member]:
                 "Unpack it to a plain .tar: a compressed one cannot be read from the middle.",
             )
     offset = 0
-    ahead: dict[str, str] = {}
+    extended: dict[str, str] = {}
     while True:
         block = file.span(offset, BLOCK)
         if len(block) < BLOCK:
             raise damaged(file.name, "a whole tar", f"its end at byte {file.size}, without an end mark")
         if not any(block):
-            if ahead or file.size - offset > PADDING_LIMIT_BYTES:
-                raise damaged(file.name, "one tar", f"an end mark at byte {offset} of {file.size}")
-            return
+            if extended:
+                raise damaged(file.name, "a member after its extended header", f"an end mark at byte {offset}")
+            # `cat a.tar b.tar` gives tars behind each other, each with its end mark.
+            following = _after_zeros(file, offset)
+            if following is None:
+                return
+            offset = following
+            continue
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except (tarfile.HeaderError, ValueError) as error:
             raise damaged(file.name, f"the header of a member at byte {offset}", str(error)) from error
-        size = _number(ahead["size"], file, offset) if "size" in ahead else header.size
-        name = ahead.get("path", header.name)
+        size = _number(extended["size"], file, offset) if "size" in extended else header.size
+        name = extended.get("path", header.name)
         data = offset + BLOCK
         if header.type in (tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE):
             size = 0
@@ -243,7 +296,7 @@ def members(file: Spans) -> Iterator[Member]:
             )
         offset = data + -(-size // BLOCK) * BLOCK
         if header.type == tarfile.XHDTYPE:
-            ahead |= _records(file, data, size)
+            extended |= _records(file, data, size)
             continue
         if header.type == tarfile.XGLTYPE:
             if _records(file, data, size).keys() & {"path", "size", "linkpath"}:
@@ -252,10 +305,10 @@ def members(file: Spans) -> Iterator[Member]:
         if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
             if header.type == tarfile.GNUTYPE_LONGNAME:
                 text = _extension(file, data, size).partition(b"\0")[0]
-                ahead["path"] = text.decode("utf-8", "surrogateescape")
+                extended["path"] = text.decode("utf-8", "surrogateescape")
             continue
-        sparse = header.type == tarfile.GNUTYPE_SPARSE or any(entry.startswith("GNU.sparse") for entry in ahead)
-        ahead = {}
+        sparse = header.type == tarfile.GNUTYPE_SPARSE or any(entry.startswith("GNU.sparse") for entry in extended)
+        extended = {}
         if header.type == tarfile.DIRTYPE:
             continue
         if sparse or header.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE):
@@ -263,15 +316,27 @@ def members(file: Spans) -> Iterator[Member]:
         yield Member(_checked(file, name), data, size)
 
 
+def _after_zeros(file: Spans, offset: int) -> int | None:
+    """Where the block begins that is not all zeros, from `offset` on; None where there is none."""
+    while offset < file.size:
+        data = file.span(offset, ZEROS_BYTES)
+        rest = data.lstrip(b"\0")
+        if rest:
+            return offset + (len(data) - len(rest)) // BLOCK * BLOCK
+        offset += len(data)
+    return None
+
+
 def samples(found: Iterator[Member], notes: Notes, where: str) -> Iterator[Sample]:
     """Neighbouring members of one name as samples; hidden files and files without ending are passed over."""
     sample: Sample | None = None
     for member in found:
-        if any(piece.startswith(".") for piece in member.name.split("/")):
+        if hidden(member.name):
+            notes.passed_over.add(HIDDEN, f"{where}/{readable(member.name)}")
             continue
         key, ending = _ending_of(member.name)
         if not ending:
-            notes.ignored["no ending"] = notes.ignored.get("no ending", 0) + 1
+            notes.passed_over.add("no ending", f"{where}/{readable(member.name)}")
             continue
         if sample is None or sample.key != key:
             if sample is not None:

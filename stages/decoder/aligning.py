@@ -1,10 +1,10 @@
-"""Where the projections of taps start: in one language, so that what is learned from one tap holds for the others.
+"""How the projections of taps start: aligned, so that what is learned from one tap holds for the others.
 
-At random, each tap of a group would write another code into the vector that sketch and U-Net read, and a part of the
-training would go to the translation (figures in docs/choices.md). So each tap's projection starts as a rotation,
-the one that comes nearest to targets which are the same for all taps: the principal components of all their embeddings
-together, mixed at random. It is a rotation and no regression because a regression keeps of a tap what others tell too;
-what it alone knows, a shape perhaps, would start near zero and be learned late.
+Random projections would map each tap to another code, and training would have to translate between them (figures in
+docs/understanding/decisions.md). So each tap's projection starts as a rotation, the one that comes nearest to targets
+which are the same for all taps: the principal components of all their embeddings together, mixed at random. A
+regression in place of the rotation would keep of a tap what it shares with the others; what is in that tap alone, a
+shape perhaps, would start near zero and be learned late.
 """
 
 from typing import NamedTuple
@@ -21,14 +21,14 @@ IMAGES = 8_192
 """Train images that the rotations are fitted on."""
 COMPONENTS = 256
 """Principal components of a tap, and of all together; fewer where there are fewer numbers."""
-SPREADS = (1.4, 1.0)
-"""Standard deviations of what the projections give: at the sketch and at the U-Net."""
-EVENED = (0.5, 0.0)
-"""How far the components of a tap are evened out before they are rotated, at the sketch and at the U-Net: 0 leaves
-their standard deviations as they are, 1 makes all equal. A sketch that is told all as loudly, with components that are
-little but noise, learns its train images by heart."""
-FAINT = 0.03
-"""Standard deviation that a component is taken to have at least: what hardly varies is not evened out to noise."""
+OUTPUT_STDS = (1.4, 1.0)
+"""Standard deviations of the outputs of the projections: at the sketch and at the U-Net."""
+WHITENING = (0.5, 0.0)
+"""How far the components of a tap are whitened before they are rotated, at the sketch and at the U-Net: 0 leaves
+their standard deviations as they are, 1 makes all equal. Whitening scales components that are mostly noise up, and a
+sketch overfits to them."""
+LEAST_STD = 0.03
+"""Lower bound of a component's standard deviation, so that whitening does not blow up what hardly varies."""
 
 
 @torch.no_grad()
@@ -39,18 +39,18 @@ def align(network: Network, train: PairedSet, seed: int) -> None:
     taps = [embeddings(train, number, rows) for number in range(len(train.widths))]
     shared = components(torch.cat(taps, dim=1))
     each = [components(h) for h in taps]
-    for projection, spread, evened in zip(projections(network), SPREADS, EVENED, strict=True):
-        targets = (shared.told * shared.loudness.sqrt()) @ torch.randn(len(shared.loudness), len(projection.vectors.T))
+    for projection, output_std, whitening in zip(projections(network), OUTPUT_STDS, WHITENING, strict=True):
+        targets = (shared.scores * shared.std.sqrt()) @ torch.randn(len(shared.std), len(projection.vectors.T))
         for weight, own in zip(projection.weights, each, strict=True):
-            weight.copy_(rotation(own, targets, evened, spread))
+            weight.copy_(rotation(own, targets, whitening, output_std))
 
 
 class Components(NamedTuple):
     """Principal components of B embeddings of D numbers."""
 
-    told: Tensor
+    scores: Tensor
     """[B, K], each of unit variance."""
-    loudness: Tensor
+    std: Tensor
     """Their standard deviations [K]."""
     directions: Tensor
     """[D, K], orthonormal."""
@@ -59,22 +59,21 @@ class Components(NamedTuple):
 def components(h: Tensor) -> Components:
     """Those of embeddings [B, D]."""
     count = len(h)
-    told, lengths, directions = torch.svd_lowrank(h - h.mean(dim=0), q=min(COMPONENTS, *h.shape), niter=4)
-    return Components(told * count**0.5, (lengths / count**0.5).clamp(min=FAINT), directions)
+    scores, lengths, directions = torch.svd_lowrank(h - h.mean(dim=0), q=min(COMPONENTS, *h.shape), niter=4)
+    return Components(scores * count**0.5, (lengths / count**0.5).clamp(min=LEAST_STD), directions)
 
 
-def rotation(own: Components, targets: Tensor, evened: float, spread: float) -> Tensor:
+def rotation(own: Components, targets: Tensor, whitening: float, output_std: float) -> Tensor:
     """The rotation of a tap's components that comes nearest to targets [B, T], up to its scale: weights [T, D].
 
     Orthogonal Procrustes (Schönemann 1966, doi 10.1007/BF02289451).
     """
-    spoken = own.told * own.loudness ** (1.0 - evened)
-    left, _, right = torch.linalg.svd(spoken.T @ targets, full_matrices=False)
-    turned = left @ right
-    given = (spoken @ turned).square().mean().sqrt()
-    weight = (own.directions * own.loudness**-evened) @ turned
-    scaled: Tensor = weight * spread / given.clamp(min=0.1)
-    return scaled.T
+    scaled = own.scores * own.std ** (1.0 - whitening)
+    left, _, right = torch.linalg.svd(scaled.T @ targets, full_matrices=False)
+    rotated = left @ right
+    std = (scaled @ rotated).square().mean().sqrt()
+    weight: Tensor = (own.directions * own.std**-whitening) @ rotated * output_std / std.clamp(min=0.1)
+    return weight.T
 
 
 def embeddings(train: PairedSet, number: int, rows: "np.ndarray") -> Tensor:

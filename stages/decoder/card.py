@@ -30,7 +30,7 @@ FALLING = 0.05
 def still_falling(curve: Sequence[Point]) -> dict[str, bool]:
     """By tap, whether the held-out loss was still falling when training ended; a longer one would say more then.
 
-    Empty where the curve is too short to tell.
+    Empty where the curve is too short.
     """
     before = [point for point in curve if point.images <= (1 - LAST) * curve[-1].images]
     if not before:

@@ -50,7 +50,7 @@ class Projection(nn.Module):
 
 
 def with_its_rows(out: Tensor, h: Tensor, weight: Tensor, here: Tensor) -> Tensor:
-    """out [B, width] plus the projections of h [B, D] in the rows that are `here`, of which alone they are made."""
+    """out [B, width] plus the projections of h [B, D] in the rows that are `here`; only these are computed."""
     rows = here.nonzero().squeeze(1)
     if not len(rows):
         return out
@@ -58,7 +58,7 @@ def with_its_rows(out: Tensor, h: Tensor, weight: Tensor, here: Tensor) -> Tenso
 
 
 def with_all_rows(out: Tensor, h: Tensor, weight: Tensor, here: Tensor) -> Tensor:
-    """The same, made of all rows: nothing to a GPU, which would be waited for if it were asked which are `here`."""
+    """The same, computed for all rows: cheap on a GPU, which asking for the rows that are `here` would wait for."""
     return out + torch.where(here[:, None], functional.linear(h, weight), 0.0)
 
 

@@ -40,7 +40,7 @@ class PairedSet:
     statistics: tuple[Statistics, ...]
     """Per tap what standardises its embeddings."""
     rows: "NDArray[np.int64]"
-    """The rows that belong to the set; all others below are places in this array."""
+    """The rows that belong to the set; all row numbers below are indices into this array."""
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -52,21 +52,28 @@ class Flat:
             for p, value, gradient in zip(apart, values, gradients, strict=False)
         ]
         """[rows, columns] each: outputs of a layer by its inputs."""
-        self.ahead = sum(matrix.numel() for matrix in self.matrices)
-        """Numbers of the vector that belong to matrices."""
+        self.matrix_elements = sum(matrix.numel() for matrix in self.matrices)
+        """Number of elements of all matrices; they come first in the vector."""
         equal = [(share, sum(p.numel() for p in group)) for share, group in groupby(others, rate)] or [(1.0, 0)]
         lengths = [length for _, length in equal]
-        values, gradients = (torch.split(vector[self.ahead :], lengths) for vector in (self.values, self.gradient))
-        self.stretches = [
+        values, gradients = (
+            torch.split(vector[self.matrix_elements :], lengths) for vector in (self.values, self.gradient)
+        )
+        self.groups = [
             (_trained(value, gradient), share)
             for (share, _), value, gradient in zip(equal, values, gradients, strict=True)
         ]
-        """All other numbers, as one vector for each rate, beside its share of the learning rate; the highest first."""
+        """All other parameters in groups: a vector, and its share of the learning rate; the highest share first."""
 
-    def summed_over_ranks(self, world: int) -> None:
+    def sum_gradient(self, world: int) -> None:
         """Replaces the gradient by its sum over all ranks."""
         if world > 1:
             torch.distributed.all_reduce(self.gradient)
+
+    def broadcast(self, world: int) -> None:
+        """Gives all ranks the values of the first."""
+        if world > 1 and len(self.values):
+            torch.distributed.broadcast(self.values, 0)
 
 
 def like(vector: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -80,8 +87,8 @@ class Muon:
     Its state is the vector `momentum`. torch.optim.Muon takes the same steps, but in bfloat16 on every device.
     """
 
-    def __init__(self, flat: Flat, momentum: Tensor) -> None:
-        self.precision: Precision = "bfloat16"
+    def __init__(self, flat: Flat, momentum: Tensor, precision: Precision) -> None:
+        self.precision = precision
         """Of the products that make an update orthogonal."""
         self._matrices = list(zip(flat.matrices, like(momentum, flat.matrices), strict=True))
 
@@ -123,16 +130,16 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 class AdamW:
-    """The optimiser of a vector's stretches. Its state is one vector for each of `MOMENTS`, and `updates`."""
+    """The optimiser of a vector's parameter groups. Its state is one vector for each of `MOMENTS`, and `updates`."""
 
     def __init__(self, flat: Flat, betas: tuple[float, float]) -> None:
-        groups = [{"params": [numbers], "share": share} for numbers, share in flat.stretches]
+        groups = [{"params": [vector], "share": share} for vector, share in flat.groups]
         self._optimiser = torch.optim.AdamW(groups, betas=betas, weight_decay=0.0, fused=True)
-        self.moments = {name: torch.zeros_like(flat.values[flat.ahead :]) for name in MOMENTS}
-        stretches = [numbers for numbers, _ in flat.stretches]
+        self.moments = {name: torch.zeros_like(flat.values[flat.matrix_elements :]) for name in MOMENTS}
+        vectors = [vector for vector, _ in flat.groups]
         for name, moment in self.moments.items():
-            for numbers, piece in zip(stretches, like(moment, stretches), strict=True):
-                self._optimiser.state[numbers][name] = piece
+            for vector, piece in zip(vectors, like(moment, vectors), strict=True):
+                self._optimiser.state[vector][name] = piece
         self.updates = 0
 
     @property
@@ -142,9 +149,9 @@ class AdamW:
 
     @updates.setter
     def updates(self, count: int) -> None:
-        for numbers, state in self._optimiser.state.items():
+        for vector, state in self._optimiser.state.items():
             # The fused optimiser counts steps on the device of the weights, as it does with all its state.
-            state["step"] = torch.tensor(float(count), device=numbers.device)
+            state["step"] = torch.tensor(float(count), device=vector.device)
 
     @property
     def rate(self) -> float:
@@ -160,9 +167,9 @@ class AdamW:
 
 
 def _trained(values: Tensor, gradient: Tensor) -> nn.Parameter:
-    made = nn.Parameter(values)
-    made.grad = gradient
-    return made
+    parameter = nn.Parameter(values)
+    parameter.grad = gradient
+    return parameter
 
 
 # Convolution weights stand channels-last in the vector, which spares a copy of each in every step.

@@ -1,4 +1,4 @@
-"""The decoder's files, and a trained decoder ready to paint. Decoders with an ADM U-Net are `adm_format.py`'s.
+"""The decoder's files, and a trained decoder ready to paint. Those with an ADM U-Net are of `rcdm.format`.
 
 decoder.safetensors   averaged weights of sketch and painter, and `<tap>/mean` and `<tap>/scale` of every tap
 halfway.safetensors   the same painter as it was after half of its training, painter only
@@ -22,7 +22,7 @@ from stages.decoder.card import FORMAT, Snapshot
 from stages.decoder.card import Point as Point
 from stages.decoder.conditioning import NULL
 from stages.decoder.network import Network
-from stages.decoder.rcdm import format as adm_format
+from stages.decoder.rcdm import format as rcdm_format
 from stages.decoder.rcdm.format import AdmCard, AdmDecoder
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.diffusion.noise import Noise
@@ -51,7 +51,7 @@ class Extends(BaseModel):
     """The taps that the trunk was trained with, as `encoder:tap`."""
 
 
-class Card(BaseModel):
+class DecoderCard(BaseModel):
     """`decoder.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,7 +71,7 @@ class Card(BaseModel):
     curve: tuple[Point, ...]
     """Loss over training; the held-out loss is that of the averaged weights."""
     still_falling: dict[str, bool] = {}
-    """By tap, whether the held-out loss was still falling at the end; empty where that cannot be told."""
+    """By tap, whether the held-out loss was still falling at the end; empty where the curve is too short."""
     finished: str = ""
     """Day on which the training ended (UTC, `2026-11-22`); empty where it was not written down."""
     versions: dict[str, str] = {}
@@ -84,7 +84,7 @@ class Card(BaseModel):
 class Decoder:
     """A trained decoder on a device."""
 
-    card: Card
+    card: DecoderCard
     network: Network
     means: Mapping[str, Tensor]
     scales: Mapping[str, Tensor]
@@ -95,20 +95,20 @@ class Decoder:
         """`encoder:tap` to width."""
         return self.card.taps
 
-    def standardise(self, place: str, h: Tensor) -> Tensor:
+    def standardise(self, tap: str, h: Tensor) -> Tensor:
         """Raw embeddings [N, D] of the tap `encoder:tap` in units of the train rows' spread, float32 on the device."""
-        return (h.to(self.device, torch.float32) - self.means[place]) / self.scales[place]
+        return (h.to(self.device, torch.float32) - self.means[tap]) / self.scales[tap]
 
-    def denoiser(self, place: str) -> Denoiser:
+    def denoiser(self, tap: str) -> Denoiser:
         """D(x, sigma, h) of the tap `encoder:tap`; h [B, D] are raw embeddings. InputError for an unknown tap."""
-        if place not in self.taps:
+        if tap not in self.taps:
             raise InputError(
                 expected=f"one of the decoder's taps, {', '.join(self.taps)}",
-                found=place,
+                found=tap,
                 remedy="Name the tap among `taps` of the decoder and train it again.",
             )
-        number = list(self.taps).index(place)
-        return lambda x, sigma, h: self._denoised(x, sigma, self.standardise(place, h), number)
+        number = list(self.taps).index(tap)
+        return lambda x, sigma, h: self._denoised(x, sigma, self.standardise(tap, h), number)
 
     def free(self) -> Denoiser:
         """The denoiser without a condition; h is not looked at. InputError where no condition was ever dropped."""
@@ -122,7 +122,7 @@ class Decoder:
         widest = max(self.taps.values())
         return lambda x, sigma, h: self._denoised(x, sigma, x.new_zeros(len(x), widest), NULL)
 
-    def published(self, place: str, steps: int) -> Callable[[Noise, Tensor], Tensor]:
+    def published(self, tap: str, steps: int) -> Callable[[Noise, Tensor], Tensor]:
         """Raises InputError: only a network of discrete time, with a learned variance, can be sampled that way."""
         raise InputError(
             expected="a decoder with an ADM U-Net, for `sampler: published`",
@@ -138,7 +138,7 @@ class Decoder:
         return out
 
 
-AnyCard: TypeAlias = Card | AdmCard
+AnyCard: TypeAlias = DecoderCard | AdmCard
 AnyDecoder: TypeAlias = Decoder | AdmDecoder
 
 
@@ -160,14 +160,14 @@ def dump(
     final: Mapping[str, Tensor],
     halfway: Mapping[str, Tensor],
     statistics: "Sequence[Statistics]",
-    card: Card,
+    card: DecoderCard,
 ) -> dict[str, bytes]:
     """The decoder's files by name. `final` and `halfway`: the painter's weights by name."""
     tensors = {f"sketch.{name}": value for name, value in network.sketch.state_dict().items()}
     tensors |= {f"painter.{name}": value for name, value in final.items()}
-    for place, found in zip(card.taps, statistics, strict=True):
-        tensors[f"{STANDARD}{place}/mean"] = torch.from_numpy(found.mean)
-        tensors[f"{STANDARD}{place}/scale"] = torch.from_numpy(found.scale)
+    for tap, found in zip(card.taps, statistics, strict=True):
+        tensors[f"{STANDARD}{tap}/mean"] = torch.from_numpy(found.mean)
+        tensors[f"{STANDARD}{tap}/scale"] = torch.from_numpy(found.scale)
     return {
         WEIGHTS: save({name: value.contiguous() for name, value in tensors.items()}),
         HALFWAY: save({f"painter.{name}": value.contiguous() for name, value in halfway.items()}),
@@ -190,8 +190,8 @@ def parse_card(data: bytes) -> AnyCard:
             found=f"format {found!r}",
             remedy="Read it with the version of Repscope that wrote it, or train the decoder again.",
         )
-    kind: type[AnyCard] = AdmCard if "architecture" in document else Card
-    if kind is Card and isinstance(document.get("training"), dict):
+    kind: type[AnyCard] = AdmCard if "architecture" in document else DecoderCard
+    if kind is DecoderCard and isinstance(document.get("training"), dict):
         # Cards that do not say how they were trained are older than the choice.
         document["training"].setdefault("optimiser", "adamw")
     try:
@@ -204,17 +204,17 @@ def load(inp: Input, device: str, snapshot: Snapshot = "final") -> AnyDecoder:
     """The decoder of an artifact of `decoder` or `released`; FormatError where its tensors do not fit its card."""
     card = read_card(inp)
     if isinstance(card, AdmCard):
-        return adm_format.load(inp, card, device, snapshot)
+        return rcdm_format.load(inp, card, device, snapshot)
     tensors = load_tensors(inp.read(WEIGHTS))
     standard = {name: tensors.pop(name) for name in list(tensors) if name.startswith(STANDARD)}
     if snapshot == "halfway":
         tensors |= load_tensors(inp.read(HALFWAY))
     network = Network(card.network, list(card.taps.values()), card.size)
-    network.rest = card.rest
+    network.residual_std = card.rest
     try:
         network.load_state_dict(tensors)
-        means = {place: standard[f"{STANDARD}{place}/mean"].to(device) for place in card.taps}
-        scales = {place: standard[f"{STANDARD}{place}/scale"].to(device) for place in card.taps}
+        means = {tap: standard[f"{STANDARD}{tap}/mean"].to(device) for tap in card.taps}
+        scales = {tap: standard[f"{STANDARD}{tap}/scale"].to(device) for tap in card.taps}
     except (RuntimeError, KeyError) as error:
         raise FormatError(f"tensors that {CARD} describes", str(error), "Train the decoder again.") from error
     network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

@@ -93,7 +93,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class _Normed(torch.autograd.Function):
-    """Group norm, gain and offset [B, C], and SiLU, in one pass for the sums and one for the rest.
+    """Group norm, gain and offset [B, C], and SiLU, in one pass for the sums and one for the output.
 
     With c = x - m, where m is the group's mean as x's type rounds it, xhat = (c - mean of c) r, r = 1 / sqrt(variance +
     epsilon) and z = gain xhat + offset = a c + b. Squares and products of x itself would be rounded by its distance
@@ -131,8 +131,8 @@ class _Normed(torch.autograd.Function):
         with_xhat = r * (with_x - mean * total)
         channels = rows.shape[2]
         back = _per_channel(_per_group(gain * total, ctx.groups), channels) / ctx.size
-        stretch = _per_channel(_per_group(gain * with_xhat, ctx.groups), channels) / ctx.size
-        slope = -r.square() * stretch
+        scaled = _per_channel(_per_group(gain * with_xhat, ctx.groups), channels) / ctx.size
+        slope = -r.square() * scaled
         level = -r * back - slope * mean
         gx = torch.addcmul(level.to(rows.dtype)[:, None], rows, slope.to(rows.dtype)[:, None], out=products)
         gx.addcmul_(gz, (r * gain).to(rows.dtype)[:, None])

@@ -1,8 +1,8 @@
 """The decoder's network: a small U-Net around a sketch, as a denoiser D(x, sigma, h).
 
-Image x is modelled as m + r: the sketch m = E[x | h] by a network without convolutions, and the rest r by diffusion,
-D(x; sigma, h) = m + D_r(x - m; sigma, h), with EDM's preconditioning of D_r (`stages.diffusion.edm`). Where noise hides
-everything the denoiser answers with the sketch, and capacity is spent on what the sketch cannot say.
+Image x is modelled as m + r: the sketch m = E[x | h] by a network without convolutions, and the residual r by
+diffusion, D(x; sigma, h) = m + D_r(x - m; sigma, h), with EDM's preconditioning of D_r (`stages.diffusion.edm`). Where
+noise hides everything the denoiser returns the sketch; capacity goes into what the sketch cannot express.
 
 Norms are over the channels of each position (Ba et al. 2016, arXiv 1607.06450) because on CPUs they cost a quarter of
 GroupNorm; scale and shift from noise level and condition follow them, as in ADM (Dhariwal & Nichol 2021, section 3).
@@ -26,7 +26,7 @@ def channel_norm(x: Tensor) -> Tensor:
     return functional.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],)).permute(0, 3, 1, 2)
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions; the vector e [B, width] scales and shifts between them. Starts as the identity."""
 
     def __init__(self, channels_in: int, channels_out: int, width: int) -> None:
@@ -60,22 +60,22 @@ class UNet(nn.Module):
         self.rise = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(channels))
         below = channels[0]
         for wide, count in zip(channels, settings.blocks, strict=True):
-            inward = [Block(below if block == 0 else wide, wide, settings.width) for block in range(count)]
-            outward = [Block(wide, wide, settings.width) for _ in range(count)]
+            inward = [ResidualBlock(below if block == 0 else wide, wide, settings.width) for block in range(count)]
+            outward = [ResidualBlock(wide, wide, settings.width) for _ in range(count)]
             self.down.append(nn.ModuleList(inward))
             self.up.append(nn.ModuleList(outward))
             below = wide
         self.out = nn.Conv2d(channels[0], 3 * area, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
-        place = torch.linspace(-1.0, 1.0, size // settings.patch)
-        self.register_buffer("place", torch.stack(torch.meshgrid(place, place, indexing="ij")), persistent=False)
+        side = torch.linspace(-1.0, 1.0, size // settings.patch)
+        self.register_buffer("coordinates", torch.stack(torch.meshgrid(side, side, indexing="ij")), persistent=False)
 
     def forward(self, r: Tensor, m: Tensor, e: Tensor) -> Tensor:
         """[B, 3, S, S] twice and [B, width] -> [B, 3, S, S]."""
-        place: Tensor = self.get_buffer("place").expand(r.shape[0], -1, -1, -1)
+        coordinates: Tensor = self.get_buffer("coordinates").expand(r.shape[0], -1, -1, -1)
         patches = functional.pixel_unshuffle(torch.cat([r, m], dim=1), self.patch)
-        x = torch.cat([patches, place], dim=1).contiguous(memory_format=torch.channels_last)
+        x = torch.cat([patches, coordinates], dim=1).contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         skips = []
         for level, blocks in enumerate(self.down):
@@ -119,10 +119,11 @@ class Parts(nn.Module):
 
     sketch: nn.Module
     painter: nn.Module
-    rest: float
+    residual_std: float
+    """Standard deviation of what the sketch leaves."""
 
     def compile_kernels(self) -> None:
-        """Has torch.compile make kernels for what is slow without: they are made when the network first runs."""
+        """Has torch.compile make kernels for what is slow without; they are compiled when the network first runs."""
         raise NotImplementedError
 
     @property
@@ -137,7 +138,7 @@ class Parts(nn.Module):
 
 
 class Network(Parts):
-    """Sketch and painter. `rest` is the standard deviation of what the sketch leaves, measured when that is trained."""
+    """Sketch and painter. `residual_std` is measured when the sketch is trained."""
 
     sketch: Sketch
     painter: Painter
@@ -146,7 +147,7 @@ class Network(Parts):
         super().__init__()
         self.sketch = Sketch(widths, settings.sketch, size)
         self.painter = Painter(settings, widths, size)
-        self.rest = 0.5
+        self.residual_std = 0.5
 
     def compile_kernels(self) -> None:
         """Those of the U-Net; what stands before it is small."""
@@ -175,7 +176,7 @@ class Network(Parts):
             out: Tensor = self.painter(scaled, c_noise, h, tap, sketch)
             return out
 
-        return sketch + edm.denoise(raw, x - sketch, sigma, self.rest)
+        return sketch + edm.denoise(raw, x - sketch, sigma, self.residual_std)
 
     def forward(self, x: Tensor, sigma: Tensor, h: Tensor, tap: Tensor) -> Tensor:
         """D(x; sigma, h): see `denoise`."""

@@ -12,7 +12,7 @@ WITHOUT_SKETCH: Mapping[str, Any] = {"sigma_max": 80.0, "rho": 7.0}
 
 
 SKETCH_IMAGES = 60_000
-"""Embeddings of each tap that the sketch is shown where nothing is said."""
+"""Embeddings of each tap that the sketch is shown by default."""
 
 
 class Settings(BaseModel):
@@ -77,6 +77,7 @@ class TrainingSettings(Settings):
     ema: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Length of the moving average of the weights, as a fraction of the images seen so far."""
     log_sigma_mean: float = -0.2
+    """Mean of ln sigma of the noise levels in training."""
     log_sigma_std: PositiveFloat = 1.2
     """Noise levels in training: ln sigma ~ N(mean, std^2); pixels lie in [-1, 1]."""
     null: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -85,7 +86,10 @@ class TrainingSettings(Settings):
     """Embeddings shown to the sketch, by itself, before the diffusion model starts. None: 60 000 for each tap. 0: it
     stays grey, and the diffusion model does everything."""
     sketch_batch: PositiveInt = 128
+    """Embeddings per step of the sketch."""
     sketch_learning_rate: PositiveFloat = 4e-3
+    """Peak learning rate of the sketch. Projections of embeddings of more than 256 numbers take less, by the root of
+    256 / width."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the network's arithmetic, bfloat16 where the device is fast in it; weights, averages, losses and
     preconditioning are float32 always."""

@@ -25,6 +25,7 @@ class Decoder(Gang):
     size: PositiveInt = 32
     """Side of the painted images, pixels; images are cut to a square and resized."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the initial weights, the order of the images, the noise and the noise levels."""
     num_images: PositiveInt = 105_000
     """Length of the training, in images shown to the diffusion model; the sketch has a budget of its own."""
     network: NetworkSettings = NetworkSettings()

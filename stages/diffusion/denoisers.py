@@ -1,4 +1,4 @@
-"""Denoisers made of other things: of a network of discrete time, and of two denoisers. The wrapped stay as they are."""
+"""Denoisers that wrap something else: a network of discrete time, or two denoisers. The wrapped are not changed."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ def discrete(network: Network, schedule: Schedule, clip: bool) -> Denoiser:
 
     x = x_t / sqrt(alpha_bar) has noise of level sigma = sqrt((1 - alpha_bar) / alpha_bar), so the network is shown
     x / sqrt(1 + sigma^2) at the step of that level, and D = x - sigma F (Song et al. 2021, section 4.3). Beyond the
-    schedule's levels it is told its first or last step. `clip` keeps D within [-1, 1].
+    schedule's levels it is given its first or last step. `clip` keeps D within [-1, 1].
     """
 
     def denoised(x: Tensor, sigma: Tensor, h: Tensor) -> Tensor:
@@ -25,11 +25,11 @@ def discrete(network: Network, schedule: Schedule, clip: bool) -> Denoiser:
 
 
 def step_of(schedule: Schedule, sigma: Tensor) -> Tensor:
-    """What a network is told at noise levels sigma [B]: float [B], between two steps by the logarithm of the level."""
+    """A network's time at noise levels sigma [B]: float [B], between two steps by the logarithm of the level."""
     levels, times = schedule.sigmas.log().to(sigma.device), schedule.times.to(sigma.device, torch.float64)
-    place = torch.minimum(torch.maximum(sigma.double().log(), levels[0]), levels[-1])
-    above = torch.searchsorted(levels, place).clamp(1, len(levels) - 1)
-    share = (place - levels[above - 1]) / (levels[above] - levels[above - 1])
+    log_sigma = torch.minimum(torch.maximum(sigma.double().log(), levels[0]), levels[-1])
+    above = torch.searchsorted(levels, log_sigma).clamp(1, len(levels) - 1)
+    share = (log_sigma - levels[above - 1]) / (levels[above] - levels[above - 1])
     return torch.lerp(times[above - 1], times[above], share).to(sigma.dtype)
 
 

@@ -25,12 +25,12 @@ Network: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """How much noise each of T steps adds, and what the network is told at each. Arithmetic is float64."""
+    """How much noise each of T steps adds, and what time the network is given at each. Arithmetic is float64."""
 
     betas: Tensor
     """Variance that each step adds, float64 [T]."""
     times: Tensor
-    """What the network is told at each step, int64 [T]: the step's number where the schedule has all of them."""
+    """The network's time at each step, int64 [T]: the step's number where the schedule has all of them."""
 
     def __len__(self) -> int:
         return len(self.betas)
@@ -73,8 +73,8 @@ def linear(steps: int = 1000) -> Schedule:
 
 def cosine(steps: int = 1000) -> Schedule:
     """The cosine schedule of improved DDPM, equation 17: s = 0.008, variances at most 0.999."""
-    place = torch.arange(steps + 1, dtype=torch.float64) / steps
-    left = ((place + 0.008) / 1.008 * (math.pi / 2)).cos() ** 2
+    fraction = torch.arange(steps + 1, dtype=torch.float64) / steps
+    left = ((fraction + 0.008) / 1.008 * (math.pi / 2)).cos() ** 2
     return _whole((1.0 - left[1:] / left[:-1]).clamp(max=0.999))
 
 
@@ -170,10 +170,10 @@ def losses(schedule: Schedule, output: Tensor, clean: Tensor, x: Tensor, step: T
 
 def bound(schedule: Schedule, output: Tensor, clean: Tensor, x: Tensor, step: Tensor) -> Tensor:
     """L_t of DDPM, equation 5, in bits per dimension [B]: a divergence, but at step 0 the 8-bit image's likelihood."""
-    said = predict(schedule, output, x, step, clip=False)
+    predicted = predict(schedule, output, x, step, clip=False)
     mean = posterior_mean(schedule, clean, x, step)
-    divergence = _divergence(mean, _at(schedule.log_variance, step, x), said.mean, said.log_variance)
-    likelihood = _log_likelihood(clean, said.mean, said.log_variance / 2.0)
+    divergence = _divergence(mean, _at(schedule.log_variance, step, x), predicted.mean, predicted.log_variance)
+    likelihood = _log_likelihood(clean, predicted.mean, predicted.log_variance / 2.0)
     return torch.where(step == 0, _mean(-likelihood), _mean(divergence)) / math.log(2.0)
 
 
@@ -185,10 +185,10 @@ def ancestral(network: Network, schedule: Schedule, noise: Noise, h: Tensor, cli
     x = noise(0)
     for number, step in enumerate(reversed(range(len(schedule))), start=1):
         steps = torch.full((len(x),), step, device=x.device)
-        said = predict(schedule, network(x, schedule.times.to(x.device)[steps], h), x, steps, clip)
-        x = said.mean
+        predicted = predict(schedule, network(x, schedule.times.to(x.device)[steps], h), x, steps, clip)
+        x = predicted.mean
         if step:
-            x = x + (said.log_variance / 2.0).exp() * noise(number)
+            x = x + (predicted.log_variance / 2.0).exp() * noise(number)
     return x
 
 
@@ -217,5 +217,5 @@ def _log_likelihood(clean: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 
 
 def _cumulative(x: Tensor) -> Tensor:
-    """Cumulative standard normal distribution by tanh, within 3e-4: the published losses are made with it."""
+    """Cumulative standard normal distribution by tanh, within 3e-4: the published losses use it."""
     return (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3))) / 2.0

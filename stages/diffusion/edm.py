@@ -14,7 +14,7 @@ Raw: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 class Coefficients(NamedTuple):
-    """c_skip, c_out, c_in and c_noise of equation 7, each shaped as the sigma they were made from."""
+    """c_skip, c_out, c_in and c_noise of equation 7, each shaped as sigma."""
 
     skip: Tensor
     out: Tensor

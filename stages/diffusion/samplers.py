@@ -74,11 +74,11 @@ def heun(denoiser: Denoiser, noise: Noise, sigmas: Tensor, h: Tensor) -> Tensor:
     x = _started(noise, sigmas)
     for now, after in pairwise(sigmas):
         slope = (x - _at(denoiser, x, now, h)) / now
-        ahead = x + (after - now) * slope
+        proposed = x + (after - now) * slope
         if after > 0:
-            slope = (slope + (ahead - _at(denoiser, ahead, after, h)) / after) / 2
-            ahead = x + (after - now) * slope
-        x = ahead
+            slope = (slope + (proposed - _at(denoiser, proposed, after, h)) / after) / 2
+            proposed = x + (after - now) * slope
+        x = proposed
     return x
 
 

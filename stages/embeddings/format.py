@@ -130,10 +130,10 @@ class Table:
         # Zarr is asked for each row once and in order: the cheapest, whatever order they are wanted in.
         order = np.argsort(wanted, kind="stable")
         for start, stop in self._blocks(array, len(wanted)):
-            places = order[slice(*np.searchsorted(wanted, (start, stop), sorter=order))]
-            unique, back = np.unique(wanted[places], return_inverse=True)
+            indices = order[slice(*np.searchsorted(wanted, (start, stop), sorter=order))]
+            unique, back = np.unique(wanted[indices], return_inverse=True)
             if len(unique):
-                vectors[places] = self._block(tap, view, unique)[back]
+                vectors[indices] = self._block(tap, view, unique)[back]
         return vectors
 
     def _blocks(self, array: Any, count: int) -> list[tuple[int, int]]:
@@ -149,7 +149,7 @@ class Table:
         """Stored vectors [N, D] of `rows`, which rise; FormatError where they are damaged or gone."""
         array, first, last = self._array(tap, view), int(rows[0]), int(rows[-1])
         try:
-            # Where most chunks are read anyhow, picking rows would cost more than reading the rest.
+            # Where most chunks are read anyhow, picking rows would cost more than reading all.
             if last + 1 - first <= SPARSE * len(rows):
                 found = array[first : last + 1][rows - first]
             else:

@@ -1,4 +1,4 @@
-"""What sets the speed of a worker and not its answer: batches, threads that decode ahead of them, memory kept."""
+"""What sets the speed of a worker and not its answer: batches, decoding by other threads, memory kept."""
 
 import ctypes
 import time

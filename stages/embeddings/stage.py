@@ -9,7 +9,7 @@ from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary, Unke
 from stages.encoders.spec import EncoderSpec, Oracle, Untrained
 
 if TYPE_CHECKING:
-    from stages.embeddings.table import State
+    from stages.embeddings.table import EmbeddingState
 
 
 class Embeddings(Stage):
@@ -56,13 +56,13 @@ class Embeddings(Stage):
 
         return [Part(index=part) for part in range(open_images(inputs["images"]).parts)]
 
-    def setup(self, inputs: Inputs, device: str) -> "State":
+    def setup(self, inputs: Inputs, device: str) -> "EmbeddingState":
         """Loads the encoder and the index of the images."""
-        from stages.embeddings.table import State
+        from stages.embeddings.table import EmbeddingState
 
-        return State.load(self.encoder, inputs, device, self.batch)
+        return EmbeddingState.load(self.encoder, inputs, device, self.batch)
 
-    def work(self, part: Part, state: "State", inputs: Inputs, out: Output) -> Summary:
+    def work(self, part: Part, state: "EmbeddingState", inputs: Inputs, out: Output) -> Summary:
         """Embeds one part and writes its shards; the summary has the counts and the part's sums for the statistics."""
         from stages.embeddings.table import embed_part
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class State:
+class EmbeddingState:
     """What a worker keeps between parts."""
 
     encoder: Encoder
@@ -48,7 +48,7 @@ class State:
     decoding: Decoding
 
     @classmethod
-    def load(cls, spec: EncoderSpec, inputs: Inputs, device: str, batch: int | None = None) -> "State":
+    def load(cls, spec: EncoderSpec, inputs: Inputs, device: str, batch: int | None = None) -> "EmbeddingState":
         """Opens the images and loads the encoder; without `batch` one that suits the device is chosen.
 
         From then on the process keeps what memory its forward passes took (`pace.keep_memory`).
@@ -57,7 +57,7 @@ class State:
         return cls.of(load(spec, inputs, device), open_images(inputs["images"]), device, batch)
 
     @classmethod
-    def of(cls, encoder: Encoder, images: Images, device: str, batch: int | None = None) -> "State":
+    def of(cls, encoder: Encoder, images: Images, device: str, batch: int | None = None) -> "EmbeddingState":
         """Of an encoder that is loaded."""
         table = images.table(("split",))
         train = None
@@ -70,7 +70,7 @@ class State:
         return cls(encoder, encoder.fingerprint(), images, train, passes, decoding)
 
 
-def embed_part(stage: "Embeddings", part: int, state: State, out: Output) -> Summary:
+def embed_part(stage: "Embeddings", part: int, state: EmbeddingState, out: Output) -> Summary:
     """Embeds a part in all views, each in one pass for all taps, and writes one shard per tap and view."""
     images, encoder = state.images, state.encoder
     start = part * images.part_rows

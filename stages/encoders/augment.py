@@ -34,15 +34,19 @@ class Augmentations(BaseModel):
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Bounds of the crop's width over its height."""
     flip: Probability = 0.5
+    """Probability that an image is mirrored, left to right."""
     jitter: Probability = 0.8
     """Probability that brightness, contrast, saturation and hue are changed at all."""
     brightness: Strength = 0.4
     """The factor lies in 1 ± this; the same for contrast and saturation."""
     contrast: Strength = 0.4
+    """The factor lies in 1 ± this."""
     saturation: Strength = 0.4
+    """The factor lies in 1 ± this."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Largest change of hue, turns."""
     greyscale: Probability = 0.2
+    """Probability that an image loses its colours."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ def apply(images: "Tensor", draws: Draws) -> "Tensor":
 def cropped(images: "Tensor", boxes: "np.ndarray | None", flips: "np.ndarray | None") -> "Tensor":
     """Cuts a box (left, top, width, height in fractions, [B, 4]) out of each image and enlarges it bilinearly to H x W.
 
-    `flips` (bool [B]) mirrors the result left to right. Boxes lie inside the image, so nothing is made up at its edge.
+    `flips` (bool [B]) mirrors the result left to right. Boxes lie inside the image, so nothing is padded at its edge.
     """
     import numpy as np
     import torch
@@ -141,15 +145,15 @@ def cropped(images: "Tensor", boxes: "np.ndarray | None", flips: "np.ndarray | N
     boxes = np.tile([0.0, 0.0, 1.0, 1.0], (count, 1)) if boxes is None else boxes
     flips = np.zeros(count, dtype=np.bool_) if flips is None else flips
 
-    def places(start: "np.ndarray", length: "np.ndarray", mirrored: "np.ndarray", pixels: int) -> "Tensor":
+    def coordinates(start: "np.ndarray", length: "np.ndarray", mirrored: "np.ndarray", pixels: int) -> "Tensor":
         """Where the pixels of the result lie in the image, along one axis: [B, pixels], -1 to 1 from edge to edge."""
         centres = (np.arange(pixels) + 0.5) / pixels
         centres = np.where(mirrored[:, None], 1 - centres, centres)
         found = 2 * (start[:, None] + length[:, None] * centres) - 1
         return sent(torch.as_tensor(found, dtype=images.dtype), images.device)
 
-    across = places(boxes[:, 0], boxes[:, 2], flips, width)[:, None, :].expand(-1, height, -1)
-    down = places(boxes[:, 1], boxes[:, 3], np.zeros_like(flips), height)[:, :, None].expand(-1, -1, width)
+    across = coordinates(boxes[:, 0], boxes[:, 2], flips, width)[:, None, :].expand(-1, height, -1)
+    down = coordinates(boxes[:, 1], boxes[:, 3], np.zeros_like(flips), height)[:, :, None].expand(-1, -1, width)
     return torch.nn.functional.grid_sample(
         images, torch.stack([across, down], 3), mode="bilinear", padding_mode="border", align_corners=False
     )
@@ -178,9 +182,9 @@ def hue_turned(images: "Tensor", turns: "np.ndarray") -> "Tensor":
     sixths += 6 * _column(turns, images).squeeze(1)
     channels = []
     for offset in (5, 3, 1):
-        place = sixths + offset
-        place -= 6 * (place / 6).floor_()
-        channels.append(value - chroma * torch.minimum(place, 4 - place).clamp_(0, 1))
+        position = sixths + offset
+        position -= 6 * (position / 6).floor_()
+        channels.append(value - chroma * torch.minimum(position, 4 - position).clamp_(0, 1))
     return torch.stack(channels, 1)
 
 

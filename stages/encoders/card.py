@@ -1,4 +1,4 @@
-"""`network.json`, the card of an imported encoder: what it was made from, how it sees images, which taps it has."""
+"""`network.json`, the card of an imported encoder: where it comes from, how it sees images, which taps it has."""
 
 from typing import Any, Literal
 
@@ -13,12 +13,12 @@ FORMAT = 1
 CARD = "network.json"
 
 
-class Card(Settings):
+class ImportedCard(Settings):
     """`network.json`."""
 
     format: int = FORMAT
     source: dict[str, Any]
-    """What the study says of where the encoder comes from."""
+    """The source, as the study gives it."""
     recipe: dict[str, Any]
     """What builds the network again, without its weights."""
     own_taps: tuple[str, ...]
@@ -33,7 +33,7 @@ class Card(Settings):
     files: dict[str, str]
     """sha256 of each file that was read, by name; of weights from a hub their commit."""
     unused: tuple[str, ...]
-    """Names in the file that the network has no use for."""
+    """Names in the file that the network lacks."""
     zeroed: tuple[str, ...]
     """Names that the file lacks and no tap depends on: they are zero."""
     pieces: int
@@ -42,6 +42,6 @@ class Card(Settings):
     """Of Python and the libraries that imported it."""
 
 
-def parse_card(data: bytes) -> Card:
+def parse_card(data: bytes) -> ImportedCard:
     """`network.json` from its bytes; raises FormatError where its format is unknown or a field is wrong."""
-    return parsed(Card, data, CARD, FORMAT)
+    return parsed(ImportedCard, data, CARD, FORMAT)

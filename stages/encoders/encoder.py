@@ -28,7 +28,7 @@ TOLERANCES: dict[Precision, float] = {"float32": TOLERANCE, "bfloat16": 2e-2}
 
 
 class Fingerprint(BaseModel):
-    """What tells one encoder from another: equal weights, preprocessing, taps, precision; alike embeddings."""
+    """What distinguishes one encoder from another: equal weights, preprocessing, taps, precision; alike embeddings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

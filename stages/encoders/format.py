@@ -1,4 +1,4 @@
-"""The files of a trained encoder: `encoder.safetensors` (weights, probe embeddings) and `encoder.json` (the rest)."""
+"""The files of a trained encoder: `encoder.safetensors` (weights, probe embeddings) and `encoder.json` (all else)."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ class Quality(Settings):
     """Held-out images."""
 
 
-class Card(Settings):
+class TrainedCard(Settings):
     """`encoder.json`: what the encoder is, how it sees an image, how it was trained and how good it is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,7 +72,7 @@ def digest(state: "dict[str, Tensor]") -> str:
     return total.hexdigest()
 
 
-def dump(network: "Network", card: Card, probes: "dict[str, Tensor]") -> dict[str, bytes]:
+def dump(network: "Network", card: TrainedCard, probes: "dict[str, Tensor]") -> dict[str, bytes]:
     """The two files by name; `probes` are the embeddings of the probe batch, per tap."""
     from safetensors.torch import save
 
@@ -81,14 +81,14 @@ def dump(network: "Network", card: Card, probes: "dict[str, Tensor]") -> dict[st
     return {WEIGHTS: save(tensors), CARD: card.model_dump_json(indent=1).encode()}
 
 
-def read_card(inp: Input) -> Card:
+def read_card(inp: Input) -> TrainedCard:
     """`encoder.json` of a `pretrain` artifact; raises FormatError where its format is unknown."""
     return parse_card(inp.read(CARD))
 
 
-def parse_card(data: bytes) -> Card:
+def parse_card(data: bytes) -> TrainedCard:
     """`encoder.json` from its bytes; raises FormatError where its format is unknown or a field is wrong."""
-    return parsed(Card, data, CARD, FORMAT)
+    return parsed(TrainedCard, data, CARD, FORMAT)
 
 
 def parsed(model: type[Model], data: bytes, name: str, version: int) -> Model:
@@ -111,7 +111,7 @@ def parsed(model: type[Model], data: bytes, name: str, version: int) -> Model:
         ) from error
 
 
-def read_network(inp: Input) -> "tuple[Network, Card, dict[str, Tensor]]":
+def read_network(inp: Input) -> "tuple[Network, TrainedCard, dict[str, Tensor]]":
     """The network (evaluation mode, CPU), its card and the stored embeddings of the probe batch.
 
     Raises FormatError where the weights do not fit the architecture or are not those the card was written for.

@@ -1,6 +1,6 @@
 """Importing an encoder, and the files it is kept in: `network.json` and `weights-00000.safetensors` ….
 
-`network.json` says how the network is built again, how it sees images, which taps it has and what it was made from;
+`network.json` says how the network is built again, how it sees images, which taps it has and where it comes from;
 the last file of weights also holds the embeddings of the probe batch, against which every later load is checked.
 """
 
@@ -12,18 +12,15 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from stages.contract import Input, Output, Summary
-from stages.encoders.card import CARD, Card, parse_card
+from stages.encoders.card import CARD, ImportedCard, parse_card
+from stages.encoders.determinism import SEEDS, differing, digests, require_deterministic, seeded, zero_unneeded
 from stages.encoders.encoder import NetworkEncoder, Vectors, probe_batch, require_same
 from stages.encoders.format import PROBE, digest
-from stages.encoders.sources import code as from_code
-from stages.encoders.sources import hf as from_hf
-from stages.encoders.sources import published as released
-from stages.encoders.sources import timm as from_timm
-from stages.encoders.sources import torchvision as from_torchvision
-from stages.encoders.sources.build import Built
-from stages.encoders.sources.settings import Hf, Override, Released, Tap, Timm, Torch, Torchvision
+from stages.encoders.sources import code, hf, published, timm, torchvision
+from stages.encoders.sources.build import Built, reason
+from stages.encoders.sources.guard import unattended
+from stages.encoders.sources.settings import Hf, Override, PublishedEncoder, Tap, Timm, Torch, Torchvision
 from stages.encoders.spec import Preprocessing
-from stages.encoders.steady import SEEDS, digests, require_steady, seeded, settle, unlike
 from stages.encoders.taps import Tapped, Trunk
 from stages.errors import FormatError, InputError
 from stages.training import provenance
@@ -33,29 +30,29 @@ if TYPE_CHECKING:
     from stages.encoders.stage import Imported
 
 UNKNOWN = ""
-"""Digest of weights that are still being looked at."""
+"""Digest of weights that are still being checked."""
 PIECE_BYTES = 2**28
 """Weights are cut into files of about this size: one must go into one request."""
 
 
 def run(stage: "Imported", out: Output) -> Summary:
     """Loads the encoder of `stage` twice, compares, checks and writes it; returns the summary."""
-    before, known = _first(stage)
+    before, first_digests = _first(stage)
     with seeded(_seed(stage, SEEDS[1])):
         built = build(stage)
-    chance = unlike(known, digests(built.trunk.network))
-    seen = preprocessing(stage.preprocessing, built.preprocessing)
+    unequal = differing(first_digests, digests(built.trunk.network))
+    seen = preprocessing(stage.preprocessing, built.preprocessing, built.unknown)
     own = stage.source.taps()
     encoder = encoder_of(built.trunk, own, stage.taps, seen, stage.precision, "cpu", UNKNOWN)
     probe = probe_batch(seen.size)
-    zeroed = settle(built, encoder, probe, chance)
-    probes = require_steady(encoder, built.trunk.network, probe, before)
+    zeroed = zero_unneeded(built, encoder, probe, unequal)
+    probes = require_deterministic(encoder, built.trunk.network, probe, before)
     weights = built.trunk.network.state_dict()
     pieces = 0
     for data in _pieces(weights, probes):
         out.put(_piece(pieces), data)
         pieces += 1
-    card = Card(
+    card = ImportedCard(
         source=stage.source.model_dump(mode="json"),
         recipe=built.recipe,
         own_taps=own,
@@ -87,37 +84,42 @@ def run(stage: "Imported", out: Output) -> Summary:
 
 def build(stage: "Imported") -> Built:
     """The network of a stage's source, with its weights, on the CPU."""
-    match stage.source:
-        case Timm() as source:
-            return from_timm.build(source)
-        case Hf() as source:
-            return from_hf.build(source)
-        case Torchvision() as source:
-            return from_torchvision.build(source)
-        case Torch() as source:
-            return from_code.build(source)
-        case Released() as source:
-            return released.build(source)
+    with unattended():
+        match stage.source:
+            case Timm() as source:
+                return timm.build(source)
+            case Hf() as source:
+                return hf.build(source)
+            case Torchvision() as source:
+                return torchvision.build(source)
+            case Torch() as source:
+                return code.build(source)
+            case PublishedEncoder() as source:
+                return published.build(source)
 
 
 def rebuild(recipe: dict[str, Any]) -> Trunk:
     """The network of a recipe, with any weights."""
     kinds = {
-        "timm": from_timm.rebuild,
-        "hf": from_hf.rebuild,
-        "torchvision": from_torchvision.rebuild,
-        "torch": from_code.rebuild,
-        "released": released.rebuild,
+        "timm": timm.rebuild,
+        "hf": hf.rebuild,
+        "torchvision": torchvision.rebuild,
+        "torch": code.rebuild,
+        "released": published.rebuild,
     }
-    return kinds[recipe["kind"]](recipe)
+    with unattended():
+        return kinds[recipe["kind"]](recipe)
 
 
-def preprocessing(override: Override, found: Preprocessing | None) -> Preprocessing:
-    """What comes with a network, as the study changes it. Raises InputError where nothing comes and little is said."""
+def preprocessing(override: Override, found: Preprocessing | None, unknown: str = Built.unknown) -> Preprocessing:
+    """What comes with a network, as the study changes it.
+
+    Raises InputError where nothing comes, for the reason `unknown`, and the study lacks size, mean or std.
+    """
     if found is None:
         if override.size is None or override.mean is None or override.std is None:
             raise InputError(
-                "`preprocessing` with size, mean and std, for the network comes without one that is known",
+                f"`preprocessing` with size, mean and std, since {unknown}",
                 override.model_dump_json(exclude_none=True),
                 "Write them into the study, or `preprocessing: imagenet`.",
             )
@@ -137,14 +139,17 @@ def encoder_of(
     device: str,
     weights_sha256: str,
 ) -> NetworkEncoder:
-    """A trunk as an encoder. Raises InputError for a tap that it has not."""
+    """A trunk as an encoder. Raises InputError for a tap that it has not, and where its forward pass fails."""
     try:
         return NetworkEncoder(Tapped(trunk, own, taps), seen, device, precision, weights_sha256)
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except InputError:
+        raise
+    # A network of the user's own may raise anything.
+    except Exception as error:
         raise InputError(
-            f"a network that takes images of {seen.size} x {seen.size} pixels",
-            " ".join(str(error).split())[:300],
-            "Correct `preprocessing: {size: …}`, or the network's own `options`.",
+            f"a forward pass that takes one tensor of images of {seen.size} x {seen.size} pixels, [B, 3, H, W]",
+            reason(error),
+            "Correct the network or its `options`; where it takes images of another size, `preprocessing: {size: …}`.",
         ) from error
 
 
@@ -190,10 +195,10 @@ def _first(stage: "Imported") -> tuple[Vectors, dict[str, str]]:
     """What the second load is compared with: embeddings of the probe batch and a digest of every weight."""
     with seeded(_seed(stage, SEEDS[0])):
         built = build(stage)
-    seen = preprocessing(stage.preprocessing, built.preprocessing)
-    known = digests(built.trunk.network)
+    seen = preprocessing(stage.preprocessing, built.preprocessing, built.unknown)
+    weight_digests = digests(built.trunk.network)
     encoder = encoder_of(built.trunk, stage.source.taps(), stage.taps, seen, stage.precision, "cpu", UNKNOWN)
-    return encoder.embed(probe_batch(seen.size)), known
+    return encoder.embed(probe_batch(seen.size)), weight_digests
 
 
 def _seed(stage: "Imported", seed: int) -> int:

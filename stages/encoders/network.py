@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stages.encoders.spec import Architecture
 
 
-class Block(nn.Module):
+class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions with BatchNorm and a shortcut, [B, C_in, H, W] -> [B, C_out, H / stride, W / stride]."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
@@ -45,7 +45,7 @@ class ResNet(nn.Module):
         channels = first
         for number, (width, blocks) in enumerate(zip(architecture.widths, architecture.blocks, strict=True)):
             for block in range(blocks):
-                stages.append(Block(channels, width, stride=2 if number > 0 and block == 0 else 1))
+                stages.append(BasicBlock(channels, width, stride=2 if number > 0 and block == 0 else 1))
                 channels = width
         self.stages = nn.Sequential(*stages)
 

@@ -58,7 +58,7 @@ def width(attribute: Attribute) -> int:
 def vectors(attributes: Sequence[Attribute], values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float32]:
     """Attributes as vectors, float32 [N, D]: scalars as they are, circles as cosine and sine, classes one-hot.
 
-    What is undefined (NaN) becomes 0, which for a circle and a class is a place of its own.
+    What is undefined (NaN) becomes 0, which for a circle and a class is a value of its own.
     """
     columns = []
     for attribute in attributes:

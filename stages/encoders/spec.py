@@ -27,13 +27,16 @@ class Preprocessing(Settings):
     size: PositiveInt = 32
     """Side of the square, pixels."""
     mean: Colour = (0.5, 0.5, 0.5)
+    """Subtracted from pixels in [0, 1]: red, green, blue."""
     std: Colour = (0.25, 0.25, 0.25)
+    """Divides what is left: red, green, blue."""
     resize: Annotated[PositiveInt | None, Added(when_absent=None)] = None
     """The shorter side is resized to this many pixels, then the centre is cut out. None: the centre square is resized
     to `size` and nothing more is lost."""
     squash: Annotated[bool, Added(when_absent=False)] = False
     """Both sides are resized to `resize` (or `size`), whatever the image's proportions."""
     interpolation: Annotated[Interpolation, Added(when_absent="bicubic")] = "bicubic"
+    """Of the resizing."""
     rounding: Annotated[Literal["even", "down"], Added(when_absent="even")] = "even"
     """Of half a pixel of margin when the centre is cut out: torchvision's, or that of transformers."""
     halve: Annotated[bool, Added(when_absent=False)] = False
@@ -110,6 +113,7 @@ class Untrained(Settings):
     architecture: Architecture = Architecture()
     preprocessing: Preprocessing = Preprocessing()
     seed: int = 0
+    """Of the initial weights."""
 
 
 class Oracle(Settings):

@@ -23,7 +23,7 @@ def _seconds(parameters: float, size: int) -> float:
     return 0.066 * parameters / 23.5e6 * (size / 224) ** 2
 
 
-def _free(taps: dict[str, Tap]) -> dict[str, Tap]:
+def _valid_names(taps: dict[str, Tap]) -> dict[str, Tap]:
     """Refuses names that have a meaning already or cannot be part of an object's name."""
     for name in taps:
         if not TAP_NAME.fullmatch(name):
@@ -45,7 +45,7 @@ class Imported(Stage):
     bitwise: ClassVar[bool] = False
 
     source: AnySource
-    taps: Annotated[Taps, AfterValidator(_free)] = Field(default_factory=dict)
+    taps: Annotated[Taps, AfterValidator(_valid_names)] = Field(default_factory=dict)
     """Submodules to read beside the taps that the source has."""
     preprocessing: Overrides = Override()
     """What to change of the preprocessing that comes with the network."""

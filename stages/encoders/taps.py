@@ -1,4 +1,4 @@
-"""Reading a network at several places in one forward pass: a trunk gives `backbone`, hooks give named submodules."""
+"""Reading a network at several taps in one forward pass: a trunk gives `backbone`, hooks give named submodules."""
 
 import difflib
 import math
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from stages.errors import InputError
@@ -20,10 +19,10 @@ LISTED = 40
 
 
 class Trunk(nn.Module, ABC):
-    """A network of any library, made to give vectors."""
+    """A network of any library, wrapped to give one vector per image."""
 
     network: nn.Module
-    """As its library made it: what names in state dicts and in `taps` mean."""
+    """The library's own module: names in state dicts and in `taps` are its names."""
     prefix_tokens: int | None = None
     """Tokens that stand before those of the patches, where neither the network nor its input says how many."""
 
@@ -35,8 +34,8 @@ class Trunk(nn.Module, ABC):
         """Tokens that stand for patches of an image of this size; None: not known, or no tokens."""
         return None
 
-    def want(self, modules: frozenset[str]) -> None:
-        """Told which submodules will be read: a trunk may have to run parts that it would leave out."""
+    def prepare(self, modules: frozenset[str]) -> None:
+        """Called with the submodules that will be read: a trunk may have to run some that it would skip."""
         return
 
 
@@ -54,7 +53,7 @@ class Tapped(nn.Module):
         inner = {name: module for name, module in trunk.network.named_modules() if name}
         self._inner = tuple(inner)
         hooked = {name: tap for name, tap in taps.items() if tap.module in inner}
-        trunk.want(frozenset(tap.module for tap in hooked.values()))
+        trunk.prepare(frozenset(tap.module for tap in hooked.values()))
         for name, tap in hooked.items():
             inner[tap.module].register_forward_hook(partial(self._keep, name, tap))
 
@@ -137,7 +136,7 @@ def pool(x: Tensor, how: str, patches: int | None, prefix: int | None, where: st
     return x[:, 0].clone() if before > 0 and how != "mean" else x[:, before:].mean(1)
 
 
-def spread(projector: nn.Sequential, x: Tensor) -> dict[str, Tensor]:
+def projector_taps(projector: nn.Sequential, x: Tensor) -> dict[str, Tensor]:
     """A projector read layer by layer: [B, D] to `projector.0`, …, `projector` (its last); none where it is empty.
 
     A layer is a linear map with the normalisation and activation that follow it.
@@ -151,11 +150,6 @@ def spread(projector: nn.Sequential, x: Tensor) -> dict[str, Tensor]:
             layer += 1
         x = module(x)
     return taps | ({"projector": x} if layer else {})
-
-
-def blank(size: int) -> Tensor:
-    """A grey image that stands for any: float32 [1, 3, size, size]."""
-    return torch.zeros(1, 3, size, size)
 
 
 def _unknown(tap: str, module: str, known: Sequence[str]) -> InputError:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -15,11 +16,13 @@ from torch import Tensor, nn
 from stages.errors import InputError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "teacher", "module")
-"""Entries of a checkpoint under which trainers keep a network's weights, where nothing else says so."""
+"""Entries of a checkpoint under which trainers keep a network's weights, where `inside` is empty."""
 PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""
 COUNTED = "num_batches_tracked"
 """A buffer that no output depends on; old files lack it."""
+LFS = b"version https://git-lfs"
+"""How a pointer of Git LFS begins: a checkout without `git lfs pull` has it instead of the file."""
 NAMED = 6
 """Names that a message lists before it only counts."""
 
@@ -38,7 +41,12 @@ def read(path: Path) -> Any:
     file of `torch.save` that can be read without running code.
     """
     with path.open("rb") as file:
-        head = file.read(9)
+        head = file.read(max(len(LFS), 9))
+    if head == LFS:
+        raise InputError(
+            f"{path.name} to hold weights", "a pointer of Git LFS, which stands for them", "Fetch them: `git lfs pull`."
+        )
+    head = head[:9]
     if len(head) == 9 and head[8:] == b"{":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -49,17 +57,18 @@ def read(path: Path) -> Any:
             raise _unreadable(path, f"a damaged safetensors file ({error})") from error
     try:
         with torch.serialization.safe_globals(PLAIN):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", mmap=is_zipfile(path), weights_only=True)
     except pickle.UnpicklingError as error:
         raise _unreadable(path, f"more than tensors and plain data ({_first_line(error)})") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    # A file that is something else makes the reader fail in any way that bytes can be wrong.
+    except Exception as error:
         raise _unreadable(path, _first_line(error) or type(error).__name__) from error
 
 
 def state_of(document: Any, inside: str = "") -> dict[str, Tensor]:
     """The state dict in what a file holds.
 
-    `inside` says where: dotted names of entries, then the beginning that all names share. Empty: it is looked for
+    `inside` says where: dotted names of entries, then the beginning that all names share. Empty: it is searched
     under the entries that trainers use, and what wrappers of modules put before each name is taken away.
     """
     if inside:
@@ -95,13 +104,13 @@ class Filled:
     missing: list[str] = field(default_factory=list)
     """Names of the network that the file lacks: still as initialised."""
     unused: list[str] = field(default_factory=list)
-    """Names of the file that the network has no use for."""
+    """Names of the file that the network lacks."""
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], ignore: tuple[str, ...] = ()) -> Filled:
     """Gives a network the weights of a file, cast to its own dtype.
 
-    Raises InputError where shapes differ, or the file holds what the network has no place for and `ignore` (beginnings
+    Raises InputError where shapes differ, or the file holds what the network lacks and `ignore` (beginnings
     of names) does not say so: then the file is another network's.
     """
     own = network.state_dict()
@@ -119,7 +128,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], ignore: tuple[str, ...
         if misfits:
             found.append(f"other shapes: {few(misfits)}")
         if strange:
-            found.append(f"weights that it has no place for: {few(strange)}")
+            found.append(f"weights that it does not have: {few(strange)}")
         if missing:
             found.append(f"none for {few(missing)}")
         raise InputError(

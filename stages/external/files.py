@@ -4,6 +4,7 @@ What is on this machine already is used where it stands; anything else that fssp
 """
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,12 +61,22 @@ def fetched_folder(url: str, wanted: tuple[str, ...]) -> Iterator[Fetched]:
             # Every file system of fsspec has errors of its own, and some of them are no OSError.
             except Exception as error:
                 raise InputError(
-                    f"a folder at {url}", _told(error, url), "Check the URL and the credentials."
+                    f"a folder at {url}", _reason(error, url), "Check the URL and the credentials."
                 ) from error
         if not path.is_dir():
             raise InputError(f"a folder at {url}", "none", "Check the path: an id of the hub needs `pretrained: true`.")
         found = sorted(file for file in path.iterdir() if file.is_file() and file.name.endswith(wanted))
         yield Fetched(path, {file.name: sha256_of(file) for file in found})
+
+
+def absolute(url: str) -> str:
+    """A URL as it is, a local path as an absolute one, because workers may run in another folder.
+
+    Raises ValueError for `pipe:`, which would run a command.
+    """
+    if url.startswith("pipe:"):
+        raise ValueError("expected a path or a URL that fsspec opens; found pipe:, which runs a command")
+    return url if "://" in url or "::" in url else os.path.abspath(os.path.expanduser(url))
 
 
 def local(url: str) -> Path | None:
@@ -95,13 +106,13 @@ def _download(url: str, path: Path) -> None:
     except Exception as error:
         raise InputError(
             f"a file at {url}",
-            _told(error, url),
+            _reason(error, url),
             "Check the URL, its credentials, and the space for temporary files here.",
         ) from error
 
 
-def _told(error: Exception, url: str) -> str:
-    """What stands at a URL instead: by the error, or its first cause, that tells more than where it was looked."""
+def _reason(error: Exception, url: str) -> str:
+    """Why nothing was read at a URL: the first error in the chain of causes that names more than the URL."""
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__) is not None:
         causes.append(cause)

@@ -1,11 +1,10 @@
-"""Where files stand: URLs with braces and stars as files, and a file of any file system read by blocks.
+"""Files by URL: patterns with braces and stars expanded, and a file of any file system read by blocks.
 
-`Stock` says which files a source means and finds them; `Blocks` reads one of them from any place, asking its file
-system for a few larger ranges instead of many small ones.
+`FileSet` finds the files that a source names. `Blocks` reads one of them from any offset: it asks the file system for a
+few larger ranges instead of many small ones.
 """
 
 import io
-import os
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 from stages.contract import External
 from stages.errors import InputError
+from stages.external.passed_over import HIDDEN, PassedOver, hidden, kind_of
 
 FILE_LIMIT_BYTES = 2**28
 """Size above which an image is not read."""
@@ -35,13 +35,13 @@ _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands in for the bytes of an image that cannot be had, and says why."""
+    """Takes the place of the bytes of an image that cannot be read, with the reason."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Place:
+class FileInfo:
     """A file: its name below the source's folder, and its bytes."""
 
     name: str
@@ -56,13 +56,6 @@ class Spans(Protocol):
 
     def span(self, start: int, length: int) -> bytes:
         """`length` bytes from `start`, fewer at the end of the file."""
-
-
-def absolute(url: str) -> str:
-    """A local path made absolute, because workers may stand in another folder."""
-    if url.startswith("pipe:"):
-        raise ValueError("expected a path or a URL that fsspec opens; found pipe:, which runs a command")
-    return url if "://" in url or "::" in url else os.path.abspath(os.path.expanduser(url))
 
 
 def expand(url: str) -> list[str]:
@@ -93,15 +86,15 @@ def _numbers(first: str, last: str) -> list[str]:
     return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
 
 
-class Stock:
-    """The files that a URL, or several, stand for: one file, a folder, patterns with `{000..009}`, `{a,b}` or `*`.
+class FileSet:
+    """The files that one URL or several name: one file, a folder, patterns with `{000..009}`, `{a,b}` or `*`.
 
     `endings`: of a folder, files with these endings are taken.
     """
 
     def __init__(self, urls: Sequence[str], endings: Sequence[str]) -> None:
         self._endings = tuple(endings)
-        self._said = urls[0] if len(urls) == 1 else f"{urls[0]} and {len(urls) - 1} more"
+        self._urls = urls[0] if len(urls) == 1 else f"{urls[0]} and {len(urls) - 1} more"
         self._only: tuple[str, ...]
         expanded = [entry for url in urls for entry in expand(url)]
         if len(expanded) == 1 and "*" not in expanded[0]:
@@ -110,17 +103,18 @@ class Stock:
             self._folder, self._only = _common(expanded)
         self._opened: tuple[Any, str] | None = None
         self._is_file = False
+        self._passed_over: PassedOver | None = None
 
     def external(self, fingerprint: str) -> External:
         """What the key must know of these files."""
         return External(self._folder, fingerprint, self._only)
 
-    def find(self) -> list[Place]:
+    def find(self) -> list[FileInfo]:
         """The files, sorted by name. Raises InputError where there are none, or one that is named is not there."""
         files, root = self._open()
         try:
             if self._only and not any("*" in entry for entry in self._only):
-                return sorted(self._named(files, root), key=lambda place: place.name)
+                return sorted(self._named(files, root), key=lambda info: info.name)
             if self._is_file:
                 return [self._single(files, root)]
             found = [
@@ -129,24 +123,31 @@ class Stock:
             ]
         except PermissionError as error:
             raise InputError(
-                f"files in {self._said}", f"no permission to list them ({error})", "Grant it, or copy them."
+                f"files in {self._urls}", f"no permission to list them ({error})", "Grant it, or copy them."
             ) from error
         wanted = External(self._folder, only=self._only)
-        meant = [
-            (name, size)
-            for name, size in found
-            if wanted.covers(name) and not any(piece.startswith(".") for piece in name.split("/"))
-        ]
-        places = [Place(n, s) for n, s in sorted(meant) if self._only or n.lower().endswith(self._endings)]
-        if not places:
+        meant = [(name, size) for name, size in found if wanted.covers(name) and not hidden(name)]
+        infos = [FileInfo(n, s) for n, s in sorted(meant) if self._only or n.lower().endswith(self._endings)]
+        self._passed_over = PassedOver()
+        taken = {info.name for info in infos}
+        for name, _ in sorted(found):
+            if name not in taken and not self._only:
+                self._passed_over.add(HIDDEN if hidden(name) else kind_of(name), readable(name))
+        if not infos:
             raise self._nothing([name for name, _ in (meant or found)])
-        return places
+        return infos
 
-    def open(self, place: Place) -> "Blocks":
+    def passed_over(self) -> PassedOver:
+        """Files of a folder that `find` leaves out; none where the files are named."""
+        if self._passed_over is None:
+            self.find()
+        return self._passed_over or PassedOver()
+
+    def open(self, info: FileInfo) -> "Blocks":
         """A file to read. Raises InputError where it is not as it was found."""
         files, root = self._open()
-        path = root if self._is_file else f"{root.rstrip('/')}/{place.name}"
-        return Blocks(files, path, place)
+        path = root if self._is_file else f"{root.rstrip('/')}/{info.name}"
+        return Blocks(files, path, info)
 
     def _open(self) -> tuple[Any, str]:
         if self._opened is None:
@@ -155,33 +156,33 @@ class Stock:
             self._is_file = not self._only and not files.isdir(root or "/")
         return self._opened
 
-    def _single(self, files: Any, root: str) -> Place:
+    def _single(self, files: Any, root: str) -> FileInfo:
         if not files.exists(root):
             raise InputError(f"a file or a folder at {self._folder}", "nothing", "Correct `url`.")
-        return Place(root.rpartition("/")[2], int(files.info(root)["size"] or 0))
+        return FileInfo(root.rpartition("/")[2], int(files.info(root)["size"] or 0))
 
-    def _named(self, files: Any, root: str) -> Iterable[Place]:
+    def _named(self, files: Any, root: str) -> Iterable[FileInfo]:
         from concurrent.futures import ThreadPoolExecutor
 
-        def look(name: str) -> Place | None:
+        def size_of(name: str) -> FileInfo | None:
             try:
-                return Place(name, int(files.info(f"{root.rstrip('/')}/{name}")["size"] or 0))
+                return FileInfo(name, int(files.info(f"{root.rstrip('/')}/{name}")["size"] or 0))
             except FileNotFoundError:
                 return None
 
         with ThreadPoolExecutor(READERS) as pool:
-            found = list(pool.map(look, self._only))
-        gone = [name for name, place in zip(self._only, found, strict=True) if place is None]
+            found = list(pool.map(size_of, self._only))
+        gone = [name for name, info in zip(self._only, found, strict=True) if info is None]
         if gone:
             raise InputError(
-                f"{len(self._only)} files that {self._said} names, in {self._folder}",
+                f"{len(self._only)} files that {self._urls} names, in {self._folder}",
                 f"no {gone[0]}{f', and {len(gone) - 1} more missing' if len(gone) > 1 else ''}",
                 "Correct `url`; braces count from the first number to the last, both included.",
             )
-        return [place for place in found if place is not None]
+        return [info for info in found if info is not None]
 
     def _nothing(self, names: Sequence[str]) -> InputError:
-        kinds = Counter(sorted(_ending(name) for name in names))
+        kinds = Counter(sorted(kind_of(name) for name in names))
         others = ", ".join(f"{count} x {ending}" for ending, count in kinds.most_common(5))
         what = self._only[0] if len(self._only) == 1 else "/".join(self._endings)
         remedy = remedy_for(kinds) or "Correct `url`."
@@ -191,7 +192,7 @@ class Stock:
 
 
 class Ranged(io.RawIOBase):
-    """A file, read only, of `size` bytes that can be had from any place; a kind says how in `readinto`."""
+    """A file, read only, of `size` bytes that can be read from any offset; a subclass implements `readinto`."""
 
     size: int
     _at = 0
@@ -216,9 +217,9 @@ class Blocks(Ranged):
     Blocks that nobody asks for are not read, so that skipping over a large member of a tar costs nothing.
     """
 
-    def __init__(self, files: Any, path: str, place: Place) -> None:
-        self.name = place.name
-        self.size = place.size
+    def __init__(self, files: Any, path: str, info: FileInfo) -> None:
+        self.name = info.name
+        self.size = info.size
         self.failure: BaseException | None = None
         """What went wrong in reading: a library on top of this may have turned it into an error of its own."""
         self._files = files
@@ -294,7 +295,7 @@ def open_url(url: str) -> tuple[Any, str]:
 
 def remedy_for(endings: Iterable[str]) -> str:
     """Which kind of source reads files with one of these endings; empty where none does."""
-    kinds = {".tar": "webdataset", ".parquet": "parquet"}
+    kinds = {".tar": "webdataset", ".parquet": "parquet", ".pq": "parquet"}
     meant = next((ending for ending in endings if ending in kinds), None)
     return "" if meant is None else f"Files of {meant} are read by `kind: {kinds[meant]}`."
 
@@ -312,11 +313,7 @@ def _common(urls: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     while depth < fixed and len({path[depth] for path in pieces}) == 1:
         depth += 1
     folder = "/".join(pieces[0][:depth])
-    # `s3:` and the empty piece after it are no place.
+    # `s3:` and the empty piece after it are no folder.
     if not folder.strip("/") or folder.endswith((":", ":/")):
         raise ValueError(f"expected files that stand below one folder; found {urls[0]} and {urls[-1]}")
     return folder, tuple(sorted({"/".join(path[depth:]) for path in pieces}))
-
-
-def _ending(name: str) -> str:
-    return os.path.splitext(name)[1].lower() or "no ending"

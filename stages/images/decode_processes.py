@@ -61,7 +61,7 @@ class DecodeProcesses:
     def fill(
         self, images: "NDArray[np.uint8]", encoded: Sequence[Encoded], framing: int | Framing, scaled: bool
     ) -> list[int]:
-        """Decodes `encoded` into `images` uint8 [N, size, size, 3]; returns the places of those that could not be.
+        """Decodes `encoded` into `images` uint8 [N, size, size, 3]; returns the indices of those that could not be.
 
         Raises InputError where a child has died, for example of too little memory, and for whoever gets it next.
         """
@@ -98,7 +98,7 @@ class DecodeProcesses:
         finally:
             # A dead one too: other threads wait for one, and must learn of it.
             self._idle.put(child)
-        return [place for place, flag in enumerate(failed) if flag]
+        return [index for index, flag in enumerate(failed) if flag]
 
 
 def _end(children: Sequence["subprocess.Popen[bytes]"]) -> None:
@@ -136,15 +136,15 @@ def _answer(order: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> None:
     side = framing if isinstance(framing, int) else framing.size
     images = np.zeros((len(order["sizes"]), side, side, 3), dtype=np.uint8)
     failed = bytearray(len(images))
-    for place, (size, digits) in enumerate(zip(order["sizes"], order["digits"], strict=True)):
+    for index, (size, digits) in enumerate(zip(order["sizes"], order["digits"], strict=True)):
         data = _exactly(source, size)
         if not hashlib.sha256(data).hexdigest().startswith(digits):
-            failed[place] = 1
+            failed[index] = 1
             continue
         try:
-            images[place] = pixels.decode_fit(data, framing, pixel_limit=2**62, scaled=order["scaled"])
+            images[index] = pixels.decode_fit(data, framing, pixel_limit=2**62, scaled=order["scaled"])
         except InputError:
-            failed[place] = 1
+            failed[index] = 1
     sink.write(failed)
     sink.write(images.data.cast("B"))
     sink.flush()

@@ -5,9 +5,10 @@ encoders of the paper), in [0, 1] (attacks), or normalised by an encoder's own m
 """
 
 import io
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from stages.errors import InputError
 from stages.training.prefetch import sent
@@ -21,13 +22,54 @@ if TYPE_CHECKING:
 PIXEL_LIMIT = 64_000_000
 """Width x height above which an image is refused before a pixel is decoded: 64 megapixels are 192 MB as RGB."""
 
-FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "GIF": "gif"}
+FORMATS = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "BMP": "bmp",
+    "TIFF": "tif",
+    "GIF": "gif",
+    "AVIF": "avif",
+    "JPEG2000": "jp2",
+    "PPM": "ppm",
+    "QOI": "qoi",
+}
 """Encodings that are read, by Pillow's name, and the ending under which each is kept."""
+
+ENDINGS = tuple(
+    f".{ending}"
+    for ending in (
+        *("apng", "avif", "bmp", "gif", "j2c", "j2k", "jfif", "jp2", "jpc", "jpe", "jpeg", "jpf", "jpg", "jpx"),
+        *("pbm", "pgm", "png", "pnm", "ppm", "qoi", "tif", "tiff", "webp"),
+    )
+)
+"""Endings of the files that are taken for images, in lower case."""
+
+SIGNATURE_BYTES = 16
+"""How many bytes from the beginning of a file `has_signature` needs."""
+
+_SIGNATURES = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"qoif"),
+    *(b"\0\0\0\x0cjP  \r\n", b"\xff\x4f\xff\x51"),
+    *(b"P%d%c" % (number, space) for number in range(1, 7) for space in b" \n\r\t"),
+)
 
 SPARE = 2
 """A JPEG may be decoded at a part of its size where that leaves so many times the resolution that is wanted."""
 SCALES = (8, 4, 2)
 """Parts of its size, 1/8 … 1/2, that a JPEG can be decoded at."""
+
+RESIZED_PIXELS = 2**24
+"""Pixels of a resized image from which only what the cut shows is resized: a picture of 1 x 20 000 would take 5 GB."""
+
+FILTER_REACH = 3
+"""Pixels on either side that Pillow's widest filter (lanczos) takes in, times the reduction."""
+
+DARK = 2**12
+"""Levels below which 16 bits of grey are taken for fewer bits, whose white is unknown: they would all be near black."""
+
+ORIENTATION = 0x0112
+"""Tag of EXIF."""
 
 _PILLOW = r"PIL\."
 """Modules whose warnings are not shown."""
@@ -76,6 +118,16 @@ class Header:
     height: int
 
 
+def has_signature(data: bytes) -> bool:
+    """Whether a file that begins with these bytes has a format that is read, for files whose names do not say."""
+    return (
+        data.startswith(_SIGNATURES)
+        or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+        or (data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"))
+        or (data[:2] == b"BM" and data[6:10] == bytes(4))
+    )
+
+
 def inspect(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> Header:
     """Decodes an image only to judge it; raises what `decode` raises."""
     image, ending = _decode(data, pixel_limit)
@@ -85,9 +137,9 @@ def inspect(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> Header:
 def decode(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> "NDArray[np.uint8]":
     """Decodes an image to uint8 [H, W, 3], RGB, upright.
 
-    EXIF orientation is applied; grey, palette, CMYK and 16-bit images are converted; transparency is laid on white.
-    Raises InputError where the bytes are not a whole image of a known format, or it has more than `pixel_limit` pixels
-    or several frames.
+    EXIF orientation is applied, where it can be read; grey, palette, CMYK and 16-bit images are converted; transparency
+    is laid on white. Raises InputError where the bytes are not a whole image of a known format, it has more than
+    `pixel_limit` pixels or several frames, or the file does not define which of its values is white.
     """
     import numpy as np
 
@@ -207,11 +259,31 @@ def _framed(image: "Image.Image", framing: Framing) -> "Image.Image":
         scaled = (wanted, wanted * height // width)
     else:
         scaled = (wanted * width // height, wanted)
+    rounded = round if framing.rounding == "even" else int
+    left, top = rounded((scaled[0] - size) / 2), rounded((scaled[1] - size) / 2)
+    if scaled != image.size and scaled[0] * scaled[1] > RESIZED_PIXELS:
+        return _cut(image, scaled, (left, top), size, resample)
     if scaled != image.size:
         image = image.resize(scaled, resample)
-    rounded = round if framing.rounding == "even" else int
-    left, top = rounded((image.width - size) / 2), rounded((image.height - size) / 2)
     return image.crop((left, top, left + size, top + size))
+
+
+def _cut(
+    image: "Image.Image", scaled: tuple[int, int], corner: tuple[int, int], size: int, resample: "Image.Resampling"
+) -> "Image.Image":
+    """The square of `size` at `corner` of the image resized to `scaled`, from the pixels that it depends on alone.
+
+    Equal to resizing all of it up to a level of rounding.
+    """
+    box: list[tuple[int, int, float, float]] = []
+    for length, new, first in zip(image.size, scaled, corner, strict=True):
+        step = length / new
+        start, stop = first * step, (first + size) * step
+        margin = FILTER_REACH * max(1.0, step) + 1
+        lower, upper = max(0, int(start - margin)), min(length, int(stop + margin) + 1)
+        box.append((lower, upper, start - lower, stop - lower))
+    (left, right, x0, x1), (top, bottom, y0, y1) = box
+    return image.crop((left, top, right, bottom)).resize((size, size), resample, box=(x0, y0, x1, y1))
 
 
 def _square(image: "Image.Image", framing: Framing, width: float, height: float) -> "Image.Image":
@@ -238,13 +310,13 @@ def _silence() -> None:
 
 def _decode(data: bytes, pixel_limit: int, small: Framing | None = None) -> "tuple[Image.Image, str]":
     """The image as RGB, and the ending of its format; framed as `small` already, where a part of its size will do."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     _silence()
     try:
         image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
     except Image.DecompressionBombError as error:
-        # Pillow refuses before it tells the sides, but its message has their product.
+        # Pillow refuses before it reports the sides, but its message has their product.
         counted = [word for word in str(error).replace("(", " ").split() if word.isdigit()]
         raise _bomb(counted[0] if counted else "far more", pixel_limit) from error
     except Exception as error:
@@ -255,18 +327,18 @@ def _decode(data: bytes, pixel_limit: int, small: Framing | None = None) -> "tup
         if width * height > pixel_limit:
             raise _bomb(f"{width} x {height}", pixel_limit)
         try:
-            # Cameras append thumbnails to a JPEG, which Pillow then calls MPO; its first frame is the photograph.
-            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            frames = _frames(image)
+            stored = _stored(image)
             scale = 1 if small is None else _scale(image, small)
             drafted = image.draft(None, (width // scale, height // scale)) if scale > 1 else None
             if small is not None and drafted is not None:
                 # The last column and row may reach beyond the image, so the side they are on matters: turned after.
-                upright = _square(_as_rgb(image), small, *drafted[1][2:])
-                ImageOps.exif_transpose(upright, in_place=True)
+                upright = _upright(_square(_as_rgb(image, stored), small, *drafted[1][2:]), _orientation(image))
             else:
                 image.load()
-                ImageOps.exif_transpose(image, in_place=True)
-                upright = _as_rgb(image)
+                upright = _upright(_as_rgb(image, stored), _orientation(image))
+        except InputError:
+            raise
         except Exception as error:
             raise _unreadable(f"a damaged {image.format} ({_short(error)})") from error
     if frames > 1:
@@ -281,13 +353,98 @@ def _scale(image: "Image.Image", framing: Framing) -> int:
     return next((scale for scale in SCALES if min(image.size) >= scale * SPARE * framing.size), 1)
 
 
-def _as_rgb(image: "Image.Image") -> "Image.Image":
+def _frames(image: "Image.Image") -> int:
+    """Frames of an animation, or pages."""
+    if image.format == "MPO":
+        # Cameras append thumbnails to a JPEG, which Pillow then calls MPO; its first frame is the photograph.
+        return 1
+    # An animated PNG may have a still picture apart from its frames. Pillow counts it, and shows it first.
+    return int(getattr(image, "n_frames", 1)) - bool(image.info.get("default_image"))
+
+
+def _orientation(image: "Image.Image") -> int:
+    """EXIF orientation 1 … 8; 1 where there is none, or metadata that cannot be read."""
+    written = _orientation_entry(image.info.get("exif", b""))
+    if written is not None:
+        return written
+    try:
+        # XMP may have it, too.
+        found = image.getexif().get(ORIENTATION, 1)
+    # Metadata are no pixels: Pillow raises errors of many kinds where they are malformed.
+    except Exception:
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _orientation_entry(exif: bytes) -> int | None:
+    """The orientation in the first directory of EXIF; None where there is none.
+
+    Pillow stops at a malformed entry, and would miss an orientation after it.
+    """
+    while exif.startswith(b"Exif\0\0"):
+        exif = exif[6:]
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 8:
+        return None
+    (start,) = struct.unpack_from(f"{order}I", exif, 4)
+    for at in range(start + 2, len(exif) - 11, 12):
+        if (at - start) // 12 >= struct.unpack_from(f"{order}H", exif, start)[0]:
+            return None
+        tag, kind = struct.unpack_from(f"{order}HH", exif, at)
+        if tag == ORIENTATION and kind in (3, 4):
+            return int(struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", exif, at + 8)[0])
+    return None
+
+
+def _upright(image: "Image.Image", orientation: int) -> "Image.Image":
+    """The image turned as its EXIF orientation says."""
     from PIL import Image
 
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """How a file stores its samples, of which the decoded image says nothing more."""
+
+    bits: int = 8
+    signed: bool = False
+    white_is_zero: bool = False
+
+
+def _stored(image: "Image.Image") -> _Stored:
+    """Of an image that is not yet decoded. `bits` matter for grey, and for the transparent colour of a PNG."""
+    if image.format == "TIFF":
+        tags: Any = image.tag_v2  # type: ignore[attr-defined]
+        bits, signed = tags.get(258, (1,))[0], tags.get(339, (1,))[0] == 2
+        return _Stored(bits, signed, white_is_zero=tags.get(262, 0) == 0)
+    tiles: Any = getattr(image, "tile", None) if image.format == "PNG" else None
+    raw = str(tiles[0].args) if tiles else image.mode
+    # Pillow's names of what is in the file end in the bits of a sample: `L;4`, `RGB;16B`, `I;16B`.
+    digits = "".join(letter for letter in raw.partition(";")[2] if letter.isdigit())
+    return _Stored(1 if raw == "1" else int(digits) if digits else 16 if image.mode == "I" else 8)
+
+
+def _as_rgb(image: "Image.Image", stored: _Stored) -> "Image.Image":
+    """The image as RGB, what is transparent as white."""
+    from PIL import Image
+
+    transparent = image.info.get("transparency")
+    if image.mode.startswith("I") or image.mode == "F":
+        return _sixteen_bit(image, stored, transparent)
+    if image.mode in ("1", "L", "RGB") and isinstance(transparent, int | tuple):
+        return _without_colour(image.convert("L") if image.mode == "1" else image, stored, transparent)
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I") or image.mode == "F":
-        return _sixteen_bit(image)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
@@ -295,16 +452,55 @@ def _as_rgb(image: "Image.Image") -> "Image.Image":
     return image.convert("RGB")
 
 
-def _sixteen_bit(image: "Image.Image") -> "Image.Image":
-    """Grey of 16 bits to 8 by its high byte: Pillow's own conversion clips instead of scaling."""
+def _without_colour(image: "Image.Image", stored: _Stored, colour: int | tuple[int, ...]) -> "Image.Image":
+    """A grey or RGB image, with the one transparent colour as white; the colour is in samples as they are stored.
+
+    Of samples of 16 bits Pillow keeps the high byte, so all colours of that high byte are transparent.
+    """
     import numpy as np
     from PIL import Image
 
-    levels = np.asarray(image)
+    most = 2**stored.bits - 1
+    wanted = [
+        value >> (stored.bits - 8) if stored.bits > 8 else value * 255 // most
+        for value in (colour if isinstance(colour, tuple) else (colour,))
+    ]
+    levels = np.array(image).reshape(image.height, image.width, -1)
+    levels[(levels == np.array(wanted)).all(axis=-1)] = 255
+    return Image.fromarray(levels if image.mode == "RGB" else levels[:, :, 0]).convert("RGB")
+
+
+def _sixteen_bit(image: "Image.Image", stored: _Stored, transparent: Any) -> "Image.Image":
+    """Grey of 12 or 16 bits to 8 by the high bits: Pillow's own conversion clips instead of scaling.
+
+    Raises InputError where the file does not define which value is white.
+    """
+    import numpy as np
+    from PIL import Image
+
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    grey = np.clip(levels.astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        raise _no_white("floating-point grey")
+    if stored.bits > 16:
+        raise _no_white(f"grey of {stored.bits} bits")
+    levels = np.asarray(image).astype(np.int32) + (2 ** (stored.bits - 1) if stored.signed else 0)
+    low, high = int(levels.min()), int(levels.max())
+    reach = high - low if stored.signed else high
+    if stored.bits == 16 and image.format in ("PNG", "TIFF") and 0 < reach < DARK:
+        raise _no_white(f"16-bit grey that uses {reach + 1} of its 65536 levels, as of {reach.bit_length()} bits")
+    grey = np.clip(levels >> (stored.bits - 8), 0, 255).astype(np.uint8)
+    if stored.white_is_zero:
+        grey = 255 - grey
+    if isinstance(transparent, int):
+        grey[levels == transparent] = 255
     return Image.fromarray(grey).convert("RGB")
+
+
+def _no_white(what: str) -> InputError:
+    return InputError(
+        "an image that defines which of its values is white",
+        f"{what}, whose white is unknown",
+        "Scale it to 8 bits, or to all of 16 unsigned ones, or remove it.",
+    )
 
 
 def _unreadable(found: str) -> InputError:

@@ -33,9 +33,9 @@ class Opened:
     rows: Rows
     """Rows int64 [B] that hold an image."""
     frame: Callable[[int, int | Framing], Pixels]
-    """From the place of an image among `rows` to uint8 [size, size, 3]; may be called by several threads."""
+    """From the index of an image in `rows` to uint8 [size, size, 3]; may be called by several threads."""
     encoded: Callable[[int], Encoded] | None = None
-    """From the same place to the image as it is stored; None where images are stored as pixels."""
+    """From the same index to the image as it is stored; None where images are stored as pixels."""
     scaled: bool = False
     """Whether JPEGs may be decoded at a part of their size."""
 
@@ -56,7 +56,7 @@ TIMED = 32
 PAYS = 5.0
 """Seconds of decoding from which processes are worth their start, which takes one."""
 BATCH = 2**16
-"""Rows of an index that are looked at at once."""
+"""Rows of an index that are read at once."""
 DIGITS = 16
 """Hexadecimal digits of an image's sha256 that are kept in memory and compared."""
 
@@ -67,7 +67,7 @@ class Decoding:
 
     threads: int = 0
     """How many besides the caller; with 0 it decodes itself."""
-    ahead: bool = False
+    prefetch: bool = False
     """Whether they decode the next batches while the caller works on one, or only while it waits."""
     processes: DecodeProcesses | None = None
     """Who decodes for the threads, which then only send and receive; None: the threads themselves."""
@@ -126,11 +126,11 @@ class Images(ABC):
             return
         pool = ThreadPoolExecutor(decoding.threads, "decode")
         # Beyond the one that the caller waits for: enough that no thread has nothing to do.
-        ahead = 1 + -(-decoding.threads * RUN // batch) if decoding.ahead else 0
+        depth = 1 + -(-decoding.threads * RUN // batch) if decoding.prefetch else 0
         begun: deque[tuple[Pixels, list[Future[None]]]] = deque()
         try:
             for number, own in enumerate(batches):
-                for later in range(number + len(begun), min(number + 1 + ahead, len(batches))):
+                for later in range(number + len(begun), min(number + 1 + depth, len(batches))):
                     images = _empty(len(batches[later]), size)
                     runs = range(0, len(images), RUN)
                     futures = [
@@ -214,24 +214,24 @@ class _Tars(Images):
 
     def decode(self, rows: Sequence[int] | Rows, size: int | Framing) -> Pixels:
         images = _empty(len(rows), size)
-        for place, row in enumerate(map(int, rows)):
+        for index, row in enumerate(map(int, rows)):
             if not 0 <= row < self.count or self._offset[row] < 0:
                 raise FormatError("a row that holds an image", f"row {row}", "Choose among rows of status ok.")
             data = self._artifact.read_range(
                 self._shard[row // self.part_rows], int(self._offset[row]), int(self._size[row])
             )
-            images[place] = self._decode(row, data, size)
+            images[index] = self._decode(row, data, size)
         return images
 
     def _open(self, part: int) -> Opened:
         rows, tar = self._tar(part)
 
-        def frame(place: int, size: int | Framing) -> Pixels:
-            row = int(rows[place])
+        def frame(index: int, size: int | Framing) -> Pixels:
+            row = int(rows[index])
             return self._decode(row, self._bytes(tar, row), size)
 
-        def encoded(place: int) -> Encoded:
-            row = int(rows[place])
+        def encoded(index: int) -> Encoded:
+            row = int(rows[index])
             return Encoded(self._bytes(tar, row), bytes(self._sha256[row]))
 
         return Opened(rows, frame, encoded, self._scaled)
@@ -295,12 +295,12 @@ class _Array(Images):
 
     def decode(self, rows: Sequence[int] | Rows, size: int | Framing) -> Pixels:
         images = np.asarray(self._array.oindex[np.asarray(rows, dtype=np.int64)])
-        opened = Opened(np.asarray(rows), lambda place, size: pixels.fit(images[place], size))
+        opened = Opened(np.asarray(rows), lambda index, size: pixels.fit(images[index], size))
         return _filled(opened, 0, len(rows), size)
 
     def _open(self, part: int) -> Opened:
         rows, images = self.read_part(part)
-        return Opened(rows, lambda place, size: pixels.fit(np.asarray(images[place]), size))
+        return Opened(rows, lambda index, size: pixels.fit(np.asarray(images[index]), size))
 
 
 def _empty(count: int, size: int | Framing) -> Pixels:
@@ -309,7 +309,7 @@ def _empty(count: int, size: int | Framing) -> Pixels:
 
 
 def _filled(opened: Opened, first: int, count: int, size: int | Framing) -> Pixels:
-    """`count` images from place `first` as uint8 [count, size, size, 3]."""
+    """`count` images from index `first` as uint8 [count, size, size, 3]."""
     images = _empty(count, size)
     _fill(images, opened, first, size)
     return images
@@ -318,12 +318,12 @@ def _filled(opened: Opened, first: int, count: int, size: int | Framing) -> Pixe
 def _fill(
     images: Pixels, opened: Opened, first: int, size: int | Framing, processes: DecodeProcesses | None = None
 ) -> None:
-    places: Sequence[int] = range(len(images))
+    indices: Sequence[int] = range(len(images))
     if processes is not None and opened.encoded is not None:
         # What a process could not decode is decoded here, where the error knows the row.
-        places = processes.fill(images, [opened.encoded(first + place) for place in places], size, opened.scaled)
-    for place in places:
-        images[place] = opened.frame(first + place, size)
+        indices = processes.fill(images, [opened.encoded(first + index) for index in indices], size, opened.scaled)
+    for index in indices:
+        images[index] = opened.frame(first + index, size)
 
 
 def decoding_for(images: Images, size: int | Framing, cpus: int) -> Decoding:
@@ -333,8 +333,8 @@ def decoding_for(images: Images, size: int | Framing, cpus: int) -> Decoding:
     images, a process for each CPU.
     """
     if not images.encoded or cpus < 2 or seconds_to_decode(images, size) < PAYS:
-        return Decoding(1, ahead=True)
-    return Decoding(cpus, ahead=True, processes=DecodeProcesses(cpus))
+        return Decoding(1, prefetch=True)
+    return Decoding(cpus, prefetch=True, processes=DecodeProcesses(cpus))
 
 
 def seconds_to_decode(images: Images, size: int | Framing) -> float:

@@ -18,7 +18,7 @@ def members_name(part: int) -> str:
 
 
 def table_of(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> "pa.Table":
-    """Columns of a listing or an index as a table: attributes float64, counts and numbers int64, the rest text."""
+    """Columns of a listing or an index as a table: attributes float64, counts and numbers int64, all others text."""
     import pyarrow as pa
 
     types = dict.fromkeys(("row", "size", "offset", "width", "height"), pa.int64())

@@ -1,7 +1,7 @@
 """The tables of a listing: what a part of it writes, how parts become `listing.parquet`, and how its rows are read.
 
 Parts of a catalogued source know their rows and the classes of all. A part that is one file of images knows neither:
-its table has classes by name and no row numbers, and both are settled when the parts are merged. Tables are written
+its table has classes by name and no row numbers, and both are added when the parts are merged. Tables are written
 and read by runs of rows, so that memory does not grow with their number.
 """
 
@@ -169,7 +169,7 @@ class ListingRows:
         self._file: pq.ParquetFile | None = None
         self._held: tuple[int, pa.Table] | None = None
         if LISTING in listing.names():
-            # Nothing is read ahead on other threads: an input is read by one.
+            # Nothing is prefetched by other threads: an input is read by one.
             self._file = pq.ParquetFile(pa.PythonFile(_Object(listing, LISTING), mode="r"), pre_buffer=False)
             metadata = self._file.metadata
             self._groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
@@ -275,7 +275,9 @@ def _rows(out: Output, parts: int, attributes: Sequence[Attribute]) -> Iterator[
         for attribute in attributes:
             column = group.column(PREFIX + attribute.name)
             if attribute.name in names:
-                column = pc.index_in(column, value_set=names[attribute.name])
+                index = pc.index_in(column, value_set=names[attribute.name])
+                assert index.null_count == column.null_count, f"a class of {attribute.name} that is none of its names"
+                column = index
             column = column.cast(pa.float64())
             columns[PREFIX + attribute.name] = pc.fill_null(column, float("nan"))
         yield pa.table(columns)

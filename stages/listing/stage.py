@@ -10,10 +10,12 @@ from pydantic import Field, PositiveInt
 
 from stages import attributes
 from stages.contract import Estimate, External, Inputs, Output, Part, Stage, Summary, Unkeyed
+from stages.datasets.columns import Split
 from stages.datasets.files import FileReader, FilesSource, Notes
 from stages.datasets.sources import Catalogue, FolderSource, ScenesSource, Source
 from stages.errors import InputError
-from stages.external.ranges import FILE_LIMIT_BYTES, Place, Unreadable, readable
+from stages.external.passed_over import PassedOver
+from stages.external.ranges import FILE_LIMIT_BYTES, FileInfo, Unreadable, readable
 from stages.images.pixels import PIXEL_LIMIT
 from stages.listing import ATTRIBUTES, LISTING_ROWS, OK
 
@@ -22,7 +24,7 @@ NAMED = 5
 
 
 class Listing(Stage):
-    """Looks at every image of a source once.
+    """Reads every image of a source once.
 
     Writes `listing.parquet` (row, source, name, size, sha256, split, width, height, format, status, attribute.*; where
     files hold many images each, `source` is the file and `position` says where in it), the parts it is made of,
@@ -49,11 +51,14 @@ class Listing(Stage):
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Counts the source, or guesses from one of its files; measured on small PNGs and on photographs as JPEG."""
         if isinstance(self.source, FilesSource):
-            rows, size = self.source.expected_rows(), sum(place.size for place in self.source.places())
+            rows, size = self.source.expected_rows(), sum(info.size for info in self.source.files())
+            left_out = _left_out(self.source.passed_over())
         else:
             catalogue = self.source.catalogue()
             rows, size = len(catalogue.names), sum(catalogue.sizes)
-        return Estimate(rows=rows, size_bytes=rows * 220, cpu_seconds=0.5 + rows * 5e-4 + size * 3e-8)
+            left_out = _left_out(catalogue.passed_over, catalogue.without_images, _notes(catalogue))
+        seconds = 0.5 + rows * 5e-4 + size * 3e-8
+        return Estimate(rows=rows, size_bytes=rows * 220, cpu_seconds=seconds, warnings=tuple(_lines(left_out)))
 
     def split(self, inputs: Inputs) -> list[Part]:
         """One part for each file of images; else runs of rows, with a digest of their names, for the source may
@@ -61,8 +66,8 @@ class Listing(Stage):
         """
         if isinstance(self.source, FilesSource):
             return [
-                Part(index=index, fields={"file": place.name, "size": place.size})
-                for index, place in enumerate(self.source.places())
+                Part(index=index, fields={"file": info.name, "size": info.size})
+                for index, info in enumerate(self.source.files())
             ]
         catalogue = self.source.catalogue()
         count = len(catalogue.names)
@@ -88,9 +93,9 @@ class Listing(Stage):
         if part.fields != _run(catalogue, start, stop):
             raise _changed("other files in it")
         rows, names = range(start, stop), list(catalogue.names[start:stop])
-        told = {} if catalogue.labels is None else catalogue.labels.values
-        values = source.values(rows, names, [a for a in catalogue.attributes if a.name not in told])
-        values |= {name: column[start:stop] for name, column in told.items()}
+        from_table = {} if catalogue.labels is None else catalogue.labels.values
+        values = source.values(rows, names, [a for a in catalogue.attributes if a.name not in from_table])
+        values |= {name: column[start:stop] for name, column in from_table.items()}
         heldout = None if catalogue.labels is None else catalogue.labels.heldout
         columns: dict[str, Any] = {"row": list(rows), "source": [source.kind] * len(rows), "name": []}
         for name in ("size", "sha256", "split", "width", "height", "format", "status"):
@@ -113,26 +118,32 @@ class Listing(Stage):
         out.put(members_name(part.index), write_table(columns))
         if part.index == 0:
             out.put(ATTRIBUTES, attributes.dump(catalogue.attributes))
-        return tally.summary() | ({"ignored": dict(catalogue.ignored)} if part.index == 0 else {})
+        if part.index > 0:
+            return tally.summary()
+        lost = {"without_images": list(catalogue.without_images)}
+        return tally.summary() | _ignored(catalogue.passed_over) | lost | {"notes": list(_notes(catalogue))}
 
     def _work_file(self, part: Part, reader: FileReader, out: Output) -> Summary:
         from stages.listing.format import members_name
         from stages.listing.members import FileTable
 
-        meant = Place(part.fields["file"], part.fields["size"])
-        place = reader.place(meant.name)
-        if place != meant:
-            raise _changed(f"{place.name} of {place.size} bytes and not {meant.size}")
+        meant = FileInfo(part.fields["file"], part.fields["size"])
+        info = reader.info(meant.name)
+        if info != meant:
+            raise _changed(f"{info.name} of {info.size} bytes and not {meant.size}")
         tally, notes = _Tally(), Notes()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / members_name(part.index)
-            with FileTable(path, reader.declared(place), LISTING_ROWS) as table:
-                for found in reader.read(place, notes):
+            with FileTable(path, reader.declared(info), LISTING_ROWS) as table:
+                for found in reader.read(info, notes):
                     record = self._judge(found.name, found.data, found.split)
                     tally.add(record)
-                    table.add({"source": place.name, "position": found.position} | record, found.values)
+                    table.add({"source": info.name, "position": found.position} | record, found.values)
             out.put(path.name, path)
-        return tally.summary() | {"ignored": notes.ignored, "columns": sorted(notes.columns)}
+        if part.index == 0 and isinstance(self.source, FilesSource):
+            beside = self.source.passed_over()
+            notes.passed_over.merge(beside.counts, beside.examples)
+        return tally.summary() | _ignored(notes.passed_over) | {"columns": sorted(notes.columns)}
 
     def _judge(self, name: str, data: bytes | Unreadable, split: str | None) -> dict[str, Any]:
         """What the listing says of an image; `split` None: its own bytes decide."""
@@ -172,12 +183,17 @@ class Listing(Stage):
         from stages.listing.members import LISTING, merge_files, merge_rows, publish
 
         total: Counter[str] = Counter()
-        ignored: Counter[str] = Counter()
+        passed_over, without_images, notes = PassedOver(), list[str](), list[str]()
         for summary in summaries:
             total.update({name: summary[name] for name in ("rows", "bad", "heldout")})
-            ignored.update(summary.get("ignored", {}))
+            passed_over.merge(summary.get("ignored", {}), summary.get("ignored_examples", {}))
+            without_images += summary.get("without_images", [])
+            notes += summary.get("notes", [])
         bad = [f"{name} ({reason})" for summary in summaries for name, reason in summary["first_bad"]][:NAMED]
-        self._accept(total, bad, ignored)
+        split = getattr(self.source, "split", None)
+        if isinstance(split, Split) and total["rows"] and not any(summary["split_fits"] for summary in summaries):
+            raise split.nothing_held_out("the source", ())
+        self._accept(total, bad, passed_over.counts)
         if isinstance(self.source, FilesSource):
             columns = {name for summary in summaries for name in summary["columns"]}
             known, rows = merge_files(out, len(summaries), columns)
@@ -185,12 +201,17 @@ class Listing(Stage):
         else:
             rows = merge_rows(out, len(summaries))
         publish(out, LISTING, rows)
-        return {
+        left_out = _left_out(passed_over, without_images, notes)
+        summary = {
             **total,
             "first_bad": bad,
-            "ignored": dict(sorted(ignored.items())),
+            "ignored": dict(sorted(passed_over.counts.items())),
             "source": self.source.model_dump(mode="json"),
         }
+        if passed_over.examples:
+            summary["ignored_examples"] = dict(sorted(passed_over.examples.items()))
+        # Only where there is something to say: else a listing made anew has the summary that it always had.
+        return summary | ({"left_out": left_out, "headlines": _lines(left_out)} if left_out else {})
 
     def _accept(self, total: Mapping[str, int], bad: Sequence[str], ignored: Mapping[str, int]) -> None:
         """Raises InputError where the images are too few or too bad."""
@@ -219,11 +240,14 @@ class _Tally:
     def __init__(self) -> None:
         self._counts = dict.fromkeys(("rows", "bad", "heldout"), 0)
         self._first_bad: list[tuple[str, str]] = []
+        self._split_fits = False
 
     def add(self, record: Mapping[str, Any]) -> None:
         """One image."""
         sound = record["status"] == OK
         self._counts["rows"] += 1
+        # Bad ones too: whether `split` names what is there does not depend on the images.
+        self._split_fits |= record["split"] == "heldout"
         self._counts["bad"] += not sound
         self._counts["heldout"] += sound and record["split"] == "heldout"
         if not sound and len(self._first_bad) < NAMED:
@@ -231,7 +255,33 @@ class _Tally:
 
     def summary(self) -> Summary:
         """Counts, and the first bad images with their reasons."""
-        return {**self._counts, "first_bad": self._first_bad}
+        return {**self._counts, "first_bad": self._first_bad, "split_fits": self._split_fits}
+
+
+def _ignored(passed_over: PassedOver) -> dict[str, Any]:
+    """Files that are not read, as a part's summary has them; listings of before have the counts only."""
+    return {
+        "ignored": dict(sorted(passed_over.counts.items())),
+        "ignored_examples": dict(sorted(passed_over.examples.items())),
+    }
+
+
+def _notes(catalogue: Catalogue) -> Sequence[str]:
+    return () if catalogue.labels is None else catalogue.labels.notes
+
+
+def _left_out(passed_over: PassedOver, without_images: Sequence[str] = (), notes: Sequence[str] = ()) -> list[str]:
+    """Sentences on what a listing leaves out."""
+    found = [*passed_over.sentences(), *notes]
+    if without_images:
+        names = ", ".join(without_images[:NAMED]) + (", …" if len(without_images) > NAMED else "")
+        found.append(f"folders without an image that is read, which are no classes: {names}")
+    return found
+
+
+def _lines(left_out: Sequence[str]) -> list[str]:
+    """The same for a terminal."""
+    return [f"listing: {sentence}" for sentence in left_out]
 
 
 def _changed(found: str) -> InputError:

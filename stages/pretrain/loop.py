@@ -6,7 +6,7 @@ training goes on unchanged, and any number of ranks trains the same network, eac
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,9 +23,9 @@ from stages.errors import InputError
 from stages.images.pixels import normalise
 from stages.pretrain import methods
 from stages.pretrain.ranks import gathered, sum_gradients, synchronise
+from stages.training.loop import train
 from stages.training.precision import agreed, arithmetic, computed, unrounded
-from stages.training.prefetch import Ahead, sent
-from stages.training.ranks import newest_checkpoint
+from stages.training.prefetch import Prefetch, sent
 from stages.training.shuffle import order
 
 if TYPE_CHECKING:
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
     from stages.pretrain.stage import Pretrain
 
 WARM_UP = 0.05
-TOLD = 10
+REPORT_EVERY = 10
 """Steps between two reports."""
-AHEAD = 2
+PREFETCHED = 2
 """Steps whose images are read while a GPU is busy."""
 LOSS = "loss."
 """Prefix of the weights in a checkpoint that belong to the loss and not to the network."""
 FINAL_LOSS = "loss.json"
-"""File of the last checkpoint: the mean loss that `fit` returns."""
+"""File of the last checkpoint: the mean loss of the last steps."""
 
 
 @dataclass(frozen=True)
-class Labels:
+class TrainLabels:
     """The class of each train image."""
 
     values: Tensor
@@ -55,12 +55,12 @@ class Labels:
 
 @dataclass(frozen=True)
 class TrainSet:
-    """The images that are trained on, and their classes where the method is told them."""
+    """The images that are trained on, and their classes where the method learns them."""
 
     count: int
     read: "Callable[[NDArray[np.int64]], NDArray[np.uint8]]"
-    """Places int64 [B] below `count`, in any order, to uint8 [B, S, S, 3]."""
-    labels: Labels | None = None
+    """Indices int64 [B] below `count`, in any order, to uint8 [B, S, S, 3]."""
+    labels: TrainLabels | None = None
     """None: the method has no use for them and does not get them."""
 
 
@@ -73,7 +73,7 @@ def learning_rate(peak: float, step: int, steps: int) -> float:
 
 
 class Trainer:
-    """Network, loss and optimiser of one training, on one of `world` ranks."""
+    """Network, loss and optimiser of one training, on one of `world` ranks, and the step that it has reached."""
 
     def __init__(self, stage: "Pretrain", images: TrainSet, device: str, rank: int = 0, world: int = 1) -> None:
         self.stage, self.images, self.device, self.rank, self.world = stage, images, device, rank, world
@@ -95,16 +95,20 @@ class Trainer:
             lr=stage.learning_rate,
             fused=True,
         )
-        self.steps = max(1, round(stage.num_images / stage.batch))
+        self.step, self.steps = 0, max(1, round(stage.num_images / stage.batch))
+        self.tail = max(1, self.steps // 20)
+        """Steps at the end whose mean loss is that of the training."""
+        self.losses: list[float] = []
+        """Of the steps since the training was started or restored."""
         self.on_gpu = torch.device(device).type == "cuda"
-        self.ahead = Ahead(self.read, self.steps, AHEAD if self.on_gpu else 0)
+        self.batches = Prefetch(self.read, self.steps, PREFETCHED if self.on_gpu else 0)
 
     def close(self) -> None:
-        """Ends the threads that read images ahead."""
-        self.ahead.close()
+        """Ends the threads that read images."""
+        self.batches.close()
 
     def chosen(self, step: int) -> "NDArray[np.int64]":
-        """Places of the images of a step, of all ranks: int64 [B]."""
+        """Indices of the images of a step, of all ranks: int64 [B]."""
         numbers = np.arange(step * self.stage.batch, (step + 1) * self.stage.batch)
         return order(self.stage.seed, self.images.count, numbers)
 
@@ -119,15 +123,16 @@ class Trainer:
         numbers = np.arange(step * stage.batch, (step + 1) * stage.batch)
         mine = np.array_split(numbers, self.world)[self.rank]
         # Channel by channel in memory, which the transforms are fastest with.
-        images = sent(self.ahead.take(step), self.device).permute(0, 3, 1, 2).contiguous().float().div_(255.0)
+        images = sent(self.batches.take(step), self.device).permute(0, 3, 1, 2).contiguous().float().div_(255.0)
         views = torch.cat(
             [augment.apply(images, augment.draw(stage.augmentations, stage.seed, 2 * mine + view)) for view in range(2)]
         )
         normalised = normalise(views, stage.preprocessing.mean, stage.preprocessing.std)
         return normalised.contiguous(memory_format=torch.channels_last)
 
-    def advance(self, step: int) -> Tensor:
+    def advance(self) -> Tensor:
         """One optimiser step; returns the loss of the whole batch, [] on the device."""
+        step = self.step
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.stage.learning_rate, step, self.steps)
         views = self.views(step)
@@ -137,16 +142,46 @@ class Trainer:
         if self.world > 1:
             sizes = [len(part) for part in np.array_split(np.empty(self.stage.batch), self.world)]
             both = tuple(gathered(view, sizes) for view in both)
-        known = self.images.labels
-        labels = () if known is None else (sent(known.values[torch.from_numpy(self.chosen(step))], self.device),)
-        loss = self.loss(*both, *labels)
+        classes: tuple[Tensor, ...] = ()
+        if self.images.labels is not None:
+            classes = (sent(self.images.labels.values[torch.from_numpy(self.chosen(step))], self.device),)
+        loss = self.loss(*both, *classes)
         self.optimiser.zero_grad()
         with unrounded(self.precision):
             (loss / self.world).backward()
         if self.world > 1:
             sum_gradients(self.parameters)
         self.optimiser.step()
+        self.step += 1
         return loss.detach()  # type: ignore[no-any-return]
+
+    def collect(self, losses: Sequence[Tensor]) -> None:
+        """Takes in the losses of the last steps; InputError where one is not finite.
+
+        They are those of whole batches, so that all ranks end here together.
+        """
+        self.losses += torch.stack(list(losses)).tolist()
+        if not math.isfinite(self.recent_loss):
+            raise InputError(
+                expected="a loss that stays finite",
+                found=f"{self.recent_loss} after {self.step * self.stage.batch} images, "
+                f"at learning_rate {self.stage.learning_rate:g}",
+                remedy="Lower the encoder's learning_rate.",
+            )
+
+    @property
+    def recent_loss(self) -> float:
+        """Mean loss since about the last report."""
+        return float(np.mean(self.losses[-REPORT_EVERY:]))
+
+    @property
+    def final_loss(self) -> float:
+        """Mean loss of the last 5 % of steps, at the end."""
+        return float(np.mean(self.losses[-self.tail :]))
+
+    def progress(self) -> tuple[int, int, Mapping[str, float]]:
+        """Images seen, images in all, and metrics."""
+        return self.step * self.stage.batch, self.steps * self.stage.batch, {"loss": self.recent_loss}
 
     def trained(self) -> Network:
         """The network in evaluation mode, as it would be had one rank trained it."""
@@ -163,10 +198,14 @@ class Trainer:
         }
         own = {LOSS + name: value.detach() for name, value in self.loss.named_parameters()}
         held = {name: value.contiguous() for name, value in (self.network.state_dict() | own).items()}
-        return {"model.safetensors": save(held), "optimiser.safetensors": save(moments)}
+        files = {"model.safetensors": save(held), "optimiser.safetensors": save(moments)}
+        return files | ({FINAL_LOSS: json.dumps(self.final_loss).encode()} if self.step == self.steps else {})
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes back to the state of a checkpoint."""
+        self.step = checkpoint.step
+        # None is saved within the tail but the last, so that its mean loss is the same after any interruption.
+        self.losses = [json.loads(checkpoint.read(FINAL_LOSS))] if self.step == self.steps else []
         weights = load(checkpoint.read("model.safetensors"))
         with torch.no_grad():
             for name, parameter in self.loss.named_parameters():
@@ -183,12 +222,11 @@ class Trainer:
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
 
 
-def fit(stage: "Pretrain", images: TrainSet, context: Context) -> tuple[Trainer, float]:
-    """Trains to the end; returns the trainer and the mean loss of the last 5 % of steps.
+def fit(stage: "Pretrain", images: TrainSet, context: Context) -> Trainer:
+    """Trains to the end, from the newest checkpoint of `context` where there is one.
 
-    Goes on from the newest checkpoint of `context`. Raises InputError where there are fewer images than a batch, or
-    fewer in a batch than ranks, or the loss does not stay finite (no such state is saved), and RaceError where ranks
-    see different checkpoints.
+    Raises InputError where there are fewer images than a batch, or fewer in a batch than ranks, or the loss does not
+    stay finite (no such state is saved), and RaceError where ranks see different checkpoints.
     """
     if images.count < stage.batch:
         raise InputError(
@@ -204,40 +242,13 @@ def fit(stage: "Pretrain", images: TrainSet, context: Context) -> tuple[Trainer,
         )
     trainer = Trainer(stage, images, context.device, context.rank, context.world)
     trainer.precision = agreed(stage.precision, context.device, context.world)
-    every = max(1, round(stage.checkpoint_images / stage.batch))
-    start = 0
-    if (checkpoint := newest_checkpoint(context)) is not None:
-        trainer.restore(checkpoint)
-        start = checkpoint.step
-        if start == trainer.steps:
-            return trainer, float(json.loads(checkpoint.read(FINAL_LOSS)))
-    tail = max(1, trainer.steps // 20)
-    losses: list[float] = []
-    fresh: list[Tensor] = []
     with closing(trainer):
-        for step in range(start, trainer.steps):
-            fresh.append(trainer.advance(step))
-            done = step + 1
-            telling = done % TOLD == 0 or done == trainer.steps
-            if telling or done % every == 0:
-                # Only now: asking a GPU for a number waits for all that it has to do.
-                losses += torch.stack(fresh).tolist()
-                fresh.clear()
-                recent = float(np.mean(losses[-TOLD:]))
-                # The loss is that of the whole batch, so all ranks end here together.
-                if not math.isfinite(recent):
-                    raise InputError(
-                        expected="a loss that stays finite",
-                        found=f"{recent} after {done * stage.batch} images, at learning_rate {stage.learning_rate:g}",
-                        remedy="Lower the encoder's learning_rate.",
-                    )
-            if telling:
-                context.report(done * stage.batch, trainer.steps * stage.batch, {"loss": recent})
-            # None within the tail, so that its mean loss is known however often the training was interrupted.
-            if done % every == 0 and done <= trainer.steps - tail and context.rank == 0:
-                context.checkpoints.save(done, trainer.state())
-    loss = float(np.mean(losses[-tail:]))
-    if context.rank == 0:
-        # Files of two trainings make no encoder: who has to write them a second time starts from here.
-        context.checkpoints.save(trainer.steps, trainer.state() | {FINAL_LOSS: json.dumps(loss).encode()})
-    return trainer, loss
+        train(
+            trainer,
+            context,
+            report_every=REPORT_EVERY,
+            save_every=max(1, round(stage.checkpoint_images / stage.batch)),
+            last_save=trainer.steps - trainer.tail,
+            progress=trainer.progress,
+        )
+    return trainer

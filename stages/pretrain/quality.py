@@ -33,8 +33,8 @@ def score(
     for attribute in attributes:
         if attribute.kind != "class":
             continue
-        known = ~np.isnan(values[attribute.name])
-        fit, held = np.flatnonzero(known & train), np.flatnonzero(known & ~train)
+        defined = ~np.isnan(values[attribute.name])
+        fit, held = np.flatnonzero(defined & train), np.flatnonzero(defined & ~train)
         if not len(fit) or not len(held):
             continue
         labels = torch.from_numpy(np.nan_to_num(values[attribute.name]).astype(np.int64))

@@ -1,4 +1,4 @@
-"""A batch that is spread over ranks: BatchNorm over all of it, what every rank made, and the sum of the gradients.
+"""A batch that is spread over ranks: BatchNorm over all of it, the outputs of every rank, and the sum of the gradients.
 
 Each rank computes the loss of the whole batch from what all have gathered, and a world-th of it counts, so that any
 number of ranks trains the same encoder.

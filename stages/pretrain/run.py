@@ -1,4 +1,4 @@
-"""What the `pretrain` step does: lays decoded images down on disk, trains, scores the result, writes the encoder."""
+"""What the `pretrain` step does: writes decoded images to a local row file, trains, scores, writes the encoder."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,7 +15,7 @@ from stages.encoders.encoder import NetworkEncoder, probe_batch
 from stages.encoders.spec import Preprocessing, require
 from stages.errors import InputError
 from stages.images.sets import decoding_for, open_images
-from stages.pretrain.loop import Labels, TrainSet, fit
+from stages.pretrain.loop import TrainLabels, TrainSet, fit
 from stages.pretrain.quality import score
 from stages.training import provenance
 from stages.training.ranks import wait_for_all
@@ -44,14 +44,14 @@ def run(stage: "Pretrain", context: Context, inputs: Inputs, out: Output) -> Sum
     if label is not None:
         values = _values(shards, label)
         train = train[~np.isnan(values[train])]
-        labels = Labels(torch.from_numpy(values[train].astype(np.int64)), len(label.classes))
-    pictures = lay_down(shards, stage.preprocessing, context.rank, context.world)
-    trainer, loss = fit(stage, TrainSet(len(train), lambda places: pictures.read(train[places]), labels), context)
+        labels = TrainLabels(torch.from_numpy(values[train].astype(np.int64)), len(label.classes))
+    pictures = write_rows(shards, stage.preprocessing, context.rank, context.world)
+    trainer = fit(stage, TrainSet(len(train), lambda indices: pictures.read(train[indices]), labels), context)
     if context.rank != 0:
         return {}
     network = trainer.trained()
     encoder = NetworkEncoder(network, stage.preprocessing, context.device)
-    card = format.Card(
+    card = format.TrainedCard(
         method=stage.method,
         architecture=stage.architecture,
         projector_norm=trainer.projector_norm,
@@ -62,7 +62,7 @@ def run(stage: "Pretrain", context: Context, inputs: Inputs, out: Output) -> Sum
             **stage.model_dump(include=COMMON | set(stage.own_fields)),
             **({} if label is None else {"label": label.name}),
             "train_images": len(train),
-            "final_loss": loss,
+            "final_loss": trainer.final_loss,
         },
         quality=_quality(encoder, shards, pictures, rows_of(shards, "train"), rows_of(shards, "heldout")),
         weights_sha256=encoder.weights_sha256,
@@ -92,20 +92,22 @@ def rows_of(shards: Input, split: str) -> "NDArray[np.int64]":
 
 def labelled(shards: Input, name: str | None) -> Attribute:
     """The class attribute of that name, or the only one; InputError where there is none, or more to choose from."""
-    known = {a.name: a for a in attributes.load(shards.read("attributes.json")) if a.kind == "class"}
-    if name is None and len(known) == 1:
-        return next(iter(known.values()))
-    if name is None or not known:
+    classes = {a.name: a for a in attributes.load(shards.read("attributes.json")) if a.kind == "class"}
+    if name is None and len(classes) == 1:
+        return next(iter(classes.values()))
+    if name is None or not classes:
         raise InputError(
             expected="a class attribute of the dataset, as the label that `supervised` learns",
-            found=f"{', '.join(known)}, and no `label`" if known else "none",
-            remedy="Write `label:` with one of them." if known else "Give images with classes, or use another method.",
+            found=f"{', '.join(classes)}, and no `label`" if classes else "none",
+            remedy="Write `label:` with one of them."
+            if classes
+            else "Give images with classes, or use another method.",
         )
-    require("class attribute", name, known)
-    return known[name]
+    require("class attribute", name, classes)
+    return classes[name]
 
 
-def lay_down(shards: Input, preprocessing: Preprocessing, rank: int, world: int) -> RowFile:
+def write_rows(shards: Input, preprocessing: Preprocessing, rank: int, world: int) -> RowFile:
     """All images as the encoder sees them, uint8 [size, size, 3] each, on the local disk; by all ranks together."""
     images, size = open_images(shards), preprocessing.size
     (pictures,), mine = open_rows([(images.count, (size, size, 3), np.uint8)], rank, world)
@@ -142,11 +144,11 @@ def _quality(
 ) -> tuple[format.Quality, ...]:
     fitted, scored = _spread(train, FITTED), _spread(heldout, SCORED)
     chosen = np.concatenate([fitted, scored])
-    known = [a for a in attributes.load(shards.read("attributes.json")) if a.kind == "class"]
-    values = {a.name: _values(shards, a)[chosen] for a in known}
+    classes = [a for a in attributes.load(shards.read("attributes.json")) if a.kind == "class"]
+    values = {a.name: _values(shards, a)[chosen] for a in classes}
     batches = [encoder.embed(pictures.read(chosen[start : start + 512])) for start in range(0, len(chosen), 512)]
     embeddings = {tap: torch.from_numpy(np.concatenate([batch[tap] for batch in batches])) for tap in encoder.taps}
-    return score(embeddings, known, values, np.arange(len(chosen)) < len(fitted))
+    return score(embeddings, classes, values, np.arange(len(chosen)) < len(fitted))
 
 
 def _spread(rows: "NDArray[np.int64]", most: int) -> "NDArray[np.int64]":

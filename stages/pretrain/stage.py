@@ -35,6 +35,7 @@ class Pretrain(Gang):
     preprocessing: Preprocessing = Preprocessing()
     augmentations: Augmentations = Augmentations()
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the initial weights, the order of the images and the augmentations."""
     num_images: PositiveInt = 224_000
     """Length of the training, in images; each is shown in two augmented views."""
     batch: Annotated[int, Field(ge=2)] = 256
@@ -42,12 +43,15 @@ class Pretrain(Gang):
     learning_rate: PositiveFloat = 2e-3
     """Peak of the cosine schedule, reached after the first 5 % of the steps."""
     weight_decay: NonNegativeFloat = 1e-4
+    """Of the optimiser."""
     temperature: PositiveFloat = 0.2
     """Of SimCLR's loss. Low, because a short training learns fine features (shapes) only where near negatives count."""
     invariance: Annotated[NonNegativeFloat, Added(when_absent=25.0)] = 25.0
     """Weights of the three terms of VICReg's loss; the defaults are the paper's."""
     variance: Annotated[NonNegativeFloat, Added(when_absent=25.0)] = 25.0
+    """Weight of the variance term of VICReg's loss."""
     covariance: Annotated[NonNegativeFloat, Added(when_absent=1.0)] = 1.0
+    """Weight of the covariance term of VICReg's loss."""
     redundancy: Annotated[NonNegativeFloat, Added(when_absent=5e-3)] = 5e-3
     """Weight of the off-diagonal term of Barlow Twins' loss; the default is the paper's."""
     label: Annotated[str | None, Added(when_absent=None)] = None

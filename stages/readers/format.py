@@ -31,7 +31,7 @@ class Score(BaseModel):
     """Held-out images."""
 
 
-class Card(BaseModel):
+class ReaderCard(BaseModel):
     """`readers.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,8 +57,8 @@ class Card(BaseModel):
 class Reader:
     """Reads attributes from pixels."""
 
-    card: Card
-    net: "network.Network | None"
+    card: ReaderCard
+    net: "network.ReaderNetwork | None"
 
     def read(self, images: NDArray[np.uint8]) -> dict[str, Floats]:
         """Attributes of uint8 [B, H, W, 3] by name, float64 [B]; NaN where undefined."""
@@ -69,7 +69,7 @@ class Reader:
         return network.read(self.net, Targets(self.card.network, self.card.scaling), images, self.card.size) | found
 
 
-def dump(card: Card, net: "network.Network | None") -> dict[str, bytes]:
+def dump(card: ReaderCard, net: "network.ReaderNetwork | None") -> dict[str, bytes]:
     """The objects by name."""
     from safetensors.torch import save
 
@@ -77,7 +77,7 @@ def dump(card: Card, net: "network.Network | None") -> dict[str, bytes]:
     return {WEIGHTS: save(tensors), CARD: card.model_dump_json(indent=1).encode()}
 
 
-def read_card(artifact: Input) -> Card:
+def read_card(artifact: Input) -> ReaderCard:
     """`readers.json` alone; FormatError where its format is another."""
     document: dict[str, Any] = json.loads(artifact.read(CARD))
     if document.get("format") != FORMAT:
@@ -86,7 +86,7 @@ def read_card(artifact: Input) -> Card:
             f"format {document.get('format')!r}",
             "Run again with --force readers.",
         )
-    return Card.model_validate(document)
+    return ReaderCard.model_validate(document)
 
 
 def load(artifact: Input, device: str) -> Reader:

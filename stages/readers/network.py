@@ -20,7 +20,7 @@ BATCH = 512
 """Images read together."""
 
 
-class Block(nn.Module):
+class ReaderBlock(nn.Module):
     """Two 3 x 3 convolutions at half the resolution, with a shortcut: [B, I, H, W] -> [B, O, H / 2, W / 2]."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
@@ -39,7 +39,7 @@ class Block(nn.Module):
         return torch.relu(self.norm_out(self.conv(y)) + across)
 
 
-class Network(nn.Module):
+class ReaderNetwork(nn.Module):
     """Images float32 [B, 3, size, size] in [-1, 1] -> [B, outputs]."""
 
     def __init__(self, size: int, widths: Sequence[int], outputs: int) -> None:
@@ -47,7 +47,7 @@ class Network(nn.Module):
         stride = max(1, size // 32)
         self.stem = nn.Conv2d(3, widths[0], max(3, stride), stride, 1, bias=False)
         self.norm = nn.BatchNorm2d(widths[0])
-        self.blocks = nn.Sequential(*(Block(i, o) for i, o in pairwise(widths)))
+        self.blocks = nn.Sequential(*(ReaderBlock(i, o) for i, o in pairwise(widths)))
         self.head = nn.Sequential(
             nn.AdaptiveAvgPool2d(GRID),
             nn.Flatten(),
@@ -62,15 +62,15 @@ class Network(nn.Module):
         return read
 
 
-def build(size: int, widths: Sequence[int], outputs: int, seed: int) -> Network:
+def build(size: int, widths: Sequence[int], outputs: int, seed: int) -> ReaderNetwork:
     """The network at its initial weights, a function of `seed`; global random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Network(size, widths, outputs).to(memory_format=torch.channels_last)
+        return ReaderNetwork(size, widths, outputs).to(memory_format=torch.channels_last)
 
 
 def fit(
-    network: Network,
+    network: ReaderNetwork,
     targets: Targets,
     images: NDArray[np.uint8],
     values: dict[str, Floats],
@@ -116,7 +116,7 @@ def fit(
     network.eval()
 
 
-def read(network: Network, targets: Targets, images: NDArray[np.uint8], size: int) -> dict[str, Floats]:
+def read(network: ReaderNetwork, targets: Targets, images: NDArray[np.uint8], size: int) -> dict[str, Floats]:
     """Attributes of uint8 [B, H, W, 3] by name, float64 [B]; images of another size are resized."""
     device = next(network.parameters()).device
     outputs = [torch.empty(0, targets.width)]

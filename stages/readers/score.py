@@ -117,13 +117,13 @@ class _Sums:
 def _sums(attribute: Attribute, values: Floats) -> _Sums:
     """Sums of the features of values [N, K]; NaN is left out."""
     defined = np.isfinite(values)
-    known = np.where(defined, values, 0.0)
+    filled = np.where(defined, values, 0.0)
     if attribute.kind == "scalar":
-        phi = known[..., None]
+        phi = filled[..., None]
     elif attribute.kind == "circle":
-        phi = np.stack([np.cos(2 * np.pi * known), np.sin(2 * np.pi * known)], axis=-1)
+        phi = np.stack([np.cos(2 * np.pi * filled), np.sin(2 * np.pi * filled)], axis=-1)
     else:
-        phi = (known[..., None] == np.arange(len(attribute.classes))).astype(np.float64)
+        phi = (filled[..., None] == np.arange(len(attribute.classes))).astype(np.float64)
     phi = phi * defined[..., None]
     return _Sums(defined.sum(axis=1).astype(np.float64), (phi**2).sum(axis=(1, 2)), phi.sum(axis=1))
 
@@ -146,7 +146,7 @@ def kept(attribute: Attribute, readings: Floats, truth: Floats, shown: Numbers |
 
     `readings`: float64 [N, K], the attribute read from the K samples of each source; `truth`: float64 [N]. NaN
     (undefined) values leave the sums. `shown` [N] hands source i the samples of source shown[i] (the shuffled
-    control). 0: samples tell no more of their source than another source's; 1: they match it.
+    control). 0: samples match their source no better than another source's; 1: they match it.
     """
     centre = _centre(attribute, truth)
     painted, real = _sums(attribute, readings - centre), _sums(attribute, truth[:, None] - centre)
@@ -213,8 +213,8 @@ def _centre(attribute: Attribute, values: Floats) -> float:
     """A shift that keeps squares of scalars small; differences do not feel it."""
     if attribute.kind != "scalar":
         return 0.0
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else 0.0
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else 0.0
 
 
 def quality(attribute: Attribute, predicted: Floats, truth: Floats) -> tuple[float, int]:
@@ -226,12 +226,12 @@ def quality(attribute: Attribute, predicted: Floats, truth: Floats) -> tuple[flo
     n = int(defined.sum())
     if n == 0:
         return float("nan"), 0
-    known = truth[defined]
-    missed = float(attribute.difference(predicted[defined], known).mean())
+    expected = truth[defined]
+    missed = float(attribute.difference(predicted[defined], expected).mean())
     if attribute.kind == "class":
         return 1.0 - missed, n
     if attribute.kind == "circle":
-        spread = 1.0 - float(np.abs(np.exp(2j * np.pi * known).mean()))
+        spread = 1.0 - float(np.abs(np.exp(2j * np.pi * expected).mean()))
     else:
-        spread = float(known.var())
+        spread = float(expected.var())
     return (1.0 - missed / spread if spread > 0 else float("nan")), n

@@ -32,10 +32,13 @@ class Readers(Gang):
     num_images: PositiveInt = 64_000
     """Length of the training, in images."""
     batch: Annotated[int, Field(ge=2)] = 64
+    """Images per step."""
     learning_rate: PositiveFloat = 4e-3
+    """Peak learning rate."""
     limit: PositiveInt = 50_000
     """Train images, and held-out images, that are looked at at most."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the initial weights and the order of the images."""
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Measured at 32 px."""
@@ -47,7 +50,7 @@ class Readers(Gang):
         """Trains, scores on held-out images and writes; the summary holds the scores."""
         from stages.readers import network
         from stages.readers.data import labelled, pixel_attributes, table_attributes
-        from stages.readers.format import Card, Score, dump
+        from stages.readers.format import ReaderCard, Score, dump
         from stages.readers.score import quality
         from stages.readers.targets import Targets
 
@@ -76,7 +79,7 @@ class Readers(Gang):
             for a in targets.attributes:
                 value, n = quality(a, found[a.name], heldout.values[a.name])
                 scores[a.name] = Score(value=value, measure="accuracy" if a.kind == "class" else "R2", n=n)
-        card = Card(
+        card = ReaderCard(
             size=self.size,
             widths=self.widths,
             network=targets.attributes,
@@ -108,6 +111,7 @@ class Probes(Stage):
     limit: PositiveInt = 20_000
     """Train images, and held-out images, that are looked at at most."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the initial weights and the order of the rows."""
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Measured on encoders of three taps of 128 to 256 features."""

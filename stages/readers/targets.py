@@ -29,8 +29,8 @@ class Targets:
         scaling = {}
         for a in some:
             if a.kind == "scalar":
-                known = values[a.name][np.isfinite(values[a.name])]
-                scaling[a.name] = (float(known.mean()), float(known.std()) or 1.0)
+                finite = values[a.name][np.isfinite(values[a.name])]
+                scaling[a.name] = (float(finite.mean()), float(finite.std()) or 1.0)
         return cls(some, scaling)
 
     @property

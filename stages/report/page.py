@@ -193,6 +193,7 @@ def _facts(stage: "Report", inputs: Inputs, styled: Sequence[StyledTap]) -> list
         about = inputs["shards"].summary
         counted = {name: numbers.count(about[name]) for name in ("ok", "train", "heldout")}
         facts.append(("images", f"{counted['ok']}: {counted['train']} to train on, {counted['heldout']} held out"))
+        facts += [("left out", sentence) for sentence in about.get("left_out", ())]
     studied = list(dict.fromkeys(tap.encoder for tap in styled if tap.studied))
     references = [tap.id for tap in styled if not tap.studied]
     if studied:

@@ -7,7 +7,7 @@ from typing import Any
 
 from stages.contract import Input, Inputs
 from stages.encoders import card, format
-from stages.encoders.sources.settings import WHAT
+from stages.encoders.sources.settings import FIRST_FIELD
 from stages.encoders.spec import Preprocessing
 from stages.questions.drawing import charts
 from stages.questions.drawing.charts import Axis, Line, nice_axis
@@ -27,7 +27,7 @@ def decoders(inputs: Inputs) -> dict[int, Input]:
 
 def decoder(group: int, artifact: Input, taps: Sequence[StyledTap]) -> TrainedBlock:
     """Loss on held-out images over training, per tap: of the decoder (0), or of an extension."""
-    from stages.decoder.format import Card, read_card
+    from stages.decoder.format import DecoderCard, read_card
 
     about = read_card(artifact)
     by_tap_id = {tap.id: tap for tap in taps}
@@ -38,7 +38,7 @@ def decoder(group: int, artifact: Input, taps: Sequence[StyledTap]) -> TrainedBl
             # Taps of one encoder share a colour; the mark at the end distinguishes them.
             curves += [Line(tap_id, points, tap.style), Line(tap_id, points[-1:], tap.style, tap.shape)]
     named = "One decoder for"
-    if isinstance(about, Card) and about.extends is not None:
+    if isinstance(about, DecoderCard) and about.extends is not None:
         named = f"The decoder for {', '.join(about.extends.taps)}, its weights frozen, taught"
     text = f"{named} {count(len(about.taps))} tap{'' if len(about.taps) == 1 else 's'}, {about.size} px"
     if about.training is None:
@@ -89,7 +89,7 @@ def encoders(artifacts: Mapping[str, Input], taps: Sequence[StyledTap]) -> list[
 def _imported(name: str, artifact: Input) -> TrainedBlock:
     about = card.parse_card(artifact.read(card.CARD))
     source = about.source
-    facts = [("from", f"{source['kind']}, {source[WHAT[source['kind']]]}")]
+    facts = [("from", f"{source['kind']}, {source[FIRST_FIELD[source['kind']]]}")]
     if source["kind"] == "hf":
         facts = [("from", f"hf, {shown(source['path'])}")]
     if source["kind"] == "released":

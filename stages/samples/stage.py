@@ -16,7 +16,9 @@ PUBLISHED = "published"
 
 
 class Samples(Stage):
-    """Inputs: `conditions` (of a question's ask) and `decoder`. A part is `part_conditions` conditions: one Zarr shard.
+    """Paints each condition `per_source` times.
+
+    Inputs: `conditions` (of a question's ask) and `decoder`. A part is `part_conditions` conditions: one Zarr shard.
 
     The noise of a sample is a function of (seed, row of the source, its number among the source's samples, step) and of
     nothing else, so samples of one source are matched across taps, edits and decoders.
@@ -30,6 +32,7 @@ class Samples(Stage):
     per_source: PositiveInt = 8
     """Samples of each condition."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the noise. A sample's noise depends on this, its source and its number only."""
     sampler: Literal["ancestral", "ddim", "dpm++2m", "euler", "heun", "published", "sde-dpm++2m"] = "sde-dpm++2m"
     """`sde-dpm++2m`, `ancestral` and `published` add new noise at each step, which mends what earlier steps got wrong;
     the others go from the noise of the start straight to one image. `published`: the steps and the learned variance of
@@ -38,6 +41,7 @@ class Samples(Stage):
     """Noise levels from `sigma_max` to `sigma_min`; Heun evaluates the decoder nearly twice for each. `published`: how
     many of the schedule's steps are taken, evenly spaced."""
     sigma_min: PositiveFloat = 0.1
+    """Smallest noise level."""
     sigma_max: PositiveFloat = 20.0
     """Pixels lie in [-1, 1]. Above the default noise hides nearly all that a sketch leaves to be painted."""
     rho: Annotated[PositiveFloat, Added(7.0)] = 3.0

@@ -116,6 +116,7 @@ class Shards(Stage):
             "train": counts["train"],
             "heldout": counts["heldout"],
             "bytes": sum(summary["bytes"] for summary in summaries),
+            **{name: listing.summary[name] for name in ("left_out",) if name in listing.summary},
         }
 
     def _index(

@@ -1,4 +1,4 @@
-"""What keeps a GPU busy: batches that are made before they are asked for, and tensors sent while it computes."""
+"""What keeps a GPU busy: batches that are prefetched, and tensors sent while it computes."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,29 +7,29 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     import torch
 
-Made = TypeVar("Made")
+Item = TypeVar("Item")
 
 
-class Ahead(Generic[Made]):
-    """What `make(step)` gives, for steps that follow each other; with `depth`, made by threads that many steps before.
+class Prefetch(Generic[Item]):
+    """`make(step)` for steps that follow each other; threads compute it `depth` steps before it is asked for.
 
-    On a CPU the cores are the network's, and nothing is won by it; a GPU would wait for every batch.
+    On a CPU take a depth of 0: threads would take cores from the network. A GPU would wait for every batch.
     """
 
-    def __init__(self, make: Callable[[int], Made], last: int, depth: int) -> None:
+    def __init__(self, make: Callable[[int], Item], last: int, depth: int) -> None:
         self._make, self._last, self._depth = make, last, depth
         self._threads = ThreadPoolExecutor(depth, "batches") if depth else None
-        self._coming: dict[int, Future[Made]] = {}
+        self._pending: dict[int, Future[Item]] = {}
 
-    def take(self, step: int) -> Made:
-        """The thing of this step; raises what `make` raised."""
+    def take(self, step: int) -> Item:
+        """`make(step)`; raises what it raised."""
         if self._threads is None:
             return self._make(step)
         wanted = range(step, min(step + self._depth + 1, self._last))
-        self._coming = {
-            number: self._coming.get(number) or self._threads.submit(self._make, number) for number in wanted
+        self._pending = {
+            number: self._pending.get(number) or self._threads.submit(self._make, number) for number in wanted
         }
-        return self._coming.pop(step).result()
+        return self._pending.pop(step).result()
 
     def close(self) -> None:
         """Ends the threads."""

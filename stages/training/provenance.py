@@ -1,4 +1,4 @@
-"""With what something was trained: versions of what decides its numbers, and the day. What a page or a card says of it.
+"""What a training ran with, for cards and pages: the versions that decide its numbers, and the day.
 
 A training writes them into its own files, which are not the same on every machine anyhow; a bitwise stage never does.
 """
@@ -23,7 +23,7 @@ LIBRARIES = (
 
 
 def versions() -> dict[str, str]:
-    """Version of Python and of each installed library that a training may rest on, by name."""
+    """Version of Python and of each installed library that a training may depend on, by name."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:

@@ -1,4 +1,4 @@
-"""What the ranks of a training tell each other before it starts: things, that they have come, where they go on from."""
+"""What the ranks of a training exchange before it starts: objects, a barrier, the checkpoint to go on from."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ from stages.contract import Checkpoint, Context
 from stages.errors import RaceError
 
 
-def of_all(thing: Any, world: int) -> list[Any]:
-    """What every rank gives, in the order of ranks. All call this together."""
+def of_all(value: Any, world: int) -> list[Any]:
+    """The values of all ranks, in their order. All call this together."""
     if world == 1:
-        return [thing]
+        return [value]
     import torch
 
     found: list[Any] = [None] * world
-    torch.distributed.all_gather_object(found, thing)
+    torch.distributed.all_gather_object(found, value)
     return found
 
 

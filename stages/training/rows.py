@@ -1,8 +1,8 @@
 """Rows of equal shape in a file on a local disk, read in any order: what training reads from, instead of from memory.
 
-Tars and Zarr shards are read once, in their order, and laid down as decoded rows; training then jumps among them as its
-shuffle asks. Files are read by `pread` and not mapped, so that the memory of a process is what it holds, and a failing
-disk is an error and not a signal.
+Tars and Zarr shards are read once, in their order, and written as decoded rows. Training then reads these in the order
+of its shuffle. Files are read by `pread` and not mapped, so that the memory of a process is what it holds, and a
+failing disk is an error and not a signal.
 """
 
 import os
@@ -40,7 +40,7 @@ class RowFile:
         return self.count * self._row_bytes
 
     def write(self, first: int, rows: NDArray[Any]) -> None:
-        """Lays down rows [B, *shape] from row `first` on."""
+        """Writes rows [B, *shape] from row `first` on."""
         left = np.ascontiguousarray(rows, dtype=self.dtype).data.cast("B")
         offset = first * self._row_bytes
         while left:
@@ -53,8 +53,8 @@ class RowFile:
         if not len(rows):
             return found
         whole, size, number = found.data.cast("B"), self._row_bytes, self._file
-        for place, row in enumerate(rows.tolist()):
-            read = os.preadv(number, [whole[place * size : (place + 1) * size]], row * size)
+        for index, row in enumerate(rows.tolist()):
+            read = os.preadv(number, [whole[index * size : (index + 1) * size]], row * size)
             assert read == size, f"row {row} was never written"
         return found
 
@@ -76,12 +76,12 @@ def open_rows(
     written, so that nothing stays behind, however the processes end. All ranks call this together. Raises InputError
     where the disk is too small.
     """
-    place = Path(tempfile.gettempdir())
-    seen = place.stat()
+    folder = Path(tempfile.gettempdir())
+    seen = folder.stat()
     mine = (socket.gethostname(), seen.st_dev, seen.st_ino)
-    places = of_all(mine, world)
-    peers = [other for other, where in enumerate(places) if where == mine]
-    own = tempfile.mkdtemp(prefix="repscope-", dir=place) if peers[0] == rank else None
+    folders = of_all(mine, world)
+    peers = [other for other, found in enumerate(folders) if found == mine]
+    own = tempfile.mkdtemp(prefix="repscope-", dir=folder) if peers[0] == rank else None
     if own is not None:
         for number in range(len(layouts)):
             (Path(own) / str(number)).touch()
@@ -93,10 +93,10 @@ def open_rows(
     finally:
         if own is not None:
             shutil.rmtree(own)
-    needed, free = sum(file.size_bytes for file in files), shutil.disk_usage(place).free
+    needed, free = sum(file.size_bytes for file in files), shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
-            expected=f"{needed / 1e9:.1f} GB on the disk of {place}, for decoded images and embeddings",
+            expected=f"{needed / 1e9:.1f} GB on the disk of {folder}, for decoded images and embeddings",
             found=f"{free / 1e9:.1f} GB",
             remedy="Set TMPDIR to a folder on a larger disk.",
         )

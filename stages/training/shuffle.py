@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 def order(seed: int, count: int, numbers: "NDArray[np.int64]") -> "NDArray[np.int64]":
     """Row shown as image `numbers` (int64 [B], rising) of an endless series of shuffled epochs of `count` rows."""
-    epochs, places = np.divmod(numbers, count)
+    epochs, positions = np.divmod(numbers, count)
     rows = np.empty_like(numbers)
     for epoch in np.unique(epochs):
-        rows[epochs == epoch] = _shuffled(seed, count, int(epoch))[places[epochs == epoch]]
+        rows[epochs == epoch] = _shuffled(seed, count, int(epoch))[positions[epochs == epoch]]
     return rows
 
 

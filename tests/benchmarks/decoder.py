@@ -30,11 +30,13 @@ from stages.decoder.network import Network
 from stages.decoder.objective import Edm
 from stages.decoder.rcdm import network as adm
 from stages.decoder.rcdm.spec import AdmSettings
+from stages.decoder.recipe import Recipe
 from stages.decoder.stage import Decoder
 from stages.diffusion import noise, samplers
 from stages.samples.stage import Samples
+from tests.artifacts import InlineContext
 from tests.stages.decoder.big import big
-from tests.stages.decoder.small import laid_down
+from tests.stages.decoder.small import paired_set
 
 WIDTHS = (256, 128, 25)
 """Taps like the demo's: a backbone, a projector, the true attributes."""
@@ -49,11 +51,12 @@ def made(stage: Decoder, rank: int = 0, world: int = 1) -> Training:
     """A training on noise, its sketch just begun: speed does not depend on what is in the pictures."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2048, stage.size, stage.size, 3), dtype=torch.uint8, generator=generator)
-    data = laid_down(images, [torch.randn(2, 2048, width, generator=generator) for width in WIDTHS])
+    data = paired_set(images, [torch.randn(2, 2048, width, generator=generator) for width in WIDTHS])
     settings = stage.training.model_copy(update={"sketch_images": STEPS * stage.training.sketch_batch})
     objective = Edm(settings.log_sigma_mean, settings.log_sigma_std)
     network = Network(stage.network, WIDTHS, stage.size)
-    return Training(network, objective, settings, data, data, 10**6, 0, "cpu", rank, world)
+    context = InlineContext(rank=rank, world=world)
+    return Training(network, objective, Recipe(settings, 10**6, 0), data, data, context)
 
 
 def timed(work: Callable[[], object], times: int) -> tuple[float, float]:

@@ -30,7 +30,7 @@ from stages.contract import Part
 from stages.datasets.scenes import render
 from stages.embeddings.pace import keep_memory
 from stages.embeddings.stage import Embeddings
-from stages.embeddings.table import State
+from stages.embeddings.table import EmbeddingState
 from stages.encoders.encoder import NetworkEncoder
 from stages.encoders.network import initialise
 from stages.encoders.spec import Architecture, Preprocessing, Untrained
@@ -105,7 +105,7 @@ def in_turns(works: Mapping[str, Callable[[], object]], images: int, rounds: int
     return cpus
 
 
-def embed(state: State, views: tuple[str, ...]) -> None:
+def embed(state: EmbeddingState, views: tuple[str, ...]) -> None:
     """All parts through the stage, into memory."""
     stage = Embeddings(encoder=Untrained(), views=views)
     out = MemoryArtifact()
@@ -126,7 +126,7 @@ def against_the_loop() -> None:
     encoder = NetworkEncoder(Flat(network.eval().to(memory_format=torch.channels_last)), PREPROCESSING, "cpu")
     count = 32
     images = open_images(tar_artifact(photographs(count, 256, 256), part_rows=count))
-    state = State.of(encoder, images, "cpu")
+    state = EmbeddingState.of(encoder, images, "cpu")
     pixels = images.decode_part(0, encoder.preprocessing.framing)[1]
     batch = state.passes.batch
     print(f"ResNet-50 at 224 px, {count} JPEGs of 256 x 256, batches of {batch}, plain view")
@@ -196,7 +196,7 @@ def small_encoder(count: int, width: int, height: int, size: int, scaled: bool =
     network = initialise(TINY, 0).eval()
     encoder = NetworkEncoder(network, Preprocessing(size=size), "cpu")
     images = open_images(tar_artifact(encoded, part_rows=count // 8, scaled=scaled))
-    state = replace(State.of(encoder, images, "cpu"), decoding=Decoding())
+    state = replace(EmbeddingState.of(encoder, images, "cpu"), decoding=Decoding())
     kilobytes = sum(map(len, encoded)) / count / 1e3
     how = "decode: scaled" if scaled else "decode: exact"
     print(f"small encoder at {size} px, {count} JPEGs of {width} x {height} ({kilobytes:.0f} kB each), {how}")
@@ -213,11 +213,11 @@ def small_encoder(count: int, width: int, height: int, size: int, scaled: bool =
         in_turns(works, count)
 
 
-TAKEN: list[State] = []
+TAKEN: list[EmbeddingState] = []
 """What a process of the pool works with."""
 
 
-def take(state: State) -> None:
+def take(state: EmbeddingState) -> None:
     """The first thing in such a process."""
     torch.set_num_threads(1)
     TAKEN[:] = [state]
@@ -297,7 +297,7 @@ def by_taps() -> None:
     images = open_images(tar_artifact(photographs(count, 128, 128), part_rows=count))
     preprocessing = PREPROCESSING.model_copy(update={"size": 128})
     states = {
-        name: State.of(
+        name: EmbeddingState.of(
             NetworkEncoder(Projected(everywhere).eval().to(memory_format=torch.channels_last), preprocessing, "cpu"),
             images,
             "cpu",

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 # The profiler complains of a missing GPU otherwise; it reads this when it is imported.
 os.environ.setdefault("KINETO_LOG_LEVEL", "9")
@@ -27,7 +26,7 @@ from stages.encoders.encoder import NetworkEncoder
 from stages.encoders.network import ResNet
 from stages.encoders.spec import Architecture, Untrained
 from stages.listing.stage import Listing
-from stages.pretrain.loop import Labels, Trainer, TrainSet
+from stages.pretrain.loop import Trainer, TrainLabels, TrainSet
 from stages.pretrain.stage import Pretrain
 from stages.shards.stage import Shards
 from tests.artifacts import MemoryArtifact, run_stage
@@ -67,7 +66,7 @@ def pretraining() -> None:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             trainer.network(views)
 
-    step, drawing, passing = best(lambda: trainer.advance(0)), best(lambda: trainer.views(0)), best(forward)
+    step, drawing, passing = best(trainer.advance), best(lambda: trainer.views(0)), best(forward)
     adapting = best(trainer.optimiser.step)
     steps = stage.num_images / stage.batch
     print(f"pretraining: {stage.batch / step.wall:,.0f} images/s (two views each), {1e3 * step.wall:.0f} ms a step")
@@ -76,15 +75,15 @@ def pretraining() -> None:
         f"  CPU of augmentation {drawing.cpu / step.cpu:.0%}, of a forward pass {passing.cpu / step.cpu:.0%}, "
         f"of the optimiser {adapting.cpu / step.cpu:.1%} of a step"
     )
-    labelled = replace(shown, labels=Labels(torch.arange(len(images)) % 7, 7))
+    labelled = replace(shown, labels=TrainLabels(torch.arange(len(images)) % 7, 7))
     for method in ("vicreg", "barlow", "supervised"):
         other = Trainer(
             Pretrain.model_validate({"method": method}), labelled if method == "supervised" else shown, "cpu"
         )
-        print(f"  {method}: {best(partial(other.advance, 0)).cpu / step.cpu:.2f} of SimCLR's CPU time")
+        print(f"  {method}: {best(other.advance).cpu / step.cpu:.2f} of SimCLR's CPU time")
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        for number in range(3):
-            trainer.advance(number)
+        for _ in range(3):
+            trainer.advance()
     total = sum(event.self_cpu_time_total for event in profiled.key_averages())
     for event in sorted(profiled.key_averages(), key=lambda e: -e.self_cpu_time_total)[:10]:
         print(f"  {event.self_cpu_time_total / total:6.1%} {event.key}")

@@ -75,7 +75,7 @@ def main() -> None:
     told: dict[str, Any] = {}
 
     def study() -> None:
-        done = run(steps, store, lambda: OnRay(look_seconds=1.0), ranks=2, least_ranks=1, listener=heard.append)
+        done = run(steps, store, lambda: OnRay(resize_seconds=1.0), ranks=2, least_ranks=1, listener=heard.append)
         told["decoder"] = done.url("decoder")
 
     training = threading.Thread(target=study, daemon=True)

@@ -77,7 +77,8 @@ def test_faults_upon_faults_change_nothing(faults: list[tuple[Fault, int]]) -> N
 
 
 def test_a_disk_that_fills_gives_one_message_and_the_same_command_goes_on() -> None:
-    creates = [at for at, call in enumerate(calls()) if call.startswith("create")]
+    # A log that cannot be written ends no run.
+    creates = [at for at, call in enumerate(calls()) if call.startswith("create") and "/events/" not in call]
     for at in creates[:: len(creates) // 12]:
         place = Place()
         store, _ = place.process("fill the disk", at)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifact import StoredCheckpoints, StoredInput, StoredOutput
-from pipeline.errors import MissingError, StepFailedError
+from pipeline.errors import MissingError, StepFailedError, StoreError
 from pipeline.manifest import Manifest, Object, Owner, Ref, write_record
 from pipeline.store import Store
 from stages.errors import ConflictError, FormatError
@@ -98,7 +98,7 @@ def test_what_the_parts_have_put_is_read_by_the_merge_and_held_against_their_rec
 @pytest.mark.parametrize("name", ["manifest.json", "artifact.json", "tombstone.json", "parts/00001.json", "train/x"])
 def test_a_stage_may_not_write_the_pipelines_records(name: str) -> None:
     store, _ = Place().process()
-    with pytest.raises(AssertionError, match="of the pipeline's own"):
+    with pytest.raises(StoreError, match="a name of the stage's own"):
         output(store, bitwise=True).put(name, b"")
 
 

@@ -162,8 +162,12 @@ def test_a_bad_image_stops_the_run_by_name_and_leaves_nothing_taken_for_done(tmp
     study = tmp_path / "mine.yaml"
     repscope("init", "folder", study)
     study.write_text(study.read_text().replace("./images", str(tmp_path / "images")))
-    message = repscope("run", study, "--store", tmp_path / "store", "--executor", "inline", code=3).stderr
+    flags = ("--ranks", "1", "--accept-drift", "--on-busy", "fail", "--force", "listing", "--force", "report")
+    message = repscope("run", study, "--store", tmp_path / "store", "--executor", "inline", *flags, code=3).stderr
     assert "torn.png" in message
+    # All but forcing what has been begun anew already: that would give up what is complete of it.
+    command = f"repscope run {study} --store {tmp_path / 'store'} --executor inline --ranks 1 --force report"
+    assert f"To go on from here: {command} --accept-drift --on-busy fail\n" in message
     assert "Traceback" not in message
     assert not list((tmp_path / "store").glob("artifacts/*/*/g*/manifest.json"))
 

@@ -17,6 +17,7 @@ from pipeline.run import run
 from pipeline.step import Step
 from pipeline.store import open_store
 from stages.contract import Stage
+from tests.faults.arithmetic import Numbers
 
 STAGE = '''
 """A stage in a package of its own."""
@@ -201,6 +202,34 @@ def test_unfinished_work_of_other_code_is_not_continued_unless_accepted(package:
         assert [event.fields["part"] for event in heard if event.kind == "part_done"] == parts
         reason = next(event.fields["reason"] for event in heard if event.kind == "step_started")
         assert reason == ("1 of 2 parts, begun by other code" if accept else f"{CHANGED}; 1 of 2 parts are given up")
+
+
+def test_work_of_two_codes_says_drift_and_never_that_it_is_todays(package: Package, tmp_path: Path) -> None:
+    package.stage(fails=True)
+    store = open_store(str(tmp_path / "store"))
+    with pytest.raises(StepFailedError):
+        run(graph(package), store, Inline)
+    package.stage(fails=False)
+    assert run(graph(package), store, Inline, accept_drift=True).steps[0].drift
+    assert plan(graph(package), store)[0].state == "DRIFT"
+    package.stage(fails=True)
+    assert plan(graph(package), store)[0].state == "DRIFT"
+
+
+def test_code_that_is_edited_during_a_run_is_refused_by_the_steps_to_come(package: Package, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    stage = package.load()
+    digests: list[str] = []
+
+    def edit(event: Event) -> None:
+        if event.kind == "step_done":
+            digests.append(package.digest())
+            package.write("helper.py", HELPER.replace("light", "dark"))
+
+    steps = [Step("numbers", Numbers()), Step("words", stage())]
+    with pytest.raises(StepFailedError, match="restart the cluster if it was changed"):
+        run(steps, store, Inline, listener=edit)
+    assert package.digest() != digests[0]
 
 
 def test_a_worker_whose_code_is_not_the_drivers_refuses(package: Package, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pipeline.store import open_store
 from pipeline.study import Study, load, taps_of
 from stages.contract import Estimate
 from stages.embeddings.stage import Embeddings
-from stages.encoders.sources.settings import Hf, Override, Released, Timm, Torchvision
+from stages.encoders.sources.settings import Hf, Override, PublishedEncoder, Timm, Torchvision
 from stages.encoders.spec import Pretrained
 from stages.encoders.stage import Imported
 from stages.errors import InputError
@@ -62,7 +62,7 @@ def test_the_short_form_and_the_long_one_are_one(tmp_path: Path) -> None:
     assert imported(tmp_path, "hf:s3://bucket/dinov2").source == Hf(path="s3://bucket/dinov2")
     assert imported(tmp_path, "torch:package.nets:make").source.kind == "torch"
     published = imported(tmp_path, "released:dino@/files/dino.pth")
-    assert published.source == Released(method="dino", weights="/files/dino.pth")
+    assert published.source == PublishedEncoder(method="dino", weights="/files/dino.pth")
     assert Imported.model_validate_json(published.model_dump_json()) == published
 
 

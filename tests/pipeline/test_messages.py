@@ -44,6 +44,10 @@ def refused(study: Path) -> str:
         (('"simclr:projector"', '"simclar:projector"'), "found 'simclar:projector' (did you mean 'simclr'?)"),
         (("batch: 64", "batch: lots, num_imges: 4"), "found 2 mistakes: "),
         (("oracle: {kind: oracle}", "trained: {kind: oracle, seed: 1}"), "unknown field 'encoders.trained.seed'"),
+        (
+            ("oracle: {kind: oracle}", "or cle: {kind: oracle}"),
+            "encoders of letters, digits and `_.=+@,-`; found",
+        ),
         (("study: micro", "study: [micro"), "at line 3, column 6: "),
         (("study: micro", "study: !!python/object:os.system x"), "column 8: could not determine a constructor for"),
     ],

@@ -1,4 +1,4 @@
-"""A question that is added as docs/writing.md says, to a copy of the code: what changes with it, and what does not."""
+"""A question added to a copy of the code as docs/guide/extending.md says: what changes with it, and what does not."""
 
 import json
 import os
@@ -63,7 +63,7 @@ class Copy:
 
     def add_question(self, *more: tuple[str, str]) -> None:
         """Follows the recipe: the folder with its files, and the catalogue's lines. `more`: changes of `stage.py`."""
-        recipe = (ROOT / "docs" / "writing.md").read_text().partition("### How to add a question")[2]
+        recipe = (ROOT / "docs" / "guide" / "extending.md").read_text().partition("### How to add a question")[2]
         files: Sequence[str] = re.findall(r"```python\n(.*?)```", recipe, re.DOTALL)
         folder = self.root / "stages" / "questions" / "spread"
         folder.mkdir()

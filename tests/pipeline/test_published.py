@@ -10,7 +10,7 @@ import torch
 from pipeline.errors import UsageError
 from pipeline.graph import graph_of, samples_of
 from pipeline.study import Study, load
-from stages.decoder.rcdm.published_stage import Released
+from stages.decoder.rcdm.published_stage import ReleasedDecoder
 from stages.decoder.rcdm.stage import Rcdm
 from tests.finished import MICRO, STUDIES, repscope
 from tests.stages.decoder.rcdm.reference import reference
@@ -42,7 +42,7 @@ def changed(study: Path, tmp_path: Path, before: str, after: str) -> Path:
 
 def test_its_decoder_reads_nothing_of_the_study_and_has_no_half_of_a_training(read: Study) -> None:
     steps = {step.name: step for step in graph_of(read)}
-    assert isinstance(steps["decoder"].stage, Released)
+    assert isinstance(steps["decoder"].stage, ReleasedDecoder)
     assert steps["decoder"].inputs == {}
     assert "samples.halfway" not in steps
     assert "halfway_samples" not in steps["kept"].inputs

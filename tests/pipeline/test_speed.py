@@ -13,7 +13,7 @@ from cluster.inline import Inline
 from pipeline import speed
 from pipeline.plan import plan
 from pipeline.run import run
-from pipeline.speed import MEASURED, REFERENCE, Speed, known
+from pipeline.speed import MEASURED, REFERENCE, Speed, cached
 from pipeline.store import open_store
 from stages.contract import Estimate
 from tests.faults.arithmetic import Counting, graph
@@ -70,7 +70,7 @@ def test_a_plan_is_scaled_by_precision_and_what_was_measured_here_is_not(tmp_pat
 def test_a_trial_is_made_once_and_kept_for_the_same_cpu_with_the_same_limits(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert known() is None
+    assert cached() is None
     found = measured()
     assert found.seconds["bfloat16"] > 0 < found.seconds["float32"]
     assert (found.cpu, found.trouble) == (speed.cpu_name(), "")
@@ -80,16 +80,16 @@ def test_a_trial_is_made_once_and_kept_for_the_same_cpu_with_the_same_limits(
         raise AssertionError("there is no second trial")
 
     monkeypatch.setattr(subprocess, "run", refused)
-    assert known() == measured() == found
+    assert cached() == measured() == found
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    assert known() is None
+    assert cached() is None
 
 
 @pytest.mark.parametrize("kept", [1, {}, {"bfloat16": 0.1}, {"bfloat16": "x", "float32": 0.1}, {"float32": 0.0}])
 def test_what_is_kept_and_damaged_is_as_if_there_were_nothing(kept: object, cache: Path) -> None:
     cache.parent.mkdir(parents=True)
-    cache.write_text(json.dumps({speed._place(speed.cpu_name()): kept}))
-    assert known() is None
+    cache.write_text(json.dumps({speed._cache_key(speed.cpu_name()): kept}))
+    assert cached() is None
 
 
 def test_where_the_trial_fails_the_seconds_are_those_that_were_measured_and_the_plan_says_so(
@@ -98,8 +98,8 @@ def test_where_the_trial_fails_the_seconds_are_those_that_were_measured_and_the_
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     found = measured()
     assert found.seconds == MEASURED
-    assert "could not be tried" in found.said
-    assert "/nowhere/python" in found.said
+    assert "could not be tried" in found.basis
+    assert "/nowhere/python" in found.basis
     assert not cache.exists()
 
 
@@ -107,8 +107,8 @@ def test_plan_says_what_it_rests_on_and_status_makes_no_trial(cache: Path, tmp_p
     words = (MICRO, "--store", tmp_path / "store")
     status = json.loads(repscope("status", *words, "--json").stdout)
     assert not cache.exists()
-    said = repscope("plan", *words).stdout.splitlines()[-1]
-    assert speed.cpu_name() in said
+    basis = repscope("plan", *words).stdout.splitlines()[-1]
+    assert speed.cpu_name() in basis
     assert cache.exists()
     # Now that the trial is known, both commands count alike.
     again = json.loads(repscope("status", *words, "--json").stdout)

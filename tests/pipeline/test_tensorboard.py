@@ -64,8 +64,8 @@ def test_long_trainings_are_kept_thinned_and_to_the_end(tmp_path: Path) -> None:
     log.keep()
     total = 5 * KEPT_OF_A_TRAINING - 1
     for done in range(1, total + 1):
-        log.tell("progress", "decoder", done=done, total=total, metrics={}, attempt=1)
-    log.tell("progress", "decoder", done=1, total=total, metrics={}, attempt=2)
+        log.emit("progress", "decoder", done=done, total=total, metrics={}, attempt=1)
+    log.emit("progress", "decoder", done=1, total=total, metrics={}, attempt=2)
     log.flush()
     kept = [(event.fields["attempt"], event.fields["done"]) for event in read_events(store, "run")]
     assert kept[-2:] == [(1, total), (2, 1)]

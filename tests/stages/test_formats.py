@@ -25,7 +25,7 @@ def test_a_decoder_of_format_1_still_paints() -> None:
     assert painted.shape == (2, 3, 32, 32)
     assert torch.isfinite(painted).all()
     card = decoder.card
-    assert isinstance(card, decoder_format.Card)
+    assert isinstance(card, decoder_format.DecoderCard)
     assert card.training.optimiser == "adamw", "there was no other"
 
 

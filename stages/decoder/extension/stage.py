@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from stages.contract import Context, Estimate, Gang, Inputs, Output, Summary, Unkeyed
 
 SHARE, SKETCH_SHARE = 0.02, 0.6
-"""Where nothing is said: what each new tap is shown, as a share of what the decoder and its sketch were shown.
+"""The defaults: what each new tap is shown, as a share of what the decoder and its sketch were shown.
 
 The sketch has the larger one because it costs next to nothing, and because what is won is won there: a U-Net that knows
 its job starts where a few hundred images lead it."""
@@ -30,6 +30,7 @@ class Extension(Gang):
     taps: Annotated[tuple[Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")], ...], Field(min_length=1)]
     """The new taps, each as `encoder:tap`."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the order of the images, the noise and the noise levels."""
     num_images: PositiveInt | None = None
     """Length of the training, in images shown to the diffusion model. None: for each new tap 0.02 of the decoder's."""
     sketch_images: PositiveInt | None = None

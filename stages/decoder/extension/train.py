@@ -1,12 +1,12 @@
 """What the `extension` step does: gives a trained trunk projections for new taps, trains these alone, writes a decoder.
 
-Frozen is all that the taps share: sketch, U-Net, the null, and the measured rest. Left to train are, for each new tap,
-its projection and its vector at the sketch and at the U-Net. They start where the trunk understands them already:
-fitted to give what those of an old tap give for the same images, which is a matter of seconds and most of the way.
+All that the taps share is frozen: sketch, U-Net, the null, and the measured residual. Trained are, for each new tap,
+its projection and its vector at the sketch and at the U-Net. They start fitted to the outputs of an old tap's for the
+same images, which takes seconds and is most of the way.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from stages.decoder.data import PairedSet
 from stages.decoder.loop import Training
 from stages.decoder.network import Network
 from stages.decoder.objective import Edm
+from stages.decoder.recipe import Recipe
 from stages.decoder.run import fit_and_write, fresh, read_sets
 from stages.decoder.stage import Decoder
 from stages.embeddings.format import open_table
@@ -32,17 +33,8 @@ FITTED, JUDGED = 16_384, 2_048
 """Train images on which new projections are fitted, and by which the old tap is chosen that they follow."""
 RIDGE = 1e-3
 """What the fit adds to the variance of each number of an embedding, which is 1 on average."""
-
-
-class Extending(Training):
-    """A training on a frozen trunk, which keeps the rest that it was trained with."""
-
-    looks: ClassVar[int] = 4
-    """A look costs as much as a tenth of a short training; four tell whether the last quarter still helped."""
-    within: ClassVar[str] = ""
-
-    def measure_rest(self) -> None:
-        """The rest is part of the trunk."""
+EVALUATIONS = 4
+"""Each costs as much as a tenth of a short training; four show whether the last quarter still helped."""
 
 
 def run(stage: "Extension", context: Context, inputs: Inputs, out: Output) -> Summary:
@@ -58,25 +50,23 @@ def run(stage: "Extension", context: Context, inputs: Inputs, out: Output) -> Su
     network = grown(base.network, Network(base.card.network, train.widths, train.size))
     if fresh(context):
         fit_projections(network, base, train, inputs, stage.seed)
-    training = Extending(
-        network,
-        Edm(described.training.log_sigma_mean, described.training.log_sigma_std),
+    objective = Edm(described.training.log_sigma_mean, described.training.log_sigma_std)
+    # The standard deviation of the residual is part of the trunk.
+    recipe = Recipe(
         described.training,
-        train,
-        heldout,
         described.num_images,
         stage.seed,
-        context.device,
-        context.rank,
-        context.world,
+        evaluations=EVALUATIONS,
+        measures_residual=False,
+        prefix="",
     )
-    training.agree()
+    training = Training(network, objective, recipe, train, heldout, context)
     own = base.card.extends
     extends = format.Extends(key=inputs["decoder"].key, taps=tuple(base.taps) if own is None else own.taps)
     return fit_and_write(training, described, context, out, extends)
 
 
-def as_decoder(stage: "Extension", card: format.Card) -> Decoder:
+def as_decoder(stage: "Extension", card: format.DecoderCard) -> Decoder:
     """The settings of the training, as those of a decoder of the new taps: the trunk's, but for what the stage says."""
     num_images, sketch_images = stage.lengths(card.num_images, card.training.sketched(len(card.taps)))
     training = {
@@ -101,17 +91,19 @@ def as_decoder(stage: "Extension", card: format.Card) -> Decoder:
 
 
 def grown(trunk: Network, network: Network) -> Network:
-    """`network`, made for new taps, with the weights of `trunk`, all frozen but the projections of its taps."""
-    network.rest = trunk.rest
-    known = trunk.state_dict()
+    """`network`, built for new taps, with the weights of `trunk`, all frozen but the projections of its taps."""
+    network.residual_std = trunk.residual_std
+    learned = trunk.state_dict()
     own = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, Projection))
-    network.load_state_dict({n: value if n.startswith(own) else known[n] for n, value in network.state_dict().items()})
+    network.load_state_dict(
+        {n: value if n.startswith(own) else learned[n] for n, value in network.state_dict().items()}
+    )
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name.startswith(own))
     with torch.no_grad():
-        for projection, learned in zip(projections(network), projections(trunk), strict=True):
+        for projection, old in zip(projections(network), projections(trunk), strict=True):
             # It is not trained: no condition is dropped in an extension, so its gradient is exactly 0.
-            projection.vectors[NULL] = learned.vectors[NULL]
+            projection.vectors[NULL] = old.vectors[NULL]
     return network
 
 
@@ -142,11 +134,11 @@ def fit_projections(network: Network, base: format.Decoder, train: PairedSet, in
 
 def _old_projections(base: format.Decoder, rows: "np.ndarray", inputs: Inputs) -> Iterator[list[Tensor]]:
     """What the projections of the trunk's taps give for images, float32 [B, width] at the sketch and at the U-Net."""
-    for number, place in enumerate(base.taps):
-        encoder, tap = place.split(":")
+    for number, name in enumerate(base.taps):
+        encoder, tap = name.split(":")
         if f"embeddings.{encoder}" in inputs:
             raw = torch.from_numpy(open_table(inputs[f"embeddings.{encoder}"]).read(tap, "plain", rows))
-            h, numbers = base.standardise(place, raw), torch.full((len(rows),), number)
+            h, numbers = base.standardise(name, raw), torch.full((len(rows),), number)
             yield [projection(h, numbers) for projection in projections(base.network)]
 
 

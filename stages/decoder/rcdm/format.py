@@ -53,14 +53,14 @@ class AdmCard(BaseModel):
     published_sha256: str = ""
     """Of the published file that the weights are from; empty where they were trained here."""
     training: AdmTraining | None = None
-    """None where they are published; then what follows is not known."""
+    """None where they are published; then what follows is empty."""
     seed: int = 0
     num_images: int = 0
     train_images: int = 0
     curve: tuple[Point, ...] = ()
     """Loss over training; the held-out loss is that of the averaged weights."""
     still_falling: dict[str, bool] = {}
-    """By tap, whether the held-out loss was still falling at the end; empty where that cannot be told."""
+    """By tap, whether the held-out loss was still falling at the end; empty where the curve is too short."""
     finished: str = ""
     """Day on which the training ended (UTC, `2026-11-22`)."""
     versions: dict[str, str] = {}
@@ -80,15 +80,15 @@ class AdmDecoder:
         """`encoder:tap` to width."""
         return self.card.taps
 
-    def denoiser(self, place: str) -> Denoiser:
+    def denoiser(self, tap: str) -> Denoiser:
         """D(x, sigma, h) of the tap `encoder:tap`; h [B, D] are raw embeddings.
 
         Raises InputError for an unknown tap, and for embeddings of another width.
         """
         # The published code keeps its estimates of the image within [-1, 1] in every step.
-        return denoisers.discrete(self._estimating(place), self._schedule, clip=True)
+        return denoisers.discrete(self._estimating(tap), self._schedule, clip=True)
 
-    def published(self, place: str, steps: int) -> Callable[[Noise, Tensor], Tensor]:
+    def published(self, tap: str, steps: int) -> Callable[[Noise, Tensor], Tensor]:
         """How the published code samples: images [B, 3, S, S] of noise and raw embeddings [B, D].
 
         Ancestrally with the learned variance, at `steps` of the schedule's steps, evenly spaced. Raises InputError as
@@ -100,7 +100,7 @@ class AdmDecoder:
                 found=str(steps),
                 remedy="Change `samples.steps`.",
             )
-        network = self._estimating(place)
+        network = self._estimating(tap)
         schedule = discrete.respaced(self._schedule, discrete.evenly(steps, self.card.steps))
         return lambda noise, h: discrete.ancestral(network, schedule, noise, h)
 
@@ -108,21 +108,21 @@ class AdmDecoder:
     def _schedule(self) -> discrete.Schedule:
         return discrete.SCHEDULES[self.card.schedule](self.card.steps)
 
-    def _estimating(self, place: str) -> discrete.Network:
+    def _estimating(self, tap: str) -> discrete.Network:
         """F(x_t, t, h), in the network's precision and without gradients."""
-        if place not in self.taps:
+        if tap not in self.taps:
             raise InputError(
                 expected=f"the decoder's tap, {', '.join(self.taps)}",
-                found=place,
+                found=tap,
                 remedy="Name that one: a decoder of this kind has no other.",
             )
 
         @torch.no_grad()
         def estimated(x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-            if h.shape[1] != self.taps[place]:
+            if h.shape[1] != self.taps[tap]:
                 raise InputError(
-                    expected=f"embeddings of width {self.taps[place]}, as this decoder was trained with",
-                    found=f"{h.shape[1]} at {place}",
+                    expected=f"embeddings of width {self.taps[tap]}, as this decoder was trained with",
+                    found=f"{h.shape[1]} at {tap}",
                     remedy="Name the encoder and the tap that the decoder was trained for.",
                 )
             with arithmetic(self.card.precision, self.device):

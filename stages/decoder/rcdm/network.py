@@ -57,7 +57,7 @@ class ResBlock(nn.Module):
         self.scale_shift, self.resize = scale_shift, resize
         self.in_layers = nn.Sequential(_norm(channels), nn.SiLU(), nn.Conv2d(channels, out, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * out if scale_shift else out))
-        # The third place is the checkpoints' dropout, whose rate was 0.
+        # Index 2 is the checkpoints' dropout, whose rate was 0.
         last = _silent(nn.Conv2d(out, out, 3, padding=1))
         self.out_layers = nn.Sequential(_norm(out), nn.SiLU(), nn.Identity(), last)
         self.skip_connection = nn.Conv2d(channels, out, 1) if out != channels else nn.Identity()

@@ -34,10 +34,10 @@ def settings_of(config: Mapping[str, Any]) -> tuple[AdmSettings, int]:
 
     None has a default here, for most of them show in no shape.
     """
-    known = (*AdmSettings.model_fields, WIDTH)
-    if missing := [name for name in known if name not in config]:
+    needed = (*AdmSettings.model_fields, WIDTH)
+    if missing := [name for name in needed if name not in config]:
         raise InputError(
-            expected=f"a configuration with {', '.join(known)}",
+            expected=f"a configuration with {', '.join(needed)}",
             found=f"none of {', '.join(missing)}",
             remedy="Give the settings that the checkpoint was trained with.",
         )

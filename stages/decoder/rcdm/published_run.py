@@ -3,26 +3,25 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zipfile import is_zipfile
 
-import torch
 from torch import Tensor
 
 from stages.contract import Input, Output, Summary
 from stages.decoder.card import CARD
 from stages.decoder.rcdm import published as released
 from stages.decoder.rcdm.format import AdmCard, pieces
+from stages.encoders import weights
 from stages.errors import InputError
 from stages.external.files import fetched
 
 if TYPE_CHECKING:
-    from stages.decoder.rcdm.published_stage import Released
+    from stages.decoder.rcdm.published_stage import ReleasedDecoder
 
 EMBEDDING = "ssl_emb.weight"
 """The tensor that shows the width of the embedding."""
 
 
-def convert(stage: "Released", encoder: Input | None, out: Output) -> Summary:
+def convert(stage: "ReleasedDecoder", encoder: Input | None, out: Output) -> Summary:
     """Writes the weights; returns the names of the files and the width of the embedding.
 
     Raises InputError where the file cannot be read, has another sha256, holds other tensors than the network, or was
@@ -42,7 +41,7 @@ def convert(stage: "Released", encoder: Input | None, out: Output) -> Summary:
     return {"weights": names, "width": width}
 
 
-def describe(stage: "Released", converted: Summary, out: Output) -> Summary:
+def describe(stage: "ReleasedDecoder", converted: Summary, out: Output) -> Summary:
     """Writes the card and returns the step's summary."""
     card = AdmCard(
         taps={stage.taps[0]: converted["width"]},
@@ -58,29 +57,20 @@ def describe(stage: "Released", converted: Summary, out: Output) -> Summary:
     return {"taps": card.taps, "published_sha256": card.published_sha256}
 
 
-def _require_width(width: int, place: str, taps: Mapping[str, int]) -> None:
-    found = taps[place.partition(":")[2]]
+def _require_width(width: int, name: str, taps: Mapping[str, int]) -> None:
+    found = taps[name.partition(":")[2]]
     if found != width:
         raise InputError(
             expected=f"a tap of width {width}, as the decoder was trained with",
-            found=f"{place} of width {found}",
+            found=f"{name} of width {found}",
             remedy="Name the tap, and the encoder, that it was trained with; this encoder's taps are "
             f"{', '.join(f'{tap} ({wide})' for tap, wide in taps.items())}.",
         )
 
 
 def read(path: Path, url: str) -> dict[str, Tensor]:
-    """The tensors of a state dict by name, read without running code of the file and held in it until they are used."""
-    try:
-        found = torch.load(path, map_location="cpu", mmap=is_zipfile(path), weights_only=True)
-    # A file that is something else makes the reader fail in any way that bytes can be wrong.
-    except Exception as error:
-        said = str(error).strip().partition("\n")[0][:200]
-        raise InputError(
-            expected=f"a state dict of tensors, written by torch.save, at {url}",
-            found=f"{type(error).__name__} {said}".strip(),
-            remedy="Give the published file as it was downloaded.",
-        ) from error
+    """The tensors of a state dict by name; InputError where the file holds anything else."""
+    found = weights.read(path)
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         what = f"entries such as {', '.join(map(str, list(found)[:4]))}" if isinstance(found, dict) else type(found)
         raise InputError(

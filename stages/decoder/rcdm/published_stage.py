@@ -1,6 +1,5 @@
 """The `released` step: takes a published RCDM into the store as a decoder, without any training."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -8,9 +7,10 @@ from pydantic import Field, PositiveInt, field_validator
 
 from stages.contract import Estimate, External, Inputs, Output, Part, Stage, Summary, Unkeyed
 from stages.decoder.rcdm.spec import AdmSettings
+from stages.external.files import absolute
 
 
-class Released(Stage):
+class ReleasedDecoder(Stage):
     """Reads one published file, a plain state dict of averaged weights written by `torch.save`.
 
     Inputs: `encoder` of the tap, where it was imported: its summary has the width of the tap, which must be the file's.
@@ -31,22 +31,19 @@ class Released(Stage):
     network: AdmSettings = AdmSettings()
     """The defaults are those of every published file of 128 px."""
     schedule: Literal["linear", "cosine"] = "linear"
+    """Noise schedule that it was trained with."""
     steps: Annotated[PositiveInt, Field(ge=2)] = 1000
     """Steps of the schedule that it was trained with."""
     precision: Literal["bfloat16", "float32"] = "float32"
     """Of the network's arithmetic when it paints; bfloat16 where the device is fast in it."""
     preprocessing: Annotated[Literal["rcdm", "unchecked"], Unkeyed("it only says what a study may be")] = "rcdm"
-    """How the encoder of a study must see images: `rcdm`, as in the authors' training, for the file does not tell;
+    """How the encoder of a study must see images: `rcdm`, as in the authors' training, since the file does not say;
     `unchecked`: in any way, for a decoder that was trained with another."""
 
-    @field_validator("url")
-    @classmethod
-    def _absolute(cls, url: str) -> str:
-        # Workers may stand in another folder than whoever wrote a relative path.
-        return url if "://" in url or "::" in url else os.path.abspath(os.path.expanduser(url))
+    _absolute_url = field_validator("url")(absolute)
 
     def external(self) -> Mapping[str, External]:
-        """The file, known by its sha256, so that nothing is read to know the key."""
+        """The file, identified by its sha256, so that the key is computed without reading it."""
         return {"weights": External(self.url, self.sha256)}
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:

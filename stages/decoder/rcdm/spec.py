@@ -107,6 +107,7 @@ class AdmTraining(BaseModel):
     batch: PositiveInt = 256
     """Images per step over all ranks."""
     learning_rate: PositiveFloat = 1e-4
+    """Of AdamW, constant."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.9999
     """What is left of the moving average of the weights after each step."""
     precision: Literal["bfloat16", "float32"] = "float32"

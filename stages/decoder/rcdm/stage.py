@@ -25,10 +25,12 @@ class Rcdm(Gang):
     taps: Annotated[tuple[Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]], Field(min_length=1)]
     """The one tap whose embeddings are its condition, as `encoder:tap`; they enter as they are."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the initial weights, the order of the images, the noise and the steps."""
     num_images: PositiveInt = 76_800_000
     """Length of the training, in images shown: 300 000 steps."""
     network: AdmSettings = AdmSettings()
     schedule: Literal["linear", "cosine"] = "linear"
+    """How noise grows over the steps: linear (Ho et al. 2020) or cosine (Nichol and Dhariwal 2021)."""
     steps: Annotated[PositiveInt, Field(ge=2)] = 1000
     """Steps of the schedule; training draws them uniformly."""
     training: AdmTraining = AdmTraining()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.contract import Context, Inputs, Output, Summary
-from stages.decoder.card import CARD, Point, Snapshot, still_falling
+from stages.decoder.card import CARD, Snapshot, still_falling
 from stages.decoder.data import Batch, PairedSet
 from stages.decoder.layers import GroupNorm
 from stages.decoder.loop import Training, fit
@@ -17,7 +17,8 @@ from stages.decoder.network import Parts
 from stages.decoder.rcdm.format import AdmCard, pieces
 from stages.decoder.rcdm.network import Adm
 from stages.decoder.rcdm.spec import AdmSettings, AdmTraining
-from stages.decoder.run import read_sets
+from stages.decoder.recipe import Recipe
+from stages.decoder.run import curve_of, read_sets, summary_of
 from stages.decoder.spec import TrainingSettings
 from stages.diffusion import discrete
 from stages.embeddings.format import Statistics
@@ -35,7 +36,7 @@ class AdmNetwork(Parts):
         super().__init__()
         self.sketch = nn.Module()
         self.painter = Adm(settings, embedding)
-        self.rest = 1.0
+        self.residual_std = 1.0
 
     def compile_kernels(self) -> None:
         """Those of the norms. The whole network takes minutes, and convolutions are the same library's either way."""
@@ -61,47 +62,22 @@ class Hybrid:
         return discrete.losses(self.schedule, output, batch.clean, x, batch.level, batch.noise).hybrid
 
 
-class PublishedTraining(Training):
-    """The loop with AdamW's own moments and a moving average of constant length."""
-
-    betas = (0.9, 0.999)
-
-    def __init__(
-        self,
-        network: AdmNetwork,
-        schedule: discrete.Schedule,
-        settings: AdmTraining,
-        data: PairedSet,
-        heldout: PairedSet,
-        num_images: int,
-        seed: int,
-        device: str = "cpu",
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        self.ema_decay = settings.ema_decay
-        loop = TrainingSettings(
-            batch=settings.batch,
-            optimiser="adamw",
-            learning_rate=settings.learning_rate,
-            outer=1.0,
-            warm_up=0.0,
-            cool_down=0.0,
-            null=0.0,
-            sketch_images=0,
-            precision=settings.precision,
-            micro_batch=settings.micro_batch,
-            compile=settings.compile,
-        )
-        objective = Hybrid(schedule.to(device))
-        super().__init__(network, objective, loop, data, heldout, num_images, seed, device, rank, world)
-
-    def share_in_average(self, step: int) -> float:
-        """The same after every step."""
-        return 1.0 - self.ema_decay
-
-    def measure_rest(self) -> None:
-        """There is no sketch that could leave any."""
+def published_recipe(settings: AdmTraining, num_images: int, seed: int) -> Recipe:
+    """AdamW with its usual moments at one learning rate, a moving average of constant length, and no sketch."""
+    loop = TrainingSettings(
+        batch=settings.batch,
+        optimiser="adamw",
+        learning_rate=settings.learning_rate,
+        outer=1.0,
+        warm_up=0.0,
+        cool_down=0.0,
+        null=0.0,
+        sketch_images=0,
+        precision=settings.precision,
+        micro_batch=settings.micro_batch,
+        compile=settings.compile,
+    )
+    return Recipe(loop, num_images, seed, betas=(0.9, 0.999), ema_decay=settings.ema_decay, measures_residual=False)
 
 
 def run(stage: "Rcdm", context: Context, inputs: Inputs, out: Output) -> Summary:
@@ -110,23 +86,10 @@ def run(stage: "Rcdm", context: Context, inputs: Inputs, out: Output) -> Summary
     torch.manual_seed(stage.seed)
     network = AdmNetwork(stage.network, train.widths[0])
     schedule = discrete.SCHEDULES[stage.schedule](stage.steps)
-    training = PublishedTraining(
-        network,
-        schedule,
-        stage.training,
-        train,
-        heldout,
-        stage.num_images,
-        stage.seed,
-        context.device,
-        context.rank,
-        context.world,
-    )
+    recipe = published_recipe(stage.training, stage.num_images, stage.seed)
+    training = Training(network, Hybrid(schedule.to(context.device)), recipe, train, heldout, context)
     fit(training, context, stage.checkpoint_images, stage.taps)
-    curve = tuple(
-        Point(images=look["images"], loss=look["loss"], heldout={stage.taps[0]: look["heldout"][0]})
-        for look in training.curve
-    )
+    curve = curve_of(training, stage.taps)
     card = AdmCard(
         taps={stage.taps[0]: train.widths[0]},
         size=stage.size,
@@ -146,26 +109,19 @@ def run(stage: "Rcdm", context: Context, inputs: Inputs, out: Output) -> Summary
     )
     if context.rank == 0:
         card = write(training, card, out)
-    return {
-        "taps": card.taps,
-        "num_images": card.num_images,
-        "train_images": card.train_images,
-        "loss": card.curve[-1].loss,
-        "heldout": card.curve[-1].heldout,
-        "still_falling": card.still_falling,
-    }
+    return summary_of(card)
 
 
 def write(training: Training, card: AdmCard, out: Output) -> AdmCard:
     """Writes both snapshots and the card; returns the card that is in the store."""
     weights: dict[Snapshot, tuple[str, ...]] = {}
     snapshots: tuple[tuple[Snapshot, str, Tensor], ...] = (
-        ("final", "decoder", training.average),
-        ("halfway", "halfway", training.halfway),
+        ("final", "decoder", training.averages.current),
+        ("halfway", "halfway", training.averages.halfway),
     )
     for snapshot, name, vector in snapshots:
         names = []
-        with training.averaged(vector):
+        with training.averages.swapped_in(vector):
             for file, data in pieces(training.network.painter.state_dict(), name):
                 out.put(file, data, _same_as(data))
                 names.append(file)

@@ -2,6 +2,7 @@
 
 import importlib
 from dataclasses import dataclass, field
+from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any
 
@@ -16,15 +17,17 @@ class Built:
 
     trunk: Trunk
     preprocessing: Preprocessing | None
-    """How it is meant to see images; None: nobody says."""
+    """How it is meant to see images; None: see `unknown`."""
     recipe: dict[str, Any]
     """What builds the same network again, without its weights: plain JSON."""
     missing: list[str] = field(default_factory=list)
     """Names of weights that no file gave: as initialised."""
     unused: list[str] = field(default_factory=list)
-    """Names in the file that the network has no use for."""
+    """Names in the file that the network lacks."""
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of each file that was read, by name."""
+    unknown: str = "none that is known comes with the network"
+    """Why there is no preprocessing, for a message."""
 
 
 def library(name: str, extra: str) -> ModuleType:
@@ -35,3 +38,11 @@ def library(name: str, extra: str) -> ModuleType:
         raise InputError(
             f"the library {name}, for this kind of encoder", str(error), f"Install it: pip install 'repscope[{extra}]'"
         ) from error
+
+
+def reason(error: BaseException) -> str:
+    """What a library or the user's code reports, on one line and not too long."""
+    if isinstance(error, UnpicklingError):
+        # torch's own message advises to let the file run its code.
+        return "a file that holds more than tensors and plain data, which is never run"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(".")

@@ -1,4 +1,4 @@
-"""Networks that the user's own code makes."""
+"""Networks that the user's own code builds."""
 
 import hashlib
 import importlib
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from stages.encoders.sources.build import Built
+from stages.encoders.sources.build import Built, reason
 from stages.encoders.sources.settings import IMAGENET
 from stages.encoders.taps import Trunk, pool
 from stages.encoders.weights import Filled, fill, read, state_of
@@ -42,8 +42,8 @@ class CodeTrunk(Trunk):
 
 
 def build(source: "Torch") -> Built:
-    """The network that the user's code makes. Raises InputError where it cannot, or the weights do not fit."""
-    network, files = _made(source.factory, source.options)
+    """The network that the user's code builds. Raises InputError where it cannot, or the weights do not fit."""
+    network, files = _created(source.factory, source.options)
     filled = Filled()
     if source.weights is not None:
         with fetched(source.weights, source.sha256) as file:
@@ -56,28 +56,37 @@ def build(source: "Torch") -> Built:
 
 def rebuild(recipe: dict[str, Any]) -> Trunk:
     """The same network with whatever weights the code gives it."""
-    network, _ = _made(recipe["factory"], recipe["options"])
+    network, _ = _created(recipe["factory"], recipe["options"])
     return CodeTrunk(network, recipe["pool"], recipe["prefix_tokens"])
 
 
-def _made(factory: str, options: Mapping[str, Any]) -> tuple[nn.Module, dict[str, str]]:
+def _created(factory: str, options: Mapping[str, Any]) -> tuple[nn.Module, dict[str, str]]:
     """What the function returns, and the sha256 of its file where it was named by one."""
-    place, _, name = factory.rpartition(":")
+    location, _, name = factory.rpartition(":")
     files: dict[str, str] = {}
     try:
-        if place.endswith(".py"):
-            files = {Path(place).name: sha256_of(Path(place))}
-            module = _from_file(Path(place), next(iter(files.values())))
+        if location.endswith(".py"):
+            files = {Path(location).name: sha256_of(Path(location))}
+            module = _from_file(Path(location), next(iter(files.values())))
         else:
-            module = importlib.import_module(place)
+            module = importlib.import_module(location)
         function = getattr(module, name)
-    except (ImportError, AttributeError, OSError, SyntaxError) as error:
+    # A module of the user's may raise anything when it is imported, and one written as a script exits.
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"a function {factory}",
-            f"{type(error).__name__}: {error}",
+            reason(error),
             "Write `path/to/file.py:function`, or install the module wherever parts are worked on.",
         ) from error
-    network = function(**options)
+    try:
+        network = function(**options)
+    # The function is the user's own and may raise anything.
+    except Exception as error:
+        raise InputError(
+            f"{factory} to build a network with options {dict(options)}",
+            reason(error),
+            "Correct `options`, or that function; it runs wherever parts are worked on, and nobody answers it there.",
+        ) from error
     if not isinstance(network, nn.Module):
         raise InputError(f"{factory} to return a torch.nn.Module", type(network).__name__, "Change that function.")
     return network, files
@@ -91,7 +100,7 @@ def _from_file(path: Path, digest: str) -> ModuleType:
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        # Known before it is run, as Python itself does: dataclasses look themselves up.
+        # Registered before it runs, as Python itself does: dataclasses look up their module.
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from stages.encoders.sources.build import Built, library
+from stages.encoders.sources.build import Built, library, reason
+from stages.encoders.sources.guard import confined
 from stages.encoders.spec import Preprocessing
 from stages.encoders.taps import Trunk, pool
 from stages.errors import InputError
@@ -30,9 +31,11 @@ TOWERS = {
     "siglip2": "Siglip2VisionModel",
     "chinese_clip": "ChineseCLIPVisionModel",
 }
-"""The part that sees, of models that also read."""
+"""The vision part of models of images and text."""
 WITH_PROJECTION = "visual_projection"
 """Submodule that maps to the space shared with text."""
+OWN_CODE = "trust_remote_code"
+"""What transformers' messages name where a model or an image processor needs code of its own."""
 POOLED = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model", "chinese_clip_vision_model")
 """Models whose own pooling of tokens is trained; that of others may stand at random initialisation."""
 
@@ -83,9 +86,8 @@ def build(source: "Hf") -> Built:
     transformers = library("transformers", "hf")
     with _quiet(transformers):
         if source.pretrained:
-            config = _tried(source.path, transformers.AutoConfig.from_pretrained, source.path, revision=source.revision)
-            built = _built(transformers, source, config, source.path, {"revision": source.revision})
-            built.files = {"commit": str(getattr(config, "_commit_hash", None) or source.revision)}
+            built, commit = _built(transformers, source, source.path)
+            built.files = {"commit": commit or source.revision}
             return built
         with fetched_folder(source.path, FILES) as folder:
             if not {"config.json"} <= set(folder.sha256):
@@ -94,8 +96,7 @@ def build(source: "Hf") -> Built:
                     ", ".join(folder.sha256) or "no such file",
                     "Name the folder that holds them.",
                 )
-            config = _tried(source.path, transformers.AutoConfig.from_pretrained, folder.path, local_files_only=True)
-            built = _built(transformers, source, config, folder.path, {"local_files_only": True})
+            built, _ = _built(transformers, source, folder.path)
             built.files = dict(folder.sha256)
             return built
 
@@ -103,39 +104,50 @@ def build(source: "Hf") -> Built:
 def rebuild(recipe: dict[str, Any]) -> Trunk:
     """The same network at random weights."""
     transformers = library("transformers", "hf")
-    with _quiet(transformers):
+    with _quiet(transformers), confined():
         config = transformers.AutoConfig.for_model(**recipe["config"])
         return HfTrunk(getattr(transformers, recipe["class"])(config), recipe["pool"])
 
 
-def _built(transformers: Any, source: "Hf", config: Any, place: str | Path, options: dict[str, Any]) -> Built:
-    cls, config = _class(transformers, source.path, config)
+def _built(transformers: Any, source: "Hf", location: str | Path) -> tuple[Built, str | None]:
+    """The model at `location`, a folder or an id of the hub, and the commit of an id."""
+    offline, revision = not source.pretrained, source.revision if source.pretrained else None
     missing: list[str] = []
     unused: list[str] = []
-    if source.untrained:
-        network = cls(config)
-    else:
-        network, info = _tried(
-            source.path,
-            cls.from_pretrained,
-            place,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            **options,
-        )
-        missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    with confined(download=source.pretrained):
+        with _one_message(source.path):
+            config = transformers.AutoConfig.from_pretrained(
+                location, revision=revision, local_files_only=offline, trust_remote_code=False
+            )
+        commit = getattr(config, "_commit_hash", None)
+        cls, config = _class(transformers, source.path, config)
+        with _one_message(source.path):
+            if source.untrained:
+                network = cls(config)
+            else:
+                network, info = cls.from_pretrained(
+                    location,
+                    config=config,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    revision=revision,
+                    local_files_only=offline,
+                    trust_remote_code=False,
+                    weights_only=True,
+                )
+                missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+        found, unknown = _preprocessing(transformers, source, location)
     recipe = {
         "kind": "hf",
         "class": cls.__name__,
         "config": json.loads(config.to_json_string(use_diff=False)),
         "pool": source.pool,
     }
-    return Built(HfTrunk(network, source.pool), _preprocessing(transformers, place, options), recipe, missing, unused)
+    return Built(HfTrunk(network, source.pool), found, recipe, missing, unused, unknown=unknown), commit
 
 
 def _class(transformers: Any, path: str, config: Any) -> tuple[Any, Any]:
-    """The class of the part of a model that sees, and its configuration."""
+    """The class of the vision part of a model, and its configuration."""
     if config.model_type in TOWERS:
         return getattr(transformers, TOWERS[config.model_type]), config.vision_config
     named = getattr(transformers, (config.architectures or [""])[0], None)
@@ -147,30 +159,49 @@ def _class(transformers: Any, path: str, config: Any) -> tuple[Any, Any]:
     return cls, config
 
 
-def _preprocessing(transformers: Any, place: str | Path, options: dict[str, Any]) -> Preprocessing | None:
-    """What the model's image processor does; None where there is none, or it does other than resize, cut, normalise."""
+def _preprocessing(transformers: Any, source: "Hf", location: str | Path) -> tuple[Preprocessing | None, str]:
+    """What the model's image processor does; or None, and why: there is none, or it does more than resize, cut and
+    normalise.
+    """
     try:
-        found = transformers.AutoImageProcessor.from_pretrained(place, **options)
-    except (OSError, ValueError, ImportError):
-        return None
-    size = dict(found.size or {})
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            location,
+            revision=source.revision if source.pretrained else None,
+            local_files_only=not source.pretrained,
+            trust_remote_code=False,
+        )
+        found = _framed(processor)
+    # A damaged file may make transformers raise anything, and an encoder can do without its image processor.
+    except Exception as error:
+        if OWN_CODE in str(error):
+            return None, "its image processor is code that comes with it, which is never run"
+        return None, f"its image processor cannot be read ({reason(error)})"
+    return found, f"its image processor {type(processor).__name__} does other than resize, cut and normalise"
+
+
+def _framed(processor: Any) -> Preprocessing | None:
+    """An image processor as a preprocessing; None where it does other than resize, cut and normalise."""
+
+    def of(name: str) -> Any:
+        return getattr(processor, name, None)
+
+    size, crop = dict(of("size") or {}), dict(of("crop_size") or {}) if of("do_center_crop") else {}
     shorter, height = size.get("shortest_edge"), size.get("height")
-    crop = dict(found.crop_size or {}) if getattr(found, "do_center_crop", False) else {}
-    plain = found.do_resize and found.do_rescale and abs(found.rescale_factor * 255 - 1) < 1e-6
-    if not plain or height != size.get("width") or len(set(crop.values())) > 1:
+    plain = of("do_resize") and of("do_rescale") and abs((of("rescale_factor") or 0) * 255 - 1) < 1e-6
+    if not plain or of("resample") is None or height != size.get("width") or len(set(crop.values())) > 1:
         return None
-    if shorter is not None and getattr(found, "crop_pct", None) is not None:
+    if shorter is not None and of("crop_pct") is not None:
         # ConvNeXt's processor, which ResNets use too: `shortest_edge` is what remains after the cut.
         wide = shorter >= CONVNEXT_SQUASHES
-        framing = {"size": shorter, "resize": None if wide else int(shorter / found.crop_pct), "squash": wide}
+        framing = {"size": shorter, "resize": None if wide else int(shorter / of("crop_pct")), "squash": wide}
     elif shorter is not None and crop:
         framing = {"size": crop["height"], "resize": shorter}
     elif shorter is None and height is not None:
         framing = {"size": crop.get("height", height), "resize": height, "squash": True}
     else:
         return None
-    mean, std = (found.image_mean, found.image_std) if found.do_normalize else ((0.0,) * 3, (1.0,) * 3)
-    interpolation = Image.Resampling(int(found.resample)).name.lower()
+    mean, std = (of("image_mean"), of("image_std")) if of("do_normalize") else ((0.0,) * 3, (1.0,) * 3)
+    interpolation = Image.Resampling(int(of("resample"))).name.lower()
     return Preprocessing.model_validate(
         {"interpolation": interpolation, "rounding": "down", "mean": mean, "std": std} | framing
     )
@@ -180,22 +211,29 @@ def _interpolates(network: nn.Module) -> bool:
     return "interpolate_pos_encoding" in inspect.signature(network.forward).parameters
 
 
-def _tried(path: str, call: Any, *arguments: Any, **options: Any) -> Any:
-    """Calls transformers without letting it run code that came with a model."""
+@contextmanager
+def _one_message(path: str) -> Iterator[None]:
+    """Errors of transformers as one of ours."""
     try:
-        return call(*arguments, trust_remote_code=False, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        said = " ".join(str(error).split())[:300]
+        yield
+    # A damaged file may make transformers raise anything.
+    except Exception as error:
+        if OWN_CODE in str(error):
+            raise InputError(
+                f"a vision model of transformers at {path}",
+                "a model that needs code which comes with it; such code is never run",
+                "Install that code yourself and write `kind: torch` with a function that builds the network.",
+            ) from error
         raise InputError(
             f"a vision model of transformers at {path}",
-            f"{type(error).__name__}: {said}",
+            reason(error),
             "Name a folder that save_pretrained wrote, or an id with `pretrained: true` where downloads are possible.",
         ) from error
 
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Without transformers' bars and reports: what matters of them is said by us."""
+    """Without transformers' bars and reports: our own messages report what matters."""
     logging = transformers.utils.logging
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

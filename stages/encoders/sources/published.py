@@ -20,13 +20,13 @@ from torchvision import models
 
 from stages.encoders.sources.build import Built
 from stages.encoders.sources.settings import HEADS, IMAGENET
-from stages.encoders.taps import Trunk, spread
+from stages.encoders.taps import Trunk, projector_taps
 from stages.encoders.weights import few, fill, read, unwrapped
 from stages.errors import InputError
 from stages.external.files import fetched
 
 if TYPE_CHECKING:
-    from stages.encoders.sources.settings import Released
+    from stages.encoders.sources.settings import PublishedEncoder
 
 State = dict[str, Tensor]
 ACTIVATIONS = {"dino": nn.GELU}
@@ -40,25 +40,25 @@ FILES = {
     "swav": "swav_800ep_pretrain.pth.tar",
     "supervised": "torchvision's resnet50-0676ba61.pth",
 }
-"""A published file of each layout, for messages; docs/study.md says where they stand."""
+"""A published file of each layout, for messages; docs/guide/published.md says where they are."""
 DINO_RESIZES = "bicubic"
 """DINO's evaluation resizes so; that of the others bilinearly."""
 
 
-class ReleasedTrunk(Trunk):
+class PublishedTrunk(Trunk):
     """A ResNet without classifier, and a projector on top of it."""
 
-    def __init__(self, network: "ReleasedNetwork") -> None:
+    def __init__(self, network: "PublishedNetwork") -> None:
         super().__init__()
-        self.network: ReleasedNetwork = network
+        self.network: PublishedNetwork = network
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised images [B, 3, H, W] to `backbone`, `projector.0`, …, `projector`."""
         backbone = self.network.backbone(x)
-        return {"backbone": backbone} | spread(self.network.projector, backbone)
+        return {"backbone": backbone} | projector_taps(self.network.projector, backbone)
 
 
-class ReleasedNetwork(nn.Module):
+class PublishedNetwork(nn.Module):
     """`backbone` and `projector`, by these names."""
 
     def __init__(self, recipe: Mapping[str, Any]) -> None:
@@ -75,27 +75,27 @@ class ReleasedNetwork(nn.Module):
         self.projector = nn.Sequential(*layers)
 
 
-def build(source: "Released") -> Built:
+def build(source: "PublishedEncoder") -> Built:
     """The encoder in a published file. Raises InputError where the file has another layout or lacks the projector."""
     assert source.weights is not None
     with fetched(source.weights, source.sha256) as file:
-        trunk, head, unused = parted(source.method, _entered(read(file.path), source.inside))
+        trunk, head, unused = separated(source.method, _entry_of(read(file.path), source.inside))
         files = file.sha256
     projector = layers_of(source.method, head)
     recipe = {"kind": "released", "method": source.method, "name": source.name, "projector": projector}
-    network = ReleasedNetwork(recipe)
+    network = PublishedNetwork(recipe)
     named = {f"backbone.{name}": tensor for name, tensor in trunk.items()} | renumbered(network.projector, head)
     filled = fill(network, named, source.ignore)
     seen = IMAGENET.model_copy(update={"interpolation": DINO_RESIZES}) if source.method == "dino" else IMAGENET
-    return Built(ReleasedTrunk(network), seen, recipe, filled.missing, [*unused, *filled.unused], files)
+    return Built(PublishedTrunk(network), seen, recipe, filled.missing, [*unused, *filled.unused], files)
 
 
 def rebuild(recipe: dict[str, Any]) -> Trunk:
     """The same network at random weights."""
-    return ReleasedTrunk(ReleasedNetwork(recipe))
+    return PublishedTrunk(PublishedNetwork(recipe))
 
 
-def parted(method: str, document: Any) -> tuple[State, State, list[str]]:
+def separated(method: str, document: Any) -> tuple[State, State, list[str]]:
     """A published file as weights of the trunk, weights of the head by (layer, part), and names that are dropped.
 
     Names of the trunk are torchvision's; those of the head `<number of a module>.<weight>`, where the modules are
@@ -132,10 +132,10 @@ def _split(
     heads = {} if head is None else {n.removeprefix(head): t for n, t in state.items() if n.startswith(head)}
     if head is not None and not heads:
         raise _layout(method, f"no {head}* among {few(list(state))}")
-    rest = {name: t for name, t in state.items() if name not in unused and not (head and name.startswith(head))}
-    if not all(name.startswith(trunk) for name in rest):
-        raise _layout(method, few([name for name in rest if not name.startswith(trunk)]))
-    return {name.removeprefix(trunk): tensor for name, tensor in rest.items()}, heads, unused
+    others = {name: t for name, t in state.items() if name not in unused and not (head and name.startswith(head))}
+    if not all(name.startswith(trunk) for name in others):
+        raise _layout(method, few([name for name in others if not name.startswith(trunk)]))
+    return {name.removeprefix(trunk): tensor for name, tensor in others.items()}, heads, unused
 
 
 def layers_of(method: str, head: State) -> list[dict[str, Any]]:
@@ -145,8 +145,7 @@ def layers_of(method: str, head: State) -> list[dict[str, Any]]:
         number, _, what = name.partition(".")
         modules.setdefault(int(number), {})[what] = tensor
     layers: list[dict[str, Any]] = []
-    for place in sorted(modules):
-        tensors = modules[place]
+    for _, tensors in sorted(modules.items()):
         if "running_mean" in tensors:
             layers[-1] |= {"norm": True, "affine": "weight" in tensors}
         else:
@@ -171,7 +170,7 @@ def renumbered(projector: nn.Sequential, head: State) -> State:
     return renamed
 
 
-def _entered(document: Any, inside: str) -> Any:
+def _entry_of(document: Any, inside: str) -> Any:
     for name in filter(None, inside.split(".")):
         if not isinstance(document, Mapping) or name not in document:
             raise InputError(f"an entry {inside!r} in the file", f"none called {name!r}", "Correct `inside`.")

@@ -4,7 +4,6 @@ A source says how the network is built and where its weights are. Everything her
 so a study is checked before any library is imported.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -13,11 +12,11 @@ from pydantic import BeforeValidator, Field, PositiveInt, field_validator
 
 from stages.contract import Added, External, Unkeyed
 from stages.encoders.spec import Colour, Preprocessing, Settings
-from stages.external.files import local
+from stages.external.files import absolute, local
 from stages.images.pixels import Interpolation
 
 Pool = Literal["auto", "cls", "mean"]
-"""How tokens or positions become one vector: the first token, the mean of the patches, or what the network is made
+"""How tokens or positions become one vector: the first token, the mean of the patches, or what the network is meant
 for (its own pooling where it has one, else its class token, else the mean)."""
 
 WEIGHTS_WHY = "its bytes are in the key by their digest"
@@ -25,11 +24,6 @@ IMAGENET = Preprocessing(
     size=224, resize=256, interpolation="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 )
 """What most networks of the ImageNet tradition were evaluated with."""
-
-
-def _absolute(url: str | None) -> str | None:
-    """A local path made absolute, because workers may stand in another folder."""
-    return url if url is None or "://" in url or "::" in url else os.path.abspath(os.path.expanduser(url))
 
 
 class Override(Settings):
@@ -40,12 +34,17 @@ class Override(Settings):
     resize: PositiveInt | Literal["square"] | None = None
     """Shorter side before the centre is cut out; `square`: the centre square is resized to `size`."""
     squash: bool | None = None
+    """Both sides are resized to the size, whatever the proportions of the image."""
     interpolation: Interpolation | None = None
+    """Of the resizing."""
     rounding: Literal["even", "down"] | None = None
+    """Of half a pixel of margin when the centre is cut out: torchvision's `even`, or `down` as in transformers."""
     halve: Annotated[bool, Added(when_absent=False)] = False
     """No library's own does."""
     mean: Colour | None = None
+    """Subtracted from pixels in [0, 1]: red, green, blue."""
     std: Colour | None = None
+    """Divides what is left: red, green, blue."""
 
     def on(self, found: Preprocessing) -> Preprocessing:
         """`found` with what is set here. Raises ValueError where the cut would be larger than what it is cut from."""
@@ -96,7 +95,7 @@ TAP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 RESERVED = ("backbone", "projector")
 
 
-def _named(value: Any) -> Any:
+def _tap_fields(value: Any) -> Any:
     """`[layer3@mean, …]` or `{early: layer1@mean}` as `{name: {module, pool}}`."""
     if isinstance(value, str):
         value = [value]
@@ -113,7 +112,7 @@ def _named(value: Any) -> Any:
     return found
 
 
-Taps = Annotated[dict[str, Tap], BeforeValidator(_named)]
+Taps = Annotated[dict[str, Tap], BeforeValidator(_tap_fields)]
 """Name -> submodule; also a list of `module@pool`."""
 
 
@@ -133,11 +132,11 @@ class Source(Settings):
         return None
 
     def usual_size(self) -> int:
-        """Side of the images that networks of this kind are usually made for, for estimates."""
+        """Side of the images that networks of this kind usually take, for estimates."""
         return 224
 
 
-class Filed(Source):
+class FileSource(Source):
     """A source whose weights may be a file of their own."""
 
     weights: Annotated[str | None, Unkeyed(WEIGHTS_WHY)] = None
@@ -149,7 +148,10 @@ class Filed(Source):
     ignore: tuple[str, ...] = ()
     """Beginnings of names in the file that the network has no use for."""
 
-    _made_absolute = field_validator("weights")(_absolute)
+    @field_validator("weights")
+    @classmethod
+    def _absolute_weights(cls, url: str | None) -> str | None:
+        return None if url is None else absolute(url)
 
     def weights_bytes(self) -> int | None:
         """Of the file of weights."""
@@ -161,7 +163,7 @@ class Filed(Source):
         return {} if self.weights is None else {"weights": External(self.weights, self.sha256 or "content")}
 
 
-class Library(Filed):
+class LibrarySource(FileSource):
     """A source that names a network in a library: its weights come from a file, the library, or nowhere."""
 
     pretrained: bool = False
@@ -181,7 +183,11 @@ class Library(Filed):
             )
 
 
-class Timm(Library):
+TIMM_SOURCES = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args")
+"""Arguments of `timm.create_model` that say where weights come from."""
+
+
+class Timm(LibrarySource):
     """A network of timm; needs `pip install 'repscope[timm]'`."""
 
     kind: Literal["timm"] = "timm"
@@ -191,6 +197,16 @@ class Timm(Library):
     """Further arguments of `timm.create_model`, for example `{img_size: 96}`."""
     pool: Pool = "auto"
     """Of `backbone`."""
+
+    @field_validator("options")
+    @classmethod
+    def _no_other_weights(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if found := [name for name in options if name in TIMM_SOURCES]:
+            raise ValueError(
+                "expected options of the network itself; found "
+                f"{', '.join(found)}, which would load weights that the key does not know. Name the file under weights"
+            )
+        return options
 
     def usual_size(self) -> int:
         """As `options` say."""
@@ -220,7 +236,7 @@ class Hf(Source):
         if self.pretrained and self.untrained:
             raise ValueError("expected pretrained or untrained; found both")
         if not self.pretrained:
-            object.__setattr__(self, "path", _absolute(self.path))
+            object.__setattr__(self, "path", absolute(self.path))
 
     def weights_bytes(self) -> int | None:
         """Of the files of weights in the folder, which may have them in two formats."""
@@ -231,13 +247,13 @@ class Hf(Source):
         return max(sizes) or None
 
     def external(self) -> Mapping[str, External]:
-        """The folder, or the id in its place."""
+        """The folder, or the id on the hub."""
         if self.pretrained:
             return {"hub": External(f"hf://{self.path}", f"{self.path}@{self.revision}")}
         return {"folder": External(self.path, "content")}
 
 
-class Torchvision(Library):
+class Torchvision(LibrarySource):
     """A classifier of torchvision; `backbone` is what its last layer is given."""
 
     kind: Literal["torchvision"] = "torchvision"
@@ -245,8 +261,8 @@ class Torchvision(Library):
     """As `torchvision.models.list_models` has it, for example `resnet50`."""
 
 
-class Torch(Filed):
-    """A network that the user's own code makes.
+class Torch(FileSource):
+    """A network that the user's own code builds.
 
     The code returns an `nn.Module` that maps normalised images [B, 3, H, W] to [B, D], to tokens [B, N, D], to a map
     [B, C, H, W], or to a dict with such values, one of them `backbone`.
@@ -264,14 +280,14 @@ class Torch(Filed):
 
     @field_validator("factory")
     @classmethod
-    def _file_made_absolute(cls, factory: str) -> str:
-        place, _, function = factory.rpartition(":")
-        return f"{_absolute(place)}:{function}" if place.endswith(".py") else factory
+    def _absolute_file(cls, factory: str) -> str:
+        file, _, function = factory.rpartition(":")
+        return f"{absolute(file)}:{function}" if file.endswith(".py") else factory
 
     def external(self) -> Mapping[str, External]:
         """The file of weights, and the file of code."""
-        place = self.factory.rpartition(":")[0]
-        code = {"code": External(place, "content")} if place.endswith(".py") else {}
+        module = self.factory.rpartition(":")[0]
+        code = {"code": External(module, "content")} if module.endswith(".py") else {}
         return {**super().external(), **code}
 
 
@@ -280,11 +296,12 @@ HEADS: Mapping[str, int] = {"simclr": 2, "barlow": 3, "vicreg": 3, "dino": 2, "s
 """Layers of each method's published projector."""
 
 
-class Released(Filed):
+class PublishedEncoder(FileSource):
     """A published checkpoint of a self-supervised method on a ResNet, in the layout of its authors, with its head."""
 
     kind: Literal["released"] = "released"
     method: Method
+    """How the checkpoint was trained; it determines the layout of the file and the head."""
     name: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2"] = "resnet50"
     """The backbone."""
 
@@ -299,15 +316,15 @@ class Released(Filed):
         return ("backbone", *(f"projector.{layer}" for layer in range(layers - 1)), *(["projector"] * (layers > 0)))
 
 
-AnySource = Annotated[Timm | Hf | Torchvision | Torch | Released, Field(discriminator="kind")]
+AnySource = Annotated[Timm | Hf | Torchvision | Torch | PublishedEncoder, Field(discriminator="kind")]
 KINDS: Mapping[str, type[Source]] = {
     "timm": Timm,
     "hf": Hf,
     "torchvision": Torchvision,
     "torch": Torch,
-    "released": Released,
+    "released": PublishedEncoder,
 }
-WHAT: Mapping[str, str] = {
+FIRST_FIELD: Mapping[str, str] = {
     "timm": "name",
     "hf": "path",
     "torchvision": "name",
@@ -322,10 +339,10 @@ def from_short(text: Any) -> dict[str, Any]:
 
     Raises ValueError where the kind is none of `KINDS`, or weights are given to `hf`, which has them in its folder.
     """
-    kind, colon, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
-    if not colon or kind not in KINDS or not rest:
+    kind, colon, name = text.partition(":") if isinstance(text, str) else ("", "", "")
+    if not colon or kind not in KINDS or not name:
         raise ValueError(f"expected fields, or a short form such as timm:resnet50@weights.pth; found {text!r}")
     if kind == "hf":
-        return {"kind": kind, "path": rest}
-    what, at, weights = rest.partition("@")
-    return {"kind": kind, WHAT[kind]: what} | ({"weights": weights} if at else {})
+        return {"kind": kind, "path": name}
+    what, at, weights = name.partition("@")
+    return {"kind": kind, FIRST_FIELD[kind]: what} | ({"weights": weights} if at else {})

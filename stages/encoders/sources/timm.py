@@ -4,11 +4,13 @@ import difflib
 import inspect
 import math
 import sys
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, get_args
 
 from torch import Tensor, nn
 
-from stages.encoders.sources.build import Built, library
+from stages.encoders.sources.build import Built, library, reason
+from stages.encoders.sources.guard import confined
 from stages.encoders.spec import Preprocessing
 from stages.encoders.taps import Trunk, pool
 from stages.encoders.weights import Filled, fill, read, state_of
@@ -29,7 +31,7 @@ class TimmTrunk(Trunk):
         self._how = how
         self._classify = False
 
-    def want(self, modules: frozenset[str]) -> None:
+    def prepare(self, modules: frozenset[str]) -> None:
         """Runs the classifier too, where it is read."""
         classifier = self.network.get_classifier()
         heads = {name for name, module in self.network.named_modules() if module is classifier}
@@ -88,11 +90,12 @@ def rebuild(recipe: dict[str, Any]) -> Trunk:
 
 def _created(timm: Any, name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     try:
-        network: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
-    except (OSError, RuntimeError, TypeError, ValueError, AssertionError) as error:
+        with confined(download=pretrained):
+            network: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+    except (OSError, RuntimeError, TypeError, ValueError, AssertionError, UnpicklingError) as error:
         what = f"{name} with its pretrained weights from timm" if pretrained else f"{name} with options {options}"
         remedy = "Name a file under `weights` where this machine cannot download." if pretrained else "Correct them."
-        raise InputError(what, f"{type(error).__name__}: {error}", remedy) from error
+        raise InputError(what, reason(error), remedy) from error
     return network
 
 

@@ -1,12 +1,14 @@
 """Classifiers of torchvision: `backbone` is what the last layer is given."""
 
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from stages.encoders.sources.build import Built
+from stages.encoders.sources.build import Built, reason
+from stages.encoders.sources.guard import confined
 from stages.encoders.sources.settings import IMAGENET
 from stages.encoders.spec import Preprocessing, require
 from stages.encoders.taps import Trunk, pool
@@ -43,33 +45,34 @@ class TorchvisionTrunk(Trunk):
 
 def build(source: "Torchvision") -> Built:
     """The classifier that a source names. Raises InputError where torchvision does not know it."""
-    require("network of torchvision", source.name, models.list_models())
+    # Segmentation and detection are left out: they download the weights of a backbone even where none are asked for.
+    require("network of torchvision", source.name, models.list_models(module=models))
     filled, files, classes = Filled(), {}, None
     if source.weights is not None:
         with fetched(source.weights, source.sha256) as file:
             state, files = state_of(read(file.path), source.inside), file.sha256
         classes = _classes(source.name, state)
-        network = _made(source.name, classes)
+        network = _created(source.name, classes)
         filled = fill(network, state, source.ignore)
     elif source.pretrained:
         network = _downloaded(source.name)
         classes = 1000
     else:
-        network = _made(source.name, None)
+        network = _created(source.name, None)
     recipe = {"kind": "torchvision", "name": source.name, "classes": classes}
     return Built(TorchvisionTrunk(network), preprocessing_of(source), recipe, filled.missing, filled.unused, files)
 
 
 def rebuild(recipe: dict[str, Any]) -> Trunk:
     """The same network at random weights."""
-    return TorchvisionTrunk(_made(recipe["name"], recipe["classes"]))
+    return TorchvisionTrunk(_created(recipe["name"], recipe["classes"]))
 
 
 def _classifier(network: nn.Module) -> str:
     return next(name for name in CLASSIFIERS if hasattr(network, name))
 
 
-def _made(name: str, classes: int | None) -> nn.Module:
+def _created(name: str, classes: int | None) -> nn.Module:
     """The network with as many classes; None: without a classifier."""
     if classes is not None:
         network: nn.Module = models.get_model(name, weights=None, num_classes=classes)
@@ -89,12 +92,14 @@ def _classes(name: str, state: dict[str, Tensor]) -> int | None:
 
 def _downloaded(name: str) -> nn.Module:
     try:
-        network: nn.Module = models.get_model(name, weights="DEFAULT")
-    except OSError as error:
+        # torchvision reads what it has downloaded before without comparing its sha256 again.
+        with confined(download=True):
+            network: nn.Module = models.get_model(name, weights="DEFAULT")
+    except (OSError, RuntimeError, UnpicklingError) as error:
         raise InputError(
-            f"to download torchvision's weights of {name}",
-            str(error),
-            "Name a file under `weights` where this machine cannot download.",
+            f"torchvision's weights of {name}, downloaded, as tensors",
+            reason(error),
+            "Name a file under `weights` where this machine cannot download, and delete a damaged download.",
         ) from error
     return network
 

@@ -41,6 +41,7 @@ class Sources(AskStage):
     count: PositiveInt = 128
     """Source images, drawn from the held-out ones; all of them where there are fewer."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the choice among held-out images, and of the light crop."""
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Loading the encoders is most of it."""
@@ -78,6 +79,7 @@ class Transformed(AskStage):
     draws: PositiveInt = 4
     """Draws from the encoder's own training augmentations for each source."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the choice among held-out images and of the transformations."""
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Embedding, by small encoders or as their steps have it; 13 conditions of each painted source and tap."""

@@ -108,7 +108,7 @@ def _read(reader: readers_format.Reader, images: NDArray[np.uint8]) -> dict[str,
 
 def _tap_rows(
     asked: _Asked,
-    card: readers_format.Card,
+    card: readers_format.ReaderCard,
     place: str,
     probes: dict[tuple[str, str], Probe],
     tap_space: Space,

@@ -15,9 +15,11 @@ from stages.decoder.network import Network, Parts
 from stages.decoder.objective import Edm
 from stages.decoder.rcdm.spec import AdmSettings
 from stages.decoder.rcdm.train import AdmNetwork
+from stages.decoder.recipe import Recipe
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.diffusion import noise, samplers
 from stages.training.precision import Precision, arithmetic, unrounded
+from tests.artifacts import InlineContext
 from tests.benchmarks.gpu.figures import Bench, relative
 from tests.stages.decoder.small import paired
 
@@ -136,7 +138,8 @@ def losses(settings: TrainingSettings, device: str) -> Tensor:
     data, heldout = paired(100), paired(20, seed=1)
     network = Network(NetworkSettings(channels=(8, 12), blocks=(1, 1), width=16, sketch=(16, 24)), data.widths, 8)
     objective = Edm(settings.log_sigma_mean, settings.log_sigma_std)
-    with Training(network, objective, settings, data, heldout, 1000, 0, device) as training:
+    context = InlineContext(device=device)
+    with Training(network, objective, Recipe(settings, 1000, 0), data, heldout, context) as training:
         return torch.stack([training.advance() for _ in range(24)]).double().cpu()
 
 

@@ -9,7 +9,7 @@ import torch
 import zarr  # noqa: F401 - before the clock starts: the stage imports it when it writes its first shard
 from torch import nn
 
-from stages.embeddings.table import State
+from stages.embeddings.table import EmbeddingState
 from stages.encoders.encoder import NetworkEncoder
 from stages.encoders.spec import Preprocessing
 from stages.images.decode_processes import DecodeProcesses
@@ -57,8 +57,8 @@ def run(bench: Bench) -> None:
 def decoding(bench: Bench, images: Images, framing: Framing) -> None:
     """Writes images per second of decoding alone, by threads and by processes."""
     cpus = torch.get_num_threads()
-    ways = [Decoding(threads, ahead=True) for threads in sorted({1, min(4, cpus), cpus})]
-    for way in (*ways, Decoding(cpus, ahead=True, processes=DecodeProcesses(cpus))):
+    ways = [Decoding(threads, prefetch=True) for threads in sorted({1, min(4, cpus), cpus})]
+    for way in (*ways, Decoding(cpus, prefetch=True, processes=DecodeProcesses(cpus))):
         with closing(way):
             work = partial(drain, images, framing, way)
             rate = min(images.count, images.part_rows) / bench.seconds_of(work, 0.5)
@@ -76,7 +76,7 @@ def measure(bench: Bench, build: Callable[[], nn.Module], precision: Precision, 
     """Writes the figures of one network."""
     preprocessing = PREPROCESSING if bench.full else Preprocessing(size=32)
     encoder = NetworkEncoder(Flat(build().eval()), preprocessing, bench.device, precision)
-    state = State.of(encoder, images, bench.device)
+    state = EmbeddingState.of(encoder, images, bench.device)
     pixels = images.decode_part(0, preprocessing.framing)[1]
     batch = state.passes.batch
 

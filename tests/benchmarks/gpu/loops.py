@@ -15,8 +15,10 @@ from stages.decoder.loop import Training
 from stages.decoder.network import Network
 from stages.decoder.objective import Edm
 from stages.decoder.rcdm.spec import AdmSettings
+from stages.decoder.recipe import Recipe
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.training.precision import Precision
+from tests.artifacts import InlineContext
 from tests.benchmarks.gpu.figures import Bench, relative
 from tests.benchmarks.gpu.networks import (
     Case,
@@ -29,7 +31,7 @@ from tests.benchmarks.gpu.networks import (
     published,
     recipe,
 )
-from tests.stages.decoder.small import laid_down, paired
+from tests.stages.decoder.small import paired, paired_set
 from tests.two_ranks import SPAWN
 
 PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float32")
@@ -79,7 +81,7 @@ def scenes(size: int, count: int) -> PairedSet:
     table = np.nan_to_num(np.stack([column.astype(np.float32) for column in values.values()], axis=1))
     table = (table - table.mean(0)) / np.maximum(table.std(0), 1e-6)
     large = torch.from_numpy(pictures).repeat_interleave(size // 32, 1).repeat_interleave(size // 32, 2)
-    return laid_down(large, [torch.from_numpy(table)[None]])
+    return paired_set(large, [torch.from_numpy(table)[None]])
 
 
 def rounding(bench: Bench) -> None:
@@ -144,9 +146,8 @@ def timed(
         settings = training.model_copy(update={"precision": precision, "compile": compiled})
         torch.manual_seed(0)
         net = Network(network, data.widths, data.size)
-        return Training(
-            net, Edm(settings.log_sigma_mean, settings.log_sigma_std), settings, data, data, 10**7, 0, device
-        )
+        objective = Edm(settings.log_sigma_mean, settings.log_sigma_std)
+        return Training(net, objective, Recipe(settings, 10**7, 0), data, data, InlineContext(device=device))
 
     return build
 
@@ -166,14 +167,14 @@ def trained(device: str, full: bool, rank: int = 0, world: int = 1) -> tuple[Ten
     )
     net = Network(network, data.widths, data.size)
     objective = Edm(RANKED.log_sigma_mean, RANKED.log_sigma_std)
-    with Training(net, objective, RANKED, data, data, 10_000, 0, device, rank, world) as training:
-        training.agree()
+    context = InlineContext(rank, world, device)
+    with Training(net, objective, Recipe(RANKED, 10_000, 0), data, data, context) as training:
         while training.step <= training.first.steps:
             training.advance()
         began = time.perf_counter()
         for _ in range(STEPS):
             training.advance()
-        weights = training.painter.values.detach().cpu()
+        weights = training.second.flat.values.detach().cpu()
         return weights, STEPS * RANKED.batch / (time.perf_counter() - began)
 
 

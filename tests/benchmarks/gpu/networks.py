@@ -20,14 +20,16 @@ from stages.decoder.loop import Training
 from stages.decoder.network import Network
 from stages.decoder.objective import Edm
 from stages.decoder.rcdm.spec import AdmSettings, AdmTraining
-from stages.decoder.rcdm.train import AdmNetwork, PublishedTraining
+from stages.decoder.rcdm.train import AdmNetwork, Hybrid, published_recipe
+from stages.decoder.recipe import Recipe
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.decoder.stage import Decoder
 from stages.diffusion import discrete
 from stages.training.precision import Precision, arithmetic, unrounded
+from tests.artifacts import InlineContext
 from tests.benchmarks.gpu.card import datasheet_tflops, product_tflops
 from tests.benchmarks.gpu.figures import Bench
-from tests.stages.decoder.small import laid_down
+from tests.stages.decoder.small import paired_set
 
 WIDTHS = (512, 128)
 """Taps like those of the recipes for GPUs: a backbone and a projector."""
@@ -64,7 +66,7 @@ def ours(stage: Decoder, precision: Precision = "bfloat16") -> Callable[[PairedS
         settings = TrainingSettings.model_validate(stage.training.model_dump() | changed | {"compile": compiled})
         network = Network(stage.network, data.widths, data.size)
         objective = Edm(settings.log_sigma_mean, settings.log_sigma_std)
-        return Training(network, objective, settings, data, data, 10**8, 0, device)
+        return Training(network, objective, Recipe(settings, 10**8, 0), data, data, InlineContext(device=device))
 
     return build
 
@@ -78,8 +80,9 @@ def published(
         settings = AdmTraining(batch=batch, micro_batch=None, precision=precision, compile=compiled)
         first = PairedSet(data.images, data.embeddings[:1], data.statistics[:1], data.rows)
         schedule = discrete.SCHEDULES["linear"](1000)
-        return PublishedTraining(
-            AdmNetwork(network, data.widths[0]), schedule, settings, first, first, 10**8, 0, device
+        own, objective = AdmNetwork(network, data.widths[0]), Hybrid(schedule.to(device))
+        return Training(
+            own, objective, published_recipe(settings, 10**8, 0), first, first, InlineContext(device=device)
         )
 
     return build
@@ -110,7 +113,7 @@ def images(size: int) -> PairedSet:
     """Random images and embeddings: speed does not depend on what they show."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (1024, size, size, 3), dtype=torch.uint8, generator=generator)
-    return laid_down(pixels, [torch.randn(2, 1024, width, generator=generator) for width in WIDTHS])
+    return paired_set(pixels, [torch.randn(2, 1024, width, generator=generator) for width in WIDTHS])
 
 
 @contextmanager
@@ -124,12 +127,12 @@ def built(case: Case, data: PairedSet, device: str, compiled: bool) -> Iterator[
 
 def one_pass(training: Training, batch: Batch) -> Callable[[], None]:
     """Forward and backward pass of a batch that is on the device."""
-    precision = training.settings.precision
+    precision = training.recipe.settings.precision
 
     def work() -> None:
-        training.painter.gradient.zero_()
+        training.second.flat.gradient.zero_()
         with unrounded(precision):
-            with arithmetic(precision, training.device):
+            with arithmetic(precision, training.context.device):
                 loss = training.objective.losses(training.network, batch).mean()
             torch.autograd.backward(loss)
 
@@ -138,7 +141,7 @@ def one_pass(training: Training, batch: Batch) -> Callable[[], None]:
 
 def batch_of(training: Training, count: int) -> Batch:
     """A batch on the device."""
-    return training.series.batch(np.arange(count)).to(training.device)
+    return training.series.batch(np.arange(count)).to(training.context.device)
 
 
 def operations(case: Case, data: PairedSet, device: str) -> float:
@@ -199,6 +202,6 @@ def run(bench: Bench) -> None:
         for compiled in (False, True) if bench.on_gpu else (False,):
             measure(bench, case, data, compiled, ceiling, each)
         with built(case, data, bench.device, False) as training:
-            prepare = partial(training._batched, 0)
+            prepare = partial(training.second.prepare, 0)
             rate = training.second.batch / bench.seconds_of(prepare, 0.5)
             bench.write(f"{case.name}: batches of one thread", images_per_second=rate)

@@ -55,7 +55,7 @@ def damage(data: bytes, cut: int | None, flipped: list[tuple[int, int]]) -> byte
 
 
 def outcome(folder: Path, files: Mapping[str, bytes], **source: Any) -> list[str]:
-    """What is said of each image; one message where the source is refused. Anything else is raised."""
+    """What is found of each image; one message where the source is refused. Anything else is raised."""
     for name, data in files.items():
         (folder / name).write_bytes(data)
     try:
@@ -78,13 +78,13 @@ def outcome(folder: Path, files: Mapping[str, bytes], **source: Any) -> list[str
 @example(cut=None, flipped=[])
 def test_a_damaged_tar(tmp_path: Path, cut: int | None, flipped: list[tuple[int, int]]) -> None:
     columns = {"cls": "class", "json.angle": "scalar"}
-    said = outcome(tmp_path, {"a.tar": damage(TAR, cut, flipped)}, kind="webdataset", columns=columns)
+    found = outcome(tmp_path, {"a.tar": damage(TAR, cut, flipped)}, kind="webdataset", columns=columns)
     if cut is None and not flipped:
-        assert said == ["ok"] * 4
+        assert found == ["ok"] * 4
     if cut is not None and not any(TAR[cut : cut + 512]):
         return
     if cut is not None:
-        assert "a.tar" in said[0]
+        assert "a.tar" in found[0]
 
 
 @WITHOUT_THREADS
@@ -92,20 +92,20 @@ def test_a_damaged_tar(tmp_path: Path, cut: int | None, flipped: list[tuple[int,
 @example(cut=None, flipped=[])
 def test_a_damaged_parquet_file(tmp_path: Path, cut: int | None, flipped: list[tuple[int, int]]) -> None:
     files = {"a.parquet": damage(PARQUET, cut, flipped)}
-    said = outcome(tmp_path, files, kind="parquet", columns=["label", "angle"])
+    found = outcome(tmp_path, files, kind="parquet", columns=["label", "angle"])
     if cut is None and not flipped:
-        assert said == ["ok"] * 5
+        assert found == ["ok"] * 5
     if cut is not None:
-        assert "a.parquet" in said[0]
+        assert "a.parquet" in found[0]
 
 
 @WITHOUT_THREADS
 @given(name=st.sampled_from(sorted(BATCHES)), cut=cuts(BATCHES["test_batch.bin"]), flipped=flips)
 def test_a_damaged_batch_of_cifar(tmp_path: Path, name: str, cut: int | None, flipped: list[tuple[int, int]]) -> None:
     data = damage(BATCHES[name], cut, flipped)
-    said = outcome(tmp_path, BATCHES | {name: data}, kind="cifar10")
+    found = outcome(tmp_path, BATCHES | {name: data}, kind="cifar10")
     if name.endswith(".bin") and len(data) < 3073:
-        assert f"records of 3073 bytes (the published files have 10 000) in {name}" in said[0]
+        assert f"records of 3073 bytes (the published files have 10 000) in {name}" in found[0]
 
 
 @settings(WITHOUT_THREADS, max_examples=30)
@@ -113,11 +113,11 @@ def test_a_damaged_batch_of_cifar(tmp_path: Path, name: str, cut: int | None, fl
 @example(cut=None, flipped=[])
 def test_a_damaged_archive_of_cifar(tmp_path: Path, cut: int | None, flipped: list[tuple[int, int]]) -> None:
     url = str(tmp_path / "cifar.tar.gz")
-    said = outcome(tmp_path, {"cifar.tar.gz": damage(ARCHIVE, cut, flipped)}, kind="cifar10", url=url)
+    found = outcome(tmp_path, {"cifar.tar.gz": damage(ARCHIVE, cut, flipped)}, kind="cifar10", url=url)
     if cut is None and not flipped:
-        assert said == ["ok"] * 6
+        assert found == ["ok"] * 6
     if cut is not None:
-        assert "cifar.tar.gz" in said[0]
+        assert "cifar.tar.gz" in found[0]
 
 
 @pytest.mark.parametrize("size", [2**33 - 1, 2**62])
@@ -126,5 +126,5 @@ def test_a_header_that_claims_more_than_there_is_costs_nothing(tmp_path: Path, s
 
     info = tarfile.TarInfo("1.png")
     info.size = size
-    said = outcome(tmp_path, {"a.tar": info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)}, kind="webdataset")
-    assert f"within 1.png of {size} bytes" in said[0]
+    found = outcome(tmp_path, {"a.tar": info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)}, kind="webdataset")
+    assert f"within 1.png of {size} bytes" in found[0]

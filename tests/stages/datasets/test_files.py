@@ -27,7 +27,7 @@ from tests.stages.datasets.written import (
 def test_sources_that_are_not_there_are_named(root: str, kind: str) -> None:
     fill(root, {"some/x.txt": b"1", "some/y.tar.gz": b"1"})
     assert f"a file or a folder at {root}/nothing; found nothing" in refusal(kind=kind, url=f"{root}/nothing")
-    assert f"files in {root}/some; found none among 1 x .gz, 1 x .txt" in refusal(kind=kind, url=f"{root}/some")
+    assert f"files in {root}/some; found none among 1 x .tar.gz, 1 x .txt" in refusal(kind=kind, url=f"{root}/some")
     other = {"webdataset": "parquet", "parquet": "webdataset"}[kind]
     fill(root, {"other/x.tar" if kind == "parquet" else "other/x.parquet": b"1"})
     assert f"are read by `kind: {other}`" in refusal(kind=kind, url=f"{root}/other")
@@ -83,8 +83,8 @@ def test_a_table_says_of_a_folders_images_what_their_folders_do_not(root: str) -
     fill(root, {"labels.csv": "\n".join([*rows, "gone.png,1,1,q,train"]).encode()})
     columns = {"age": None, "breed": "class", "angle": {"kind": "circle", "period": 360}}
     split = {"column": "part", "heldout": ["test"]}
-    said = {"url": f"{root}/labels.csv", "columns": columns, "split": split}
-    _, shards, _ = both(kind="folder", url=f"{root}/img", table=said)
+    settings = {"url": f"{root}/labels.csv", "columns": columns, "split": split}
+    _, shards, _ = both(kind="folder", url=f"{root}/img", table=settings)
     index = table(shards)
     assert index["attribute.age"].tolist() == [0.5, 1.5, 2.5] * 2
     assert index["attribute.angle"].tolist() == [0.0, 0.25, 0.5] * 2
@@ -105,7 +105,11 @@ def test_a_table_says_of_a_folders_images_what_their_folders_do_not(root: str) -
     [
         ("file_name,age\na/0.png,1.5", {"columns": ["aeg"]}, "a column aeg in {url}; found the columns file_name, age"),
         ("file_name,age\na/0.png,1", {"columns": ["age"]}, "`age: class` or `age: scalar`"),
-        ("file_name,age\n0.png,1", {}, "found 0.png, where an image is called a/0.png"),
+        (
+            "file_name,age\n0.png,1",
+            {},
+            "found 0 of 1 rows that name one; a row says 0.png, where an image is called a/0.png",
+        ),
         ("file_name,age\na/0.png,1\na/0.png,2", {}, "one row for each name in {url}; found a/0.png twice"),
         ("file_name,age\na/0.png,x", {"columns": {"age": "scalar"}}, "found age is no number but 'x', of a/0.png"),
         ("file_name,part\na/0.png,q", {"split": {"column": "part", "heldout": ["t"], "train": ["u"]}}, "part: q in"),
@@ -114,15 +118,113 @@ def test_a_table_says_of_a_folders_images_what_their_folders_do_not(root: str) -
         (None, {}, "a table at {url}; found nothing"),
     ],
 )
-def test_a_table_that_does_not_fit_is_told_as_such(
+def test_a_table_that_does_not_fit_is_refused_with_the_reason(
     tmp_path: Path, text: str | None, settings: dict[str, Any], message: str
 ) -> None:
     fill(str(tmp_path), {f"img/a/{n}.png": picture(n) for n in range(3)})
     url = f"{tmp_path}/t.csv"
     if text is not None:
         Path(url).write_text(text)
-    said = refusal(kind="folder", url=f"{tmp_path}/img", table={"url": url} | settings)
-    assert message.format(url=url) in said
+    refused = refusal(kind="folder", url=f"{tmp_path}/img", table={"url": url} | settings)
+    assert message.format(url=url) in refused
+
+
+def labelled(root: str, csv: str, **settings: Any) -> tuple[MemoryArtifact, MemoryArtifact]:
+    """Listing and shards of the images that stand in `img`, with this table."""
+    fill(root, {"t.csv": csv.encode()})
+    table = {"url": f"{root}/t.csv"} | settings
+    return both(kind="folder", url=f"{root}/img", labels="none", table=table, holdout=0.0)[:2]
+
+
+def test_a_table_that_names_few_of_the_images_is_refused_and_says_how_many(root: str) -> None:
+    fill(root, {f"img/{n}.png": picture(n) for n in range(10)})
+    rows = "file_name,age\n" + "".join(f"{'' if n == 0 else 'old/'}{n}.png,{n}.5\n" for n in range(10))
+    fill(root, {"t.csv": rows.encode()})
+    settings = {"url": f"{root}/t.csv", "columns": ["age"]}
+    message = refusal(kind="folder", url=f"{root}/img", labels="none", table=settings)
+    assert "found 1 of 10 rows that name one; a row says old/1.png, where an image is called 1.png" in message
+    assert "or lower `min_matched`" in message
+    listing, shards = labelled(root, rows, columns=["age"], min_matched=0.1)
+    assert table(shards)["attribute.age"].fillna(-1).tolist() == [0.5] + [-1.0] * 9
+    assert f"1 of 10 images have a row in {root}/t.csv" in listing.summary["headlines"][0]
+    assert listing.summary["headlines"] == [f"listing: {line}" for line in shards.summary["left_out"]]
+    # Of some of the images, and of more than are here: one of both shares is enough.
+    assert labelled(root, "file_name,age\n3.png,1.5\n", columns=["age"])[0].summary["rows"] == 10
+    many = rows.replace("old/", "") + "".join(f"x{n}.png,1.5\n" for n in range(90))
+    assert labelled(root, many, columns=["age"])[0].summary.keys().isdisjoint({"headlines", "left_out"})
+
+
+def test_rows_find_their_images_in_other_spellings_of_the_same_path(root: str) -> None:
+    fill(root, {"img/cafe\u0301/0.png": picture(0), "img/b/1.png": picture(1), "img/b/2.png": picture(2)})
+    _, shards = labelled(root, "file_name,age\n caf\u00e9/0.png,0.5\nb\\1.png,1.5\n./b/2.png ,2.5\n", columns=["age"])
+    assert table(shards).set_index("name")["attribute.age"].to_dict() == {
+        "cafe\u0301/0.png": 0.5,
+        "b/1.png": 1.5,
+        "b/2.png": 2.5,
+    }
+
+
+def test_codes_are_classes_as_they_are_written(root: str) -> None:
+    fill(root, {f"img/{n}.png": picture(n) for n in range(4)})
+    rows = "file_name,code,fold\n0.png,01,01\n1.png,1,02\n2.png,007,01\n3.png,7,03\n"
+    split = {"column": "fold", "heldout": ["01"]}
+    _, shards = labelled(root, rows, columns={"code": "class"}, split=split)
+    index = table(shards)
+    assert known(shards)["code"] == ("class", ("01", "1", "007", "7"))
+    assert index["attribute.code"].tolist() == [0, 1, 2, 3]
+    assert index.split.tolist() == ["heldout", "train", "heldout", "train"]
+
+
+def test_blank_cells_and_na_are_no_classes_and_blanks_around_names_make_none(root: str) -> None:
+    cells = ["dog", "", "cat", "dog ", " cat", "NA", "nan", '"d,og"', "none"]
+    fill(root, {f"img/{n}.png": picture(n) for n in range(len(cells))})
+    rows = "file_name,breed\n" + "".join(f"{n}.png,{cell}\n" for n, cell in enumerate(cells))
+    listing, shards = labelled(root, rows, columns={"breed": "class"})
+    assert known(shards)["breed"] == ("class", ("cat", "d,og", "dog", "none"))
+    assert table(shards)["attribute.breed"].fillna(-1).tolist() == [2, -1, 0, 2, 0, -1, -1, 1, 3]
+    assert listing.summary["headlines"] == [
+        f"listing: 3 images have no value of breed: it is blank or NA in {root}/t.csv"
+    ]
+
+
+def test_a_row_without_a_name_and_a_cell_of_two_lines_do_not_hinder(root: str) -> None:
+    fill(root, {f"img/{n}.png": picture(n) for n in range(2)})
+    parquet = io.BytesIO()
+    pq.write_table(pa.table({"file_name": ["0.png", None, None, "1.png"], "age": [0.5, 1.0, 2.0, 1.5]}), parquet)
+    fill(root, {"t.parquet": parquet.getvalue()})
+    of_parquet = {"url": f"{root}/t.parquet", "columns": ["age"]}
+    shards = both(kind="folder", url=f"{root}/img", labels="none", table=of_parquet, holdout=0.0)[1]
+    assert table(shards)["attribute.age"].tolist() == [0.5, 1.5]
+    _, shards = labelled(root, 'file_name,note,age\n0.png,"a\nb",2.5\n1.png,c,3.5\n', columns=["age"])
+    assert table(shards)["attribute.age"].tolist() == [2.5, 3.5]
+
+
+def test_a_csv_of_another_encoding_is_named_with_its_line(root: str) -> None:
+    fill(root, {"img/0.png": picture(0), "t.csv": "file_name,breed\n0.png,a\n1.png,ch\u00e9\n".encode("cp1252")})
+    table = {"url": f"{root}/t.csv", "columns": ["breed"]}
+    message = refusal(kind="folder", url=f"{root}/img", labels="none", table=table)
+    assert f"a CSV in UTF-8 at {root}/t.csv; found a byte of another encoding in line 3" in message
+
+
+def test_a_split_that_holds_nothing_out_is_refused(root: str) -> None:
+    fill(root, {f"img/{n}.png": picture(n) for n in range(2)} | {"t.csv": b"file_name,part\n0.png,train\n1.png,val\n"})
+    split = {"column": "part", "heldout": ["test"]}
+    message = refusal(kind="folder", url=f"{root}/img", labels="none", table={"url": f"{root}/t.csv", "split": split})
+    assert f"by test in the column part of {root}/t.csv; found none; values there are: train, val" in message
+    fill(root, {"tars/train-0.tar": wds_tar(samples(3))})
+    message = refusal(kind="webdataset", url=f"{root}/tars", split={"heldout": ["test-*"]})
+    assert "by test-* in the names of the files of the source; found none" in message
+
+
+def test_folders_that_differ_in_how_accents_are_encoded_are_one_class(tmp_path: Path) -> None:
+    fill(str(tmp_path), {"caf\u00e9/0.png": picture(0), "cafe\u0301/1.png": picture(1), "the\u0301/2.png": picture(2)})
+    _, shards, _ = both(kind="folder", url=str(tmp_path), holdout=0.0)
+    assert known(shards)["class"] == ("class", ("cafe\u0301", "the\u0301"))
+    assert table(shards).set_index("name")["attribute.class"].to_dict() == {
+        "cafe\u0301/1.png": 0,
+        "caf\u00e9/0.png": 0,
+        "the\u0301/2.png": 1,
+    }
 
 
 def test_the_keys_of_sources_are_what_they_have_always_been() -> None:

@@ -123,6 +123,17 @@ def test_rows_without_an_image_and_labels_without_a_name_are_bad_rows(root: str)
     assert table(shards).status[5] == "label is 3, of 3 named classes"
 
 
+def test_texts_of_a_column_of_named_classes_are_those_classes_or_bad_rows(root: str) -> None:
+    texts = {"label": ["dog", " dog", "cat ", None, "wolf", "NA"]}
+    fill(root, {"x.parquet": hf_parquet([picture(n) for n in range(6)], texts, LABEL)})
+    shards = both(kind="parquet", url=root, max_bad=0.5, holdout=0.0)[1]
+    names = known(shards)["label"][1]
+    index = table(shards)
+    found = [None if np.isnan(v) else names[int(v)] for v in index["attribute.label"]]
+    assert found == ["dog", "dog", "cat", None, None, None]
+    assert index.status.tolist() == ["ok"] * 4 + ["label is 'wolf', none of the 3 named classes", "ok"]
+
+
 def test_files_that_disagree_about_their_classes_are_named(root: str) -> None:
     other = {"label": {"names": ["dog", "cat", "emu"], "_type": "ClassLabel"}}
     labels = {"label": pa.array([0, 1], pa.int64())}
@@ -154,13 +165,13 @@ def test_a_row_group_is_read_once_however_small_the_shards_are(monkeypatch: pyte
     fill(str(tmp_path), {"x.parquet": data})
     monkeypatch.setattr(parquet, "BATCH_ROWS", 4)
     asked: list[int] = []
-    batches = parquet._Table.batches
+    batches = parquet._ParquetFile.batches
 
     def noted(self: Any, row: int, columns: Any) -> Any:
         asked.append(row)
         return batches(self, row, columns)
 
-    monkeypatch.setattr(parquet._Table, "batches", noted)
+    monkeypatch.setattr(parquet._ParquetFile, "batches", noted)
     _, _, images = both(kind="parquet", url=str(tmp_path), rows=7)
     assert images == [picture(n) for n in range(60)]
     assert asked == [0, 0]

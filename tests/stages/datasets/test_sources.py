@@ -1,11 +1,13 @@
 """A folder of images is listed as a person means it, and where it cannot be, the message says why."""
 
+import io
 import os
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from stages.contract import External
@@ -13,6 +15,8 @@ from stages.datasets.sources import FolderSource, ScenesSource, Source
 from stages.errors import InputError
 from stages.external.ranges import Unreadable
 from stages.images.pixels import encode_png
+from stages.listing.stage import Listing
+from tests.artifacts import run_stage
 
 PICTURE = encode_png(np.zeros((4, 4, 3), dtype=np.uint8))
 
@@ -46,10 +50,45 @@ def test_images_are_sorted_by_path_and_the_first_folder_is_the_class(tmp_path: P
 
 
 def test_hidden_files_are_passed_over_and_other_files_counted(tmp_path: Path) -> None:
-    write(tmp_path, "a/1.png", "a/.2.png", ".cache/3.png", "a/.git/4.png", "a/notes.txt", "README", "a/Thumbs.db")
+    write(
+        tmp_path, "a/1.png", "a/.2.png", ".cache/3.png", "a/.git/4.png", "a/notes.txt", "a/x.db", "a/@eaDir/1.png/s.jpg"
+    )
+    (tmp_path / "README").write_text("Pictures of a.")
     catalogue = FolderSource(url=str(tmp_path)).catalogue()
     assert list(catalogue.names) == ["a/1.png"]
-    assert catalogue.ignored == {".db": 1, ".txt": 1, "no ending": 1}
+    assert catalogue.passed_over.counts == {".db": 1, ".txt": 1, "hidden": 4, "no ending": 1}
+    assert catalogue.passed_over.examples["no ending"] == ["README"]
+    assert catalogue.passed_over.examples["hidden"] == [".cache", "a/.2.png", "a/.git"]
+
+
+@pytest.mark.parametrize("url", ["memory://endings", None])
+def test_images_are_known_by_every_ending_and_without_one_by_their_first_bytes(url: str | None, tmp_path: Path) -> None:
+    root = url or str(tmp_path)
+    files, path = fsspec.core.url_to_fs(root)
+    image = Image.new("RGB", (4, 4), (9, 8, 7))
+    kinds = {
+        "a.jfif": "JPEG",
+        "a.jpe": "JPEG",
+        "b.PPM": "PPM",
+        "c.avif": "AVIF",
+        "d.jp2": "JPEG2000",
+        "e": "PNG",
+        "f": "WEBP",
+    }
+    for name, kind in kinds.items():
+        buffer = io.BytesIO()
+        image.save(buffer, kind)
+        files.makedirs(f"{path}/x", exist_ok=True)
+        files.pipe_file(f"{path}/x/{name}", buffer.getvalue())
+    files.pipe_file(f"{path}/x/LICENSE", b"Be kind.")
+    files.makedirs(f"{path}/lost", exist_ok=True)
+    files.pipe_file(f"{path}/lost/1.heic", b"1")
+    listing = run_stage(Listing(source=FolderSource(url=root), holdout=0.0))
+    assert (listing.summary["rows"], listing.summary["bad"]) == (len(kinds), 0)
+    assert listing.summary["ignored"] == {".heic": 1, "no ending": 1}
+    first, second = listing.summary["headlines"]
+    assert "2 files or folders are not read, by kind: 1 x .heic (lost/1.heic), 1 x no ending (x/LICENSE)" in first
+    assert second == "listing: folders without an image that is read, which are no classes: lost"
 
 
 def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
@@ -123,7 +162,7 @@ def test_a_folder_on_any_file_system_of_fsspec_is_listed_and_read() -> None:
     source = FolderSource(url="memory://photos")
     catalogue = source.catalogue()
     assert list(catalogue.names) == ["cat/1.png", "dog/2.png"]
-    assert catalogue.ignored == {".csv": 1}
+    assert catalogue.passed_over.counts == {".csv": 1, "hidden": 1}
     assert list(source.fetch([0, 1], catalogue.names)) == [PICTURE + b"cat/1.png", PICTURE + b"dog/2.png"]
     many = ["cat/1.png", "dog/2.png", "none.png"] * 50
     fetched = list(source.fetch(range(150), many))

@@ -11,13 +11,14 @@ import pytest
 from stages.contract import External
 from stages.datasets import tars
 from stages.errors import InputError
-from stages.external import ranges as places
+from stages.external import ranges
 from stages.listing.stage import Listing
 from stages.shards.stage import Shards
 from tests.artifacts import MemoryArtifact, run_stage
 from tests.stages.datasets.listed import SOURCE, both, fill, known, listed, refusal, samples, table
 from tests.stages.datasets.written import (
     cifar_archive,
+    hf_parquet,
     picture,
     plain_tar,
     wds_tar,
@@ -139,7 +140,8 @@ def test_the_image_is_known_by_its_ending_and_other_members_are_counted(root: st
     mixed = plain_tar([("x/readme", b"hi"), ("meta.npy", b"1"), ("x/1.png", picture(1)), ("x/._1.png", b"apple")])
     fill(root, {"a.tar": mixed})
     listing = listed(kind="webdataset", url=root, holdout=0.0)
-    assert listing.summary["ignored"] == {".npy": 1, "no ending": 1}
+    assert listing.summary["ignored"] == {".npy": 1, "hidden": 1, "no ending": 1}
+    assert listing.summary["ignored_examples"]["no ending"] == ["a.tar/x/readme"]
     assert table(listing, "listing.parquet").name.tolist() == ["a.tar/x/1.png"]
     assert "attribute.class" not in table(listing, "listing.parquet")
 
@@ -185,7 +187,7 @@ def test_what_could_lead_elsewhere_is_refused(tmp_path: Path, member: tarfile.Ta
     assert f"plain files below one folder in a.tar; found {found}" in message
 
 
-def test_a_cut_tar_and_a_compressed_one_are_told_as_such(root: str) -> None:
+def test_a_cut_tar_and_a_compressed_one_are_named_as_such(root: str) -> None:
     whole = wds_tar(samples(6))
     cut = whole.index(picture(0)) + 50
     fill(root, {"a.tar": whole[:cut]})
@@ -196,8 +198,56 @@ def test_a_cut_tar_and_a_compressed_one_are_told_as_such(root: str) -> None:
     assert "without an end mark" in refusal(kind="webdataset", url=root)
     fill(root, {"a.tar": cifar_archive({"x": b"1"})})
     assert "a plain tar in a.tar; found gzip" in refusal(kind="webdataset", url=root)
-    fill(root, {"a.tar": whole + b"\0" * 2**20 + whole})
-    assert "one tar in a.tar; found an end mark" in refusal(kind="webdataset", url=root)
+    fill(root, {"a.tar": whole + b"\0" * 2**20 + b"junk" * 128})
+    assert f"the header of a member at byte {len(whole) + 2**20} in a.tar" in refusal(kind="webdataset", url=root)
+
+
+def test_tars_behind_each_other_are_read_to_the_last(root: str) -> None:
+    some = [wds_tar(samples(3, 3 * n)) for n in range(3)]
+    fill(root, {"a.tar": some[0] + some[1] + bytes(512 * 5000) + some[2]})
+    _, shards, images = both(kind="webdataset", url=root, holdout=0.0)
+    assert images == [s.get("jpg") or s["png"] for n in range(3) for s in samples(3, 3 * n)]
+    assert table(shards)["attribute.class"].tolist() == list(range(9))
+
+
+def test_stems_with_dots_are_samples_of_their_own(root: str) -> None:
+    stems = ["img_00", "img_01.5", "img_01.6", "v2.0_x.7", "last.1"]
+    packed = [
+        (f"{stem}.{ending}", data)
+        for n, stem in enumerate(stems)
+        for ending, data in (("png", picture(n)), ("cls", b"%d" % n))
+    ]
+    fill(root, {"a.tar": plain_tar(packed)})
+    _, shards, images = both(kind="webdataset", url=root, holdout=0.0)
+    assert images == [picture(n) for n in range(5)]
+    assert table(shards)["attribute.class"].tolist() == [0, 1, 2, 3, 4]
+    assert table(shards).name.tolist() == [f"a.tar/{stem}.png" for stem in stems]
+
+
+def test_members_of_other_names_are_one_sample_where_there_is_one_image(root: str) -> None:
+    packed = [m for n in range(3) for m in ((f"{n}.input.png", picture(n)), (f"{n}.output.cls", b"%d" % n))]
+    fill(root, {"a.tar": plain_tar(packed)})
+    listing, shards, images = both(kind="webdataset", url=root, holdout=0.0)
+    assert images == [picture(n) for n in range(3)]
+    assert table(shards)["attribute.class"].tolist() == [0, 1, 2]
+    assert listing.summary["ignored"] == {}
+    fill(root, {"a.tar": plain_tar([("0.left.png", picture(0)), ("0.right.png", picture(1)), ("0.cls", b"0")])})
+    message = refusal(kind="webdataset", url=root)
+    assert "found 2 in 0, and 0.cls, of no single one" in message
+    assert "`image: left.png`" in message
+
+
+def test_files_beside_tars_and_tables_are_counted_with_examples(root: str) -> None:
+    fill(root, {"t/a.tar": wds_tar(samples(3)), "t/b.tar.gz": b"1", "t/c.tgz": b"1", "t/.x": b"1"})
+    listing = listed(kind="webdataset", url=f"{root}/t", holdout=0.0)
+    assert listing.summary["ignored"] == {".tar.gz": 1, ".tgz": 1, "hidden": 1}
+    assert listing.summary["ignored_examples"] == {".tar.gz": ["b.tar.gz"], ".tgz": ["c.tgz"], "hidden": [".x"]}
+    (line,) = listing.summary["headlines"]
+    assert "1 x .tar.gz (b.tar.gz)" in line
+    source = SOURCE.validate_python({"kind": "webdataset", "url": f"{root}/t"})
+    assert Listing(source=source).estimate({}).warnings == (line,)
+    fill(root, {"p/a.parquet": hf_parquet([picture(0)], {}), "p/b.pq": hf_parquet([picture(1)], {})})
+    assert both(kind="parquet", url=f"{root}/p", holdout=0.0)[2] == [picture(0), picture(1)]
 
 
 def test_bad_images_of_a_tar_keep_their_row_and_reason(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +282,7 @@ def test_a_tar_that_changes_after_it_was_listed_is_noticed(root: str) -> None:
 def test_ranges_are_read_once_and_other_members_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     big = [{"__key__": f"{n}", "png": picture(n), "npy.bin": bytes(300_000)} for n in range(8)]
     fill(str(tmp_path), {"a.tar": wds_tar(big)})
-    monkeypatch.setattr(places, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(ranges, "BLOCK_BYTES", 4096)
     read: list[tuple[int, int]] = []
     local = fsspec.filesystem("file")
     cat = type(local).cat_file
@@ -251,8 +301,8 @@ def test_ranges_are_read_once_and_other_members_not_at_all(monkeypatch: pytest.M
 
 
 def test_texts_that_no_format_can_hold_make_a_bad_row(root: str) -> None:
-    told = [b'{"a": "\\ud800", "\\ud801": 1}', b'{"a": "x"}', b'{"a": 1e999}', b'{"a": ["x"]}', b'{"a": 7}']
-    tar = plain_tar([m for n, d in enumerate(told) for m in ((f"{n}.png", picture(n)), (f"{n}.json", d))])
+    records = [b'{"a": "\\ud800", "\\ud801": 1}', b'{"a": "x"}', b'{"a": 1e999}', b'{"a": ["x"]}', b'{"a": 7}']
+    tar = plain_tar([m for n, d in enumerate(records) for m in ((f"{n}.png", picture(n)), (f"{n}.json", d))])
     fill(root, {"a.tar": tar})
     _, shards, _ = both(kind="webdataset", url=root, columns={"json.a": "class"}, max_bad=0.9, holdout=0.0)
     assert table(shards).status.tolist() == [

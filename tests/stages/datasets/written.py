@@ -58,8 +58,8 @@ def hf_parquet(
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     table = pa.table({image: pa.array(records, kind), **columns})
     if features is not None:
-        said = {"info": {"features": {image: {"_type": "Image"}, **features}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(said)})
+        info = {"info": {"features": {image: {"_type": "Image"}, **features}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
     sink = io.BytesIO()
     pq.write_table(table, sink, row_group_size=group_rows)
     return sink.getvalue()

@@ -11,6 +11,7 @@ from stages.decoder.data import PairedSet
 from stages.decoder.loop import Training
 from stages.decoder.network import Network
 from stages.decoder.objective import Edm
+from stages.decoder.recipe import Recipe
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.embeddings.format import Statistics
 from stages.embeddings.stage import Embeddings
@@ -18,7 +19,7 @@ from stages.encoders.spec import Oracle
 from stages.listing.stage import Listing
 from stages.shards.stage import Shards
 from stages.training.rows import open_rows
-from tests.artifacts import MemoryArtifact, run_stage
+from tests.artifacts import InlineContext, MemoryArtifact, run_stage
 
 NETWORK = NetworkSettings(channels=(8, 12), blocks=(1, 1), width=16, sketch=(16, 24))
 TRAINING = TrainingSettings(batch=8, sketch_images=96, sketch_batch=32, precision="float32")
@@ -27,7 +28,7 @@ FLOAT32 = TRAINING.model_copy(update={"optimiser": "adamw"})
 weights drift apart by some 1e-4 in hundreds of steps."""
 
 
-def laid_down(images: Tensor, tables: Sequence[Tensor]) -> PairedSet:
+def paired_set(images: Tensor, tables: Sequence[Tensor]) -> PairedSet:
     """Images uint8 [N, S, S, 3] and, per tap, embeddings float32 [V, N, D] that are standardised already."""
     arrays = [images.numpy(), *(table.transpose(0, 1).numpy() for table in tables)]
     (pictures, *embeddings), _ = open_rows([(len(array), array.shape[1:], array.dtype) for array in arrays])
@@ -43,7 +44,7 @@ def paired(count: int, seed: int = 0) -> PairedSet:
     colour = torch.randint(0, 256, (count, 3), generator=generator)
     images = colour[:, None, None, :].expand(-1, 8, 8, -1).to(torch.uint8)
     known = torch.cat([colour / 128.0 - 1.0, torch.zeros(count, 1)], dim=1)
-    return laid_down(images.contiguous(), (known.expand(2, -1, -1), known[:, :3].expand(2, -1, -1)))
+    return paired_set(images.contiguous(), (known.expand(2, -1, -1), known[:, :3].expand(2, -1, -1)))
 
 
 def training(
@@ -54,7 +55,8 @@ def training(
     torch.manual_seed(seed)
     network = Network(NETWORK, data.widths, data.size)
     objective = Edm(settings.log_sigma_mean, settings.log_sigma_std)
-    return Training(network, objective, settings, data, heldout, num_images, seed, "cpu", rank, world)
+    context = InlineContext(rank=rank, world=world)
+    return Training(network, objective, Recipe(settings, num_images, seed), data, heldout, context)
 
 
 def scenes(count: int = 96) -> tuple[MemoryArtifact, MemoryArtifact]:

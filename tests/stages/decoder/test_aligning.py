@@ -7,13 +7,13 @@ from torch import Tensor
 from stages.decoder.aligning import align, projections
 from stages.decoder.data import PairedSet
 from stages.decoder.network import Network
-from tests.stages.decoder.small import NETWORK, laid_down
+from tests.stages.decoder.small import NETWORK, paired_set
 
 
 def aligned(tables: list[Tensor], seed: int = 0) -> tuple[Network, PairedSet]:
     """A network for taps with these embeddings [N, D], aligned."""
     count = len(tables[0])
-    train = laid_down(torch.zeros(count, 8, 8, 3, dtype=torch.uint8), [table.expand(2, -1, -1) for table in tables])
+    train = paired_set(torch.zeros(count, 8, 8, 3, dtype=torch.uint8), [table.expand(2, -1, -1) for table in tables])
     torch.manual_seed(seed)
     network = Network(NETWORK, train.widths, train.size)
     align(network, train, seed)

@@ -8,7 +8,7 @@ from stages.decoder.conditioning import NULL
 from stages.decoder.data import Series, pieces, share
 from stages.decoder.objective import Edm
 from stages.images.pixels import to_network
-from tests.stages.decoder.small import laid_down, paired
+from tests.stages.decoder.small import paired, paired_set
 
 OBJECTIVE = Edm(log_sigma_mean=-0.4, log_sigma_std=1.2)
 SERIES = Series(paired(100), seed=5, null=0.1, levels=OBJECTIVE.levels)
@@ -34,7 +34,7 @@ def test_taps_views_and_nulls_come_in_their_shares_and_noise_levels_as_asked() -
 def test_image_and_embedding_of_a_row_are_of_one_view() -> None:
     images = torch.randint(0, 256, (6, 8, 8, 3), dtype=torch.uint8)
     table = torch.randn(2, 6, 4)
-    data = laid_down(images, [table])
+    data = paired_set(images, [table])
     rows, flipped = np.array([2, 2]), np.array([False, True])
     shown = data.shown(rows, flipped, np.zeros(2, dtype=np.int64))
     assert torch.equal(shown.clean[0], to_network(images[2:3])[0])

@@ -7,10 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from stages.decoder.averages import averaging_exponent
 from stages.decoder.conditioning import Projection
 from stages.decoder.flat import AdamW, Flat, Muon, like, orthogonal
-from stages.decoder.loop import Training, averaging_exponent, fit, rate
+from stages.decoder.loop import Training, fit
 from stages.decoder.network import Network
+from stages.decoder.phases import rate
 from stages.decoder.spec import TrainingSettings
 from stages.errors import InputError
 from tests.artifacts import InlineContext, MemoryCheckpoints
@@ -29,14 +31,14 @@ def trained(context: InlineContext, num_images: int = 64, every: int = 1_000) ->
 
 def rank_of_two(rank: int) -> dict[str, Any]:
     made = trained(InlineContext(rank=rank, world=2))
-    return {"weights": made.average.numpy(), "curve": made.curve}
+    return {"weights": made.averages.current.numpy(), "curve": made.curve}
 
 
 def test_two_ranks_train_what_one_trains(tmp_path: Path) -> None:
     first, second = on_two_ranks(rank_of_two, tmp_path)
     alone = trained(InlineContext())
     assert (first["weights"] == second["weights"]).all()
-    assert torch.allclose(torch.from_numpy(first["weights"]), alone.average, atol=5e-5)
+    assert torch.allclose(torch.from_numpy(first["weights"]), alone.averages.current, atol=5e-5)
     assert first["curve"] == second["curve"]
     for one, two in zip(alone.curve, first["curve"], strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
@@ -67,8 +69,8 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(limit: int, monke
         trained(unlucky, num_images=320, every=16)
     assert checkpoints.latest() is not None
     resumed = trained(InlineContext(checkpoints=checkpoints), num_images=320, every=16)
-    assert torch.allclose(resumed.average, whole.average, atol=1e-6)
-    assert torch.allclose(resumed.halfway, whole.halfway, atol=1e-6)
+    assert torch.allclose(resumed.averages.current, whole.averages.current, atol=1e-6)
+    assert torch.allclose(resumed.averages.halfway, whole.averages.halfway, atol=1e-6)
     assert [look["heldout"] for look in resumed.curve] == [
         pytest.approx(look["heldout"], rel=1e-5) for look in whole.curve
     ]
@@ -79,10 +81,10 @@ def test_an_attempt_after_the_last_step_takes_none_and_has_the_same_weights(monk
     first = trained(InlineContext(checkpoints=checkpoints))
     monkeypatch.delattr(Training, "advance")
     second = trained(InlineContext(checkpoints=checkpoints))
-    for name in ("average", "halfway"):
-        assert torch.equal(getattr(second, name), getattr(first, name)), name
-    assert torch.equal(second.sketch.values, first.sketch.values)
-    assert (second.network.rest, second.curve) == (first.network.rest, first.curve)
+    for name in ("current", "halfway"):
+        assert torch.equal(getattr(second.averages, name), getattr(first.averages, name)), name
+    assert torch.equal(second.first.flat.values, first.first.flat.values)
+    assert (second.network.residual_std, second.curve) == (first.network.residual_std, first.curve)
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "sketch_learning_rate"])
@@ -96,7 +98,9 @@ def test_a_training_whose_losses_do_not_stay_finite_is_ended_with_a_remedy_and_n
             assert file == "position.json" or load(data)["values"].isfinite().all()
 
 
-def test_a_gpu_that_is_too_small_is_told_with_what_was_in_use_and_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_gpu_that_is_too_small_says_what_was_in_use_and_a_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     in_use = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB."
 
     def full(self: Training) -> torch.Tensor:
@@ -110,9 +114,9 @@ def test_a_gpu_that_is_too_small_is_told_with_what_was_in_use_and_a_remedy(monke
 
 
 def loss_of_one_rank(rank: int, losses: list[float]) -> str:
-    """What a rank is told of its share of a loss, or of the error."""
+    """What a rank makes of its share of a loss, or the error."""
     try:
-        return str(training(rank=rank, world=2).told([torch.tensor(losses[rank])]))
+        return str(training(rank=rank, world=2).summed([torch.tensor(losses[rank])]))
     except InputError as error:
         return f"{error.found}: {error.remedy}"
 
@@ -147,18 +151,18 @@ def test_training_lowers_the_held_out_loss_and_the_sketch_knows_the_colour() -> 
     settings = TRAINING.model_copy(update={"sketch_images": 6400, "learning_rate": 3e-3, "sketch_learning_rate": 3e-3})
     made = training(2_000, settings)
     fit(made, InlineContext(), 10**6, TAPS)
-    assert made.network.rest < 0.25
+    assert made.network.residual_std < 0.25
     assert made.curve[-1]["heldout"][0] < 0.9 * made.curve[0]["heldout"][0]
     assert made.curve[-1]["images"] == made.painted == 2_000
 
 
 def test_the_halfway_average_is_that_of_a_training_stopped_there() -> None:
     made = training(64, TrainingSettings(**(TRAINING.model_dump() | {"cool_down": 1e-6, "warm_up": 0.0})))
-    half = training(64, made.settings)
+    half = training(64, made.recipe.settings)
     fit(made, InlineContext(), 1_000, TAPS)
     while half.painted < 32:
         half.advance()
-    assert torch.allclose(made.halfway, half.average, atol=1e-6)
+    assert torch.allclose(made.averages.halfway, half.averages.current, atol=1e-6)
 
 
 def test_progress_is_reported_to_the_end() -> None:
@@ -180,18 +184,18 @@ def test_the_exponent_of_the_average_is_that_of_the_paper() -> None:
 
 def test_each_weight_has_one_optimiser_and_inner_convolutions_have_muon() -> None:
     made = training(64)
-    assert made.orthogonal is not None
+    assert made.second.muon is not None
     assert isinstance(made.network, Network)
     unet = made.network.painter.unet
     inner = [p for name, p in unet.named_parameters() if p.ndim == 4 and not name.startswith(("stem", "out"))]
-    assert sum(p.numel() for p in inner) == made.painter.ahead == len(made.momentum) > 0
+    assert sum(p.numel() for p in inner) == made.second.flat.matrix_elements == len(made.second.momentum) > 0
     before = {name: p.detach().clone() for name, p in made.network.painter.named_parameters()}
     # All steps: layers that start as zero let the gradient reach those below only once they have moved.
     while made.step < made.steps:
         made.advance()
     moved = {name for name, p in made.network.painter.named_parameters() if not torch.equal(p, before[name])}
     assert {f"unet.{name}" for name, p in unet.named_parameters() if p.ndim == 4} <= moved
-    assert len(made.optimisers["painter"].moments["exp_avg"]) + made.painter.ahead == len(made.average)
+    assert len(made.second.adamw.moments["exp_avg"]) + made.second.flat.matrix_elements == len(made.averages.current)
 
 
 def matrices() -> tuple[Flat, torch.Tensor]:
@@ -200,13 +204,13 @@ def matrices() -> tuple[Flat, torch.Tensor]:
     module = torch.nn.ParameterList(torch.randn(shape, generator=generator) for shape in ((6, 40), (30, 8)))
     flat = Flat(module, list(module))
     flat.gradient.copy_(torch.randn(flat.gradient.shape, generator=generator))
-    return flat, torch.randn(flat.ahead, generator=generator)
+    return flat, torch.randn(flat.matrix_elements, generator=generator)
 
 
 def test_muon_in_bfloat16_takes_the_steps_of_torchs_to_the_bit() -> None:
     (ours, momentum), (theirs, same) = matrices(), matrices()
     optimiser, expected = (
-        Muon(ours, momentum),
+        Muon(ours, momentum, "bfloat16"),
         torch.optim.Muon(theirs.matrices, weight_decay=0.0, ns_steps=3, adjust_lr_fn="match_rms_adamw"),
     )
     for matrix, piece in zip(theirs.matrices, like(same, theirs.matrices), strict=True):
@@ -237,26 +241,26 @@ def test_an_update_is_made_orthogonal_by_three_steps_on_its_singular_values(
 
 def test_with_adamw_there_is_no_other_optimiser() -> None:
     made = training(64, TRAINING.model_copy(update={"optimiser": "adamw"}))
-    assert made.orthogonal is None
-    assert not made.painter.matrices
-    assert len(made.optimisers["painter"].moments["exp_avg"]) == len(made.average)
+    assert made.second.muon is None
+    assert not made.second.flat.matrices
+    assert len(made.second.adamw.moments["exp_avg"]) == len(made.averages.current)
 
 
 def test_what_is_not_an_inner_convolution_learns_at_a_rate_of_its_own() -> None:
     made = training(64, TRAINING.model_copy(update={"outer": 3.0, "optimiser": "adamw", "warm_up": 0.0}))
     inner = sum(p.numel() for p in made.network.matrices)
-    shares = [(len(numbers), share) for numbers, share in made.painter.stretches]
-    assert shares == [(len(made.average) - inner, 3.0), (inner, 1.0)]
+    shares = [(len(numbers), share) for numbers, share in made.second.flat.groups]
+    assert shares == [(len(made.averages.current) - inner, 3.0), (inner, 1.0)]
     made.step = made.first.steps
     made.advance()
-    assert made.learning_rate == pytest.approx(made.settings.learning_rate)
+    assert made.second.adamw.rate == pytest.approx(made.recipe.settings.learning_rate)
 
 
 def test_the_projection_of_a_wide_embedding_learns_slower() -> None:
     projection = Projection((100, 256, 1024), 8)
     assert list(projection.shares.values()) == [1.0, 1.0, 0.5]
     flat = Flat(projection, rates=projection.shares)
-    assert [(len(numbers), share) for numbers, share in flat.stretches] == [
+    assert [(len(numbers), share) for numbers, share in flat.groups] == [
         (8 * 356 + projection.vectors.numel(), 1.0),
         (8 * 1024, 0.5),
     ]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stages.contract import Part
 from stages.embeddings.pace import LIMIT, Passes, choose_batch, choose_decoding, grow
 from stages.embeddings.stage import Embeddings
-from stages.embeddings.table import State
+from stages.embeddings.table import EmbeddingState
 from stages.encoders.encoder import Encoder, NetworkEncoder, Vectors
 from stages.encoders.load import load
 from stages.encoders.spec import Preprocessing, Untrained
@@ -49,8 +49,8 @@ def made(decoding: Decoding, batch: int) -> dict[str, bytes]:
     """What a worker writes of two tars."""
     stage = Embeddings(encoder=SPEC, batch=batch)
     images = tar_artifact([encode_png(image) for image in np.concatenate([IMAGES] * 5)], part_rows=32, ending="png")
-    loaded = State.load(SPEC, {"images": images}, "cpu", batch)
-    state = State(loaded.encoder, loaded.fingerprint, loaded.images, loaded.train, loaded.passes, decoding)
+    loaded = EmbeddingState.load(SPEC, {"images": images}, "cpu", batch)
+    state = EmbeddingState(loaded.encoder, loaded.fingerprint, loaded.images, loaded.train, loaded.passes, decoding)
     out = MemoryArtifact()
     for part in range(2):
         stage.work(Part(index=part), state, {"images": images}, out)
@@ -60,7 +60,7 @@ def made(decoding: Decoding, batch: int) -> dict[str, bytes]:
 def test_whoever_decodes_the_bytes_are_the_same() -> None:
     expected = made(Decoding(), 12)
     assert len(expected) == 2 * 2 * 3
-    assert made(Decoding(2), 12) == made(Decoding(3, ahead=True), 12) == expected
+    assert made(Decoding(2), 12) == made(Decoding(3, prefetch=True), 12) == expected
 
 
 def test_a_batch_too_large_for_the_device_is_split_and_the_next_ones_are_smaller() -> None:
@@ -119,8 +119,8 @@ def test_a_batch_on_a_gpu_is_found_by_trying(monkeypatch: pytest.MonkeyPatch) ->
     [
         ("cpu", 1, Decoding(0)),
         ("cpu", 4, Decoding(4)),
-        ("cuda:0", 1, Decoding(1, ahead=True)),
-        ("cuda:0", 8, Decoding(1, ahead=True)),
+        ("cuda:0", 1, Decoding(1, prefetch=True)),
+        ("cuda:0", 8, Decoding(1, prefetch=True)),
     ],
 )
 def test_a_worker_decodes_with_its_own_cpus(
@@ -161,7 +161,7 @@ def test_a_vector_that_is_not_finite_is_refused_by_row_and_tap(value: float, mon
 def test_a_tap_that_an_encoder_leaves_out_is_never_taken_for_missing_images() -> None:
     encoder = load(SPEC, {}, "cpu")
     images = tar_artifact([encode_png(image) for image in IMAGES], part_rows=8, ending="png")
-    state = State.of(encoder, open_images(images), "cpu")
+    state = EmbeddingState.of(encoder, open_images(images), "cpu")
     encoder.taps["more"] = 4
     with pytest.raises(AssertionError, match="more"):
         Embeddings(encoder=SPEC).work(Part(index=0), state, {"images": images}, MemoryArtifact())

@@ -90,12 +90,12 @@ def mlp(
 def vissl(trunk: State, head: nn.Sequential) -> dict[str, Any]:
     """VISSL's layout: a head is a list of small stacks, one for each linear layer."""
     heads: State = {}
-    stack = within = -1
+    stack = number = -1
     for module in head:
         if isinstance(module, nn.Linear):
-            stack, within = stack + 1, 0
-        heads |= {f"{stack}.clf.{within}.{name}": tensor for name, tensor in module.state_dict().items()}
-        within += 1
+            stack, number = stack + 1, 0
+        heads |= {f"{stack}.clf.{number}.{name}": tensor for name, tensor in module.state_dict().items()}
+        number += 1
     model = {"trunk": {f"_feature_blocks.{n}": t for n, t in trunk.items()}, "heads": heads}
     return {"classy_state_dict": {"base_model": {"model": model, "meters": {}}}, "phase_idx": 999}
 
@@ -127,7 +127,7 @@ def hf_folder(folder: Path, model: str, processor: Mapping[str, Any] | None = No
 
 
 def saved(folder: Path, network: Any, processor: Mapping[str, Any] | None = None) -> Path:
-    """Writes a model of transformers, without a word."""
+    """Writes a model of transformers, without its progress bars and reports."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -25,7 +25,7 @@ def stored_encoder(seed: int = 0) -> tuple[MemoryArtifact, Network]:
     """An artifact as the `pretrain` stage writes it, and its network."""
     network = initialise(SMALL, seed).eval()
     encoder = NetworkEncoder(network, Preprocessing(), "cpu")
-    card = format.Card(
+    card = format.TrainedCard(
         method="simclr",
         architecture=SMALL,
         preprocessing=Preprocessing(),

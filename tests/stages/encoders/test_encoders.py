@@ -10,7 +10,7 @@ from stages import attributes
 from stages.attributes import Attribute
 from stages.encoders.augment import Augmentations
 from stages.encoders.encoder import NetworkEncoder, probe_batch, require_same
-from stages.encoders.format import CARD, WEIGHTS, Card, dump, read_card
+from stages.encoders.format import CARD, WEIGHTS, TrainedCard, dump, read_card
 from stages.encoders.load import load
 from stages.encoders.network import initialise, projector
 from stages.encoders.oracle import vectors
@@ -21,7 +21,7 @@ from tests.artifacts import MemoryArtifact
 from tests.stages.encoders.small import IMAGES, SMALL, count_passes, index, stored_encoder
 
 
-def test_taps_and_their_widths_are_found_by_looking() -> None:
+def test_taps_and_their_widths_are_found_by_a_forward_pass() -> None:
     encoder = load(
         Untrained(architecture=Architecture(widths=(8, 16), blocks=(1, 2), projector=(24, 12, 6))), {}, "cpu"
     )
@@ -188,7 +188,7 @@ def test_a_card_round_trips() -> None:
     artifact, network = stored_encoder()
     card = read_card(artifact)
     again = dump(network, card, {})
-    assert Card.model_validate_json(again[CARD]) == card
+    assert TrainedCard.model_validate_json(again[CARD]) == card
     assert card.augmentations == Augmentations()
 
 

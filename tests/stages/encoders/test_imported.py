@@ -342,18 +342,18 @@ def test_dropout_that_stays_on_is_found_and_named(code: tuple[str, str], folder:
     torch.manual_seed(0)
     save_file(names["make_dropping"]().state_dict(), folder / "dropping.safetensors")
     fields = own(code, "make_dropping", weights=str(folder / "dropping.safetensors"))
-    with pytest.raises(InputError, match=r"a second time.*make different outputs: 2\."):
+    with pytest.raises(InputError, match=r"a second time.*different outputs for the same input: 2\."):
         imported(**fields)
     with pytest.raises(InputError, match=r"a second time.*no submodule alone"):
         imported(**own(code, "make_noisy", weights=code[1]))
 
 
-def test_an_encoder_whose_images_look_at_each_other_is_refused(code: tuple[str, str], folder: Path) -> None:
+def test_an_encoder_whose_embeddings_depend_on_the_batch_is_refused(code: tuple[str, str], folder: Path) -> None:
     names: dict[str, Any] = {}
     exec(CODE, names)
     torch.manual_seed(0)
     save_file(names["make_crowded"]().state_dict(), folder / "crowded.safetensors")
-    with pytest.raises(InputError, match=r"whatever stands beside it.*normalised over the batch: 1\."):
+    with pytest.raises(InputError, match=r"in any batch.*normalised over the batch: 1\."):
         imported(**own(code, "make_crowded", weights=str(folder / "crowded.safetensors")))
 
 

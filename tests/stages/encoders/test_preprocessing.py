@@ -107,7 +107,7 @@ def test_a_model_of_transformers_comes_with_its_image_processor(processor: str, 
         assert_a_level_apart(seen(image, how), pixels, how.std)
 
 
-SAID = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
+GIVEN = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_model_without_a_preprocessing_that_is_known_asks_the_study_for_one(pr
     path, _ = hf_folder(tmp_path, "vit", processor)
     with pytest.raises(InputError, match="`preprocessing` with size, mean and std"):
         imported(kind="hf", path=str(path))
-    found = encoder(imported(kind="hf", path=str(path), preprocessing=SAID))
+    found = encoder(imported(kind="hf", path=str(path), preprocessing=GIVEN))
     assert (found.preprocessing.size, found.preprocessing.resize) == (32, None)
 
 

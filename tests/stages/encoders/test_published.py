@@ -12,8 +12,8 @@ from torch import nn
 from torchvision import models
 
 from stages.encoders.encoder import probe_batch
-from stages.encoders.sources.published import ReleasedNetwork, layers_of, parted, renumbered
-from stages.encoders.sources.settings import HEADS, Released
+from stages.encoders.sources.published import PublishedNetwork, layers_of, renumbered, separated
+from stages.encoders.sources.settings import HEADS, PublishedEncoder
 from stages.errors import InputError
 from tests.stages.encoders.files import State, card, encoder, imported, mlp, normalised, shuffled_norms, vissl
 
@@ -85,7 +85,7 @@ def test_a_published_layout_gives_the_backbone_and_every_layer_of_the_head(metho
         h = module(h)
     if layer:
         expected["projector"] = h
-    source = Released.model_validate({"method": method, "weights": "x.pth"})
+    source = PublishedEncoder.model_validate({"method": method, "weights": "x.pth"})
     assert tuple(expected) == source.taps()
     given = found.embed(images)
     assert tuple(given) == (*source.taps(), "layer1")
@@ -106,9 +106,9 @@ def test_the_published_resnet50_is_mapped_name_for_name(method: str) -> None:
         head = mlp(widths, **settings)
         trunk = backbone.state_dict()
         document = layout(trunk, head) if method != "supervised" else trunk | models.resnet50().state_dict()
-        found, heads, dropped = parted(method, document)
+        found, heads, dropped = separated(method, document)
         layers = layers_of(method, heads)
-        network = ReleasedNetwork({"method": method, "name": "resnet50", "projector": layers})
+        network = PublishedNetwork({"method": method, "name": "resnet50", "projector": layers})
     named = {f"backbone.{n}": t for n, t in found.items()} | renumbered(network.projector, heads)
     own = network.state_dict()
     assert set(named) == set(own)
@@ -130,8 +130,8 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:
         ("dino", "dino_resnet50_pretrain_full_checkpoint.pth", "no entry teacher"),
         ("swav", "swav_800ep_pretrain.pth.tar", "no projection"),
     ):
-        said = rf"a checkpoint of {method} .*such as .*{file}.*{why}.*kind: torchvision"
-        with pytest.raises(InputError, match=said):
+        message = rf"a checkpoint of {method} .*such as .*{file}.*{why}.*kind: torchvision"
+        with pytest.raises(InputError, match=message):
             imported(kind="released", method=method, weights=str(tmp_path / "plain.pth"))
     torch.save(vicreg(backbone.state_dict(), mlp([512, 8, 8], True, nn.ReLU)), tmp_path / "two.pth")
     with pytest.raises(InputError, match="a projector of 2 layers instead of 3"):

@@ -1,4 +1,4 @@
-"""Files of weights: any URL, known by sha256, never code; what does not fit is said name by name."""
+"""Files of weights: any URL, known by sha256, never code; what does not fit is named."""
 
 import io
 from argparse import Namespace
@@ -64,6 +64,13 @@ def test_what_is_no_file_of_weights_is_refused(data: bytes, tmp_path: Path) -> N
         state_of(read(tmp_path / "w.pth"))
 
 
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_a_pointer_of_git_lfs_is_answered_with_what_fetches_the_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 346000000\n")
+    with pytest.raises(InputError, match=rf"{name} to hold weights; found a pointer of Git LFS.*git lfs pull"):
+        read(tmp_path / name)
+
+
 def test_a_damaged_safetensors_file_is_refused(tmp_path: Path) -> None:
     save_file({"x": torch.ones(4)}, tmp_path / "w.safetensors")
     data = (tmp_path / "w.safetensors").read_bytes()
@@ -93,5 +100,5 @@ def test_weights_fill_a_network_and_what_does_not_fit_is_named() -> None:
     assert (found.missing, found.unused) == (["0.bias"], ["head.w"])
     with pytest.raises(InputError, match=r"0\.weight \[4, 5\] instead of \[4, 3\]"):
         fill(target, state | {"0.weight": torch.ones(4, 5)})
-    with pytest.raises(InputError, match=r"weights that it has no place for: a\.x, b\.y; none for 0\.bias"):
+    with pytest.raises(InputError, match=r"weights that it does not have: a\.x, b\.y; none for 0\.bias"):
         fill(target, {"a.x": torch.ones(1), "b.y": torch.ones(1)} | {n: t for n, t in state.items() if n != "0.bias"})

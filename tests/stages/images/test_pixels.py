@@ -32,25 +32,50 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, *before: bytes) -> bytes:
+    """A PNG of these rows (each begins with its filter, 0), with chunks before its pixels."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = [chunk(b"IHDR", header), *before, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
 def png_of_size(width: int, height: int) -> bytes:
     """A PNG of a few bytes whose header claims width x height pixels."""
+    return png(width, height, 8, 2, b"\0")
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+def tiff(levels: bytes, width: int, bits: int, sample_format: int = 1, photometric: int = 1) -> bytes:
+    """A TIFF of one row of grey, little-endian."""
+    tags = [(256, width), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 134), (277, 1), (278, 1)]
+    tags += [(279, len(levels)), (339, sample_format)]
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag == 273 else 3, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + levels
+
+
+def exif_of(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF of entries tag, type, count and four bytes of value."""
+    packed = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + packed + struct.pack("<I", 0) + bytes(8)
+
+
+TURNED_RIGHT = (0x112, 3, 1, struct.pack("<HH", 6, 0))
 
 
 def test_png_gives_back_the_same_pixels() -> None:
     assert np.array_equal(pixels.decode(pixels.encode_png(GRADIENT)), GRADIENT)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF", "WEBP", "JPEG"])
+@pytest.mark.parametrize("kind", list(pixels.FORMATS))
 def test_every_known_format_is_read(kind: str) -> None:
     data = encoded(Image.fromarray(GRADIENT), kind, **({"lossless": True} if kind == "WEBP" else {}))
+    assert pixels.has_signature(data[: pixels.SIGNATURE_BYTES])
     assert pixels.inspect(data) == pixels.Header(pixels.FORMATS[kind], width=16, height=24)
-    tolerance = {"JPEG": 40, "GIF": 12}.get(kind, 0)
+    tolerance = {"JPEG": 40, "GIF": 12, "AVIF": 60}.get(kind, 0)
     assert np.abs(pixels.decode(data).astype(int) - GRADIENT).max() <= tolerance
 
 
@@ -60,6 +85,67 @@ def test_exif_orientation_turns_the_image_upright() -> None:
     data = encoded(Image.fromarray(GRADIENT), "PNG", exif=exif)
     assert np.array_equal(pixels.decode(data), np.rot90(GRADIENT, -1))
     assert pixels.inspect(data) == pixels.Header("png", width=24, height=16)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (0x100, 7, 4, b"\1\2\3\4"),
+        (0x100, 12, 1, struct.pack("<I", 38)),
+        (0x128, 4, 1, struct.pack("<I", 2**32 - 1)),
+        (0x11A, 10, 1, struct.pack("<I", 38)),
+        (0x10F, 2, 40, struct.pack("<I", 60_000)),
+        (0x8825, 2, 4, b"abc\0"),
+    ],
+)
+def test_an_orientation_beside_malformed_entries_is_applied(other: tuple[int, int, int, bytes]) -> None:
+    plain = encoded(Image.fromarray(GRADIENT), "JPEG")
+    payload = exif_of(other, TURNED_RIGHT)
+    turned = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(payload) + 2) + payload + plain[2:]
+    assert np.array_equal(pixels.decode(turned), np.rot90(pixels.decode(plain), -1))
+
+
+@pytest.mark.parametrize("payload", [b"\0\x08\0\2\1\x12", b"b'Exif\\x00'", b"", b"Exif\0\0junk"])
+def test_exif_that_cannot_be_read_leaves_the_image_as_it_is(payload: bytes) -> None:
+    data = pixels.encode_png(GRADIENT)
+    at = data.index(b"IDAT") - 4
+    assert np.array_equal(pixels.decode(data[:at] + chunk(b"eXIf", payload) + data[at:]), GRADIENT)
+    webp = encoded(Image.fromarray(GRADIENT), "WEBP", lossless=True, exif=payload or b"x")
+    assert np.array_equal(pixels.decode(webp), GRADIENT)
+
+
+@pytest.mark.parametrize(
+    ("data", "levels"),
+    [
+        (tiff(np.array([-32768, -32512, 0, 32767], "<i2").tobytes(), 4, 16, sample_format=2), [0, 1, 128, 255]),
+        (tiff(np.array([0, 256, 32768, 65535], "<u2").tobytes(), 4, 16, photometric=0), [255, 254, 127, 0]),
+        (tiff(bytes([0x00, 0x00, 0x10, 0x80, 0x0F, 0xFF]), 4, 12), [0, 1, 128, 255]),
+        (encoded(Image.fromarray(np.zeros((1, 4), dtype=np.uint16)), "PNG"), [0, 0, 0, 0]),
+    ],
+)
+def test_grey_is_scaled_from_the_range_that_the_file_defines(data: bytes, levels: list[int]) -> None:
+    assert pixels.decode(data)[0].tolist() == [[level] * 3 for level in levels]
+
+
+@pytest.mark.parametrize(
+    ("levels", "kind", "reason"),
+    [
+        (np.array([[0, 100, 255]], dtype=np.int32), "TIFF", "grey of 32 bits, whose white is unknown"),
+        (np.array([[0, 2**30, 2**31 - 1]], dtype=np.int32), "TIFF", "grey of 32 bits, whose white is unknown"),
+        (np.array([[0, 0.5, 1]], dtype=np.float32), "TIFF", "floating-point grey, whose white is unknown"),
+        (
+            np.array([[0, 4095]], dtype=np.uint16),
+            "PNG",
+            "16-bit grey that uses 4096 of its 65536 levels, as of 12 bits",
+        ),
+        (np.array([[0, 255]], dtype=np.uint16), "TIFF", "16-bit grey that uses 256 of its 65536 levels, as of 8 bits"),
+    ],
+)
+def test_grey_without_a_known_white_is_refused(levels: NDArray[Any], kind: str, reason: str) -> None:
+    for read in (pixels.decode, pixels.inspect):
+        with pytest.raises(InputError) as caught:
+            read(encoded(Image.fromarray(levels), kind))
+        assert caught.value.found.startswith(reason)
 
 
 def test_grey_of_16_bits_is_scaled_and_not_clipped() -> None:
@@ -81,6 +167,27 @@ def test_a_transparent_palette_colour_is_laid_on_white() -> None:
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putdata([0, 1])
     assert pixels.decode(encoded(image, "PNG", transparency=0))[0].tolist() == [[255, 255, 255], [0, 0, 255]]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (png(2, 1, 8, 2, b"\0\xff\0\0\0\0\xff", chunk(b"tRNS", b"\0\xff\0\0\0\0")), [[255] * 3, [0, 0, 255]]),
+        (
+            png(2, 1, 16, 2, b"\0\xff\xff" + bytes(8) + b"\x80\0", chunk(b"tRNS", b"\xff\xff\0\0\0\0")),
+            [[255] * 3, [0, 0, 128]],
+        ),
+        (png(2, 1, 16, 0, b"\0\x80\1\x80\0", chunk(b"tRNS", b"\x80\1")), [[255] * 3, [128] * 3]),
+        (png(2, 1, 8, 0, b"\0\x4c\x4d", chunk(b"tRNS", b"\0\x4c")), [[255] * 3, [77] * 3]),
+        (png(2, 1, 4, 0, b"\0\x12", chunk(b"tRNS", b"\0\1")), [[255] * 3, [34] * 3]),
+        (png(4, 1, 2, 0, b"\0\x18", chunk(b"tRNS", b"\0\1")), [[0] * 3, [255] * 3, [170] * 3, [0] * 3]),
+        (png(2, 1, 1, 0, b"\0\x40", chunk(b"tRNS", b"\0\0")), [[255] * 3, [255] * 3]),
+    ],
+)
+def test_the_transparent_colour_of_a_png_without_a_palette_is_laid_on_white(
+    data: bytes, expected: list[list[int]]
+) -> None:
+    assert pixels.decode(data)[0].tolist() == expected
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK"])
@@ -109,6 +216,19 @@ def test_several_frames_are_refused() -> None:
     for kind in ("GIF", "PNG", "TIFF", "WEBP"):
         with pytest.raises(InputError, match="3 frames"):
             pixels.decode(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
+
+
+def test_a_still_picture_apart_from_one_frame_is_the_image() -> None:
+    """As an animated PNG of one frame has it for whoever shows no animations."""
+    still, frame = (Image.fromarray(np.full((4, 4, 3), level, dtype=np.uint8)) for level in (10, 200))
+    for frames in (1, 2):
+        others = [frame, Image.fromarray(GRADIENT[:4, :4])][:frames]
+        data = encoded(still, "PNG", save_all=True, append_images=others, default_image=True)
+        if frames == 1:
+            assert (pixels.decode(data) == 10).all()
+            continue
+        with pytest.raises(InputError, match="2 frames"):
+            pixels.decode(data)
 
 
 def test_the_photograph_of_a_camera_with_thumbnails_is_read() -> None:
@@ -367,3 +487,43 @@ def test_normalise_is_per_channel() -> None:
     image = torch.tensor([0.5, 0.6, 0.7]).reshape(1, 3, 1, 1)
     found = pixels.normalise(image, mean=(0.5, 0.5, 0.5), std=(1.0, 0.1, 0.2))
     assert torch.allclose(found.flatten(), torch.tensor([0.0, 1.0, 1.0]))
+
+
+LONG: list[pixels.Framing] = [
+    pixels.Framing(12, resize=15),
+    pixels.Framing(12, resize=15, interpolation="lanczos"),
+    pixels.Framing(12, resize=13, rounding="down", halve=True),
+]
+
+
+@pytest.mark.parametrize("framing", LONG)
+@pytest.mark.parametrize("shape", [(301, 225), (20, 600), (600, 20), (1, 400), (5, 3)])
+def test_resizing_only_what_the_cut_shows_is_a_level_from_resizing_all(
+    framing: pixels.Framing, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.asarray(photograph(*shape))
+    whole = pixels.fit(image, framing)
+    monkeypatch.setattr(pixels, "RESIZED_PIXELS", 0)
+    assert np.abs(pixels.fit(image, framing).astype(int) - whole).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 20_000), (20_000, 1)])
+@pytest.mark.parametrize("halve", [False, True])
+def test_a_line_of_pixels_is_not_resized_to_gigabytes(
+    shape: tuple[int, int], halve: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[tuple[int, int]] = []
+    resize = Image.Image.resize
+
+    def noted(image: Image.Image, size: tuple[int, int], *arguments: Any, **options: Any) -> Image.Image:
+        sizes.append(size)
+        return resize(image, size, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", noted)
+    levels = np.repeat(np.arange(20_000) // 5_000 * 60, 3).reshape(*shape[::-1], 3).astype(np.uint8)
+    found = pixels.decode_fit(pixels.encode_png(levels), pixels.Framing(224, resize=256, halve=halve))
+    assert max(width * height for width, height in sizes) <= 256 * 256
+    middle = found if shape[0] == 1 else found.transpose(1, 0, 2)
+    # A pixel of the line is 256 of the square, so the cut shows little more than the edge in its middle.
+    assert np.abs(middle[0].astype(int) - 60).max() <= 3
+    assert np.abs(middle[-1].astype(int) - 120).max() <= 3

@@ -79,13 +79,13 @@ def test_another_size_is_a_resized_centre_square(images: Images) -> None:
     assert np.array_equal(decoded, np.stack([pixels.fit(image, 16) for image in SCENES[rows]]))
 
 
-DECODINGS = [Decoding(), Decoding(1), Decoding(3), Decoding(2, ahead=True), Decoding(5, ahead=True)]
+DECODINGS = [Decoding(), Decoding(1), Decoding(3), Decoding(2, prefetch=True), Decoding(5, prefetch=True)]
 
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[Decoding]:
     """Two processes for three threads."""
-    with closing(Decoding(3, ahead=True, processes=DecodeProcesses(2))) as decoding:
+    with closing(Decoding(3, prefetch=True, processes=DecodeProcesses(2))) as decoding:
         yield decoding
 
 
@@ -123,7 +123,7 @@ def test_decoding_ahead_is_bounded_and_ends_with_the_stream(monkeypatch: pytest.
         return decode_fit(data, framing, pixel_limit, scaled)
 
     monkeypatch.setattr(pixels, "decode_fit", counted)
-    stream = images.stream(0, 32, 32, Decoding(2, ahead=True))
+    stream = images.stream(0, 32, 32, Decoding(2, prefetch=True))
     next(stream)
     stream.close()
     assert 32 <= len(decoded) <= 3 * 32
@@ -224,7 +224,7 @@ def test_a_process_that_was_left_in_the_middle_of_an_answer_is_not_asked_again()
 
 def test_pixels_need_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.images.sets.seconds_to_decode", lambda images, size: 60.0)
-    assert decoding_for(open_images(array()), 32, 4) == Decoding(1, ahead=True)
+    assert decoding_for(open_images(array()), 32, 4) == Decoding(1, prefetch=True)
 
 
 def test_a_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_processes_decode_where_there_is_enough_to_do(
     monkeypatch.setattr("stages.images.sets.seconds_to_decode", lambda images, size: seconds)
     others = len(psutil.Process().children())
     with closing(decoding_for(images, 32, cpus)) as decoding:
-        assert (decoding.threads, decoding.ahead) == (max(1, children), True)
+        assert (decoding.threads, decoding.prefetch) == (max(1, children), True)
         assert len(psutil.Process().children()) == others + children
 
 

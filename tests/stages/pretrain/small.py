@@ -6,7 +6,7 @@ import torch
 from stages.encoders.network import Network
 from stages.encoders.spec import Architecture
 from stages.pretrain import loop
-from stages.pretrain.loop import Labels, TrainSet
+from stages.pretrain.loop import TrainLabels, TrainSet
 from stages.pretrain.stage import Pretrain
 from tests.artifacts import InlineContext
 
@@ -21,11 +21,11 @@ def held(stage: Pretrain, images: np.ndarray) -> TrainSet:
         return TrainSet(len(images), lambda places: images[places])
     brightness = images.mean((1, 2, 3))
     values = torch.from_numpy((brightness > np.median(brightness)).astype(np.int64))
-    return TrainSet(len(images), lambda places: images[places], Labels(values, 2))
+    return TrainSet(len(images), lambda places: images[places], TrainLabels(values, 2))
 
 
 def fit(stage: Pretrain, images: np.ndarray, context: InlineContext) -> tuple[Network, float]:
     """The trained network and its loss at the end."""
     torch.set_num_threads(1)
-    trainer, loss = loop.fit(stage, held(stage, images), context)
-    return trainer.trained(), loss
+    trainer = loop.fit(stage, held(stage, images), context)
+    return trainer.trained(), trainer.final_loss

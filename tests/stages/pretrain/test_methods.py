@@ -20,7 +20,7 @@ from stages.encoders.network import initialise
 from stages.encoders.spec import Pretrained
 from stages.errors import InputError
 from stages.listing.stage import Listing
-from stages.pretrain.loop import Labels, Trainer, TrainSet
+from stages.pretrain.loop import Trainer, TrainLabels, TrainSet
 from stages.pretrain.methods import Classification, build
 from stages.pretrain.quality import knn
 from stages.pretrain.stage import OWN, Pretrain
@@ -205,9 +205,9 @@ def test_each_method_lowers_its_loss_and_keeps_what_both_views_show(method: str)
     train, heldout = slice(0, 320), slice(320, 480)
     wide = SMALL.model_copy(update={"projector": (32, 16)})
     stage = of(method, architecture=wide.model_dump(), batch=32, num_images=60 * 32)
-    labels = Labels(sixth[train], 6) if method == "supervised" else None
+    labels = TrainLabels(sixth[train], 6) if method == "supervised" else None
     trainer = Trainer(stage, TrainSet(320, lambda places: images[train][places], labels), "cpu")
-    losses = [float(trainer.advance(step)) for step in range(trainer.steps)]
+    losses = [float(trainer.advance()) for _ in range(trainer.steps)]
     assert np.mean(losses[-10:]) < 0.95 * np.mean(losses[:10])
     backbone = torch.from_numpy(NetworkEncoder(trainer.trained(), stage.preprocessing, "cpu").embed(images)["backbone"])
     found = knn(backbone[train], sixth[train], backbone[heldout], 6)

@@ -29,7 +29,7 @@ from stages.pretrain.loop import Trainer, TrainSet, learning_rate
 from stages.pretrain.quality import knn, linear, score
 from stages.pretrain.stage import Pretrain
 from stages.shards.stage import Shards
-from stages.training.prefetch import Ahead
+from stages.training.prefetch import Prefetch
 from tests.artifacts import InlineContext, MemoryArtifact, MemoryCheckpoints, run_stage
 from tests.stages.pretrain.small import METHODS, SMALL, STAGE, fit, held
 from tests.tars import tar_artifact
@@ -146,7 +146,7 @@ def test_a_step_asks_for_no_number(scenes: np.ndarray, method: str) -> None:
     stage = STAGE.model_copy(update={"method": method})
     trainer = Trainer(stage, held(stage, scenes), "cpu")
     with Numbers() as numbers:  # type: ignore[no-untyped-call]
-        loss = trainer.advance(0)
+        loss = trainer.advance()
     assert numbers.asked == 0
     assert np.isfinite(float(loss))
 
@@ -165,18 +165,18 @@ def test_convolutions_of_a_gpu_are_float32_both_ways_in_float32(
 
     last.register_forward_hook(ran)
     last.register_full_backward_hook(ran)
-    trainer.advance(0)
+    trainer.advance()
     assert seen == [rounded] * 2
 
 
-def test_images_that_are_read_ahead_train_the_same_network(scenes: np.ndarray) -> None:
+def test_images_that_are_prefetched_train_the_same_network(scenes: np.ndarray) -> None:
     digests = []
     for depth in (0, 2):
         trainer = Trainer(STAGE, held(STAGE, scenes), "cpu")
-        trainer.ahead = Ahead(trainer.read, trainer.steps, depth)
+        trainer.batches = Prefetch(trainer.read, trainer.steps, depth)
         with closing(trainer):
-            for step in range(trainer.steps):
-                trainer.advance(step)
+            for _ in range(trainer.steps):
+                trainer.advance()
         digests.append(digest(trainer.network.state_dict()))
     assert digests[0] == digests[1]
 
@@ -251,7 +251,7 @@ def test_rows_without_an_image_are_left_out_on_disk_too() -> None:
     sink = io.BytesIO()
     pq.write_table(index.set_column(index.schema.get_field_index("offset"), "offset", [offsets]), sink)
     artifact.objects[INDEX] = sink.getvalue()
-    pictures = run.lay_down(artifact, Preprocessing(size=4), 0, 1)
+    pictures = run.write_rows(artifact, Preprocessing(size=4), 0, 1)
     assert pictures.read(np.array([3, 0, 1]))[:, 0, 0, 0].tolist() == [3, 0, 1]
 
 

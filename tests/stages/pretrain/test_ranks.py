@@ -34,7 +34,7 @@ class Double(Trainer):
         return super().views(step).double()
 
     def train(self) -> tuple[list[float], dict[str, np.ndarray]]:
-        losses = [float(self.advance(step)) for step in range(STEPS)]
+        losses = [float(self.advance()) for _ in range(STEPS)]
         return losses, {name: value.numpy() for name, value in self.network.state_dict().items()}
 
 

@@ -104,7 +104,7 @@ def encoder() -> MemoryArtifact:
     preprocessing = Preprocessing(size=16)
     network = initialise(architecture, seed=0)
     frozen = NetworkEncoder(network, preprocessing, "cpu")
-    card = encoder_format.Card(
+    card = encoder_format.TrainedCard(
         method="none",
         architecture=architecture,
         preprocessing=preprocessing,

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.datasets import scenes
-from stages.decoder.format import CARD, Card, Point
+from stages.decoder.format import CARD, DecoderCard, Point
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.encoders.augment import Augmentations
 from stages.encoders.format import CARD as ENCODER_CARD
-from stages.encoders.format import Card as EncoderCard
-from stages.encoders.format import Quality
+from stages.encoders.format import Quality, TrainedCard
 from stages.encoders.spec import Architecture, Preprocessing
 from stages.questions.asks.transforms import TRANSFORMS
 from stages.questions.format import BOTH, RESULTS, Figure, Ranks, Row, dump_rows, put_ranks
@@ -294,7 +293,7 @@ def pretrained() -> MemoryArtifact:
         for tap, (knn, linear) in scores.items()
     ]
     taps = {tap: WIDTH[tap] for tap in ("backbone", "projector.0", "projector")}
-    card = EncoderCard(
+    card = TrainedCard(
         method="simclr", architecture=Architecture(), preprocessing=Preprocessing(), taps=taps,
         augmentations=Augmentations(), quality=tuple(Quality(**entry) for entry in quality), versions=VERSIONS,
         training={"seed": 0, "num_images": 240_000, "batch": 256, "train_images": 10_000},
@@ -320,7 +319,7 @@ def decoder() -> MemoryArtifact:
         )
         for images in points
     ]
-    card = Card(
+    card = DecoderCard(
         taps=taps, size=SIZE, network=NetworkSettings(), training=TrainingSettings(), seed=0, num_images=480_000,
         train_images=10_000, rest=0.3, curve=tuple(curve), finished="2026-11-22", versions=VERSIONS,
     )  # fmt: skip

@@ -143,6 +143,16 @@ def test_every_verdict_stands_as_a_word_beside_its_symbol(page: str, study: dict
         assert all(f'href="#{style}"' in cell and f">{verdict.lower()}</span>" in cell for cell in cells)
 
 
+def test_the_page_says_what_the_listing_left_out(page: str) -> None:
+    sentence = "2 files or folders are not read, by kind: 2 x .heic (<b>/1.heic)"
+    inputs = synthetic.study()
+    inputs["shards"].summary = inputs["shards"].summary | {"left_out": [sentence]}
+    found = html(inputs)
+    assert sentence in parsed(found).said()
+    assert "<b>/1.heic" not in found
+    assert "left out" not in page
+
+
 def test_a_cell_says_why(document: Document, study: dict[str, MemoryArtifact]) -> None:
     said = document.said()
     for row in answers.read("kept", study["results.kept"]).where("kept"):

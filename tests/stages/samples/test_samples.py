@@ -14,7 +14,7 @@ from zarr.core.metadata import ArrayV3Metadata
 from stages.contract import Estimate
 from stages.decoder.extension.stage import Extension
 from stages.decoder.format import Decoder, load
-from stages.decoder.rcdm.published_stage import Released
+from stages.decoder.rcdm.published_stage import ReleasedDecoder
 from stages.decoder.rcdm.spec import AdmSettings
 from stages.decoder.rcdm.stage import Rcdm
 from stages.decoder.spec import NetworkSettings
@@ -227,7 +227,7 @@ def test_an_estimate_knows_the_decoders_network_and_the_size_of_what_it_paints()
 
 
 def test_an_estimate_of_a_published_decoder_goes_by_its_multiplications() -> None:
-    published = Released(url="/rcdm.pt", sha256="0" * 64, taps=("a:b",)).estimate({})
+    published = ReleasedDecoder(url="/rcdm.pt", sha256="0" * 64, taps=("a:b",)).estimate({})
     found = painting(published)
     assert found.size_bytes == 100 * 3 * 128**2
     # 1000 passes of 6e11 operations, of which a CPU does 1.4e11 a second.

@@ -102,9 +102,9 @@ def on_a_rank(rank: int, slow_rank: int | None) -> tuple[str, str, str, bytes]:
         patch.setattr(precision, "trial", lambda: SLOW if rank == slow_rank else FAST)
         made = training(16, BFLOAT16, rank=rank, world=2)
         fit(made, InlineContext(rank=rank, world=2), 10**6, TAPS)
-        assert made.orthogonal is not None
+        assert made.second.muon is not None
         chosen = agreed("bfloat16", "cpu", 2)
-        return chosen, made.precision, made.orthogonal.precision, made.painter.values.numpy().tobytes()
+        return chosen, made.precision, made.second.muon.precision, made.second.flat.values.numpy().tobytes()
 
 
 @pytest.mark.parametrize(("slow_rank", "expected"), [(None, "bfloat16"), (1, "float32")])
@@ -130,7 +130,7 @@ def test_a_training_goes_on_where_bfloat16_is_slow_from_the_weights_of_where_it_
     with noted() as found:
         fit(second, InlineContext(checkpoints=checkpoints), 10**6, TAPS)
     assert found == {"float32"}
-    distance = float((second.painter.values - first.painter.values).norm() / first.painter.values.norm())
+    distance = float((second.second.flat.values - first.second.flat.values).norm() / first.second.flat.values.norm())
     assert 0 < distance < 0.02
 
 
@@ -140,5 +140,5 @@ def test_pretraining_computes_in_what_is_quicker(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(precision, "trial", lambda found=found: found)
         stage = STAGE.model_copy(update={"precision": "bfloat16"})
         with noted() as computed_in:
-            Trainer(stage, held(stage, images), "cpu").advance(0)
+            Trainer(stage, held(stage, images), "cpu").advance()
         assert computed_in == {expected}

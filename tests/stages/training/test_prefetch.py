@@ -1,16 +1,16 @@
-"""Things made ahead."""
+"""Prefetching."""
 
 import pytest
 import torch
 
-from stages.training.prefetch import Ahead, sent
+from stages.training.prefetch import Prefetch, sent
 
 
 @pytest.mark.parametrize("depth", [0, 2])
-def test_batches_made_ahead_are_those_asked_for_in_any_order(depth: int) -> None:
-    ahead = Ahead(lambda step: step * step, 10, depth)
-    assert [ahead.take(step) for step in (0, 1, 2, 3, 8, 9, 4)] == [0, 1, 4, 9, 64, 81, 16]
-    ahead.close()
+def test_prefetched_batches_are_those_asked_for_in_any_order(depth: int) -> None:
+    prefetch = Prefetch(lambda step: step * step, 10, depth)
+    assert [prefetch.take(step) for step in (0, 1, 2, 3, 8, 9, 4)] == [0, 1, 4, 9, 64, 81, 16]
+    prefetch.close()
 
 
 def test_a_tensor_sent_to_where_it_is_stays_what_it_is() -> None:

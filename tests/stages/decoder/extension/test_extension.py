@@ -57,7 +57,9 @@ def test_nothing_but_the_taps_projections_is_trained(inputs: Inputs, artifact: M
     assert any(name.startswith("painter.unet") for name in trunk)
     for name in trunk:
         assert torch.equal(found[name], final[name]), name
-    assert format.load(artifact, "cpu").network.rest == format.load(inputs["decoder"], "cpu").network.rest
+    assert (
+        format.load(artifact, "cpu").network.residual_std == format.load(inputs["decoder"], "cpu").network.residual_std
+    )
 
 
 def test_the_null_stays_and_the_taps_do_not(inputs: Inputs, artifact: MemoryArtifact) -> None:
@@ -81,14 +83,14 @@ def test_an_extension_is_a_decoder_of_its_own_taps_and_says_what_it_extends(
     painted = decoder.denoiser("oracle:pixels")(torch.randn(2, 3, 16, 16), torch.ones(2), raw)
     assert torch.isfinite(painted).all()
     base = format.read_card(inputs["decoder"])
-    assert isinstance(base, format.Card)
+    assert isinstance(base, format.DecoderCard)
     assert base.extends is None
 
 
 def test_an_extension_of_an_extension_stands_on_the_same_trunk(inputs: Inputs, artifact: MemoryArtifact) -> None:
     again = run_stage(STAGE.model_copy(update={"taps": ("oracle:attributes",)}), inputs | {"decoder": artifact})
     card = format.read_card(again)
-    assert isinstance(card, format.Card)
+    assert isinstance(card, format.DecoderCard)
     assert card.extends == format.Extends(key=artifact.key, taps=("oracle:attributes",))
 
 
@@ -189,7 +191,7 @@ def test_two_ranks_train_the_extension_that_one_trains(
 
 
 def test_lengths_that_are_not_given_are_shares_of_the_decoders_for_each_tap() -> None:
-    card = format.Card(
+    card = format.DecoderCard(
         taps={"a:b": 4}, size=16, network=NETWORK, training=TRAINING.model_copy(update={"sketch_images": 1000}), seed=0,
         num_images=2000, train_images=10, rest=0.3, curve=(),
     )  # fmt: skip

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from stages.decoder import format
-from stages.decoder.rcdm import format as adm_format
+from stages.decoder.rcdm import format as rcdm_format
 from stages.decoder.rcdm import published_run as released_run
 from stages.decoder.rcdm.published import assembled
-from stages.decoder.rcdm.published_stage import Released
+from stages.decoder.rcdm.published_stage import ReleasedDecoder
 from stages.decoder.rcdm.spec import SAMPLING, AdmSettings
 from stages.diffusion import discrete, noise
 from stages.errors import FormatError, InputError
@@ -37,19 +37,19 @@ def saved(path: Path, content: object) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def stage_of(path: Path, sha256: str, **changes: Any) -> Released:
+def stage_of(path: Path, sha256: str, **changes: Any) -> ReleasedDecoder:
     fields: Mapping[str, Any] = {"url": str(path), "sha256": sha256, "taps": (PLACE,), "network": NETWORK}
-    return Released(**(dict(fields) | changes))
+    return ReleasedDecoder(**(dict(fields) | changes))
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Released:
+def stage(tmp_path_factory: pytest.TempPathFactory) -> ReleasedDecoder:
     path = tmp_path_factory.mktemp("published") / "rcdm.pt"
     return stage_of(path, saved(path, KNOWN.weights()))
 
 
 @pytest.fixture(scope="module")
-def artifact(stage: Released) -> MemoryArtifact:
+def artifact(stage: ReleasedDecoder) -> MemoryArtifact:
     torch.set_num_threads(1)
     return run_stage(stage)
 
@@ -118,8 +118,10 @@ def test_what_a_published_file_does_not_have_is_refused(artifact: MemoryArtifact
         format.load(artifact, "cpu", "halfway")
 
 
-def test_weights_are_cut_into_files_and_read_back_as_one(stage: Released, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adm_format, "PIECE_BYTES", 1 << 20)
+def test_weights_are_cut_into_files_and_read_back_as_one(
+    stage: ReleasedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rcdm_format, "PIECE_BYTES", 1 << 20)
     cut = run_stage(stage)
     weights = [name for name in cut.names() if name != "decoder.json"]
     assert len(weights) > 2
@@ -127,12 +129,12 @@ def test_weights_are_cut_into_files_and_read_back_as_one(stage: Released, monkey
     network = format.load(cut, "cpu").network.state_dict()
     assert all(torch.equal(network[name], tensor) for name, tensor in KNOWN.weights().items())
     card = format.read_card(cut)
-    assert isinstance(card, adm_format.AdmCard)
+    assert isinstance(card, rcdm_format.AdmCard)
     assert card.weights == {"final": tuple(weights)}
     assert card.published_sha256 == stage.sha256
 
 
-def test_converting_again_gives_equal_bytes(stage: Released, artifact: MemoryArtifact) -> None:
+def test_converting_again_gives_equal_bytes(stage: ReleasedDecoder, artifact: MemoryArtifact) -> None:
     assert run_stage(stage).objects == artifact.objects
 
 
@@ -153,7 +155,7 @@ def test_every_tensor_of_a_full_size_file_finds_its_place(tmp_path: Path) -> Non
     assert len(network.state_dict()) == 494
 
 
-def test_a_file_that_is_not_the_one_named_is_refused(stage: Released, tmp_path: Path) -> None:
+def test_a_file_that_is_not_the_one_named_is_refused(stage: ReleasedDecoder, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"sha256 0{64}"):
         run_stage(stage.model_copy(update={"sha256": "0" * 64}))
     with pytest.raises(InputError, match="a file at"):
@@ -162,7 +164,7 @@ def test_a_file_that_is_not_the_one_named_is_refused(stage: Released, tmp_path: 
         run_stage(stage_of(tmp_path, "0" * 64, url="nowhere://rcdm.pt"))
 
 
-def test_a_tap_of_another_width_is_refused_with_the_widths_of_all(stage: Released) -> None:
+def test_a_tap_of_another_width_is_refused_with_the_widths_of_all(stage: ReleasedDecoder) -> None:
     encoder = MemoryArtifact()
     encoder.summary = {"taps": {"backbone": 16, "projector": 8}}
     assert run_stage(stage, {"encoder": encoder}).summary["taps"] == {PLACE: 16}
@@ -181,7 +183,7 @@ class Code:
     [
         ({"step": 3, "ema": KNOWN.weights()}, "entries such as step, ema"),
         ([torch.zeros(1)], "list"),
-        (Code(), "written by torch.save"),
+        (Code(), "torch.save writes"),
         ({name: t for name, t in KNOWN.weights().items() if name != "out.2.bias"}, "out.2.bias"),
         ({"weight": torch.zeros(1)}, "missing"),
     ],
@@ -197,7 +199,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     for content in (b"", b"<html>not found</html>", pickle.dumps(3)):
         path = tmp_path / "page.pt"
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"written by torch\.save|plain state dict"):
+        with pytest.raises(InputError, match=r"torch\.save writes|plain state dict"):
             run_stage(stage_of(path, hashlib.sha256(content).hexdigest()))
 
 
@@ -208,7 +210,7 @@ def test_a_decoder_whose_tensors_do_not_fit_its_card_is_refused(artifact: Memory
         format.load(MemoryArtifact(artifact.objects | {"decoder.json": other}), "cpu")
 
 
-def test_where_a_file_lies_is_not_part_of_what_it_is(stage: Released) -> None:
+def test_where_a_file_lies_is_not_part_of_what_it_is(stage: ReleasedDecoder) -> None:
     from pipeline.key import key_of
 
     moved = stage.model_copy(update={"url": "s3://bucket/rcdm.pt"})

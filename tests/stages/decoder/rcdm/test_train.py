@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from stages.decoder import format
+from stages.decoder.data import PairedSet
 from stages.decoder.flat import Flat
-from stages.decoder.loop import Look, fit
-from stages.decoder.rcdm import format as adm_format
+from stages.decoder.loop import CurvePoint, Training, fit
+from stages.decoder.rcdm import format as rcdm_format
 from stages.decoder.rcdm.spec import AdmSettings, AdmTraining
 from stages.decoder.rcdm.stage import Rcdm
-from stages.decoder.rcdm.train import AdmNetwork, Hybrid, PublishedTraining, as_they_are
+from stages.decoder.rcdm.train import AdmNetwork, Hybrid, as_they_are, published_recipe
 from stages.diffusion import discrete
 from stages.embeddings.format import open_table
 from stages.errors import FormatError
@@ -21,7 +22,7 @@ from stages.images.pixels import to_network
 from stages.samples.paint import paint
 from stages.samples.stage import Samples
 from tests.artifacts import InlineContext, MemoryArtifact, run_stage
-from tests.stages.decoder.small import laid_down, paired, scenes
+from tests.stages.decoder.small import paired, paired_set, scenes
 from tests.two_ranks import on_two_ranks
 
 SETTINGS = AdmSettings(
@@ -41,17 +42,23 @@ def network() -> AdmNetwork:
     return AdmNetwork(SETTINGS, 4)
 
 
-def training(settings: AdmTraining, num_images: int, rank: int = 0, world: int = 1) -> PublishedTraining:
+def training(settings: AdmTraining, num_images: int, rank: int = 0, world: int = 1) -> Training:
     torch.set_num_threads(1)
     # The loop draws one of two taps; the published recipe has one.
     data, heldout = (replace(found, embeddings=found.embeddings[:1]) for found in (paired(40), paired(8, seed=1)))
     plain = as_they_are(data), as_they_are(heldout)
-    return PublishedTraining(network(), SCHEDULE, settings, *plain, num_images, 5, rank=rank, world=world)
+    return published(settings, *plain, num_images, InlineContext(rank=rank, world=world))
+
+
+def published(
+    settings: AdmTraining, data: PairedSet, heldout: PairedSet, num_images: int, context: InlineContext
+) -> Training:
+    return Training(network(), Hybrid(SCHEDULE), published_recipe(settings, num_images, 5), data, heldout, context)
 
 
 def test_a_step_of_the_default_passes_through_the_network_in_pieces_that_a_gpu_can_hold() -> None:
     made = training(AdmTraining(), num_images=256)
-    assert [len(batch.tap) for batch in made._batched(0)] == [16] * 16
+    assert [len(batch.tap) for batch in made.second.prepare(0)] == [16] * 16
 
 
 def test_a_step_is_the_published_one() -> None:
@@ -71,13 +78,13 @@ def test_a_step_is_the_published_one() -> None:
         for name, p in own.named_parameters():
             average[name] = 0.9 * average[name] + 0.1 * p.detach()
         assert made.advance().item() == pytest.approx(expected.item(), rel=1e-4)
-        assert made.learning_rate == 1e-3
+        assert made.second.adamw.rate == 1e-3
     # AdamW makes whole steps of rounding where a gradient is 0, so the weights are compared as one vector.
     start = torch.cat([p.detach().flatten() for p in network().painter.parameters()])
     moved = torch.cat([p.detach().flatten() for p in own.parameters()]) - start
     found_moved = torch.cat([p.detach().flatten() for p in made.network.painter.parameters()]) - start
     assert (found_moved - moved).norm() < 0.02 * moved.norm()
-    with made.averaged(made.average):
+    with made.averages.swapped_in(made.averages.current):
         found_average = torch.cat([p.detach().flatten() for p in made.network.painter.parameters()]) - start
     expected_average = torch.cat([p.flatten() for p in average.values()]) - start
     assert (found_average - expected_average).norm() < 0.02 * expected_average.norm()
@@ -86,25 +93,25 @@ def test_a_step_is_the_published_one() -> None:
 def test_the_optimiser_is_the_published_one_for_all_weights() -> None:
     made = training(AdmTraining(batch=4), num_images=8)
     made.advance()
-    optimiser = made.optimisers["painter"]._optimiser
+    optimiser = made.second.adamw._optimiser
     assert isinstance(optimiser, torch.optim.AdamW)
     (group,) = optimiser.param_groups
-    told = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay", "amsgrad")}
-    assert told == {"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False}
+    settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay", "amsgrad")}
+    assert settings == {"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False}
     assert sum(p.numel() for p in group["params"]) == sum(p.numel() for p in made.network.painter.parameters())
-    assert made.orthogonal is None
+    assert made.second.muon is None
 
 
-def trained(rank: int = 0, world: int = 1) -> PublishedTraining:
+def trained(rank: int = 0, world: int = 1) -> Training:
     # Shares of 4 and 3 images, in micro-batches of 2 and 1.
     made = training(AdmTraining(batch=7, learning_rate=1e-3, ema_decay=0.9, micro_batch=2), 56, rank, world)
     fit(made, InlineContext(rank=rank, world=world), 10**6, (PLACE,))
     return made
 
 
-def rank_of_two(rank: int) -> tuple[torch.Tensor, list[Look]]:
+def rank_of_two(rank: int) -> tuple[torch.Tensor, list[CurvePoint]]:
     made = trained(rank, 2)
-    return made.average, made.curve
+    return made.averages.current, made.curve
 
 
 def test_two_ranks_train_what_one_trains(tmp_path: Path) -> None:
@@ -112,8 +119,8 @@ def test_two_ranks_train_what_one_trains(tmp_path: Path) -> None:
     alone = trained()
     assert torch.equal(first, second)
     # As one vector: see above.
-    moved = alone.average - Flat(network().painter).values
-    assert (first - alone.average).norm() < 0.01 * moved.norm()
+    moved = alone.averages.current - Flat(network().painter).values
+    assert (first - alone.averages.current).norm() < 0.01 * moved.norm()
     assert curve == other
     for one, two in zip(alone.curve, curve, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
@@ -135,8 +142,8 @@ def test_the_image_and_its_embedding_are_flipped_together_in_half_of_the_rows() 
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (6, 8, 8, 3), dtype=torch.uint8, generator=generator)
     table = torch.randn(2, 6, 4, generator=generator)
-    data = as_they_are(laid_down(images, [table]))
-    made = PublishedTraining(network(), SCHEDULE, AdmTraining(batch=4), data, data, 4, 5)
+    data = as_they_are(paired_set(images, [table]))
+    made = published(AdmTraining(batch=4), data, data, 4, InlineContext())
     batch = made.series.batch(np.arange(1_000))
     plain = to_network(images.numpy())
     # Each image of the batch is one of the twelve, and so is each embedding: view and row.
@@ -184,8 +191,8 @@ def test_the_decoder_is_written_and_read_back_with_that_of_half_the_training(
     final, halfway = (format.load(artifact, "cpu", snapshot) for snapshot in ("final", "halfway"))
     width = open_table(inputs["embeddings.oracle"]).taps["pixels"]
     assert dict(final.taps) == {PLACE: width}
-    assert isinstance(final, adm_format.AdmDecoder)
-    assert isinstance(halfway, adm_format.AdmDecoder)
+    assert isinstance(final, rcdm_format.AdmDecoder)
+    assert isinstance(halfway, rcdm_format.AdmDecoder)
     assert not torch.equal(final.network.ssl_emb.weight, halfway.network.ssl_emb.weight)
     assert final.card.training == STAGE.training
     assert (final.card.num_images, final.card.curve[-1].images) == (48, 48)
@@ -196,7 +203,7 @@ def test_it_is_trained_on_embeddings_as_they_are_and_paints_from_them(
     artifact: MemoryArtifact, inputs: dict[str, MemoryArtifact]
 ) -> None:
     decoder = format.load(artifact, "cpu")
-    assert isinstance(decoder, adm_format.AdmDecoder)
+    assert isinstance(decoder, rcdm_format.AdmDecoder)
     seen: list[bool] = []
     decoder.network.out[-1].register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
     raw = torch.from_numpy(open_table(inputs["embeddings.oracle"]).read("pixels", rows=[0, 1]))

@@ -1,4 +1,4 @@
-"""Is an encoder one encoder? Weights left to chance, dropout and batches that look at each other are named."""
+"""Determinism checks: weights left to chance, dropout that stays on, and statistics over the batch are named."""
 
 import hashlib
 import random
@@ -41,18 +41,18 @@ def digests(network: nn.Module) -> dict[str, str]:
     return {name: _digest(tensor) for name, tensor in _tensors(network).items()}
 
 
-def unlike(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
+def differing(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
     """Names of parameters and buffers that two loads do not share."""
     return [name for name in (*first, *(set(second) - set(first))) if first.get(name) != second.get(name)]
 
 
-def settle(built: Built, encoder: NetworkEncoder, probe: NDArray[np.uint8], chance: Sequence[str]) -> list[str]:
+def zero_unneeded(built: Built, encoder: NetworkEncoder, probe: NDArray[np.uint8], unequal: Sequence[str]) -> list[str]:
     """Sets weights that no file gave and no tap depends on to zero; returns their names.
 
-    `chance` are names that two loads do not share, `probe` is uint8 [B, H, W, 3]. Raises InputError where a tap depends
-    on one of them, or on weights that the file lacks: they stand at random initialisation.
+    `unequal` are names whose values two loads do not share, `probe` is uint8 [B, H, W, 3]. Raises InputError where a
+    tap depends on one of them, or on weights that the file lacks: they stand at random initialisation.
     """
-    suspects = list(dict.fromkeys([*built.missing, *chance]))
+    suspects = list(dict.fromkeys([*built.missing, *unequal]))
     if not suspects:
         return []
     at_fault = _depended_on(encoder, built.trunk.network, suspects, probe)
@@ -95,53 +95,64 @@ def _depended_on(
     return counted + [name for name in real[: 4 * NAMED] if reach([name])] + real[4 * NAMED :]
 
 
-def require_steady(encoder: NetworkEncoder, network: nn.Module, probe: NDArray[np.uint8], before: Vectors) -> Vectors:
+def require_deterministic(
+    encoder: NetworkEncoder, network: nn.Module, probe: NDArray[np.uint8], before: Vectors
+) -> Vectors:
     """The embeddings of the probe batch, uint8 [B, H, W, 3]: the same again, in another load and image by image.
 
-    `before` are those of another load. Raises InputError where they differ by more than the encoder's tolerance, and
-    names the submodules that give two answers to one question.
+    `before` are those of another load. Raises InputError where an embedding is not finite, naming the weights that are
+    not, and where two differ by more than the encoder's tolerance, naming the submodules whose output differed.
     """
     tolerance = encoder.tolerance
     first, second = encoder.embed(probe), encoder.embed(probe)
+    if taps := [tap for tap, vectors in first.items() if not np.isfinite(vectors).all()]:
+        real = {name: tensor for name, tensor in _tensors(network).items() if tensor.is_floating_point()}
+        weights = [name for name, tensor in real.items() if not tensor.isfinite().all()]
+        raise InputError(
+            "embeddings that are finite",
+            f"NaN or infinity at {few(taps)}, and {f'in the weights {few(weights)}' if weights else 'in no weight'}",
+            "Use a file whose weights are all finite." if weights else "Check `preprocessing`, and the forward pass.",
+        )
     for other, which in ((second, "a second time"), (before, "in another load")):
         if far := distances(first, other, tolerance):
             raise InputError(
                 f"the same embeddings of the same images {which}, within {tolerance:g}",
-                f"a relative difference at {far}; of the same input these make different outputs: "
-                f"{few(_fickle(encoder, network, probe)) or 'no submodule alone'}",
+                f"a relative difference at {far}; different outputs for the same input: "
+                f"{few(_nondeterministic(encoder, network, probe)) or 'no submodule alone'}",
                 "Take chance out of the forward pass: dropout that stays on in evaluation, noise, random masks.",
             )
     alone = [encoder.embed(image[None]) for image in probe]
     joined = {tap: np.concatenate([vectors[tap] for vectors in alone]) for tap in first}
     if far := distances(first, joined, tolerance):
         raise InputError(
-            f"the same embedding of an image whatever stands beside it in the batch, within {tolerance:g}",
+            f"the same embedding of an image in any batch, within {tolerance:g}",
             f"a relative difference at {far}; normalised over the batch: {few(_over_batch(network)) or 'unknown'}",
             "Give the network normalisation with statistics of its own (track_running_stats), in evaluation mode.",
         )
     return first
 
 
-def _fickle(encoder: NetworkEncoder, network: nn.Module, probe: NDArray[np.uint8]) -> list[str]:
-    """Submodules that, given the same in two passes, gave different things; the innermost of each."""
+def _nondeterministic(encoder: NetworkEncoder, network: nn.Module, probe: NDArray[np.uint8]) -> list[str]:
+    """Submodules whose output differed between two passes although their input was the same; the innermost of each."""
     passes: list[dict[str, tuple[str, str]]] = []
     for _ in range(2):
-        seen: dict[str, tuple[str, str]] = {}
-
+        digests_of: dict[str, tuple[str, str]] = {}
         hooks = [
-            module.register_forward_hook(partial(_look, seen, name)) for name, module in network.named_modules() if name
+            module.register_forward_hook(partial(_record, digests_of, name))
+            for name, module in network.named_modules()
+            if name
         ]
         encoder.embed(probe)
         for hook in hooks:
             hook.remove()
-        passes.append(seen)
+        passes.append(digests_of)
     one, two = passes
-    fickle = [name for name in one if name in two and one[name][0] == two[name][0] and one[name][1] != two[name][1]]
-    return [name for name in fickle if not any(other.startswith(f"{name}.") for other in fickle)]
+    found = [name for name in one if name in two and one[name][0] == two[name][0] and one[name][1] != two[name][1]]
+    return [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
 
 
-def _look(seen: dict[str, tuple[str, str]], name: str, module: nn.Module, given: Any, output: Any) -> None:
-    seen[name] = (_digest_of(given), _digest_of(output))
+def _record(digests_of: dict[str, tuple[str, str]], name: str, module: nn.Module, given: Any, output: Any) -> None:
+    digests_of[name] = (_digest_of(given), _digest_of(output))
 
 
 def _over_batch(network: nn.Module) -> list[str]:

@@ -1,0 +1,146 @@
+"""A store opened for reading: which studies it holds, and the tables of embeddings of each, by the study's pointer.
+
+    store = open("repscope-store")                  # a folder or a URL; nothing is written
+    table = store.study("scenes")["simclr:projector"]
+
+What a pointer names was committed by one run, so a study is read as that run left it, also while another is at work.
+"""
+
+import io
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import UsageError
+from pipeline.store import Store, open_store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.artifact import StoredInput
+    from pipeline.manifest import Ref
+    from stages.embeddings.query import TapTable
+
+STUDIES = "studies"
+EMBEDDINGS, SHARDS = "embeddings.", "shards"
+
+
+def open(url: str | Path) -> "OpenStore":
+    """The store in a folder or at a URL (`s3://bucket/path`), for reading. Raises `UsageError` where there is none."""
+    store = open_store(str(url))
+    if not store.recognise():
+        raise UsageError(f"a store at {store.url}", "none", "Name the folder or URL of `--store`.")
+    return OpenStore(store)
+
+
+class OpenStore:
+    """What a store holds, by studies."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __repr__(self) -> str:
+        return f"<store {self._store.url}, studies: {', '.join(self.studies()) or 'none'}>"
+
+    def studies(self) -> list[str]:
+        """Names of the studies that a run has finished here, sorted."""
+        return self._store.folders(STUDIES)
+
+    def study(self, name: str) -> "OpenStudy":
+        """A study as its newest finished run left it. Raises `UsageError` where there is none of that name."""
+        names = self.studies()
+        if name not in names:
+            raise UsageError(
+                f"a finished study in {self._store.url}: {', '.join(names) or 'there is none'}",
+                repr(name),
+                "Name one of these, or run it first.",
+            )
+        return OpenStudy(name, self._store)
+
+
+class OpenStudy:
+    """The artifacts of a study. `study["encoder:tap"]` is a table of embeddings."""
+
+    def __init__(self, name: str, store: Store) -> None:
+        self.name = name
+        self._store = store
+
+    def __repr__(self) -> str:
+        return f"<study {self.name}, taps: {', '.join(self.taps())}>"
+
+    def __getitem__(self, name: str) -> "TapTable":
+        """The embeddings of `encoder:tap`. Raises `UsageError` or `InputError` where there is no such tap."""
+        from stages.embeddings.query import TapTable
+
+        encoder = name.partition(":")[0]
+        if ":" not in name or EMBEDDINGS + encoder not in self._refs:
+            raise UsageError(f"one of {', '.join(self.taps())}", repr(name), "Name one of these.")
+        ref = self._refs[EMBEDDINGS + encoder]
+        return TapTable(name, self.artifact(EMBEDDINGS + encoder), self.artifact(SHARDS), ref.generation)
+
+    def taps(self) -> list[str]:
+        """Every `encoder:tap` that has embeddings of the images."""
+        found = []
+        for step in self._refs:
+            if step.startswith(EMBEDDINGS):
+                taps = self.artifact(step).summary["taps"]
+                found += [f"{step.removeprefix(EMBEDDINGS)}:{tap}" for tap in taps]
+        return found
+
+    def steps(self) -> list[str]:
+        """Names of the steps, in the order of the data."""
+        return list(self._refs)
+
+    def path(self, step: str) -> str:
+        """Where the artifact of a step is: a folder, or a URL. Raises `UsageError` where there is no such step."""
+        return self._store.address(self._ref(step).folder)
+
+    def artifact(self, step: str) -> "StoredInput":
+        """The artifact of a step, to read its objects by name. Raises `UsageError` where there is no such step."""
+        from pipeline.artifact import StoredInput
+
+        return StoredInput(self._ref(step), self._store)
+
+    def rows(self) -> "pa.Table":
+        """Row, key, name, split, status and labels of every image, as in `TapTable.rows`."""
+        return self[self.taps()[0]].rows
+
+    def results(self) -> "pa.Table":
+        """The rows of `results.parquet` of all questions."""
+        return self._together("results.parquet")
+
+    def samples(self) -> "pa.Table":
+        """The rows of `samples.parquet` of all steps that paint; the column `step` says which."""
+        return self._together("samples.parquet")
+
+    def _together(self, name: str) -> "pa.Table":
+        """The tables of that name of all steps, each with its step as the first column."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        tables = []
+        for step in self._refs:
+            artifact = self.artifact(step)
+            if name in artifact.names():
+                table = pq.read_table(io.BytesIO(artifact.read(name)))
+                tables.append(table.add_column(0, "step", pa.array([step] * len(table), pa.string())))
+        return (
+            pa.concat_tables(tables, promote_options="default")
+            if tables
+            else pa.table({"step": pa.array([], "string")})
+        )
+
+    def _ref(self, step: str) -> "Ref":
+        if step not in self._refs:
+            raise UsageError(f"one of the steps {', '.join(self._refs)}", repr(step), "Name one of these.")
+        return self._refs[step]
+
+    @cached_property
+    def _refs(self) -> "Mapping[str, Ref]":
+        """Where the artifact of each step is, by the newest pointer."""
+        from pipeline.studies import latest
+
+        pointer = latest(self._store, self.name)
+        assert pointer is not None, f"{self.name} has a folder, which comes with its first pointer"
+        return pointer.steps

@@ -1,0 +1,350 @@
+"""Questions to one tap of a stored table: its rows with their labels, neighbours, means, joins, batches.
+
+A row that has no image has no vector: it stands in `rows` with its status, and searches, means and batches pass it by.
+Needs numpy and pyarrow; DuckDB where there is a condition, Zarr and xarray for `to_xarray`, torch for `torch`.
+"""
+
+import copy
+import io
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.attributes import PREFIX
+from stages.embeddings.chunks import Chunks, Rows, documents
+from stages.embeddings.format import FORMAT, OK, ROWS, STORE, Vectors
+from stages.embeddings.neighbours import Metric, nearest
+from stages.encoders.spec import require
+from stages.errors import FormatError, InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+    import xarray as xr
+
+    from stages.contract import Input
+
+BATCH_ROWS = 8192
+SHOWN = ("row", "key", "name", "split", "status")
+"""Columns of `rows` before the labels."""
+INDEX, ATTRIBUTES = "index.parquet", "attributes.json"
+
+
+class TapTable:
+    """The vectors of one tap in all views, and the rows that they belong to.
+
+    `name` is `encoder:tap`, `count` rows of `width` features are stored as `dtype` (float16 or float32) in `views`.
+    """
+
+    def __init__(self, name: str, table: "Input", images: "Input", generation: int = 0) -> None:
+        """`table` is the artifact of the embeddings, `images` that of the shards they were made of.
+
+        InputError where the encoder has no such tap; FormatError where the two do not belong together.
+        """
+        self.name = name
+        self._tap = name.partition(":")[2]
+        self._table, self._images, self._generation = table, images, generation
+        root = documents(table)
+        self.attributes: dict[str, Any] = root["attributes"]
+        """What the table says of itself: encoder, fingerprint, views, keys of what it was made from."""
+        if self.attributes["format"] != FORMAT:
+            raise FormatError(
+                f"{STORE} of format {FORMAT}",
+                f"format {self.attributes['format']!r}",
+                "Read it with the version of Repscope that wrote it, or embed again.",
+            )
+        if self.attributes["images_key"] != images.key:
+            raise FormatError(
+                f"embeddings of the images with key {images.key[:16]}",
+                f"embeddings of those with key {self.attributes['images_key'][:16]}",
+                "Run the study again: its images have changed since.",
+            )
+        require(f"tap of {name.partition(':')[0]}", self._tap, self.attributes["fingerprint"]["taps"])
+        self.views: tuple[str, ...] = tuple(self.attributes["views"])
+        members = root["consolidated_metadata"]["metadata"]
+        self._chunks = {
+            view: Chunks(table, f"{self._tap}/{view}", members[f"{self._tap}/{view}"]) for view in self.views
+        }
+        first = self._chunks[self.views[0]]
+        self.count: int = first.count
+        self.width: int = first.width
+        self.dtype: str = first.dtype.name
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __repr__(self) -> str:
+        splits = self._own.column("split").to_pylist()
+        lost = self.count - int(self._embedded.sum())
+        return (
+            f"<{self.name}  {self.count} x {self.width} {self.dtype}, "
+            f"view{'s' * (len(self.views) > 1)} {' and '.join(self.views)}, {splits.count('train')} train, "
+            f"{splits.count('heldout')} held out{f', {lost} without an image' if lost else ''}, L2, "
+            f"generation {self._generation}>"
+        )
+
+    @cached_property
+    def rows(self) -> "pa.Table":
+        """One record per row, in order: row, key, name, split, status, and the labels as people write them.
+
+        A class is its name, a number a float; what is undefined is null. A label called like one of the other columns
+        keeps `attribute.` before its name. FormatError where vectors and images are not in the same order.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        index = pq.read_table(io.BytesIO(self._images.read(INDEX)))
+        for column in ("row", "key"):
+            if not self._own.column(column).equals(index.column(column)):
+                raise FormatError(
+                    f"the same {column} in each row of {ROWS} and of {INDEX}",
+                    f"{self._own.num_rows} and {index.num_rows} rows that differ",
+                    "Embed again: run with --force for that embeddings step.",
+                )
+        columns = {name: index.column(name) for name in SHOWN}
+        for attribute in json.loads(self._images.read(ATTRIBUTES)):
+            values = index.column(PREFIX + attribute["name"])
+            values = pc.if_else(pc.is_nan(values), None, values)
+            if attribute["kind"] == "class":
+                values = pa.array(attribute["classes"], pa.string()).take(values.cast(pa.int64()).combine_chunks())
+            columns[PREFIX * (attribute["name"] in SHOWN) + attribute["name"]] = values
+        return pa.table(columns)
+
+    def where(self, condition: str | None = None) -> Rows:
+        """Rows int64 [N], rising, that have a vector and meet a condition of SQL over the columns of `rows`.
+
+        InputError where the condition cannot be read; it names the columns.
+        """
+        if condition is None:
+            return np.flatnonzero(self._embedded)
+        import duckdb
+
+        with duckdb.connect() as connection:
+            connection.register("labelled", self.rows)
+            try:
+                # The line ends before the bracket closes, so that a comment may stand last.
+                found = connection.execute(f"select row from labelled where ({condition}\n) order by row").fetchnumpy()
+            except duckdb.Error as error:
+                raise InputError(
+                    f"a condition over the columns {', '.join(self.rows.column_names)}",
+                    f"{condition!r} ({str(error).splitlines()[0]})",
+                    "Write it as after WHERE in SQL: \"split = 'heldout' and hue < 0.5\".",
+                ) from error
+        rows = np.asarray(found["row"], dtype=np.int64)
+        return rows[self._embedded[rows]]
+
+    def numpy(self, rows: Sequence[int] | NDArray[np.integer[Any]] | None = None, view: str = "plain") -> Vectors:
+        """Vectors of all rows or of `rows`, in their order, float32 [N, D]; NaN where a row has no image.
+
+        InputError for rows or a view that do not exist, FormatError where the stored bytes are damaged.
+        """
+        require("view", view, self.views)
+        wanted = np.arange(self.count) if rows is None else np.asarray(rows, dtype=np.int64).reshape(-1)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.count:
+            raise InputError(
+                f"rows from 0 to {self.count - 1}",
+                f"rows from {wanted.min()} to {wanted.max()}",
+                "Take them from the column `row` of `rows`.",
+            )
+        vectors = self._chunks[view].read(wanted).astype(np.float32, copy=False)
+        missing = np.flatnonzero(np.isnan(vectors).any(axis=1))
+        if len(missing) and (lost := int(self._embedded[wanted[missing]].sum())):
+            raise FormatError(
+                f"a vector in each row of {self.name} that has an image",
+                f"none in {lost} of them",
+                "Its bytes have changed since: run again with --force for that embeddings step.",
+            )
+        return vectors
+
+    def torch(
+        self, rows: Sequence[int] | NDArray[np.integer[Any]] | None = None, view: str = "plain"
+    ) -> "torch.Tensor":
+        """The same as `numpy`, as a tensor on the CPU."""
+        import torch
+
+        return torch.from_numpy(self.numpy(rows, view))
+
+    def batches(
+        self, size: int = BATCH_ROWS, where: str | None = None, view: str = "plain"
+    ) -> Iterator[tuple[Rows, Vectors]]:
+        """Rows int64 [B] and their vectors float32 [B, D], `size` at a time and in order; the next is prefetched."""
+        if size < 1:
+            raise InputError("batches of 1 row or more", str(size), "Raise `size`.")
+        return self._batches(self.where(where), size, view)
+
+    def _batches(self, rows: Rows, size: int, view: str) -> Iterator[tuple[Rows, Vectors]]:
+        pieces = [rows[first : first + size] for first in range(0, len(rows), size)]
+        with ThreadPoolExecutor(1, "batches") as reader:
+            coming = reader.submit(self.numpy, pieces[0], view) if pieces else None
+            for number, piece in enumerate(pieces):
+                assert coming is not None
+                vectors = coming.result()
+                coming = reader.submit(self.numpy, pieces[number + 1], view) if number + 1 < len(pieces) else None
+                yield piece, vectors
+
+    def mean(self, where: str | None = None, view: str = "plain") -> Vectors:
+        """The mean vector, float32 [D]. InputError where no row meets the condition."""
+        rows = self.where(where)
+        self._enough(rows, 1, where)
+        total = np.zeros(self.width, dtype=np.float64)
+        for _, vectors in self._batches(rows, BATCH_ROWS, view):
+            total += vectors.sum(axis=0, dtype=np.float64)
+        return (total / len(rows)).astype(np.float32)
+
+    def nearest(
+        self,
+        query: str | Sequence[str] | NDArray[Any],
+        k: int = 10,
+        where: str | None = None,
+        metric: Metric = "l2",
+        view: str = "plain",
+    ) -> "pa.Table":
+        """The `k` nearest rows to each query: query, rank (from 0), distance, and the columns of `rows`. Exact.
+
+        `query` is a key or several, whose own rows are left out, or vectors [D] or [Q, D]. The distance is Euclidean
+        or, by `cosine`, 1 - cosine. The table is read block by block, so memory does not grow with it. InputError where
+        fewer than `k` rows meet the condition: it says how many there are.
+        """
+        import pyarrow as pa
+
+        require("metric", metric, ("l2", "cosine"))
+        if k < 1:
+            raise InputError("k of 1 or more", str(k), "Raise it.")
+        queries, own = self._queries(query, view)
+        rows = self.where(where)
+        self._enough(rows, k, where, int(np.isin(own, rows).any()))
+        found = nearest(queries, self._batches(rows, BATCH_ROWS, view), k, metric, own)
+        count = len(queries)
+        columns: dict[str, Any] = {
+            "query": np.repeat(np.arange(count), k),
+            "rank": np.tile(np.arange(k), count),
+            "distance": found.distances.reshape(-1),
+        }
+        taken = self.rows.take(pa.array(found.rows.reshape(-1)))
+        return pa.table(columns | {name: taken.column(name) for name in taken.column_names})
+
+    def join(
+        self, other: "str | Path | pa.Table", on: str = "name", missing: Literal["error", "null"] = "error"
+    ) -> "TapTable":
+        """The same table with the columns of `other` as further labels, in `rows` and in conditions.
+
+        `other` is a CSV or Parquet file by path or URL, or an Arrow table; `on` is the column that both have. Rows of
+        it that belong to no row here are left aside. InputError where it has one twice, shares other column names, or
+        lacks one of ours (`missing="null"` leaves those undefined).
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        require("missing", missing, ("error", "null"))
+        given = other if isinstance(other, pa.Table) else _read(str(other))
+        what = "the table" if isinstance(other, pa.Table) else str(other)
+        for columns, whose in ((given.column_names, what), (self.rows.column_names, "rows")):
+            if on not in columns:
+                raise InputError(f"a column {on} in {whose}", f"the columns {', '.join(columns)}", "Correct `on`.")
+        if shared := sorted(set(given.column_names) & set(self.rows.column_names) - {on}):
+            raise InputError(f"columns in {what} that `rows` does not have", ", ".join(shared), "Rename them there.")
+        keys = self.rows.column(on)
+        try:
+            theirs = given.column(on).cast(keys.type).combine_chunks()
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{keys.type} in the column {on} of {what}", str(error), "Correct that column.") from error
+        if twice := [e["values"] for e in theirs.value_counts().to_pylist() if e["counts"] > 1]:
+            raise InputError(f"one row for each {on} in {what}", f"{twice[0]} twice", "Take one of both away.")
+        places = pc.index_in(keys, value_set=theirs)
+        if lost := places.null_count:
+            first = keys.filter(pc.is_null(places))[0].as_py()
+            if missing == "error" or lost == len(keys):
+                raise InputError(
+                    f"a row in {what} for each of {len(keys)} rows, by {on}",
+                    f"none for {lost}, the first of them {first!r}",
+                    "Add them, correct `on`" + ("." if lost == len(keys) else ', or say missing="null".'),
+                )
+        labelled = self.rows
+        for name in given.column_names:
+            if name != on:
+                labelled = labelled.append_column(name, given.column(name).take(places))
+        joined = copy.copy(self)
+        joined.__dict__["rows"] = labelled
+        return joined
+
+    def to_xarray(self) -> "xr.Dataset":
+        """Views as variables (row, feature), read when they are used, with the columns of `rows` as coordinates."""
+        try:
+            import xarray as xr
+        except ImportError as error:
+            raise InputError("the package xarray", str(error), "pip install xarray") from error
+        found: xr.Dataset = xr.open_zarr(self._table.zarr(STORE), group=self._tap, consolidated=False)
+        columns = {name: ("row", self.rows.column(name).to_numpy()) for name in self.rows.column_names}
+        labelled: xr.Dataset = found.assign_coords(columns)
+        return labelled
+
+    @cached_property
+    def _own(self) -> "pa.Table":
+        """`rows.parquet`: row, key, split, status."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(io.BytesIO(self._table.read(ROWS)))
+
+    @cached_property
+    def _embedded(self) -> NDArray[np.bool_]:
+        """bool [rows]: the image could be read, so there must be a vector."""
+        import pyarrow.compute as pc
+
+        return np.asarray(pc.equal(self._own.column("status"), OK))
+
+    def _queries(self, query: str | Sequence[str] | NDArray[Any], view: str) -> tuple[Vectors, Rows]:
+        """Vectors float32 [Q, D], and for each the row that it is, or -1."""
+        if isinstance(query, np.ndarray):
+            vectors = np.atleast_2d(query).astype(np.float32)
+            if vectors.ndim != 2 or vectors.shape[1] != self.width or not np.isfinite(vectors).all():
+                raise InputError(
+                    f"finite vectors [Q, {self.width}]", f"an array {list(query.shape)}", "Take those of this tap."
+                )
+            return vectors, np.full(len(vectors), -1)
+        keys = [query] if isinstance(query, str) else list(query)
+        known = {key: row for row, key in enumerate(self._own.column("key").to_pylist())}
+        rows = np.array([known.get(key, -1) for key in keys], dtype=np.int64)
+        for key, row in zip(keys, rows, strict=True):
+            if row < 0 or not self._embedded[row]:
+                raise InputError(
+                    f"keys of rows that have an image, such as {next(iter(known), '')}",
+                    repr(key),
+                    "Take them from the column `key` of `rows`.",
+                )
+        return self.numpy(rows, view), rows
+
+    def _enough(self, rows: Rows, k: int, where: str | None, own: int = 0) -> None:
+        if len(rows) - own < k:
+            others = " besides the query itself" if own else ""
+            raise InputError(
+                f"{k} rows or more{f' where {where}' if where else ''}{others}",
+                f"{len(rows) - own}",
+                "Ask for no more than there are, or widen the condition.",
+            )
+
+
+def _read(url: str) -> "pa.Table":
+    import pyarrow as pa
+    import pyarrow.csv as csv
+    import pyarrow.parquet as pq
+
+    from stages.external.ranges import open_url
+
+    files, path = open_url(url)
+    try:
+        data = pa.BufferReader(files.cat_file(path))
+    except FileNotFoundError as error:
+        raise InputError(f"a CSV or Parquet file at {url}", "nothing", "Correct the path.") from error
+    try:
+        return pq.read_table(data) if path.lower().endswith(".parquet") else csv.read_csv(data)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"a CSV or Parquet file at {url}", " ".join(str(error).split())[:200], "Write it anew."
+        ) from error

@@ -1,0 +1,106 @@
+"""Reading a table back: opening a store, 100 random rows, a scan, and nearest neighbours against numpy and Zarr.
+
+    python -m tests.benchmarks.query
+
+Prints; asserts nothing. The table has 200 000 rows of 512 features in float16, in a local folder; files are in the
+memory of the system, as they have just been written. Medians of several rounds.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.attributes import dump
+from stages.embeddings.format import FORMAT, ROWS, Table, encode_shard, metadata, shard_name
+from stages.embeddings.query import TapTable
+from stages.listing.format import write_table
+from tests.artifacts import FolderArtifact
+
+COUNT, WIDTH, PART_ROWS, QUERIES, K = 200_000, 512, 1024, 100, 10
+
+
+def write(folder: Path) -> tuple[FolderArtifact, FolderArtifact]:
+    """A table of normal vectors and the index of its images."""
+    generator = np.random.Generator(np.random.Philox(0))
+    table, images = FolderArtifact(folder / "table"), FolderArtifact(folder / "images")
+    for part in range(-(-COUNT // PART_ROWS)):
+        vectors = generator.standard_normal((min(PART_ROWS, COUNT - part * PART_ROWS), WIDTH), dtype=np.float32)
+        table.put(shard_name("backbone", "plain", part), encode_shard(vectors.astype(np.float16), PART_ROWS))
+    keys = [f"{row:09d}" for row in range(COUNT)]
+    split = ["heldout" if row % 10 == 0 else "train" for row in range(COUNT)]
+    own: dict[str, Any] = {"row": np.arange(COUNT), "key": keys, "split": split, "status": ["ok"] * COUNT}
+    table.put(ROWS, write_table(own))
+    images.put("index.parquet", write_table(own | {"name": keys}))
+    images.put("attributes.json", dump([]))
+    known = {"format": FORMAT, "encoder": {}, "fingerprint": {"taps": {"backbone": WIDTH}}, "views": ["plain"]}
+    keyed = {"images_key": images.key, "encoder_key": None}
+    for name, data in metadata({"backbone": WIDTH}, ("plain",), COUNT, PART_ROWS, "float16", known | keyed).items():
+        table.put(name, data)
+    return table, images
+
+
+def timed(name: str, work: Callable[[], object], rounds: int = 5) -> None:
+    """Prints the median wall and CPU time (that of children too), after one round that is not counted."""
+    work()
+    walls, cpus = [], []
+    for _ in range(rounds):
+        wall, cpu = time.perf_counter(), cpu_seconds()
+        work()
+        walls.append(time.perf_counter() - wall)
+        cpus.append(cpu_seconds() - cpu)
+    print(f"  {name:<56} {1e3 * statistics.median(walls):9.1f} ms wall {1e3 * statistics.median(cpus):9.1f} ms CPU")
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of the children that have ended."""
+    return sum(os.times()[:4])
+
+
+def brute(vectors: NDArray[np.float16], queries: NDArray[np.float32]) -> NDArray[np.intp]:
+    """The nearest by numpy, all in memory: squared distances in float32, then a partition."""
+    x = vectors.astype(np.float32)
+    distances = np.square(x).sum(axis=1)[None] - 2 * queries @ x.T
+    return np.argpartition(distances, K, axis=1)[:, :K]
+
+
+def opening(store: str, study: str) -> None:
+    """Prints the time from the start of a process until a study is open, beside that of a bare process."""
+    for name, code in (("python -c pass", "pass"), ("import repscope, open a store and a study", OPEN)):
+        timed(name, partial(subprocess.run, [sys.executable, "-c", code, store, study], check=True))
+
+
+OPEN = "import sys, repscope; repscope.open(sys.argv[1]).study(sys.argv[2])"
+
+
+def main(words: list[str]) -> None:
+    """All of it; with STORE and STUDY also how long opening them takes."""
+    print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; {COUNT:,} x {WIDTH} float16")
+    if words:
+        opening(*words)
+    with tempfile.TemporaryDirectory() as folder:
+        stored, images = write(Path(folder))
+        table, by_zarr = TapTable("mine:backbone", stored, images), Table(stored)
+        generator = np.random.Generator(np.random.Philox(1))
+        timed("100 random rows", lambda: table.numpy(generator.integers(0, COUNT, 100)))
+        timed("100 random rows by Zarr", lambda: by_zarr.read("backbone", rows=generator.integers(0, COUNT, 100)))
+        timed("all rows, in batches", lambda: [len(rows) for rows, _ in table.batches()], rounds=3)
+        timed("all rows by Zarr", lambda: by_zarr.read("backbone"), rounds=3)
+        vectors = table.numpy().astype(np.float16)
+        queries = generator.standard_normal((QUERIES, WIDTH), dtype=np.float32)
+        timed(f"{K} neighbours of {QUERIES}, from the folder", lambda: table.nearest(queries, K), rounds=3)
+        timed("the same by numpy, from memory", lambda: brute(vectors, queries), rounds=3)
+        timed("the same among a tenth", lambda: table.nearest(queries, K, where="split = 'heldout'"), rounds=3)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,251 @@
+"""Questions to a table of embeddings, against numpy over the same vectors."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from stages.attributes import Attribute, dump
+from stages.embeddings.format import FORMAT, ROWS, Table, encode_shard, metadata, shard_name
+from stages.embeddings.neighbours import nearest
+from stages.embeddings.query import TapTable
+from stages.errors import FormatError, InputError
+from stages.listing.format import write_table
+from tests.artifacts import MemoryArtifact
+
+COUNT, WIDTH, PART_ROWS = 300, 6, 128
+BAD = 131
+"""The row without an image."""
+SHAPES = ("disc", "ring", "square")
+
+
+def written(dtype: str = "float32", seed: int = 0) -> tuple[MemoryArtifact, MemoryArtifact, NDArray[Any]]:
+    """A table with taps `backbone` and `projector`, its images, and the vectors of `projector`, plain."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    keys = [f"{row:09d}" for row in range(COUNT)]
+    split = ["heldout" if row % 5 == 0 else "train" for row in range(COUNT)]
+    status = ["bad" if row == BAD else "ok" for row in range(COUNT)]
+    own: dict[str, Any] = {"row": np.arange(COUNT), "key": keys, "split": split, "status": status}
+    labels: dict[str, Any] = {
+        "attribute.shape": np.arange(COUNT) % 3.0,
+        "attribute.hue": np.where(np.arange(COUNT) % 7 == 0, np.nan, np.arange(COUNT) / COUNT),
+        "attribute.name": np.arange(COUNT) / 2,
+    }
+    index = own | {"name": [f"image {row}.png" for row in range(COUNT)]} | labels
+    attributes = [
+        Attribute(name="shape", kind="class", classes=SHAPES),
+        Attribute(name="hue", kind="circle"),
+        Attribute(name="name", kind="scalar"),
+    ]
+    images = MemoryArtifact({"index.parquet": write_table(index), "attributes.json": dump(attributes)}, key="1" * 64)
+    table = MemoryArtifact({ROWS: write_table(own)}, key="2" * 64)
+    taps, views = {"backbone": 4, "projector": WIDTH}, ("plain", "flip")
+    plain = np.empty(0)
+    for tap, width in taps.items():
+        for view in views:
+            vectors = (3 + generator.standard_normal((COUNT, width))).astype(dtype)
+            vectors[BAD] = np.nan
+            for part in range(-(-COUNT // PART_ROWS)):
+                block = vectors[part * PART_ROWS : (part + 1) * PART_ROWS]
+                table.put(shard_name(tap, view, part), encode_shard(block, PART_ROWS))
+            plain = vectors if (tap, view) == ("projector", "plain") else plain
+    known = {
+        "format": FORMAT,
+        "encoder": {},
+        "fingerprint": {"taps": taps},
+        "views": list(views),
+        "images_key": images.key,
+        "encoder_key": None,
+    }
+    for name, data in metadata(taps, views, COUNT, PART_ROWS, dtype, known).items():
+        table.put(name, data)
+    return table, images, plain
+
+
+@pytest.fixture(scope="module")
+def stored() -> tuple[MemoryArtifact, MemoryArtifact, NDArray[Any]]:
+    return written()
+
+
+@pytest.fixture
+def table(stored: tuple[MemoryArtifact, MemoryArtifact, NDArray[Any]]) -> TapTable:
+    return TapTable("mine:projector", stored[0], stored[1], generation=2)
+
+
+@pytest.fixture
+def vectors(stored: tuple[MemoryArtifact, MemoryArtifact, NDArray[Any]]) -> NDArray[Any]:
+    return stored[2]
+
+
+def test_it_says_what_it_is(table: TapTable) -> None:
+    assert repr(table) == (
+        "<mine:projector  300 x 6 float32, views plain and flip, 240 train, 60 held out, 1 without an image, L2, "
+        "generation 2>"
+    )
+    assert len(table) == COUNT
+
+
+def test_labels_are_as_people_write_them_and_what_is_undefined_is_null(table: TapTable) -> None:
+    rows = table.rows
+    assert rows.column_names == ["row", "key", "name", "split", "status", "shape", "hue", "attribute.name"]
+    assert rows.column("shape").to_pylist()[:4] == ["disc", "ring", "square", "disc"]
+    assert rows.column("hue").to_pylist()[:2] == [None, 1 / COUNT]
+    assert rows.column("name")[2].as_py() == "image 2.png"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_rows_are_read_as_zarr_reads_them_in_any_order_and_more_than_once(dtype: str) -> None:
+    stored, images, plain = written(dtype)
+    found = TapTable("mine:projector", stored, images)
+    wanted = np.array([299, 0, 127, 128, 131, 0, 64, 200])
+    np.testing.assert_array_equal(found.numpy(wanted), plain[wanted].astype(np.float32))
+    np.testing.assert_array_equal(found.numpy(view="flip"), Table(stored).read("projector", "flip"))
+    assert found.numpy([]).shape == (0, WIDTH)
+    assert found.torch([5]).tolist() == plain[[5]].astype(np.float32).tolist()
+
+
+def test_few_rows_take_few_bytes(table: TapTable, stored: tuple[MemoryArtifact, ...]) -> None:
+    stored[0].reads.clear()
+    table.numpy([3, 5, 290])
+    assert sorted(stored[0].reads).count(shard_name("projector", "plain", 0)) == 2, "its index, then one chunk"
+    assert shard_name("projector", "plain", 1) not in stored[0].reads
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("where", [None, "split = 'heldout' and shape <> 'ring'"])
+def test_neighbours_are_those_of_float64(
+    table: TapTable, vectors: NDArray[Any], metric: Any, where: str | None
+) -> None:
+    queries = np.random.Generator(np.random.Philox(1)).standard_normal((7, WIDTH)).astype(np.float32) + 3
+    rows = table.where(where)
+    assert BAD not in rows
+    x, q = vectors[rows].astype(np.float64), queries.astype(np.float64)
+    if metric == "l2":
+        distances = np.sqrt(np.square(q[:, None] - x[None]).sum(axis=2))
+    else:
+        distances = 1 - (q @ x.T) / np.linalg.norm(q, axis=1)[:, None] / np.linalg.norm(x, axis=1)[None]
+    order = np.argsort(distances, axis=1, kind="stable")[:, :5]
+    found = table.nearest(queries, k=5, where=where, metric=metric)
+    np.testing.assert_array_equal(found.column("row").to_numpy().reshape(7, 5), rows[order])
+    wanted = np.take_along_axis(distances, order, axis=1)
+    np.testing.assert_allclose(found.column("distance").to_numpy().reshape(7, 5), wanted, rtol=1e-12, atol=1e-12)
+    assert found.column("query").to_pylist() == [query for query in range(7) for _ in range(5)]
+    assert found.column("rank").to_pylist() == [*range(5)] * 7
+
+
+def test_neighbours_are_right_where_float32_cannot_tell_them_apart_and_over_many_blocks() -> None:
+    generator = np.random.Generator(np.random.Philox(3))
+    x = (1000 + 0.01 * generator.standard_normal((500, 8))).astype(np.float32)
+    blocks = [(np.arange(first, first + 50), x[first : first + 50]) for first in range(0, 500, 50)]
+    found = nearest(x[:20], blocks, 4, "l2", np.full(20, -1))
+    distances = np.sqrt(np.square(x[:20, None].astype(np.float64) - x[None]).sum(axis=2))
+    np.testing.assert_array_equal(found.rows, np.argsort(distances, axis=1, kind="stable")[:, :4])
+
+
+def test_the_neighbours_of_a_key_leave_its_own_row_out(table: TapTable) -> None:
+    found = table.nearest("000000007", k=3)
+    assert 7 not in found.column("row").to_pylist()
+    both = table.nearest(["000000007", "000000008"], k=3)
+    assert both.slice(0, 3).column("row").equals(found.column("row"))
+    with pytest.raises(InputError, match="'000000131'"):
+        table.nearest("000000131")
+
+
+def test_a_search_that_finds_fewer_than_k_says_how_many_there_are(table: TapTable) -> None:
+    there = len(table.where("shape = 'disc' and hue > 0.9"))
+    query = table.numpy([1])
+    assert len(table.nearest(query, k=there, where="shape = 'disc' and hue > 0.9")) == there
+    with pytest.raises(InputError, match=rf"expected {there + 1} rows or more where .*; found {there}\."):
+        table.nearest(query, k=there + 1, where="shape = 'disc' and hue > 0.9")
+
+
+def test_a_condition_that_cannot_be_read_names_the_columns(table: TapTable) -> None:
+    with pytest.raises(InputError, match="row, key, name, split, status, shape, hue"):
+        table.where("shpae = 'disc'")
+
+
+def test_means_and_batches_pass_rows_without_an_image_by(table: TapTable, vectors: NDArray[Any]) -> None:
+    kept = np.delete(vectors, BAD, axis=0).astype(np.float64)
+    np.testing.assert_allclose(table.mean(), kept.mean(axis=0), rtol=1e-6)
+    pieces = list(table.batches(64))
+    assert [len(rows) for rows, _ in pieces] == [64, 64, 64, 64, 43]
+    np.testing.assert_array_equal(np.concatenate([found for _, found in pieces]), kept.astype(np.float32))
+    with pytest.raises(InputError, match="found 0"):
+        table.mean("shape = 'star'")
+
+
+def test_a_file_is_joined_by_name_in_the_order_of_the_rows_and_can_be_asked_about(
+    table: TapTable, tmp_path: Path
+) -> None:
+    order = np.random.Generator(np.random.Philox(2)).permutation(COUNT)
+    given = pa.table({"name": [f"image {row}.png" for row in order], "breed": [f"b{row}" for row in order]})
+    csv.write_csv(given, tmp_path / "file.csv")
+    joined = table.join(tmp_path / "file.csv")
+    assert joined.rows.column("breed").to_pylist() == [f"b{row}" for row in range(COUNT)]
+    assert joined.where("breed = 'b7'").tolist() == [7]
+    assert "breed" not in table.rows.column_names
+    with pytest.raises(InputError, match=r"a row in the table for each of 300 rows, by name; found none for 1,"):
+        table.join(given.filter(pa.array(order != 9)))
+    loose = table.join(given.filter(pa.array(order != 9)), missing="null").rows.column("breed")
+    assert [row for row in range(COUNT) if loose[row].as_py() is None] == [9]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"file": ["a"]}, "a column name in the table"),
+        ({"name": ["image 0.png", "image 0.png"]}, "image 0.png twice"),
+        ({"name": ["image 0.png"], "split": ["x"]}, "found split"),
+        ({"name": ["other"], "breed": ["x"]}, "none for 300"),
+    ],
+)
+def test_a_join_that_would_mix_rows_up_is_refused(table: TapTable, given: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        table.join(pa.table(given), missing="null")
+
+
+def test_xarray_has_the_views_and_the_labels(table: TapTable, vectors: NDArray[Any]) -> None:
+    found = table.to_xarray()
+    assert set(found.data_vars) == {"plain", "flip"}
+    np.testing.assert_array_equal(found["plain"].values, vectors)
+    assert found["shape"].values[:3].tolist() == ["disc", "ring", "square"]
+
+
+def test_a_changed_byte_and_a_lost_index_are_errors_and_never_vectors() -> None:
+    stored, images, _ = written()
+    name = shard_name("projector", "plain", 1)
+    data = bytearray(stored.objects[name])
+    for place in (10, len(data) - 10):
+        stored.objects[name] = bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(FormatError, match="do not fit their checksum"):
+            TapTable("mine:projector", stored, images).numpy([PART_ROWS])
+
+
+def test_images_of_another_key_or_in_another_order_are_refused() -> None:
+    stored, images, _ = written()
+    with pytest.raises(FormatError, match="1111111111111111"):
+        TapTable("mine:projector", stored, MemoryArtifact(images.objects, key="3" * 64))
+    index = pq.read_table(io.BytesIO(images.objects["index.parquet"])).to_pydict()
+    index["key"] = index["key"][::-1]
+    images.objects["index.parquet"] = write_table(index)
+    with pytest.raises(FormatError, match="the same key in each row"):
+        _ = TapTable("mine:projector", stored, images).rows
+
+
+def test_an_unknown_tap_view_row_and_metric_are_refused(table: TapTable, stored: tuple[MemoryArtifact, ...]) -> None:
+    with pytest.raises(InputError, match="Did you mean 'projector'"):
+        TapTable("mine:projektor", stored[0], stored[1])
+    with pytest.raises(InputError, match="plain, flip"):
+        table.numpy(view="mirror")
+    with pytest.raises(InputError, match="rows from 0 to 299"):
+        table.numpy([300])
+    with pytest.raises(InputError, match="l2, cosine"):
+        table.nearest("000000001", metric="dot")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"finite vectors \[Q, 6\]"):
+        table.nearest(np.zeros((2, 5)))
