@@ -96,8 +96,8 @@ class Probes(Stage):
     """Reads every attribute from every tap by a small network, one part per encoder.
 
     Inputs: `shards`, and `embeddings.<encoder>` for each encoder. Writes `probes.parquet`: encoder, tap, attribute,
-    score, low, high (the scale of `kept`, on held-out images), n, floor, floor_low, floor_high: the same with the held-out
-    embeddings shuffled, and point, probe, control (see `stages.readers.probe.Probe`).
+    score, low, high (the scale of `kept`, on held-out images), n, floor, floor_low, floor_high: the same with the
+    held-out embeddings shuffled, and point, probe, control (see `stages.readers.probe.Probe`).
     """
 
     name: ClassVar[str] = "probes"

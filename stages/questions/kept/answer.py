@@ -198,7 +198,8 @@ def _twins(samples: NDArray[np.uint8], distances: Floats, tap_space: Space) -> t
     """The twins of each source, int64 [N, 2], and whether both lie nearer to it than its nearest other image, [N]."""
     pairs = measures.twins(samples, distances)
     _, nearest = measures.nearest_other(tap_space.gallery, tap_space.positions)
-    return pairs, (np.take_along_axis(distances, pairs, axis=1) < nearest[:, None]).all(axis=1)
+    near: NDArray[np.bool_] = np.take_along_axis(distances, pairs, axis=1).max(axis=1) < nearest
+    return pairs, near
 
 
 def _nearness(asked: _Asked, tap_space: Space) -> Interval | None:
@@ -240,8 +241,8 @@ def _figures(stage: "Kept", found: Painting, sources: NDArray[np.uint8], spaces:
                     caption=(
                         "For each source the two samples that lie near it in embedding and differ most in pixels. "
                         f"Their embeddings are {own.mean():.2f} of the distance of two random images away from the "
-                        f"source's. The sources are the first of the {near.sum()} of {len(near)} whose two samples both "
-                        "lie nearer to it than its nearest other image."
+                        f"source's. The sources are the first of the {near.sum()} of {len(near)} whose two samples "
+                        "both lie nearer to it than its nearest other image."
                     ),
                     tiles=np.stack([sources[line], samples[line, pair[:, 0]], samples[line, pair[:, 1]]], axis=1),
                     rows=tuple(f"image {number}" for number in found.rows[line]),
