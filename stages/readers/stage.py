@@ -21,7 +21,7 @@ class Readers(Gang):
     """
 
     name: ClassVar[str] = "readers"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
     max_ranks: ClassVar[int | None] = 1
 
@@ -78,7 +78,7 @@ class Readers(Gang):
             found = network.read(net, targets, heldout.images, self.size)
             for a in targets.attributes:
                 value, n = quality(a, found[a.name], heldout.values[a.name])
-                scores[a.name] = Score(value=value, measure="accuracy" if a.kind == "class" else "R2", n=n)
+                scores[a.name] = Score(value=value, measure="balanced accuracy" if a.kind == "class" else "R2", n=n)
         card = ReaderCard(
             size=self.size,
             widths=self.widths,
