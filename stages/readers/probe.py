@@ -22,6 +22,7 @@ from stages.attributes import Attribute
 from stages.contract import Input
 from stages.embeddings.format import Table, open_table
 from stages.errors import FormatError
+from stages.parquet import table_bytes
 from stages.readers import score
 from stages.readers.data import Labelled
 from stages.readers.score import Floats, Numbers
@@ -236,14 +237,11 @@ class Probe(BaseModel):
 def dump(rows: Sequence[Probe]) -> bytes:
     """Rows as Parquet."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     kinds = dict.fromkeys(("encoder", "tap", "attribute", "probe"), pa.string())
     kinds |= {"n": pa.int64(), "control": pa.bool_()}
     types = {name: kinds.get(name, pa.float64()) for name in FIELDS}
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([row.model_dump() for row in rows], schema=pa.schema(types)), sink)
-    return sink.getvalue()
+    return table_bytes(pa.Table.from_pylist([row.model_dump() for row in rows], schema=pa.schema(types)))
 
 
 def load(data: bytes) -> list[Probe]:
