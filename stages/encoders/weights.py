@@ -31,16 +31,21 @@ LFS = b"version https://git-lfs"
 """How a pointer of Git LFS begins: a checkout without `git lfs pull` has it instead of the file."""
 HDF5 = b"\x89HDF\r\n\x1a\n"
 """How an HDF5 file begins."""
+GZIP = b"\x1f\x8b"
+"""How a gzip archive begins."""
 HEAD_BYTES = 512
 """Of a file, to judge its kind."""
 EXPORTED = ("archive_format", "serialized_exported_program.json")
 """Entries of the files of torch.export."""
-REFUSED = re.compile(r"(?:GLOBAL|global:?|class|type) ([A-Za-z_][\w]*(?:\.\w+)+)")
+REFUSED = re.compile(r"(?:GLOBAL |got <class ')([A-Za-z_]\w*(?:\.\w+)+)")
 """Where torch names the object that it refuses."""
+NO_PICKLE = "Unsupported operand"
+"""What torch reports of bytes that are none of its own."""
 STATE = "Save `state_dict()` with safetensors.torch.save_file"
 NAMED = 6
 """Names that a message lists before it only counts."""
 
+INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 # Plain data that checkpoints of well-known trainers carry beside their tensors.
 PLAIN: list[Any] = [argparse.Namespace, np.dtype, np.ndarray]
 PLAIN += [
@@ -48,7 +53,7 @@ PLAIN += [
     for name in ("scalar", "_reconstruct")
     for core in ("core", "_core")
 ]
-PLAIN += [type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")]
+PLAIN += [type(np.dtype(name)) for name in ("bool", "str", "float16", "float32", "float64", *INTEGERS)]
 
 
 def read(path: Path) -> Any:
@@ -71,6 +76,8 @@ def read(path: Path) -> Any:
             return torch.load(path, map_location="cpu", mmap=is_zipfile(path), weights_only=True)
     except pickle.UnpicklingError as error:
         refused = pickled(error)
+        if NO_PICKLE in str(error):
+            raise _unreadable(path, "a file of another kind") from error
         what = f"an object of {refused}" if refused else _first_line(error)
         module = ", as in a whole module" if refused.startswith("torch.nn.") else ""
         raise _unreadable(path, f"more than tensors and plain data ({what}{module})") from error
@@ -94,6 +101,8 @@ def require_weights(path: Path) -> None:
         remedy = "Name a file of weights; a folder with its index is read by `kind: hf`."
     elif head.startswith(HDF5):
         found, remedy = "an HDF5 file", "Convert it to safetensors with the library that wrote it."
+    elif head.startswith(GZIP):
+        found, remedy = "a gzip archive", "Unpack it, and name the file within."
     elif is_zipfile(path):
         with ZipFile(path) as archive:
             names = archive.namelist()

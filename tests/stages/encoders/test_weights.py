@@ -1,5 +1,6 @@
 """Files of weights: any URL, known by sha256, never code; what does not fit is named."""
 
+import gzip
 import io
 from argparse import Namespace
 from pathlib import Path
@@ -52,6 +53,9 @@ def test_plain_data_of_trainers_beside_the_tensors_is_read(tmp_path: Path) -> No
         "args": Namespace(arch="resnet50", lr=[0.1]),
         "best": np.float64(0.7),
         "losses": np.arange(3.0),
+        "classes": np.array(["cat", "dog"]),
+        "random": np.random.get_state(),
+        "half": np.float16(1),
         "model": {"module.x": torch.ones(2)},
     }
     torch.save(document, tmp_path / "w.pth")
@@ -79,6 +83,7 @@ def test_a_pointer_of_git_lfs_is_answered_with_what_fetches_the_file(name: str, 
         ("index", r"JSON, .*an index of several files\. Name a file of weights"),
         ("npz", r"a NumPy archive \(npz\)\. Save its arrays as tensors"),
         ("script", r"a TorchScript file, which is a program\. Save `state_dict\(\)`"),
+        ("gzip", r"a gzip archive\. Unpack it"),
         ("hdf5", r"an HDF5 file\. Convert it"),
     ],
 )
@@ -93,7 +98,9 @@ def test_a_file_of_another_kind_is_answered_with_its_kind_and_what_to_do(kind: s
         with path.open("wb") as file:
             np.savez(file, x=np.ones(3))
     else:
-        texts = {"page": b"\n<!DOCTYPE html><html>", "index": b'{"weight_map": {}}', "hdf5": b"\x89HDF\r\n\x1a\n"}
+        texts = {"page": b"\n<!DOCTYPE html><html>", "index": b'{"weight_map": {}}', "hdf5": b"\x89HDF\r\n\x1a\n"} | {
+            "gzip": gzip.compress(b"x")
+        }
         path.write_bytes(texts[kind])
     with pytest.raises(InputError, match=rf"w\.pth to hold weights; found {found}"):
         read(path)
