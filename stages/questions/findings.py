@@ -25,6 +25,8 @@ GAP = "gap at "
 ROBUST_MIN = 0.01
 """Finding iii: a difference between two movements must exceed this, in distances of two random images. With enough
 images an interval excludes 0 by any difference, however small."""
+EFFECT_MIN = 0.05
+"""The smallest difference of scores that counts, however narrow its interval is."""
 UNASKED = (
     ("robustness", "Finding iii, on small attacks, was not asked in this study"),
     ("manipulation", "Finding iv, on edits, was not asked in this study"),
@@ -68,9 +70,9 @@ def backbone_moves(backbone: Row, gap: Row) -> Finding:
     claim = "The backbone is not invariant to the augmentations that the encoder was trained with."
     why = f"r at the backbone is {_range(backbone)}, r(backbone) - r(projector) {_range(gap)}."
     outcome: Literal["shown", "not shown", "opposite"] = "not shown"
-    if backbone.low > INVARIANT_MAX and gap.low > 0.0:
+    if backbone.low > INVARIANT_MAX and gap.low > EFFECT_MIN:
         outcome = "shown"
-    elif backbone.high <= INVARIANT_MAX or gap.high < 0.0:
+    elif backbone.high <= INVARIANT_MAX or gap.high < -EFFECT_MIN:
         outcome = "opposite"
     return Finding("i", backbone.encoder, claim, outcome, why)
 
@@ -78,12 +80,12 @@ def backbone_moves(backbone: Row, gap: Row) -> Finding:
 def projector_rests(share: Row, kept: Sequence[Row]) -> Finding:
     """Finding ii from r(projector) / r(backbone) and kept(backbone) - kept(projector) of augmented attributes."""
     claim = "The projector is nearly invariant to them, and keeps less of what they change."
-    more = [r.subject for r in kept if r.low > 0.0]
-    less = [r.subject for r in kept if r.high < 0.0]
+    more = [r.subject for r in kept if r.low > EFFECT_MIN]
+    less = [r.subject for r in kept if r.high < -EFFECT_MIN]
     needed = min(ATTRIBUTES_MIN, max(1, len(kept)))
     why = (
         f"r(projector) / r(backbone) is {_range(share)}; of {len(kept)} augmented attributes the backbone keeps more "
-        f"of {joined(more) or 'none'} and less of {joined(less) or 'none'}."
+        f"of {joined(more) or 'none'} and less of {joined(less) or 'none'} (by {EFFECT_MIN:g} or more)."
     )
     outcome: Literal["shown", "not shown", "opposite"] = "not shown"
     if share.high < PROJECTOR_SHARE and len(more) >= needed and not less:

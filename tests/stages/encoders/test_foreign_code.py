@@ -192,7 +192,8 @@ GIVEN = object()
 OPTIONS: dict[str, dict[str, object]] = {
     "from_pretrained": {"trust_remote_code": False, "local_files_only": GIVEN},
     "from_config": {"trust_remote_code": False},
-    "create_model": {"pretrained": GIVEN},
+    "timm.create_model": {"pretrained": GIVEN},
+    "timm.models.create_model": {"pretrained": GIVEN},
     "get_model": {"weights": GIVEN},
     "torch.load": {"weights_only": True},
     "np.load": {"allow_pickle": False},
