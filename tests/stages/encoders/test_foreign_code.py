@@ -259,7 +259,7 @@ def unsafe(text: str) -> Iterator[str]:
 def test_every_call_that_could_run_foreign_code_or_reach_a_network_has_its_safety_option() -> None:
     files = [path for room in ("pipeline", "stages", "cluster") for path in sorted((ROOT / room).rglob("*.py"))]
     texts = {str(path.relative_to(ROOT)): path.read_text() for path in files}
-    assert sum(text.count(f"{name}(") for text in texts.values() for name in OPTIONS) >= 10
+    assert sum(text.count(f"{name}(") for text in texts.values() for name in OPTIONS) >= 8
     assert [f"{name}, {what}" for name, text in texts.items() for what in unsafe(text)] == []
 
 
