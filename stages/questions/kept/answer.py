@@ -119,6 +119,7 @@ def _tap_rows(
     if nearness is not None:
         rows.append(row(QUESTION, "nearness", place, "", nearness, "distance of the nearest other image"))
     said = []
+    power = _power(probes, place)
     for attribute in card.attributes:
         name = attribute.name
         readings = asked.readings[name][asked.found.numbers[place][0]]
@@ -150,7 +151,6 @@ def _tap_rows(
             others.append(row(QUESTION, "kept halfway", place, name, asked.interval(early, n), SCORE))
             others.append(row(QUESTION, "kept rise", place, name, rise, SCORE))
         probe = probes.get((place, name))
-        power = _power(probes, place)
         if probe is not None:
             top = _interval(probe.score, probe.low, probe.high, probe.n)
             others.append(row(QUESTION, "probe", place, name, top, SCORE))
