@@ -96,9 +96,9 @@ class Network(nn.Module):
         return taps
 
 
-def initialise(architecture: Architecture, seed: int) -> Network:
+def initialise(architecture: Architecture, seed: int, projector_norm: bool = True) -> Network:
     """A network whose weights are a function of `architecture` and `seed`, in channels-last layout on the CPU."""
-    network = Network(architecture)
+    network = Network(architecture, projector_norm)
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

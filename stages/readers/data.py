@@ -1,6 +1,7 @@
 """Images with the values of their attributes: the table's columns, and the functions of their pixels."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,10 @@ class Labelled:
     attributes: tuple[Attribute, ...]
     """The dataset's own attributes and those of the pixels."""
 
+    def and_more(self, attributes: Sequence[Attribute], values: Mapping[str, Floats]) -> "Labelled":
+        """The same images with further attributes, whose values [N] are given by name."""
+        return replace(self, values={**self.values, **values}, attributes=(*self.attributes, *attributes))
+
 
 def table_attributes(shards: Input) -> list[Attribute]:
     """The dataset's own attributes."""
@@ -48,6 +53,13 @@ def rows_of(shards: Input, split: Literal["train", "heldout"]) -> Numbers:
     if not len(rows):
         raise InputError(f"images of the split {split!r}", "none", "Change `holdout` of the listing or add images.")
     return rows
+
+
+def table_values(shards: Input, attribute: Attribute, rows: Numbers) -> Floats:
+    """Values of one of the dataset's own attributes at `rows`, float64 [N]."""
+    column = open_images(shards).table().column(attributes.PREFIX + attribute.name)
+    values: Floats = column.to_numpy().astype(np.float64)[rows]
+    return values
 
 
 def truth(shards: Input, rows: Numbers, images: NDArray[np.uint8]) -> dict[str, Floats]:
