@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.query_commands import COMMANDS
+from pipeline import query_commands, submit_commands
 
 if TYPE_CHECKING:
     from cluster.executor import Executor
@@ -454,7 +454,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-for command in COMMANDS:
+for command in (*query_commands.COMMANDS, *submit_commands.COMMANDS):
     main.add_command(command)
 
 
