@@ -5,6 +5,7 @@ name that is running is attached to that attempt.
 """
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,12 @@ from cluster.errors import ConnectError, JobError
 POLL_SECONDS = 0.5
 STOP_SECONDS = 60.0
 """How long `stop` waits. Ray sends SIGTERM, and SIGKILL three seconds later."""
+
+AGENT_SECONDS, NO_AGENT = 60.0, "No available agent"
+"""How long we wait for the process on the cluster's head that starts jobs, and what the server says without it."""
+
+UPLOADERS = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
+"""The loggers of Ray that report uploads."""
 
 LOG_TRIES = 5
 """How often the log is asked for again in a row without a new character, where the connection breaks off."""
@@ -48,6 +55,9 @@ class Jobs:
             with environment.restored():
                 from ray.job_submission import JobSubmissionClient
 
+                # It reports each upload on standard error. What is sent is said once, by us.
+                for name in UPLOADERS:
+                    logging.getLogger(name).setLevel(logging.WARNING)
                 self._client = JobSubmissionClient(address)
         # The client raises ConnectionError, RuntimeError or ValueError, and Ray's own errors below them.
         except Exception as error:
@@ -80,7 +90,7 @@ class Jobs:
             number = 1 + (int(attempts[-1].id.rpartition("-")[2]) if attempts else 0)
             job_id = f"{name}-{number}"
             try:
-                self._client.submit_job(entrypoint=command, submission_id=job_id, runtime_env=dict(runtime_env))
+                self._submit(job_id, command, runtime_env)
             # The server's refusals come as RuntimeError, those of the runtime_env as ValueError and others.
             except Exception as error:
                 if self.find(job_id) is not None:
@@ -88,10 +98,23 @@ class Jobs:
                 raise JobError(
                     f"{self.address} to take the job {job_id}",
                     f"{type(error).__name__}: {' '.join(str(error).split())[:600]}",
-                    "Check the runtime_env and the cluster's dashboard.",
+                    "Check the runtime_env. Where no agent is available, see dashboard_agent.log on the head: "
+                    "its port 52365 may be another Ray's (ray start --dashboard-agent-listen-port).",
                 ) from error
             return Job(job_id, "PENDING", "", None), True
         return self.attempts(re.escape(name))[-1], False
+
+    def _submit(self, job_id: str, command: str, runtime_env: Mapping[str, Any]) -> None:
+        """Submits, and waits for the agent of a cluster that has just started."""
+        until = time.monotonic() + AGENT_SECONDS
+        while True:
+            try:
+                self._client.submit_job(entrypoint=command, submission_id=job_id, runtime_env=dict(runtime_env))
+                return
+            except RuntimeError as error:
+                if NO_AGENT not in str(error) or time.monotonic() > until:
+                    raise
+            time.sleep(POLL_SECONDS)
 
     def follow(self, job_id: str, write: Callable[[str], None]) -> Job:
         """Writes the job's log as it grows, and gives the job when it has ended. Raises `ConnectError`."""

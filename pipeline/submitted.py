@@ -8,6 +8,7 @@ cluster is not fit for the run. The top of this module must run on any Python th
 
 import contextlib
 import json
+import os
 import platform
 import sys
 from typing import Any, NoReturn
@@ -32,8 +33,10 @@ def main() -> None:
     from pipeline.node_checks import missing_here
     from stages.external.files import resolve_from
 
+    # Ray gives it to the command of a job; `auto` may find another Ray of this machine.
+    address = os.environ["RAY_ADDRESS"]
     try:
-        connection = connect("auto")
+        connection = connect(address)
         try:
             answers = on_every_node(missing_here, request)
         finally:
@@ -46,7 +49,7 @@ def main() -> None:
         lines = [f"{name}: {line}" for name, found in sorted(problems.items()) for line in found]
         _refuse("expected every machine of the cluster to have what the run needs; found:\n  " + "\n  ".join(lines))
     resolve_from(request["folder"], request["home"])
-    command_line(["run", *request["words"], "--address", "auto"], prog_name="repscope")
+    command_line(["run", *request["words"], "--address", address], prog_name="repscope")
 
 
 def versions(ray_version: str) -> list[str]:

@@ -23,9 +23,10 @@ def main() -> None:
 
     from cluster.start import start
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as first_free, socket.socket() as second_free:
+        for free in (first_free, second_free):
+            free.bind(("127.0.0.1", 0))
+        port, agent_port = first_free.getsockname()[1], second_free.getsockname()[1]
 
     def begin(scratch: Path) -> Cluster:
         # Ray notes a cluster's address in a folder of the machine's, which it takes for granted: here it gets one.
@@ -36,6 +37,8 @@ def main() -> None:
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
             "dashboard_port": port,
+            # The process that starts jobs has the same port in every Ray of a machine, unless it is given one.
+            "dashboard_agent_listen_port": agent_port,
         }
         return Cluster(initialize_head=True, head_node_args=head)
 
