@@ -121,7 +121,9 @@ def described(model: type[BaseModel], name: str) -> str:
 
 def commands_page() -> str:
     """The page of the command line: the help of each command, as it is printed."""
-    context = click.Context(main, info_name="repscope", max_content_width=100, terminal_width=100)
+    # As the command line itself sets it; a context does not read the settings of its command.
+    names = main.context_settings["help_option_names"]
+    context = click.Context(main, None, "repscope", max_content_width=100, terminal_width=100, help_option_names=names)
     text = NOTICE + f"# Command line\n\n```text\n{main.get_help(context)}\n```\n"
     for name, command in main.commands.items():
         inner = click.Context(command, info_name=name, parent=context, max_content_width=100, terminal_width=100)

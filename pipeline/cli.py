@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline import query_commands, submit_commands
+from pipeline.options import JSON, STORE, STUDY
 
 if TYPE_CHECKING:
     from cluster.executor import Executor
@@ -24,17 +25,6 @@ if TYPE_CHECKING:
     from pipeline.step import Step
     from pipeline.store import Store
     from pipeline.study import Study
-
-STUDY = click.argument("study", metavar="STUDY")
-STORE = click.option(
-    "--store",
-    "root",
-    envvar="REPSCOPE_STORE",
-    default="repscope-store",
-    show_default=True,
-    help="Folder or URL (s3://bucket/path) that holds the artifacts. Also REPSCOPE_STORE.",
-)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
 
 
 class Ranks(click.ParamType):  # type: ignore[type-arg]

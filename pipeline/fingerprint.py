@@ -144,13 +144,22 @@ def _list_all(url: str) -> Iterator[SourceFile]:
 
     try:
         files, root = fsspec.core.url_to_fs(url)
-        details = files.find(root, detail=True)
+        if "http" in files.protocol and not root.endswith("/") and _is_no_page(single := files.info(root)):
+            # Searched for files, it would be downloaded and read as a page of links.
+            details = {root: single}
+        else:
+            details = files.find(root, detail=True)
     # As above.
     except Exception as error:
         raise InputError(f"to list {url}", _one_line(error), "Check the source's URL and the credentials.") from error
     for path, detail in details.items():
         name = path[len(root) :].lstrip("/") or path.rpartition("/")[2]
-        yield SourceFile(name, int(detail["size"] or 0), _stamp(detail))
+        yield SourceFile(name, int(detail.get("size") or 0), _stamp(detail))
+
+
+def _is_no_page(detail: Mapping[str, Any]) -> bool:
+    """Whether a URL of HTTP is a file, and not a page that may list some."""
+    return str(detail.get("mimetype", "")) != "text/html"
 
 
 def _one_line(error: Exception) -> str:
@@ -160,7 +169,9 @@ def _one_line(error: Exception) -> str:
 
 def _stamp(detail: Mapping[str, Any]) -> str:
     """What a file system says of a file that changes when it is written anew."""
-    return next((str(detail[name]) for name in ("ETag", "etag", "mtime", "LastModified") if name in detail), "")
+    return next(
+        (str(detail[name]) for name in ("ETag", "etag", "mtime", "LastModified", "Last-Modified") if name in detail), ""
+    )
 
 
 def _list_local(root: Path, url: str) -> Iterator[SourceFile]:

@@ -122,7 +122,7 @@ def graph_of(study: Study) -> list[Step]:
     for question in study.questions.asked():
         inputs = {"shards": shards} | {name: step for group in groups for name, step in group.tables.items()}
         for number, group in enumerate(groups):
-            if number == 0 or group.reads_pixels or not question.ask.pixels_only:
+            if number == 0 or group.answers(question.ask):
                 inputs |= sample(question.ask, number, question.reads)
         inputs |= {READERS: readers} if READERS in question.reads else {}
         inputs |= probes if PROBES in question.reads else {}
@@ -152,7 +152,13 @@ class _Group:
         oracles = {name for name in named if isinstance(encoders[name], Oracle)}
         # An oracle reads the truth, which a sample does not have.
         self.seeing = [name for name in encoders if name in named - oracles]
-        self.reads_pixels = bool(self.seeing) or any(tap.partition(":")[2] == "pixels" for tap in taps)
+        self._reads_pixels = bool(self.seeing) or any(tap.partition(":")[2] == "pixels" for tap in taps)
+
+    def answers(self, ask: Ask) -> bool:
+        """Whether the group has a tap that the ask is about."""
+        if ask.networks_only:
+            return bool(self.seeing)
+        return self._reads_pixels or not ask.pixels_only
 
 
 def samples_of(study: Study) -> Samples:

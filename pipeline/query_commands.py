@@ -12,26 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.options import JSON, STORE, STUDY
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.reading import OpenStudy
 
-STORE = click.option(
-    "--store",
-    "root",
-    envvar="REPSCOPE_STORE",
-    default="repscope-store",
-    show_default=True,
-    help="Folder or URL (s3://bucket/path) that holds the artifacts. Also REPSCOPE_STORE.",
-)
 FORMATS = ("table", "json", "csv", "parquet")
 SHOWN_ROWS = 40
 """Rows that `--format table` prints; the last line says how many there are."""
 
 
 @click.command()
-@click.argument("study", metavar="STUDY")
+@STUDY
 @click.argument("step", required=False)
 @STORE
 @click.option("--env", "as_env", is_flag=True, help="Print `export NAME=PATH` for eval; without STEP, of every step.")
@@ -49,7 +43,7 @@ def path(study: str, step: str | None, root: str, as_env: bool) -> None:
 
 @click.command("ls")
 @STORE
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
+@JSON
 def list_store(root: str, as_json: bool) -> None:
     """Print what a store holds: its finished studies, their taps and steps."""
     from pipeline.reading import open
@@ -70,7 +64,7 @@ def list_store(root: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("study", metavar="STUDY")
+@STUDY
 @click.argument("sql", metavar="SQL")
 @STORE
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)

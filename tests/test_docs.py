@@ -142,7 +142,9 @@ def test_paths_of_documentation_in_code_and_messages_exist() -> None:
 def test_every_target_of_the_makefile_says_what_it_does() -> None:
     text = (ROOT / "Makefile").read_text()
     targets = next(line.split()[1:] for line in text.splitlines() if line.startswith(".PHONY:"))
-    printed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     shown = dict(line.split(maxsplit=1) for line in printed.splitlines())
     assert sorted(shown) == sorted(targets)
     assert sorted(targets) == sorted(re.findall(r"^([a-z-]+):", text, re.MULTILINE))

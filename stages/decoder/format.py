@@ -110,6 +110,11 @@ class Decoder:
         number = list(self.taps).index(tap)
         return lambda x, sigma, h: self._denoised(x, sigma, self.standardise(tap, h), number)
 
+    def mean(self, tap: str) -> Callable[[Tensor], Tensor]:
+        """E[image | h] of raw embeddings h [B, D] at the tap: the sketch, [B, 3, S, S]; what infinite noise leaves."""
+        number = list(self.taps).index(tap)
+        return lambda h: self._sketched(self.standardise(tap, h), number)
+
     def free(self) -> Denoiser:
         """The denoiser without a condition; h is not looked at. InputError where no condition was ever dropped."""
         # The card of an extension does not say how its trunk was trained; a null that never was is still 0.
@@ -129,6 +134,13 @@ class Decoder:
             found="one of noise levels, which learns no variance",
             remedy="Choose another `samples.sampler`.",
         )
+
+    @torch.no_grad()
+    def _sketched(self, standard: Tensor, number: int) -> Tensor:
+        tap = torch.full((len(standard),), number, device=self.device)
+        with arithmetic(self.card.training.precision, self.device):
+            out: Tensor = self.network.sketch(standard, tap)
+        return out.float()
 
     @torch.no_grad()
     def _denoised(self, x: Tensor, sigma: Tensor, standard: Tensor, number: int) -> Tensor:

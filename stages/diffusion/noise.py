@@ -33,6 +33,11 @@ def normal(streams: Iterable[Sequence[int]], shape: Sequence[int]) -> Tensor:
     return torch.stack(rows) if rows else torch.empty((0, *shape))
 
 
+def around(noise: Noise, centre: Tensor) -> Noise:
+    """The noise, with `centre` [B, C, H, W] added to that of step 0, which a sampler starts from."""
+    return lambda step: noise(step) if step else noise(step) + centre
+
+
 def by_step(streams: Sequence[Sequence[int]], shape: Sequence[int], device: str) -> Noise:
     """Noise of a sampler, a row per stream: that of step 0 from the streams, of any other from (*stream, step)."""
 

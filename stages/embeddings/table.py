@@ -1,7 +1,6 @@
 """How a table of embeddings is made: each part embedded in one pass, then rows, statistics and metadata."""
 
 import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from stages.encoders.load import load
 from stages.encoders.spec import EncoderSpec, Pretrained
 from stages.errors import FormatError, InputError
 from stages.images.sets import Decoding, Images, Rows, open_images
+from stages.parquet import table_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -196,12 +196,10 @@ def _agreed(fingerprints: Sequence[Fingerprint]) -> Fingerprint:
 
 def _rows(table: "pa.Table", count: int) -> bytes:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     def column(name: str, otherwise: Callable[[], "pa.Array"]) -> "pa.Array":
         return table.column(name).cast(pa.string()) if name in table.column_names else otherwise()
 
-    buffer = io.BytesIO()
     records = pa.table(
         {
             "row": pa.array(np.arange(count, dtype=np.int64)),
@@ -210,8 +208,7 @@ def _rows(table: "pa.Table", count: int) -> bytes:
             "status": column("status", lambda: pa.array([OK] * count)),
         }
     )
-    pq.write_table(records, buffer)
-    return buffer.getvalue()
+    return table_bytes(records)
 
 
 def _pack(sums: Moments) -> dict[str, int | str]:

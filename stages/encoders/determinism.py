@@ -20,6 +20,9 @@ from stages.errors import InputError
 SEEDS = (11, 23)
 """Global seeds of the two loads: what is left to chance comes out differently."""
 
+CONSTANT = 1e-6
+"""Largest difference between embeddings that are one, relative to their largest number."""
+
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
@@ -113,6 +116,13 @@ def require_deterministic(
             f"NaN or infinity at {few(taps)}, and {f'in the weights {few(weights)}' if weights else 'in no weight'}",
             "Use a file whose weights are all finite." if weights else "Check `preprocessing`, and the forward pass.",
         )
+    if taps := [tap for tap, vectors in first.items() if _same(vectors)]:
+        zero = [tap for tap in taps if not first[tap].any()]
+        raise InputError(
+            "embeddings that differ between images",
+            f"one embedding of all images at {few(taps)}{f' (zero at {few(zero)})' if zero else ''}",
+            "Check that the weights are those of a trained network; leave such a tap out.",
+        )
     for other, which in ((second, "a second time"), (before, "in another load")):
         if far := distances(first, other, tolerance):
             raise InputError(
@@ -153,6 +163,11 @@ def _nondeterministic(encoder: NetworkEncoder, network: nn.Module, probe: NDArra
 
 def _record(digests_of: dict[str, tuple[str, str]], name: str, module: nn.Module, given: Any, output: Any) -> None:
     digests_of[name] = (_digest_of(given), _digest_of(output))
+
+
+def _same(vectors: NDArray[np.float32]) -> bool:
+    """Whether the embeddings of all images are one, but for rounding."""
+    return bool(np.abs(vectors - vectors[0]).max() <= CONSTANT * np.abs(vectors).max())
 
 
 def _over_batch(network: nn.Module) -> list[str]:

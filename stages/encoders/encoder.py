@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stages.encoders.format import digest
 from stages.encoders.spec import Preprocessing
 from stages.errors import InputError
-from stages.images.pixels import Framing, fit, normalise, to_unit
+from stages.images.pixels import Framing, fit, to_unit
 from stages.training.precision import Precision, half, unrounded
 
 View = Literal["plain", "flip"]
@@ -116,13 +116,20 @@ class NetworkEncoder(Encoder):
         self.precision = precision
         self.weights_sha256 = digest(network.state_dict()) if weights_sha256 is None else weights_sha256
         self._network = network.eval().requires_grad_(False).to(device)
+        self._layout = torch.channels_last
         blank = torch.zeros(1, 3, preprocessing.size, preprocessing.size, device=device)
-        self.taps = {tap: vectors.shape[1] for tap, vectors in self.forward(blank).items()}
+        try:
+            given = self.forward(blank)
+        except RuntimeError:
+            # `view(B, -1)` works in torch's own layout only.
+            self._layout = torch.contiguous_format
+            given = self.forward(blank)
+        self.taps = {tap: vectors.shape[1] for tap, vectors in given.items()}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Pixels float32 [B, 3, H, W] in [0, 1], at the encoder's size, to tap -> [B, D]; passes gradients on."""
-        normalised = normalise(images, self.preprocessing.mean, self.preprocessing.std)
-        taps: dict[str, Tensor] = self._network(normalised.contiguous(memory_format=torch.channels_last))
+        normalised = self.preprocessing.normalise(images)
+        taps: dict[str, Tensor] = self._network(normalised.contiguous(memory_format=self._layout))
         return taps
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from stages.contract import Input, Output, Summary
+from stages.encoders.agreement import pixel_difference, require_agreement
 from stages.encoders.card import CARD, ImportedCard, parse_card
 from stages.encoders.determinism import SEEDS, differing, digests, require_deterministic, seeded, zero_unneeded
 from stages.encoders.encoder import NetworkEncoder, Vectors, probe_batch, require_same
@@ -37,16 +38,16 @@ PIECE_BYTES = 2**28
 
 def run(stage: "Imported", out: Output) -> Summary:
     """Loads the encoder of `stage` twice, compares, checks and writes it; returns the summary."""
-    before, first_digests = _first(stage)
+    before, first_digests, seen = _first(stage)
     with seeded(_seed(stage, SEEDS[1])):
         built = build(stage)
     unequal = differing(first_digests, digests(built.trunk.network))
-    seen = preprocessing(stage.preprocessing, built.preprocessing, built.unknown)
     own = stage.source.taps()
     encoder = encoder_of(built.trunk, own, stage.taps, seen, stage.precision, "cpu", UNKNOWN)
     probe = probe_batch(seen.size)
     zeroed = zero_unneeded(built, encoder, probe, unequal)
     probes = require_deterministic(encoder, built.trunk.network, probe, before)
+    require_agreement(encoder, built.trunk)
     weights = built.trunk.network.state_dict()
     pieces = 0
     for data in _pieces(weights, probes):
@@ -120,14 +121,30 @@ def preprocessing(override: Override, found: Preprocessing | None, unknown: str 
         if override.size is None or override.mean is None or override.std is None:
             raise InputError(
                 f"`preprocessing` with size, mean and std, since {unknown}",
-                override.model_dump_json(exclude_none=True),
-                "Write them into the study, or `preprocessing: imagenet`.",
+                override.model_dump_json(exclude_defaults=True),
+                "Write them into the study, or `preprocessing: imagenet`: the network then sees images as the study "
+                "says, not as its library shows them.",
             )
         found = Preprocessing(size=override.size)
     try:
         return override.on(found)
     except ValidationError as error:
         raise InputError("a preprocessing that fits together", str(error), "Correct `preprocessing`.") from error
+
+
+def agreed(override: Override, built: Built) -> Preprocessing:
+    """`preprocessing` of a network, whose own is only used where it agrees with the library's transform."""
+    found, unknown = built.preprocessing, built.unknown
+    written_out = None not in (override.size, override.mean, override.std)
+    if found is not None and built.transform is not None and not written_out:
+        try:
+            difference = pixel_difference(found, built.transform)
+        # The transform is the library's, and what it raises for an image is a difference too.
+        except Exception as error:
+            difference = f"its own preprocessing fails ({reason(error)})"
+        if difference:
+            found, unknown = None, f"the library's own preprocessing is none that is known here: {difference}"
+    return preprocessing(override, found, unknown)
 
 
 def encoder_of(
@@ -191,14 +208,16 @@ def read(inp: Input, device: str) -> NetworkEncoder:
     return encoder
 
 
-def _first(stage: "Imported") -> tuple[Vectors, dict[str, str]]:
-    """What the second load is compared with: embeddings of the probe batch and a digest of every weight."""
+def _first(stage: "Imported") -> tuple[Vectors, dict[str, str], Preprocessing]:
+    """What the second load is compared with, embeddings of the probe batch and a digest of every weight; and how the
+    network sees images.
+    """
     with seeded(_seed(stage, SEEDS[0])):
         built = build(stage)
-    seen = preprocessing(stage.preprocessing, built.preprocessing, built.unknown)
+    seen = agreed(stage.preprocessing, built)
     weight_digests = digests(built.trunk.network)
     encoder = encoder_of(built.trunk, stage.source.taps(), stage.taps, seen, stage.precision, "cpu", UNKNOWN)
-    return encoder.embed(probe_batch(seen.size)), weight_digests
+    return encoder.embed(probe_batch(seen.size)), weight_digests, seen
 
 
 def _seed(stage: "Imported", seed: int) -> int:

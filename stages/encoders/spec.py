@@ -2,13 +2,16 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from stages.contract import Added
 from stages.errors import InputError
-from stages.images.pixels import Framing, Interpolation
+from stages.images.pixels import Framing, Interpolation, normalise
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Colour = tuple[float, float, float]
 """One number each for red, green and blue."""
@@ -41,6 +44,8 @@ class Preprocessing(Settings):
     """Of half a pixel of margin when the centre is cut out: torchvision's, or that of transformers."""
     halve: Annotated[bool, Added(when_absent=False)] = False
     """As guided-diffusion does: both sides are halved while the shorter is 2 x `resize` or longer, then resized."""
+    channels: Annotated[Literal["rgb", "bgr"], Added(when_absent="rgb")] = "rgb"
+    """Order in which the network is given the normalised channels."""
 
     def model_post_init(self, context: object) -> None:
         """Refuses a cut that is larger than what it is cut from, and halving towards no side."""
@@ -53,6 +58,11 @@ class Preprocessing(Settings):
     def framing(self) -> Framing:
         """How an image becomes the square that the encoder is given."""
         return Framing(self.size, self.resize, self.squash, self.interpolation, self.rounding, self.halve)
+
+    def normalise(self, images: "Tensor") -> "Tensor":
+        """Pixels float32 [B, 3, H, W] in [0, 1] as the network is given them; passes gradients on."""
+        normalised = normalise(images, self.mean, self.std)
+        return normalised.flip(1) if self.channels == "bgr" else normalised
 
 
 class Architecture(Settings):

@@ -30,6 +30,11 @@ class Trunk(nn.Module, ABC):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised images [B, 3, H, W] to name -> [B, D]: `backbone`, and what else the network gives by name."""
 
+    def library(self, x: Tensor) -> Tensor | None:
+        """`backbone` [B, D] by the library's own forward pass, to compare with; None where it has no such output."""
+        given: dict[str, Tensor] = self(x)
+        return given["backbone"]
+
     def patches(self, height: int, width: int) -> int | None:
         """Tokens that stand for patches of an image of this size; None: not known, or no tokens."""
         return None

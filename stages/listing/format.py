@@ -1,12 +1,12 @@
 """Listings and indexes as objects: Parquet tables with attribute columns."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from stages.attributes import PREFIX
+from stages.parquet import table_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,8 +30,4 @@ def table_of(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> "pa.Table":
 
 def write_table(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> bytes:
     """A table as Parquet. Equal columns give equal bytes."""
-    import pyarrow.parquet as pq
-
-    sink = io.BytesIO()
-    pq.write_table(table_of(columns), sink, compression="zstd")
-    return sink.getvalue()
+    return table_bytes(table_of(columns))

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from stages.attributes import PREFIX, Attribute
 from stages.contract import Input, Output
 from stages.datasets.columns import CLASS_LIMIT, Declared, in_order
-from stages.errors import InputError
+from stages.errors import FormatError, InputError
 from stages.external.ranges import Ranged
 from stages.listing.format import members_name
+from stages.parquet import SETTINGS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,7 +53,7 @@ class FileTable:
         fields += [(PREFIX + d.name, pa.string() if d.kind == "class" else pa.float64()) for d in self._declared]
         text = json.dumps([asdict(entry) for entry in self._declared])
         self._schema = pa.schema(fields, metadata={DECLARED: text.encode()})
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(path, self._schema, **SETTINGS)
         self._held: dict[str, list[Any]] = {name: [] for name in self._schema.names}
 
     def add(self, record: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -143,7 +144,7 @@ def publish(
             for table in tables:
                 plain = table.replace_schema_metadata(metadata)
                 if writer is None:
-                    writer = pq.ParquetWriter(path, plain.schema, compression="zstd")
+                    writer = pq.ParquetWriter(path, plain.schema, **SETTINGS)
                 held.append(plain)
                 if sum(entry.num_rows for entry in held) >= GROUP_ROWS:
                     flush(all_of_them=False)
@@ -170,7 +171,8 @@ class ListingRows:
         self._held: tuple[int, pa.Table] | None = None
         if LISTING in listing.names():
             # Nothing is prefetched by other threads: an input is read by one.
-            self._file = pq.ParquetFile(pa.PythonFile(_Object(listing, LISTING), mode="r"), pre_buffer=False)
+            file = pa.PythonFile(_Object(listing, LISTING), mode="r")
+            self._file = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
             metadata = self._file.metadata
             self._groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         else:
@@ -194,7 +196,14 @@ class ListingRows:
         if self._held is None or self._held[0] != number:
             self._held = None
             if self._file is not None:
-                table = self._file.read_row_group(number, use_threads=False)
+                try:
+                    table = self._file.read_row_group(number, use_threads=False)
+                except OSError as error:
+                    raise FormatError(
+                        f"{LISTING} as it was written",
+                        f"{error} in row group {number}",
+                        "A byte of it has changed: run again with --force listing.",
+                    ) from error
             else:
                 table = pq.read_table(io.BytesIO(self._listing.read(members_name(number))))
             self._held = number, table

@@ -20,7 +20,6 @@ from stages.contract import Checkpoint, Context
 from stages.encoders import augment
 from stages.encoders.network import Network, initialise
 from stages.errors import InputError
-from stages.images.pixels import normalise
 from stages.pretrain import methods
 from stages.pretrain.ranks import gathered, sum_gradients, synchronise
 from stages.training.loop import train
@@ -127,7 +126,7 @@ class Trainer:
         views = torch.cat(
             [augment.apply(images, augment.draw(stage.augmentations, stage.seed, 2 * mine + view)) for view in range(2)]
         )
-        normalised = normalise(views, stage.preprocessing.mean, stage.preprocessing.std)
+        normalised = stage.preprocessing.normalise(views)
         return normalised.contiguous(memory_format=torch.channels_last)
 
     def advance(self) -> Tensor:

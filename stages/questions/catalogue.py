@@ -8,11 +8,13 @@ from stages.questions.faithfulness.stage import Faithfulness
 from stages.questions.invariance.stage import Invariance
 from stages.questions.kept.stage import Kept
 from stages.questions.question import Question
+from stages.questions.robustness.stage import Robustness
 
 QUESTIONS: tuple[type[Question], ...] = (
     Kept,
     Faithfulness,
     Invariance,
+    Robustness,
 )
 
 

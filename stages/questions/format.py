@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from stages.contract import Input, Output
 from stages.errors import FormatError
 from stages.images import pixels
+from stages.parquet import table_bytes
 from stages.readers.score import Interval
 from stages.samples.format import CONDITIONS, NUMBER, VECTORS
 from stages.samples.format import read_conditions as read_table
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 RESULTS, RANKS = "results.parquet", "ranks.parquet"
 BOTH = "backbone - projector"
@@ -99,7 +100,7 @@ def put_conditions(out: Output, conditions: Sequence[Condition], vectors: Vector
         assert len(numbers) == len(values), f"{tap_id}: {len(numbers)} conditions for {len(values)} vectors"
         tensors[tap_id] = np.ascontiguousarray(values, dtype=np.float32)
         tensors[NUMBER + tap_id] = np.array(numbers, dtype=np.int64)
-    out.put(CONDITIONS, _parquet(table))
+    out.put(CONDITIONS, table_bytes(table))
     out.put(VECTORS, save(tensors), check=lambda found: _same_shapes(found, tensors))
 
 
@@ -115,7 +116,7 @@ def dump_rows(rows: Iterable[Row]) -> bytes:
 
     kinds = {str: pa.string(), float: pa.float64(), int: pa.int64()}
     schema = pa.schema([(field.name, kinds[field.type]) for field in fields(Row)])  # type: ignore[index]
-    return _parquet(pa.Table.from_pylist([asdict(r) for r in rows], schema=schema))
+    return table_bytes(pa.Table.from_pylist([asdict(r) for r in rows], schema=schema))
 
 
 def put_rows(out: Output, rows: Sequence[Row]) -> list[Row]:
@@ -165,7 +166,7 @@ def put_ranks(out: Output, found: Sequence[Ranks]) -> None:
         for k, rank in enumerate(ranks)
     ]
     columns = list(zip(*lines, strict=True)) or [()] * len(kinds)
-    out.put(RANKS, _parquet(pa.table(columns, schema=pa.schema(kinds))))
+    out.put(RANKS, table_bytes(pa.table(columns, schema=pa.schema(kinds))))
 
 
 def load_ranks(data: bytes) -> list[Ranks]:
@@ -211,14 +212,6 @@ class Figure:
         picture = self.tiles.transpose(0, 2, 1, 3, 4).reshape(r * size, c * size, 3)
         out.put(f"figures/{self.name}.png", pixels.encode_png(np.ascontiguousarray(picture)))
         out.put(f"figures/{self.name}.json", json.dumps(about, indent=1, sort_keys=True).encode())
-
-
-def _parquet(table: "pa.Table") -> bytes:
-    import pyarrow.parquet as pq
-
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    return buffer.getvalue()
 
 
 def _same_shapes(found: bytes, tensors: Mapping[str, NDArray[np.float32] | NDArray[np.int64]]) -> None:

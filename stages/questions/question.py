@@ -38,6 +38,8 @@ class Ask:
     """Answers may read `HALFWAY`; the steps that paint it are called `samples.<halfway>`."""
     pixels_only: bool = False
     """Extensions of which no tap reads pixels are not asked about."""
+    networks_only: bool = False
+    """Extensions of which no tap is a network's are not asked about."""
 
 
 class Question(Stage):

@@ -144,10 +144,19 @@ def _between(a: _Sums, b: _Sums, weights: Floats) -> Floats:
 def kept(attribute: Attribute, readings: Floats, truth: Floats, shown: Numbers | None = None) -> Estimate:
     """kept = 1 - mean d(reader(s_ik), a_i) / mean d(reader(s_jk), a_i), j != i.
 
-    `readings`: float64 [N, K], the attribute read from the K samples of each source; `truth`: float64 [N]. NaN
-    (undefined) values leave the sums. `shown` [N] hands source i the samples of source shown[i] (the shuffled
+    `readings`: float64 [N, K], the attribute read from the K samples of each source; `truth`: float64 [N]. A source of
+    undefined truth (NaN) is left out; an undefined reading counts as chance, so samples that show nothing keep nothing.
+    `shown` [N] hands source i the samples of source shown[i] (the shuffled
     control). 0: samples match their source no better than another source's; 1: they match it.
     """
+    matched = _matched(attribute, readings, truth, shown)
+    known = np.isfinite(truth).astype(np.float64)
+    read = known * np.isfinite(readings if shown is None else readings[shown]).mean(axis=1)
+    return lambda weights: matched(weights) * divide(weights @ read, weights @ known)
+
+
+def _matched(attribute: Attribute, readings: Floats, truth: Floats, shown: Numbers | None = None) -> Estimate:
+    """kept over the defined readings alone."""
     centre = _centre(attribute, truth)
     painted, real = _sums(attribute, readings - centre), _sums(attribute, truth[:, None] - centre)
     own, count = _own(painted if shown is None else painted.taken(shown), real)
@@ -163,6 +172,33 @@ def fixed(attribute: Attribute, readings: Floats) -> Estimate:
     own, _ = _own(painted, painted)
     count = painted.n * (painted.n - 1.0)
     return lambda weights: 1.0 - divide(divide(weights @ own, weights @ count), _between(painted, painted, weights))
+
+
+def dispersion(attribute: Attribute, readings: Floats, truth: Floats) -> Estimate:
+    """fixed - kept, of defined readings: 0 where samples differ from each other as much as from their source.
+
+    So it is with exact samples.
+    Above 0 they agree with each other more than they are right, and kept is too high for what they know.
+    """
+    return difference(fixed(attribute, readings), _matched(attribute, readings, truth))
+
+
+def outermost(attribute: Attribute, readings: Floats, truth: Floats, seed: int) -> Estimate:
+    """How often the source is the odd one out among itself and its K samples, over how often it is by chance.
+
+    The odd one has the largest mean difference to the others; ties are broken at random. Under an exact sampler the
+    source and its samples are exchangeable, so this happens once in K + 1 sources and the ratio is 1. Sources with an
+    undefined truth or reading are left out.
+    """
+    together = np.concatenate([truth[:, None], readings], axis=1)
+    defined = np.isfinite(together).all(axis=1)
+    gaps = attribute.difference(together[:, :, None], together[:, None, :]).sum(axis=2)
+    rng = np.random.Generator(np.random.Philox(key=[seed, together.size]))
+    jitter = rng.random(gaps.shape)
+    # Sums of equal differences differ in their last digits; what counts as a tie must not depend on their order.
+    ordered = np.lexsort((jitter, np.round(np.nan_to_num(gaps), 9)), axis=1)
+    odd = np.where(defined, (ordered[:, -1] == 0).astype(np.float64), np.nan)
+    return mean(odd * together.shape[1])
 
 
 def clipped(value: float) -> float:
@@ -192,8 +228,9 @@ def _centre(attribute: Attribute, values: Floats) -> float:
 
 
 def quality(attribute: Attribute, predicted: Floats, truth: Floats) -> tuple[float, int]:
-    """How well predictions [N] meet the truth [N], and on how many images: accuracy for a class, else R2.
+    """How well predictions [N] meet the truth [N], and on how many images: balanced accuracy for a class, else R2.
 
+    Balanced: the mean over classes of how often one is met, so that always the same class is right by chance only.
     R2 = 1 - sum d(predicted, truth) / sum d(mean, truth); for a circle d is 1 - cos and the mean the circular one.
     """
     defined = np.isfinite(truth)
@@ -201,9 +238,10 @@ def quality(attribute: Attribute, predicted: Floats, truth: Floats) -> tuple[flo
     if n == 0:
         return float("nan"), 0
     expected = truth[defined]
-    missed = float(attribute.difference(predicted[defined], expected).mean())
+    gaps = attribute.difference(predicted[defined], expected)
     if attribute.kind == "class":
-        return 1.0 - missed, n
+        return 1.0 - float(np.mean([gaps[expected == value].mean() for value in np.unique(expected)])), n
+    missed = float(gaps.mean())
     if attribute.kind == "circle":
         spread = 1.0 - float(np.abs(np.exp(2j * np.pi * expected).mean()))
     else:

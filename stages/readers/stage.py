@@ -21,7 +21,7 @@ class Readers(Gang):
     """
 
     name: ClassVar[str] = "readers"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
     max_ranks: ClassVar[int | None] = 1
 
@@ -78,7 +78,7 @@ class Readers(Gang):
             found = network.read(net, targets, heldout.images, self.size)
             for a in targets.attributes:
                 value, n = quality(a, found[a.name], heldout.values[a.name])
-                scores[a.name] = Score(value=value, measure="accuracy" if a.kind == "class" else "R2", n=n)
+                scores[a.name] = Score(value=value, measure="balanced accuracy" if a.kind == "class" else "R2", n=n)
         card = ReaderCard(
             size=self.size,
             widths=self.widths,
@@ -96,12 +96,12 @@ class Probes(Stage):
     """Reads every attribute from every tap by a small network, one part per encoder.
 
     Inputs: `shards`, and `embeddings.<encoder>` for each encoder. Writes `probes.parquet`: encoder, tap, attribute,
-    score, low, high (the scale of `kept`, on held-out images), n, and floor, floor_low, floor_high: the same with the
-    held-out embeddings shuffled.
+    score, low, high (the scale of `kept`, on held-out images), n, floor, floor_low, floor_high: the same with the
+    held-out embeddings shuffled, and point, probe, control (see `stages.readers.probe.Probe`).
     """
 
     name: ClassVar[str] = "probes"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
 
     size: PositiveInt = 32

@@ -52,7 +52,7 @@ class Targets:
         `outputs`: float32 [B, width], `targets`: float32 [B, number of attributes] from `encode`.
         """
         found = []
-        for a, column, output in zip(self.attributes, targets.unbind(1), self._split(outputs), strict=True):
+        for a, column, output in zip(self.attributes, targets.unbind(1), self.split(outputs), strict=True):
             defined = ~column.isnan()
             target = column.nan_to_num()
             if a.kind == "class":
@@ -67,19 +67,23 @@ class Targets:
 
     def decode(self, outputs: Tensor) -> dict[str, Floats]:
         """Outputs [B, width] as values by name, float64 [B]."""
-        values = {}
-        for a, output in zip(self.attributes, self._split(outputs.detach().double().cpu()), strict=True):
-            if a.kind == "class":
-                value = output.argmax(1).double()
-            elif a.kind == "circle":
-                value = torch.atan2(output[:, 1], output[:, 0]).div(2 * torch.pi).remainder(1.0)
-            else:
-                mean, std = self.scaling[a.name]
-                value = output[:, 0] * std + mean
-            values[a.name] = value.numpy()
-        return values
+        return {a.name: self.values(a, output) for a, output in zip(self.attributes, self.split(outputs), strict=True)}
 
-    def _split(self, outputs: Tensor) -> tuple[Tensor, ...]:
+    def values(self, attribute: Attribute, outputs: Tensor) -> Floats:
+        """Outputs of one attribute, [B, its width], as values float64 [B]."""
+        outputs = outputs.detach().double().cpu()
+        if attribute.kind == "class":
+            value = outputs.argmax(1).double()
+        elif attribute.kind == "circle":
+            value = torch.atan2(outputs[:, 1], outputs[:, 0]).div(2 * torch.pi).remainder(1.0)
+        else:
+            mean, std = self.scaling[attribute.name]
+            value = outputs[:, 0] * std + mean
+        found: Floats = value.numpy()
+        return found
+
+    def split(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        """Outputs [B, width] by attribute."""
         return torch.split(outputs, [_width(a) for a in self.attributes], dim=1)
 
 

@@ -164,7 +164,8 @@ def seen(how: Preprocessing) -> str:
         shorter = "both sides halved while that leaves enough, the shorter" if how.halve else "the shorter side"
         framed = f"{shorter} resized to {wanted} px, of which the centre, {size}"
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (how.mean, how.std))
-    return f"{framed} ({how.interpolation}); mean {mean}; standard deviation {std}"
+    order = "; channels in the order blue, green, red" if how.channels == "bgr" else ""
+    return f"{framed} ({how.interpolation}); mean {mean}; standard deviation {std}{order}"
 
 
 def shown(url: str) -> str:

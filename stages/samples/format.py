@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from stages.contract import Input
 from stages.errors import FormatError
+from stages.parquet import table_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,7 +100,6 @@ def metadata(count: int, size: int, part_rows: int, inner: int, attributes: dict
 def dump_samples(conditions: "pa.Table", per_source: int, painted: dict[str, Any]) -> bytes:
     """`samples.parquet`: the conditions' columns, k, and the columns of `painted`, equal for all samples."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     count = conditions.num_rows * per_source
     repeated = conditions.select(COLUMNS).take(np.arange(conditions.num_rows).repeat(per_source))
@@ -107,9 +107,7 @@ def dump_samples(conditions: "pa.Table", per_source: int, painted: dict[str, Any
     columns |= {name: repeated.column(name) for name in COLUMNS}
     columns["k"] = np.tile(np.arange(per_source, dtype=np.int64), conditions.num_rows)
     columns |= {name: pa.array([value] * count) for name, value in painted.items()}
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer)
-    return buffer.getvalue()
+    return table_bytes(pa.table(columns))
 
 
 def _create(

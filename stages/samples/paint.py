@@ -94,7 +94,9 @@ def _sampling(
     denoiser, sampler, levels = decoder.denoiser(tap_id), samplers.SAMPLERS[stage.sampler], sigmas(stage)
     if free is not None:
         denoiser = denoisers.guided(denoiser, free, guidance, *GUIDED)
-    return lambda drawn, h: sampler(denoiser, drawn, levels, h)
+    mean = decoder.mean(tap_id)
+    # Noise of the highest level lies around E[image | h]. Started around 0, samples are drawn towards grey.
+    return lambda drawn, h: sampler(denoiser, noise.around(drawn, mean(h) / levels[0].to(h)), levels, h)
 
 
 def paint_part(stage: "Samples", part: int, state: State, out: Output) -> Summary:

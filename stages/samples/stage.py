@@ -25,7 +25,7 @@ class Samples(Stage):
     """
 
     name: ClassVar[str] = "samples"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
     gpu: ClassVar[bool] = True
 

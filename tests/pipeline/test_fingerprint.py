@@ -1,6 +1,8 @@
 """Digests of what lies outside the store."""
 
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,38 @@ def test_a_source_that_is_missing_or_empty_is_told(tmp_path: Path) -> None:
         digest(tmp_path / "empty")
     with pytest.raises(InputError, match="nosuch"):
         digest("nosuch://a/b")
+
+
+class Served(BaseHTTPRequestHandler):
+    """One file, `/w.pth`."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "3")
+        self.send_header("Content-Type", "application/octet-stream")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(b"abc")
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing on the terminal."""
+
+
+def test_one_file_of_a_web_server_is_a_source_too(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Served)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/w.pth"
+        assert [(file.path, file.size) for file in list_files(url)] == [("w.pth", 3)]
+        (tmp_path / "w.pth").write_bytes(b"abc")
+        assert digest(url, "content") == digest(tmp_path / "w.pth", "content")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def test_of_a_folder_only_the_files_that_are_named_count(images: Path) -> None:

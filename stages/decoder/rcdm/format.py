@@ -88,6 +88,10 @@ class AdmDecoder:
         # The published code keeps its estimates of the image within [-1, 1] in every step.
         return denoisers.discrete(self._estimating(tap), self._schedule, clip=True)
 
+    def mean(self, tap: str) -> Callable[[Tensor], Tensor]:
+        """Zero for all embeddings h [B, D], as its authors start: nothing in this network gives E[image | h] alone."""
+        return lambda h: torch.zeros((), device=self.device)
+
     def published(self, tap: str, steps: int) -> Callable[[Noise, Tensor], Tensor]:
         """How the published code samples: images [B, 3, S, S] of noise and raw embeddings [B, D].
 

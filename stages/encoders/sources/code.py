@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from stages.encoders.sources.build import Built, reason
@@ -43,7 +44,7 @@ class CodeTrunk(Trunk):
 
 def build(source: "Torch") -> Built:
     """The network that the user's code builds. Raises InputError where it cannot, or the weights do not fit."""
-    network, files = _created(source.factory, source.options)
+    network, files = _created(source.factory, source.options, source.weights is not None)
     filled = Filled()
     if source.weights is not None:
         with fetched(source.weights, source.sha256) as file:
@@ -56,12 +57,15 @@ def build(source: "Torch") -> Built:
 
 def rebuild(recipe: dict[str, Any]) -> Trunk:
     """The same network with whatever weights the code gives it."""
-    network, _ = _created(recipe["factory"], recipe["options"])
+    network, _ = _created(recipe["factory"], recipe["options"], True)
     return CodeTrunk(network, recipe["pool"], recipe["prefix_tokens"])
 
 
-def _created(factory: str, options: Mapping[str, Any]) -> tuple[nn.Module, dict[str, str]]:
-    """What the function returns, and the sha256 of its file where it was named by one."""
+def _created(factory: str, options: Mapping[str, Any], weights: bool) -> tuple[nn.Module, dict[str, str]]:
+    """What the function returns, and the sha256 of its file where it was named by one.
+
+    Raises InputError where it sets the seed although no file gives `weights`.
+    """
     location, _, name = factory.rpartition(":")
     files: dict[str, str] = {}
     try:
@@ -79,6 +83,7 @@ def _created(factory: str, options: Mapping[str, Any]) -> tuple[nn.Module, dict[
             reason(error),
             "Write `path/to/file.py:function`, or install the module wherever parts are worked on.",
         ) from error
+    seed = torch.initial_seed()
     try:
         network = function(**options)
     # The function is the user's own and may raise anything.
@@ -90,6 +95,12 @@ def _created(factory: str, options: Mapping[str, Any]) -> tuple[nn.Module, dict[
         ) from error
     if not isinstance(network, nn.Module):
         raise InputError(f"{factory} to return a torch.nn.Module", type(network).__name__, "Change that function.")
+    if not weights and torch.initial_seed() != seed:
+        raise InputError(
+            f"{factory} to load weights, or `weights` to name a file of them",
+            "a function that sets torch's seed itself: weights left to chance would be the same in every load",
+            "Take the seeding out, and give `weights` where the function loads none.",
+        )
     return network, files
 
 

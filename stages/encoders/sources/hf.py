@@ -2,7 +2,8 @@
 
 import inspect
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,23 @@ from stages.encoders.sources.build import Built, library, reason
 from stages.encoders.sources.guard import confined
 from stages.encoders.spec import Preprocessing
 from stages.encoders.taps import Trunk, pool
+from stages.encoders.weights import LFS, few, require_weights
 from stages.errors import InputError
 from stages.external.files import fetched_folder
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from stages.encoders.agreement import Transform
     from stages.encoders.sources.settings import Hf
 
 FILES = ("config.json", ".safetensors", ".safetensors.index.json", "pytorch_model.bin", ".bin.index.json")
 """Endings of what is fetched of a folder; transformers reads `.bin` files without unpickling code."""
 CONVNEXT_SQUASHES = 384
 """Side from which ConvNeXt's image processor resizes without cutting."""
+LEVIT_MARGIN = 256 / 224
+"""How much longer than `shortest_edge` LeViT's image processor leaves the shorter side."""
 TOWERS = {
     "clip": "CLIPVisionModelWithProjection",
     "siglip": "SiglipVisionModel",
@@ -96,6 +104,11 @@ def build(source: "Hf") -> Built:
                     ", ".join(folder.sha256) or "no such file",
                     "Name the folder that holds them.",
                 )
+            for name in folder.sha256:
+                if not name.endswith(".json"):
+                    require_weights(folder.path / name)
+                elif (folder.path / name).read_bytes().startswith(LFS):
+                    raise InputError(f"{name} in {source.path}", "a pointer of Git LFS", "Fetch it: `git lfs pull`.")
             built, _ = _built(transformers, source, folder.path)
             built.files = dict(folder.sha256)
             return built
@@ -136,14 +149,31 @@ def _built(transformers: Any, source: "Hf", location: str | Path) -> tuple[Built
                     weights_only=True,
                 )
                 missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-        found, unknown = _preprocessing(transformers, source, location)
+        _require_all_layers(source.path, network, unused)
+        found, unknown, transform = _preprocessing(transformers, source, location)
     recipe = {
         "kind": "hf",
         "class": cls.__name__,
         "config": json.loads(config.to_json_string(use_diff=False)),
         "pool": source.pool,
     }
-    return Built(HfTrunk(network, source.pool), found, recipe, missing, unused, unknown=unknown), commit
+    trunk = HfTrunk(network, source.pool)
+    return Built(trunk, found, recipe, missing, unused, unknown=unknown, transform=transform), commit
+
+
+def _require_all_layers(path: str, network: Any, unused: Sequence[str]) -> None:
+    """Raises InputError where the files hold layers like those of the network that the configuration does not have."""
+
+    def alike(name: str) -> str:
+        return re.sub(r"\d+", "#", name.removeprefix(f"{network.base_model_prefix}."))
+
+    layers = {alike(name) for name in network.state_dict() if re.search(r"\.\d+\.", name)}
+    if more := [name for name in unused if alike(name) in layers]:
+        raise InputError(
+            f"config.json in {path} to have all layers of its weights",
+            f"weights of layers that it does not have: {few(more)}",
+            "Bring back the config.json that was saved with these weights.",
+        )
 
 
 def _class(transformers: Any, path: str, config: Any) -> tuple[Any, Any]:
@@ -159,9 +189,11 @@ def _class(transformers: Any, path: str, config: Any) -> tuple[Any, Any]:
     return cls, config
 
 
-def _preprocessing(transformers: Any, source: "Hf", location: str | Path) -> tuple[Preprocessing | None, str]:
-    """What the model's image processor does; or None, and why: there is none, or it does more than resize, cut and
-    normalise.
+def _preprocessing(
+    transformers: Any, source: "Hf", location: str | Path
+) -> "tuple[Preprocessing | None, str, Transform | None]":
+    """What the model's image processor does, or None and why: there is none, or it does more than resize, cut and
+    normalise; and the image processor itself, to compare with.
     """
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(
@@ -174,9 +206,15 @@ def _preprocessing(transformers: Any, source: "Hf", location: str | Path) -> tup
     # A damaged file may make transformers raise anything, and an encoder can do without its image processor.
     except Exception as error:
         if OWN_CODE in str(error):
-            return None, "its image processor is code that comes with it, which is never run"
-        return None, f"its image processor cannot be read ({reason(error)})"
-    return found, f"its image processor {type(processor).__name__} does other than resize, cut and normalise"
+            return None, "its image processor is code that comes with it, which is never run", None
+        return None, f"its image processor cannot be read ({reason(error)})", None
+    unknown = f"its image processor {type(processor).__name__} does other than resize, cut and normalise"
+
+    def transform(image: "NDArray[np.uint8]") -> "NDArray[np.float32]":
+        pixels: NDArray[np.float32] = processor(images=Image.fromarray(image), return_tensors="np")["pixel_values"][0]
+        return pixels
+
+    return found, unknown, transform
 
 
 def _framed(processor: Any) -> Preprocessing | None:
@@ -187,10 +225,18 @@ def _framed(processor: Any) -> Preprocessing | None:
 
     size, crop = dict(of("size") or {}), dict(of("crop_size") or {}) if of("do_center_crop") else {}
     shorter, height = size.get("shortest_edge"), size.get("height")
-    plain = of("do_resize") and of("do_rescale") and abs((of("rescale_factor") or 0) * 255 - 1) < 1e-6
+    # EfficientNet's processor may map pixels to [-1, 1] before it normalises.
+    offset = 1 if of("rescale_offset") else 0
+    scale = round(255 * (of("rescale_factor") or 0), 3)
+    plain = of("do_resize") and of("do_rescale") and scale in ((1, 2) if offset else (1,))
     if not plain or of("resample") is None or height != size.get("width") or len(set(crop.values())) > 1:
         return None
-    if shorter is not None and of("crop_pct") is not None:
+    if shorter is not None and type(processor).__name__.startswith("Levit"):
+        framing = {"size": crop.get("height", shorter), "resize": int(LEVIT_MARGIN * shorter)}
+    elif shorter is not None and of("crop_pct") is not None and crop:
+        # PoolFormer's: `shortest_edge` is what would remain, and `crop_size` is what does.
+        framing = {"size": crop["height"], "resize": int(shorter / of("crop_pct"))}
+    elif shorter is not None and of("crop_pct") is not None:
         # ConvNeXt's processor, which ResNets use too: `shortest_edge` is what remains after the cut.
         wide = shorter >= CONVNEXT_SQUASHES
         framing = {"size": shorter, "resize": None if wide else int(shorter / of("crop_pct")), "squash": wide}
@@ -200,11 +246,25 @@ def _framed(processor: Any) -> Preprocessing | None:
         framing = {"size": crop.get("height", height), "resize": height, "squash": True}
     else:
         return None
-    mean, std = (of("image_mean"), of("image_std")) if of("do_normalize") else ((0.0,) * 3, (1.0,) * 3)
-    interpolation = Image.Resampling(int(of("resample"))).name.lower()
+    mean, std = (_three(of("image_mean")), _three(of("image_std"))) if of("do_normalize") else ((0.0,) * 3, (1.0,) * 3)
+    # EfficientNet's processor may divide a second time.
+    again = _three(of("image_std")) if of("include_top") else (1.0,) * 3
     return Preprocessing.model_validate(
-        {"interpolation": interpolation, "rounding": "down", "mean": mean, "std": std} | framing
+        {
+            "interpolation": Image.Resampling(int(of("resample"))).name.lower(),
+            "rounding": "down",
+            "mean": tuple((m + offset) / scale for m in mean),
+            "std": tuple(s * t / scale for s, t in zip(std, again, strict=True)),
+            "channels": "bgr" if of("do_flip_channel_order") else "rgb",
+        }
+        | framing
     )
+
+
+def _three(given: Any) -> tuple[float, ...]:
+    """One number for each channel, where a processor may have one for all."""
+    numbers = tuple(given) if isinstance(given, list | tuple) else (given,)
+    return numbers * 3 if len(numbers) == 1 else numbers
 
 
 def _interpolates(network: nn.Module) -> bool:

@@ -41,6 +41,8 @@ class Override(Settings):
     """Of half a pixel of margin when the centre is cut out: torchvision's `even`, or `down` as in transformers."""
     halve: Annotated[bool, Added(when_absent=False)] = False
     """No library's own does."""
+    channels: Annotated[Literal["rgb", "bgr"] | None, Added(when_absent=None)] = None
+    """Order in which the network is given the normalised channels."""
     mean: Colour | None = None
     """Subtracted from pixels in [0, 1]: red, green, blue."""
     std: Colour | None = None

@@ -7,6 +7,7 @@ import sys
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, get_args
 
+from PIL import Image
 from torch import Tensor, nn
 
 from stages.encoders.sources.build import Built, library, reason
@@ -19,6 +20,7 @@ from stages.external.files import fetched
 from stages.images.pixels import Interpolation
 
 if TYPE_CHECKING:
+    from stages.encoders.agreement import Transform
     from stages.encoders.sources.settings import Timm
 
 
@@ -46,6 +48,18 @@ class TimmTrunk(Trunk):
         chosen = pooled if self._how == "auto" else features
         patches = self.patches(x.shape[-2], x.shape[-1])
         return {"backbone": pool(chosen, self._how, patches, self.prefix_tokens, "backbone")}
+
+    def library(self, x: Tensor) -> Tensor | None:
+        """What timm's own forward pass hands to its classifier; None for another pooling and several classifiers."""
+        classifier = self.network.get_classifier()
+        if self._how != "auto" or not isinstance(classifier, nn.Module):
+            return None
+        handed: list[Tensor] = []
+        hook = classifier.register_forward_pre_hook(lambda module, given: handed.append(given[0]))
+        self.network(x)
+        hook.remove()
+        # A list of classifiers is never called itself.
+        return pool(handed[0], "auto", None, None, "backbone") if len(handed) == 1 else None
 
     def patches(self, height: int, width: int) -> int | None:
         """From the patch embedding, where there is one and its tokens stay as they are."""
@@ -78,8 +92,9 @@ def build(source: "Timm") -> Built:
         filled = _fill(network, state, source.ignore)
         recipe = {"kind": "timm", "name": source.name, "options": options}
     recipe["pool"] = source.pool
-    seen = _preprocessing(timm, network, source.options)
-    return Built(TimmTrunk(network, source.pool), seen, recipe, filled.missing, filled.unused, files)
+    trunk = TimmTrunk(network, source.pool)
+    seen, transform = _preprocessing(network, source.options)
+    return Built(trunk, seen, recipe, filled.missing, filled.unused, files, transform=transform)
 
 
 def rebuild(recipe: dict[str, Any]) -> Trunk:
@@ -113,14 +128,19 @@ def _fill(network: nn.Module, state: dict[str, Tensor], ignore: tuple[str, ...])
     return fill(network, state, ignore)
 
 
-def _preprocessing(timm: Any, network: nn.Module, options: dict[str, Any]) -> Preprocessing | None:
-    """timm's data configuration, as its evaluation transform follows it; None where that is no resizing and cutting."""
+def _preprocessing(network: nn.Module, options: dict[str, Any]) -> "tuple[Preprocessing | None, Transform | None]":
+    """timm's data configuration as a preprocessing, and timm's own evaluation transform to compare it with.
+
+    Both None where that is no resizing and cutting.
+    """
+    library_data = library("timm.data", "timm")
     asked = {"img_size": options["img_size"]} if isinstance(options.get("img_size"), int) else {}
-    data = library("timm.data", "timm").resolve_data_config(asked, model=network)
+    data = library_data.resolve_data_config(asked, model=network)
     size, mode = data["input_size"][-1], data.get("crop_mode") or "center"
     if mode not in ("center", "squash") or data["interpolation"] not in get_args(Interpolation):
-        return None
-    return Preprocessing(
+        return None, None
+    own = library_data.create_transform(**data, is_training=False)
+    seen = Preprocessing(
         size=size,
         resize=math.floor(size / data["crop_pct"]),
         squash=mode == "squash",
@@ -128,3 +148,4 @@ def _preprocessing(timm: Any, network: nn.Module, options: dict[str, Any]) -> Pr
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
     )
+    return seen, lambda image: own(Image.fromarray(image)).numpy()

@@ -1,9 +1,13 @@
 """Classifiers of torchvision: `backbone` is what the last layer is given."""
 
+import re
+import warnings
+from collections.abc import Mapping
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torchvision import models
 
@@ -17,10 +21,20 @@ from stages.errors import InputError
 from stages.external.files import fetched
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from stages.encoders.agreement import Transform
     from stages.encoders.sources.settings import Torchvision
 
 CLASSIFIERS = ("fc", "classifier", "heads", "head")
 """What torchvision calls the last layer, or the few last."""
+HASH = re.compile(r"-([0-9a-f]{8,})\.pth$")
+"""The end of the URL of torchvision's weights: the beginning of the sha256 of the file."""
+WITH_AUX = ("googlenet", "inception_v3")
+"""Networks with side branches that only run in training."""
+TURNS = "transform_input"
+"""Attribute of networks whose code normalises its input once more where torchvision gives them its own weights."""
 
 
 class TorchvisionTrunk(Trunk):
@@ -38,6 +52,17 @@ class TorchvisionTrunk(Trunk):
         given, self._given = self._given, None
         assert given is not None
         return {"backbone": given}
+
+    def library(self, x: Tensor) -> Tensor | None:
+        """What the network gives without its classifier."""
+        name = _classifier(self.network)
+        classifier = getattr(self.network, name)
+        setattr(self.network, name, nn.Identity())
+        try:
+            output = self.network(x)
+        finally:
+            setattr(self.network, name, classifier)
+        return output if isinstance(output, Tensor) else None
 
     def _keep(self, module: nn.Module, given: tuple[Tensor, ...]) -> None:
         self._given = pool(given[0], "auto", None, self.prefix_tokens, "backbone")
@@ -59,8 +84,13 @@ def build(source: "Torchvision") -> Built:
         classes = 1000
     else:
         network = _created(source.name, None)
+    if hasattr(network, TURNS):
+        # It is part of the preprocessing instead: then no file of weights is read with it by mistake.
+        setattr(network, TURNS, False)
+    seen, unknown, transform = _seen(source, network, files)
     recipe = {"kind": "torchvision", "name": source.name, "classes": classes}
-    return Built(TorchvisionTrunk(network), preprocessing_of(source), recipe, filled.missing, filled.unused, files)
+    trunk = TorchvisionTrunk(network)
+    return Built(trunk, seen, recipe, filled.missing, filled.unused, files, unknown, transform)
 
 
 def rebuild(recipe: dict[str, Any]) -> Trunk:
@@ -75,17 +105,24 @@ def _classifier(network: nn.Module) -> str:
 def _created(name: str, classes: int | None) -> nn.Module:
     """The network with as many classes; None: without a classifier."""
     if classes is not None:
-        network: nn.Module = models.get_model(name, weights=None, num_classes=classes)
-        return network
-    network = models.get_model(name, weights=None)
+        return _plain(name, num_classes=classes)
+    network = _plain(name)
     setattr(network, _classifier(network), nn.Identity())
+    return network
+
+
+def _plain(name: str, **options: int) -> nn.Module:
+    with warnings.catch_warnings():
+        # GoogLeNet and Inception announce another random initialisation, whatever becomes of the weights.
+        warnings.simplefilter("ignore", FutureWarning)
+        network: nn.Module = models.get_model(name, weights=None, **options)
     return network
 
 
 def _classes(name: str, state: dict[str, Tensor]) -> int | None:
     """How many classes the classifier in a file has; None: there is none in it."""
     with torch.device("meta"):
-        head = _classifier(models.get_model(name, weights=None))
+        head = _classifier(_plain(name))
     matrices = [tensor for key, tensor in state.items() if key.startswith(f"{head}.") and tensor.ndim in (2, 4)]
     return len(matrices[-1]) if matrices else None
 
@@ -93,8 +130,12 @@ def _classes(name: str, state: dict[str, Tensor]) -> int | None:
 def _downloaded(name: str) -> nn.Module:
     try:
         # torchvision reads what it has downloaded before without comparing its sha256 again.
-        with confined(download=True):
-            network: nn.Module = models.get_model(name, weights="DEFAULT")
+        with confined(download=True), warnings.catch_warnings():
+            # With the side branches that their training used, as they are built again. GoogLeNet warns that these have
+            # no weights of worth; they do not run in evaluation.
+            warnings.simplefilter("ignore", UserWarning)
+            more = {"aux_logits": True} if name in WITH_AUX else {}
+            network: nn.Module = models.get_model(name, weights="DEFAULT", **more)
     except (OSError, RuntimeError, UnpicklingError) as error:
         raise InputError(
             f"torchvision's weights of {name}, downloaded, as tensors",
@@ -104,13 +145,9 @@ def _downloaded(name: str) -> nn.Module:
     return network
 
 
-def preprocessing_of(source: "Torchvision") -> Preprocessing:
-    """That of the weights torchvision has for the network: the newest where it downloads them, else the first."""
-    known = list(models.get_model_weights(source.name))
-    if not known:
-        return IMAGENET
-    chosen: Any = models.get_model_weights(source.name)["DEFAULT"] if source.pretrained else known[0]
-    found: Any = chosen.transforms()
+def preprocessing_of(weights: Any) -> Preprocessing:
+    """That of an entry of torchvision's for weights."""
+    found: Any = weights.transforms()
     return Preprocessing(
         size=found.crop_size[0],
         resize=found.resize_size[0],
@@ -118,3 +155,50 @@ def preprocessing_of(source: "Torchvision") -> Preprocessing:
         mean=tuple(found.mean),
         std=tuple(found.std),
     )
+
+
+def _known_by(source: "Torchvision", files: Mapping[str, str]) -> Any:
+    """torchvision's entry for the weights in use: its default where it downloads them, else the one that the sha256 of
+    the file begins as; None for a file that is none of its own.
+    """
+    if source.pretrained:
+        return models.get_model_weights(source.name)["DEFAULT"]
+    for weights in models.get_model_weights(source.name):
+        named = HASH.search(weights.url)
+        if named is not None and any(digest.startswith(named[1]) for digest in files.values()):
+            return weights
+    return None
+
+
+def _seen(
+    source: "Torchvision", network: nn.Module, files: Mapping[str, str]
+) -> "tuple[Preprocessing | None, str, Transform | None]":
+    """How the network is meant to see images, or None and why; and torchvision's own transform to compare with."""
+    known = list(models.get_model_weights(source.name))
+    if not known:
+        return IMAGENET, Built.unknown, None
+    weights = _known_by(source, files)
+    turns = hasattr(network, TURNS)
+    if weights is None and not source.untrained:
+        resizes = {str(preprocessing_of(entry)): entry for entry in known}
+        if turns or len(resizes) > 1:
+            each = ", ".join(f"{w.name} (resize {w.transforms().resize_size[0]})" for w in resizes.values())
+            more = f"; its code turns their input ({TURNS}), as mean and std 0.5 do" if turns else ""
+            return None, f"the file is none of torchvision's, whose weights of {source.name} are {each}{more}", None
+    turned = turns and weights is not None
+    weights = weights or known[0]
+    seen = preprocessing_of(weights)
+    own = weights.transforms()
+
+    def transform(image: "NDArray[np.uint8]") -> "NDArray[np.float32]":
+        pixels: Tensor = own(Image.fromarray(image))
+        if turned:
+            setattr(network, TURNS, True)
+            pixels = getattr(network, f"_{TURNS}")(pixels[None])[0]
+            setattr(network, TURNS, False)
+        return pixels.numpy()
+
+    if turned:
+        # Inception's and GoogLeNet's code maps what its weights' transform normalised to (pixel - 0.5) / 0.5.
+        seen = seen.model_copy(update={"mean": (0.5,) * 3, "std": (0.5,) * 3})
+    return seen, Built.unknown, transform

@@ -51,17 +51,17 @@ def ask_sources(stage: "Sources", inputs: Inputs, out: Output, device: str) -> S
     """Conditions: per tap, the stored embedding of each source. Beside them: a light crop of each source, embedded."""
     from safetensors.numpy import save
 
-    rows = _chosen(inputs["shards"], stage.count, stage.seed)
+    rows = chosen(inputs["shards"], stage.count, stage.seed)
     images = open_images(inputs["shards"])
     conditions, vectors = [], {}
     crops: dict[str, NDArray[np.float32]] = {}
-    for encoder, taps in _by_encoder(stage.taps).items():
-        table = _table(inputs, encoder)
+    for encoder, taps in by_encoder(stage.taps).items():
+        table = table_of(inputs, encoder)
         for tap in taps:
             tap_id = f"{encoder}:{tap}"
             vectors[tap_id] = table.read(tap, PLAIN, rows)
             conditions += [Condition(encoder, tap, int(row), PLAIN, 0.0) for row in rows]
-        seeing = _encoder(inputs, encoder, table, device)
+        seeing = encoder_of(inputs, encoder, table, device)
         if seeing is None:
             continue
         light = partial(transformed, name="crop", strength=LIGHT_CROP, seed=stage.seed)
@@ -76,7 +76,7 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
     """Embeds every transform of every source at every tap that reads pixels; a few of them are conditions as well."""
     from safetensors.numpy import save
 
-    rows = _chosen(inputs["shards"], stage.count, stage.seed)
+    rows = chosen(inputs["shards"], stage.count, stage.seed)
     images = open_images(inputs["shards"])
     painted = rows[: stage.paint]
     variants = [(name, strength) for name, transform in TRANSFORMS.items() for strength in transform.strengths]
@@ -85,9 +85,9 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
     vectors: dict[str, NDArray[np.float32]] = {}
     shown: dict[str, NDArray[np.uint8]] = {}
     left_out, trained = [], []
-    for encoder, taps in _by_encoder(stage.taps).items():
-        table = _table(inputs, encoder)
-        seeing = _encoder(inputs, encoder, table, device)
+    for encoder, taps in by_encoder(stage.taps).items():
+        table = table_of(inputs, encoder)
+        seeing = encoder_of(inputs, encoder, table, device)
         blind = [tap for tap in taps if seeing is None or tap not in seeing.embed(_blank(seeing))]
         left_out += [f"{encoder}:{tap}" for tap in blind]
         taps = [tap for tap in taps if tap not in blind]
@@ -133,14 +133,14 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
     return {"conditions": len(conditions), "sources": len(rows), "left_out": left_out}
 
 
-def _chosen(shards: Input, count: int, seed: int) -> Numbers:
+def chosen(shards: Input, count: int, seed: int) -> Numbers:
     """Held-out rows at random, ascending: int64 [count] or fewer."""
     rows = rows_of(shards, "heldout")
     order = np.random.Generator(np.random.Philox(key=[seed, len(rows)])).permutation(len(rows))
     return np.sort(rows[order[:count]])
 
 
-def _by_encoder(tap_ids: Sequence[str]) -> Mapping[str, list[str]]:
+def by_encoder(tap_ids: Sequence[str]) -> Mapping[str, list[str]]:
     """Tap ids (`encoder:tap`) as encoder -> taps; InputError where there is none."""
     if not tap_ids:
         raise InputError("taps to ask about", "none", "Name them as encoder:tap.")
@@ -151,14 +151,15 @@ def _by_encoder(tap_ids: Sequence[str]) -> Mapping[str, list[str]]:
     return found
 
 
-def _table(inputs: Inputs, encoder: str) -> Table:
+def table_of(inputs: Inputs, encoder: str) -> Table:
+    """The table of embeddings of an encoder; InputError where it is not among the inputs."""
     if EMBEDDINGS + encoder not in inputs:
         available = ", ".join(sorted(name.removeprefix(EMBEDDINGS) for name in inputs if name.startswith(EMBEDDINGS)))
         raise InputError(f"embeddings of {encoder!r}", f"those of {available or 'nothing'}", "Wire them to the ask.")
     return open_table(inputs[EMBEDDINGS + encoder])
 
 
-def _encoder(inputs: Inputs, encoder: str, table: Table, device: str) -> Encoder | None:
+def encoder_of(inputs: Inputs, encoder: str, table: Table, device: str) -> Encoder | None:
     """The encoder that made a table; None where it is an artifact and not among the inputs."""
     spec: EncoderSpec = TypeAdapter(EncoderSpec).validate_python(table.attributes["encoder"])
     given = {"images": inputs["shards"]}
@@ -205,7 +206,7 @@ def _embed(
 ) -> dict[str, NDArray[np.float32]]:
     """Changed images at every tap that reads pixels: tap -> float32 [N, D]."""
     found: dict[str, list[NDArray[np.float32]]] = {}
-    for batch in _batches(rows):
+    for batch in batches(rows):
         pixels = to_unit(images.decode(batch, encoder.preprocessing.framing))
         with torch.no_grad():
             shown = from_unit(change(pixels, batch))
@@ -214,6 +215,7 @@ def _embed(
     return {tap: np.concatenate(parts) for tap, parts in found.items()}
 
 
-def _batches(rows: Numbers) -> Iterator[Numbers]:
+def batches(rows: Numbers) -> Iterator[Numbers]:
+    """Rows in runs of at most `BATCH`."""
     for start in range(0, len(rows), BATCH):
         yield rows[start : start + BATCH]

@@ -19,9 +19,9 @@ from stages.questions.question import HALFWAY
 from stages.readers import format as readers_format
 from stages.readers import score
 from stages.readers.data import truth
-from stages.readers.probe import PROBES, Probe
+from stages.readers.probe import PLANTED, PLANTED_SHARE, PROBES, Probe
 from stages.readers.probe import load as load_probes
-from stages.readers.score import Estimate, Floats, Interval
+from stages.readers.score import Estimate, Floats, Interval, Numbers
 
 if TYPE_CHECKING:
     from stages.questions.kept.stage import Kept
@@ -119,6 +119,7 @@ def _tap_rows(
     if nearness is not None:
         rows.append(row(QUESTION, "nearness", place, "", nearness, "distance of the nearest other image"))
     said = []
+    power = _power(probes, place)
     for attribute in card.attributes:
         name = attribute.name
         readings = asked.readings[name][asked.found.numbers[place][0]]
@@ -127,6 +128,7 @@ def _tap_rows(
         shuffled = score.derangement(len(asked.found.rows), asked.seed)
         floor = score.kept(attribute, readings, asked.truth[name], shown=shuffled)
         bounds, ceiling, rise = asked.interval(kept, n), None, None
+        dispersion = None
         others = [
             row(QUESTION, "fixed", place, name, asked.interval(score.fixed(attribute, readings), n), SCORE),
             row(QUESTION, "floor", place, name, asked.interval(floor, n), SCORE),
@@ -138,6 +140,11 @@ def _tap_rows(
             others.append(row(QUESTION, "kept / ceiling", place, name, bounds, "share of the ceiling"))
             if place == CEILING:
                 others.append(row(QUESTION, "ceiling", place, name, ceiling, SCORE))
+        if asked.found.per_source > 1:
+            dispersion = asked.interval(score.dispersion(attribute, readings, asked.truth[name]), n)
+            others.append(row(QUESTION, "fixed - kept", place, name, dispersion, SCORE))
+            odd = asked.interval(score.outermost(attribute, readings, asked.truth[name], asked.seed), n)
+            others.append(row(QUESTION, "odd one out", place, name, odd, "times chance"))
         if asked.halfway is not None:
             early = asked.kept(attribute, place, asked.halfway)
             rise = asked.interval(score.difference(kept, early), n)
@@ -149,21 +156,30 @@ def _tap_rows(
             others.append(row(QUESTION, "probe", place, name, top, SCORE))
             bottom = _interval(probe.floor, probe.floor_low, probe.floor_high, probe.n)
             others.append(row(QUESTION, "probe floor", place, name, bottom, SCORE))
+        first = row(QUESTION, "kept", place, name, asked.interval(kept, n), SCORE)
         verdict, why = verdicts.judge(
             verdicts.Evidence(
                 low=bounds.low,
                 high=bounds.high,
+                kept_low=first.low,
                 reader=card.scores[name].value,
                 ceiling=None if ceiling is None else ceiling.value,
-                probe=None if probe is None else probe.score,
+                probe=None if probe is None or probe.low is None or probe.high is None else (probe.low, probe.high),
+                power=power,
+                dispersion=None if dispersion is None else (dispersion.low, dispersion.high),
                 nearness=None if nearness is None else nearness.value,
-                rise_low=None if rise is None else rise.low,
+                rise_high=None if rise is None else rise.high,
             )
         )
         said.append((name, verdict))
-        first = row(QUESTION, "kept", place, name, asked.interval(kept, n), SCORE)
         rows += [Row(**{**vars(first), "verdict": verdict, "why": why}), *others]
     return [*rows, note(QUESTION, "sentence", place, verdicts.sentence(place, said))]
+
+
+def _power(probes: dict[tuple[str, str], Probe], place: str) -> float | None:
+    """Share of a planted attribute that the probe of a tap finds; None where none was planted."""
+    planted = probes.get((place, PLANTED))
+    return None if planted is None or planted.score is None else planted.score / PLANTED_SHARE
 
 
 def _interval(value: float | None, low: float | None, high: float | None, n: int) -> Interval:
@@ -176,6 +192,14 @@ def _distances(tap_space: Space) -> Floats | None:
     if tap_space.samples is None:
         return None
     return measures.l2(tap_space.samples[0], tap_space.sources[:, None])
+
+
+def _twins(samples: NDArray[np.uint8], distances: Floats, tap_space: Space) -> tuple[Numbers, NDArray[np.bool_]]:
+    """The twins of each source, int64 [N, 2], and whether both lie nearer to it than its nearest other image, [N]."""
+    pairs = measures.twins(samples, distances)
+    _, nearest = measures.nearest_other(tap_space.gallery, tap_space.positions)
+    near: NDArray[np.bool_] = np.take_along_axis(distances, pairs, axis=1).max(axis=1) < nearest
+    return pairs, near
 
 
 def _nearness(asked: _Asked, tap_space: Space) -> Interval | None:
@@ -201,9 +225,13 @@ def _figures(stage: "Kept", found: Painting, sources: NDArray[np.uint8], spaces:
         where = dict(zip(("encoder", "tap"), split_tap(place), strict=True))
         name = place.replace(":", "-")
         distances = _distances(spaces[place])
+        twins = None
         if distances is not None and found.per_source > 1:
-            pair = measures.twins(samples, distances)[:count]
-            line = np.arange(count)
+            twins = _twins(samples, distances, spaces[place])
+        if distances is not None and twins is not None and twins[1].any():
+            pairs, near = twins
+            line = np.flatnonzero(near)[:count]
+            pair = pairs[line]
             own = distances[line[:, None], pair] / spaces[place].unit
             figures.append(
                 Figure(
@@ -213,10 +241,11 @@ def _figures(stage: "Kept", found: Painting, sources: NDArray[np.uint8], spaces:
                     caption=(
                         "For each source the two samples that lie near it in embedding and differ most in pixels. "
                         f"Their embeddings are {own.mean():.2f} of the distance of two random images away from the "
-                        "source's. The sources are the first ones, not chosen."
+                        f"source's. The sources are the first of the {near.sum()} of {len(near)} whose two samples "
+                        "both lie nearer to it than its nearest other image."
                     ),
-                    tiles=np.stack([sources[:count], samples[line, pair[:, 0]], samples[line, pair[:, 1]]], axis=1),
-                    rows=labels,
+                    tiles=np.stack([sources[line], samples[line, pair[:, 0]], samples[line, pair[:, 1]]], axis=1),
+                    rows=tuple(f"image {number}" for number in found.rows[line]),
                     columns=("source", "twin a", "twin b"),
                     order=number,
                     seeds=seeds,

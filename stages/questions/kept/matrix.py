@@ -34,7 +34,7 @@ UNJUDGED = VerdictLabel("v-none", "not judged", "no rule was asked")
 
 SCORES = unit_axis()
 
-BESIDE = ("kept / ceiling", "probe", "floor", "fixed", "kept halfway", "probe floor")
+BESIDE = ("kept / ceiling", "probe", "floor", "fixed", "fixed - kept", "odd one out", "kept halfway", "probe floor")
 """Metrics that stand beside kept when a cell is opened."""
 BY_DEFINITION = "by definition"
 """Unit of the reader's row for a function of the pixels."""

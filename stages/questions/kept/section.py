@@ -39,14 +39,23 @@ MEASURES = (
     ),
     ("Fixed", "The same between the samples of one source: 1 where all show the same value, right or wrong."),
     (
+        "Calibration",
+        "An exact sampler draws images that the source could have been, so samples differ from each other as much as "
+        "from their source: fixed − kept is 0, and the source is the odd one out among itself and its samples as often "
+        "as chance would have it (1 times). Samples that crowd together make kept too high, so nothing is called lost "
+        "by them, and kept only where the probe confirms it.",
+    ),
+    (
         "Reader",
         "Reads an attribute from pixels: a function of the pixels, or a small network trained on real images only. Its "
         f"score on held-out real images stands beside each attribute; below {verdicts.READER_MIN:g} nothing is said.",
     ),
     (
         "Probe",
-        "A small network that reads the attribute from the vector itself, scored on held-out images on the scale of "
-        "kept. What a probe reads and the samples do not show is the decoder's failure, not the encoder's.",
+        "The better of a linear map and a small network that read the attribute from the whitened vector. It gives a "
+        "distribution of the value; values drawn from it are scored on held-out images by the formula of kept. So the "
+        "probe says what an exact sampler would keep. What a probe reads and the samples do not show is the decoder's "
+        "failure, not the encoder's; what the samples show and a probe does not read is the probe's.",
     ),
     (
         "Ceiling",

@@ -15,21 +15,25 @@ READER_MIN = 0.95
 CEILING_MIN = 0.8
 """A decoder that keeps less of the attribute when it is given the truth cannot show that an embedding holds it."""
 KEPT_MIN = 0.5
-"""KEPT: lower bound of kept / ceiling at least this. Samples do not show an attribute whose upper bound is below it."""
+"""KEPT: lower bound of kept / ceiling at least this. DECODER LIMIT: that of the probe is, and kept's upper is not."""
 LOST_MAX = 0.2
-"""LOST: upper bound of kept / ceiling at most this."""
-PROBE_BLIND = 0.3
-"""LOST: the probe reads no more than this."""
-PROBE_READS = 0.5
-"""DECODER LIMIT: the probe reads at least this."""
+"""LOST: upper bounds of kept / ceiling and of the probe at most this."""
+POWER_MIN = 0.5
+"""A probe that finds less than this share of a planted attribute cannot show that something is lost."""
+EFFECT_MIN = 0.05
+"""The smallest difference of scores that counts. Two are equal where their difference surely is smaller."""
 
 THRESHOLDS = (
-    f"CANNOT TELL: the reader scores below {READER_MIN:g}, or kept at the ceiling is below {CEILING_MIN:g}. "
-    f"KEPT: lower bound of kept / ceiling at least {KEPT_MIN:g}. "
-    f"LOST: upper bound at most {LOST_MAX:g}, the probe reads at most {PROBE_BLIND:g}, the samples are faithful, and "
-    "kept no longer rose over the last half of training. "
-    f"DECODER LIMIT: the probe reads at least {PROBE_READS:g}, but the upper bound of kept / ceiling is below "
-    f"{KEPT_MIN:g}. PARTLY: the rest. Bounds are those of 95 % intervals."
+    "Kept and the probe are on one scale, and samples know nothing but the embedding. "
+    f"CANNOT TELL: the reader scores below {READER_MIN:g}, kept at the ceiling is below {CEILING_MIN:g}, or the probe "
+    "reads less than the samples show. "
+    f"KEPT: lower bound of kept / ceiling at least {KEPT_MIN:g}; where samples agree with each other more than with "
+    f"their source (fixed - kept above {EFFECT_MIN:g}), kept is too high, and the probe must confirm it. "
+    f"LOST: upper bounds of kept / ceiling and of the probe at most {LOST_MAX:g}, the probe finds at least "
+    f"{POWER_MIN:g} of a planted attribute, fixed - kept is within {EFFECT_MIN:g} of 0, the samples are faithful, and "
+    f"kept rose by less than {EFFECT_MIN:g} over the last half of training. "
+    f"DECODER LIMIT: lower bound of the probe at least {KEPT_MIN:g}, upper bound of kept / ceiling below it. "
+    "PARTLY: the rest. Bounds are those of 95 % intervals."
 )
 """The rules as they are printed."""
 
@@ -44,16 +48,22 @@ class Evidence:
     """Lower bound of kept / ceiling, paired; of kept where no ceiling is known."""
     high: float
     """Upper bound of the same."""
+    kept_low: float
+    """Lower bound of kept."""
     reader: float
     """Score of the reader on held-out images."""
     ceiling: float | None
     """kept at `oracle:attributes`; None where the truth is not known to any tap."""
-    probe: float | None
-    """Score of the probe on held-out images."""
+    probe: tuple[float, float] | None
+    """Bounds of what values drawn from the probe's distribution keep of held-out images."""
+    power: float | None
+    """Share of a planted attribute that the probe finds."""
+    dispersion: tuple[float, float] | None
+    """Bounds of fixed - kept, paired; None where there is one sample of each source."""
     nearness: float | None
     """Median of d(sample, source) / d(nearest other image, source), in embeddings; below 1 the samples are faithful."""
-    rise_low: float | None
-    """Lower bound of kept at the end minus kept at half of training, paired."""
+    rise_high: float | None
+    """Upper bound of kept at the end minus kept at half of training, paired."""
 
 
 def judge(evidence: Evidence) -> tuple[Verdict, str]:
@@ -68,19 +78,48 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
         return "CANNOT TELL", f"Given the truth, the decoder keeps {_two(e.ceiling)}, below {CEILING_MIN:g}."
     if not (math.isfinite(e.low) and math.isfinite(e.high)):
         return "CANNOT TELL", "The attribute is defined for too few sources."
-    if e.low >= KEPT_MIN:
+    crowded = e.dispersion is not None and e.dispersion[0] > EFFECT_MIN
+    probe_low, probe_high = e.probe or (math.nan, math.nan)
+    weak = probe_high < e.kept_low
+    if e.low >= KEPT_MIN and (probe_low >= KEPT_MIN or not (crowded or (weak and probe_high < KEPT_MIN))):
         return "KEPT", f"{_capital(bounds)}: at least {KEPT_MIN:g}."
-    doubts = _doubts(e)
-    if e.high <= LOST_MAX and not doubts:
-        return "LOST", (
-            f"{_capital(bounds)}, the probe reads only {_two(e.probe)}, the samples are faithful, kept no longer rose."
-        )
-    if e.probe is not None and e.probe >= PROBE_READS and e.high < KEPT_MIN:
+    if weak or e.low >= KEPT_MIN:
+        return "CANNOT TELL", _contradiction(e, crowded)
+    if probe_low >= KEPT_MIN and e.high < KEPT_MIN:
         shown = "do not show it" if e.high <= LOST_MAX else "show less than half of it"
-        return "DECODER LIMIT", f"The probe reads {_two(e.probe)}, but {bounds}: the samples {shown}."
-    if e.high <= LOST_MAX:
+        return "DECODER LIMIT", f"The probe reads {_between(e.probe)}, but {bounds}: the samples {shown}."
+    if e.high > LOST_MAX:
+        return "PARTLY", f"{_capital(bounds)}: neither kept (from {KEPT_MIN:g}) nor lost (to {LOST_MAX:g})."
+    if broken := _broken(e):
+        return "CANNOT TELL", f"{_capital(bounds)}, but {'; '.join(broken)}."
+    if doubts := _doubts(e):
         return "PARTLY", f"{_capital(bounds)}, but it is not shown to be lost: {'; '.join(doubts)}."
-    return "PARTLY", f"{_capital(bounds)}: neither kept (from {KEPT_MIN:g}) nor lost (to {LOST_MAX:g})."
+    probe = f"the probe reads only {_between(e.probe)}"
+    return "LOST", f"{_capital(bounds)}, {probe}, the samples are faithful, kept no longer rose."
+
+
+def _contradiction(e: Evidence, crowded: bool) -> str:
+    """Why kept and the probe do not go together."""
+    probe = "no probe was trained" if e.probe is None else f"the probe reads {_between(e.probe)}"
+    found = f"{probe}, and the samples show at least {_two(e.kept_low)}"
+    if crowded:
+        more = f"The samples of a source agree with each other more than with it, by {_between(e.dispersion)}"
+        return f"{more}, so kept is too high: {found}."
+    return f"The probe is weaker than the decoder: {found}."
+
+
+def _broken(e: Evidence) -> list[str]:
+    """Instruments that cannot show that an attribute is lost."""
+    broken = []
+    if e.dispersion is not None and (e.dispersion[0] > EFFECT_MIN or e.dispersion[1] < -EFFECT_MIN):
+        more = "more" if e.dispersion[0] > 0 else "less"
+        broken.append(
+            f"the samples are not calibrated: they agree with each other {more} than with their source "
+            f"(fixed - kept is {_between(e.dispersion)})"
+        )
+    if e.power is not None and not e.power >= POWER_MIN:
+        broken.append(f"the probe finds {_two(e.power)} of a planted attribute, below {POWER_MIN:g}")
+    return broken
 
 
 def _doubts(e: Evidence) -> list[str]:
@@ -88,16 +127,16 @@ def _doubts(e: Evidence) -> list[str]:
     doubts = []
     if e.probe is None:
         doubts.append("no probe was trained")
-    elif not e.probe <= PROBE_BLIND:
-        doubts.append(f"the probe reads {_two(e.probe)}")
+    elif not e.probe[1] <= LOST_MAX:
+        doubts.append(f"the probe reads {_between(e.probe)}")
     if e.nearness is None:
         doubts.append("the samples were not embedded")
     elif not e.nearness < 1.0:
         doubts.append(f"the samples are {_two(e.nearness)} times as far from their source as the nearest other image")
-    if e.rise_low is None:
+    if e.rise_high is None:
         doubts.append("kept at half of training is not known")
-    elif not e.rise_low <= 0.0:
-        doubts.append(f"kept was still rising (by at least {_two(e.rise_low)})")
+    elif not e.rise_high < EFFECT_MIN:
+        doubts.append(f"kept may still be rising (by up to {_two(e.rise_high)})")
     return doubts
 
 
@@ -117,6 +156,10 @@ def sentence(place: str, verdicts: Sequence[tuple[str, str]]) -> str:
     if "CANNOT TELL" in by:
         clauses.append(f"{'' if clauses else 'is such that '}nothing can be told of {joined(by['CANNOT TELL'])}")
     return f"{place} {'; '.join(clauses)}." if clauses else f"{place} was asked about no attribute."
+
+
+def _between(bounds: tuple[float, float] | None) -> str:
+    return "unknown" if bounds is None else f"{_two(bounds[0])} to {_two(bounds[1])}"
 
 
 def _two(value: float | None) -> str:

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from pipeline.key import key_of
 from stages import attributes
+from stages.datasets.sources import ScenesSource
+from stages.errors import FormatError
 from stages.listing import members
 from stages.listing.stage import Listing
 from stages.shards.stage import Shards
@@ -259,3 +261,26 @@ def test_the_example_of_a_listing_of_format_1_stays_readable() -> None:
     assert [a.name for a in attributes.load(example.read("attributes.json"))] == ["class", "weight"]
     assert rows.column("attribute.weight").to_pylist()[:2] == [0.5, 0.75]
     assert rows.column("attribute.class").to_pylist()[:2] == [2.0, 3.0]
+
+
+def test_a_changed_byte_of_a_listings_rows_is_refused() -> None:
+    whole = run_stage(Listing(source=ScenesSource(kind="scenes", count=200, seed=3), holdout=0.3))
+    data = whole.objects[members.LISTING]
+    rows = members.ListingRows(whole, 1024).read(0, 200).to_pandas()
+    group = pq.read_metadata(io.BytesIO(data)).row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    end = max((c.dictionary_page_offset or c.data_page_offset) + c.total_compressed_size for c in columns)
+    refused = 0
+    for at in range(4, end, end // 60):
+        flipped = bytearray(data)
+        flipped[at] ^= 1
+        artifact = MemoryArtifact({**whole.objects, members.LISTING: bytes(flipped)})
+        artifact.summary = whole.summary
+        try:
+            found = members.ListingRows(artifact, 1024).read(0, 200).to_pandas()
+        except FormatError as error:
+            refused += "--force listing" in str(error)
+        else:
+            # A header of a page may change without an effect, the rows may not.
+            assert found.equals(rows)
+    assert refused > 40

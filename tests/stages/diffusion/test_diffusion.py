@@ -175,3 +175,30 @@ def test_noise_is_standard_normal() -> None:
 
 
 MIXED = 6086224461081295000
+
+
+@pytest.mark.parametrize("name", sorted(samplers.SAMPLERS))
+def test_noise_around_the_mean_of_the_data_paints_without_a_bias_towards_zero(name: str) -> None:
+    mean, spread, sigma_max = 0.8, 0.1, 5.0
+
+    def denoiser(x: Tensor, sigma: Tensor, h: Tensor) -> Tensor:
+        share = (spread**2 / (spread**2 + sigma**2))[:, None, None, None]
+        return mean + share * (x - mean)
+
+    sigmas = samplers.karras_sigmas(40, 0.002, sigma_max)
+    # Both signs of the same noise, so that their mean has no chance in it.
+    unit = torch.randn((64, 1, 2, 2), generator=torch.Generator().manual_seed(1))
+    drawn = only(torch.cat([unit, -unit])) if name in ("ddim", "dpm++2m", "euler", "heun") else noisy(unit)
+    around = noise.around(drawn, torch.tensor(mean / sigma_max))
+    painted = samplers.SAMPLERS[name](denoiser, around, sigmas, torch.zeros(128, 1))
+    assert float(painted.mean()) == pytest.approx(mean, abs=1e-4)
+
+
+def noisy(unit: Tensor) -> noise.Noise:
+    """Noise for every step, each of both signs."""
+
+    def drawn(step: int) -> Tensor:
+        fresh = torch.randn(unit.shape, generator=torch.Generator().manual_seed(100 + step)) if step else unit
+        return torch.cat([fresh, -fresh])
+
+    return drawn

@@ -1,16 +1,19 @@
 """Factories of users: whatever they raise becomes one message, and nothing waits for an answer."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from stages.encoders.encoder import probe_batch
 from stages.encoders.imported import build
 from stages.encoders.stage import Imported
 from stages.errors import InputError
-from tests.stages.encoders.files import imported
+from tests.stages.encoders.files import encoder, imported, normalised
 
 
 @pytest.mark.parametrize(
@@ -84,3 +87,58 @@ def test_weights_that_are_not_finite_are_named(value: float, tmp_path: Path) -> 
             weights=str(tmp_path / "w.safetensors"),
             preprocessing={"size": 16},
         )
+
+
+FLAT = """
+import torch
+from torch import nn
+
+class Flat(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, stride=2), nn.Linear(4 * 7 * 7, 5)
+
+    def forward(self, x):
+        h = self.conv(x)
+        return {"backbone": self.fc(h.view(h.size(0), -1)), "dead": h.mean((2, 3)) * 0, "one": h.mean((2, 3)) * 0 + 3}
+
+def flat(): return Flat()
+
+def seeded():
+    torch.manual_seed(0)
+    return Flat()
+"""
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> dict[str, Any]:
+    """A network that flattens a map by `view`, and a file of its weights."""
+    (tmp_path / "nets.py").write_text(FLAT)
+    names: dict[str, Any] = {}
+    exec(FLAT, names)
+    save_file(names["flat"]().state_dict(), tmp_path / "flat.safetensors")
+    weights = {"weights": str(tmp_path / "flat.safetensors"), "preprocessing": {"size": 16, "resize": 16}}
+    return {"kind": "torch", "factory": f"{tmp_path}/nets.py:flat"} | weights
+
+
+@torch.no_grad()
+def test_a_network_that_flattens_a_map_by_view_is_read_in_torchs_own_layout(flat: dict[str, Any]) -> None:
+    found = encoder(imported(**flat))
+    names: dict[str, Any] = {}
+    exec(FLAT, names)
+    network = names["flat"]()
+    network.load_state_dict(load_file(flat["weights"]))
+    expected = network(normalised(probe_batch(16), found).contiguous())["backbone"].numpy()
+    np.testing.assert_allclose(found.embed(probe_batch(16))["backbone"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_embedding_that_is_one_for_all_images_is_named_by_its_tap(flat: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"one embedding of all images at nothing, same \(zero at nothing\)\. Check"):
+        imported(**flat, taps={"nothing": "dead", "same": "one"})
+
+
+def test_a_factory_that_sets_the_seed_itself_needs_a_file_of_weights(flat: dict[str, Any]) -> None:
+    seeded = flat | {"factory": flat["factory"].replace(":flat", ":seeded")}
+    assert encoder(imported(**seeded)).taps == {"backbone": 5}
+    with pytest.raises(InputError, match=r"a function that sets torch's seed itself.*Take the seeding out"):
+        imported(**(seeded | {"weights": None}))

@@ -1,5 +1,6 @@
 """Encoders from every ecosystem's own files give what that ecosystem's own code gives, and keep giving it."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torchvision import models
 from stages.encoders.card import CARD
 from stages.encoders.encoder import probe_batch
 from stages.encoders.imported import PIECE_BYTES
+from stages.encoders.sources.timm import TimmTrunk
 from stages.errors import FormatError, InputError
 from stages.images.pixels import Framing
 from tests.artifacts import FolderArtifact, MemoryArtifact
@@ -205,6 +207,33 @@ def test_a_head_that_no_tap_needs_may_be_missing_and_one_that_a_tap_needs_may_no
     assert card(artifact)["zeroed"] == ["pooler.dense.bias", "pooler.dense.weight"]
     with pytest.raises(InputError, match=r"no weights for pooler\.dense\.bias, pooler\.dense\.weight.*random"):
         imported(kind="hf", path=str(path), taps={"pooled": "pooler"})
+
+
+def test_a_configuration_with_fewer_layers_than_the_weights_is_refused(tmp_path: Path) -> None:
+    path, _ = hf_folder(tmp_path, "vit", VIT_PROCESSOR)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    with pytest.raises(InputError, match=r"config\.json in .* found weights of layers that it does not have: .*\.1\."):
+        imported(kind="hf", path=str(path))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_pointer_of_git_lfs_in_a_folder_of_transformers_is_named(name: str, tmp_path: Path) -> None:
+    path, _ = hf_folder(tmp_path, "vit", VIT_PROCESSOR)
+    (path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 300\n")
+    with pytest.raises(InputError, match=rf"{name} .*found a pointer of Git LFS.*git lfs pull"):
+        imported(kind="hf", path=str(path))
+
+
+def test_an_embedding_that_is_not_the_librarys_own_is_refused(
+    vit: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(self: TimmTrunk, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"backbone": self.network.forward_features(x).mean(1)}
+
+    monkeypatch.setattr(TimmTrunk, "forward", other)
+    with pytest.raises(InputError, match=r"library's own forward pass gives.*a relative difference at backbone by"):
+        imported(**fields(vit))
 
 
 @torch.no_grad()

@@ -1,11 +1,14 @@
 """An encoder's own preprocessing is that of the library it comes from, to a rounding level."""
 
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import timm
+import torch
 import transformers
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -13,14 +16,16 @@ from torchvision import models, transforms
 from torchvision.transforms import InterpolationMode
 
 from pipeline.key import fields_of
+from stages.encoders.agreement import photograph, pixel_difference, shown
 from stages.encoders.encoder import NetworkEncoder
 from stages.encoders.imported import preprocessing
 from stages.encoders.sources.settings import IMAGENET, Override, Torchvision
-from stages.encoders.sources.torchvision import preprocessing_of
+from stages.encoders.sources.torchvision import _known_by, preprocessing_of
 from stages.encoders.spec import Preprocessing
 from stages.encoders.stage import Imported
 from stages.errors import InputError
-from stages.images.pixels import Framing, fit, normalise, to_unit
+from stages.external.files import sha256_of
+from stages.images.pixels import Framing, fit
 from tests.stages.encoders.files import VIT_PROCESSOR, card, encoder, hf_folder, imported, photo, pil, rcdm_square
 
 SHAPES = [(90, 60), (60, 91), (64, 64), (33, 47)]
@@ -29,7 +34,7 @@ LEVEL = 1 / 255
 
 def seen(image: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.float32]:
     """What a network sees of an image: float32 [3, size, size]."""
-    found: NDArray[np.float32] = normalise(to_unit(fit(image, how.framing)[None]), how.mean, how.std)[0].numpy()
+    found: NDArray[np.float32] = shown(fit(image, how.framing)[None], how)[0].numpy()
     return found
 
 
@@ -56,7 +61,7 @@ def test_resizing_and_cutting_are_torchvisions(shape: tuple[int, int], interpola
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_16", "convnext_tiny", "efficientnet_b1"])
 def test_a_torchvision_network_comes_with_the_preprocessing_of_its_weights(name: str) -> None:
     chosen: Any = next(iter(models.get_model_weights(name)))
-    how = preprocessing_of(Torchvision(name=name, untrained=True))
+    how = preprocessing_of(chosen)
     image = photo(300, 260)
     assert_a_level_apart(seen(image, how), chosen.transforms()(pil(image)).numpy(), how.std)
 
@@ -73,6 +78,7 @@ def test_a_timm_network_comes_with_timms_own_preprocessing(name: str) -> None:
     assert card(artifact)["preprocessing"]["size"] == how.size
 
 
+SQUARE = {"size": {"height": 32, "width": 32}, "resample": 0, "image_mean": [0.4] * 3, "image_std": [0.2] * 3}
 PROCESSORS: dict[str, dict[str, Any]] = {
     "vit": VIT_PROCESSOR,
     "clip": {
@@ -93,6 +99,33 @@ PROCESSORS: dict[str, dict[str, Any]] = {
         "crop_size": {"height": 32, "width": 32},
         "do_normalize": False,
     },
+    "mobilevit": {
+        "image_processor_type": "MobileViTImageProcessor",
+        "size": {"shortest_edge": 36},
+        "crop_size": {"height": 32, "width": 32},
+        "do_center_crop": True,
+        "do_flip_channel_order": True,
+        "resample": 2,
+    },
+    "efficientnet": SQUARE | {"image_processor_type": "EfficientNetImageProcessor", "include_top": True},
+    "efficientnet offset": SQUARE
+    | {"image_processor_type": "EfficientNetImageProcessor", "include_top": False}
+    | {"rescale_offset": True, "rescale_factor": 1 / 127.5},
+    "levit": {
+        "image_processor_type": "LevitImageProcessor",
+        "size": {"shortest_edge": 32},
+        "crop_size": {"height": 32, "width": 32},
+        "do_center_crop": True,
+        "resample": 2,
+    },
+    "poolformer": {
+        "image_processor_type": "PoolFormerImageProcessor",
+        "size": {"shortest_edge": 32},
+        "crop_size": {"height": 32, "width": 32},
+        "crop_pct": 0.9,
+        "resample": 2,
+    },
+    "one mean for all channels": VIT_PROCESSOR | {"image_mean": 0.5, "image_std": [0.5]},
 }
 
 
@@ -126,6 +159,66 @@ def test_a_model_without_a_preprocessing_that_is_known_asks_the_study_for_one(pr
         imported(kind="hf", path=str(path))
     found = encoder(imported(kind="hf", path=str(path), preprocessing=GIVEN))
     assert (found.preprocessing.size, found.preprocessing.resize) == (32, None)
+
+
+def test_an_image_processor_that_shows_an_image_of_another_shape_is_refused(tmp_path: Path) -> None:
+    dpt = {"image_processor_type": "DPTImageProcessor", "keep_aspect_ratio": True, "ensure_multiple_of": 8}
+    path, _ = hf_folder(tmp_path, "vit", SQUARE | dpt)
+    difference = r"its network sees \[3, 32, 40\], and ours would see \[3, 32, 32\]"
+    with pytest.raises(InputError, match=f"with size, mean and std, since .*{difference}.*Write them into the study"):
+        imported(kind="hf", path=str(path))
+    assert encoder(imported(kind="hf", path=str(path), preprocessing=GIVEN)).preprocessing.size == 32
+
+
+def test_an_image_processor_that_shows_other_pixels_is_refused_by_how_far_they_are_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.encoders.sources.hf.LEVIT_MARGIN", 1)
+    path, _ = hf_folder(tmp_path, "vit", PROCESSORS["levit"])
+    with pytest.raises(InputError, match=r"since .*its network and ours would see pixels \d+ levels of 255 apart"):
+        imported(kind="hf", path=str(path))
+
+
+def test_channels_in_another_order_are_a_difference_and_half_a_pixel_of_margin_is_one() -> None:
+    how = Preprocessing(size=32, resize=40, rounding="down")
+    for other in (how.model_copy(update={"channels": "bgr"}), how.model_copy(update={"rounding": "even"})):
+        assert "levels of 255 apart" in pixel_difference(how, partial(seen, how=other))
+    assert pixel_difference(how, partial(seen, how=how)) == ""
+    np.testing.assert_array_equal(photograph(how), photograph(how))
+
+
+def test_a_file_that_torchvision_does_not_know_asks_for_the_resizing_where_its_weights_differ(tmp_path: Path) -> None:
+    torch.save(models.resnet50().state_dict(), tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"none of torchvision's.*IMAGENET1K_V1 \(resize 256\).*V2 \(resize 232\)"):
+        imported(kind="torchvision", name="resnet50", weights=str(tmp_path / "w.pth"))
+    digest = sha256_of(tmp_path / "w.pth")
+    source = Torchvision(name="resnet50", weights=str(tmp_path / "w.pth"))
+    assert _known_by(source, {"w.pth": digest}) is None
+    for weights in models.get_model_weights("resnet50"):
+        (start,) = re.findall(r"-([0-9a-f]{8})\.pth", weights.url)
+        assert _known_by(source, {"w.pth": start + digest[8:]}) is weights
+
+
+@torch.no_grad()
+def test_a_network_whose_input_torchvision_turns_is_given_it_turned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.manual_seed(0)
+    network = models.googlenet(weights=None, init_weights=False)
+    name = models.get_model_weights("googlenet")["DEFAULT"].url.rpartition("/")[2]
+    torch.save(network.state_dict(), tmp_path / "hub" / "checkpoints" / name)
+    library: Any = models.get_model("googlenet", weights="DEFAULT").eval()
+    library.fc = torch.nn.Identity()
+    assert library.transform_input
+    found = encoder(imported(kind="torchvision", name="googlenet", pretrained=True))
+    image = photo(300, 260)
+    pixels = models.get_model_weights("googlenet")["DEFAULT"].transforms()(pil(image))
+    ours, theirs = found.embed(image[None])["backbone"], library(pixels[None]).numpy()
+    assert np.linalg.norm(ours - theirs) < 0.01 * np.linalg.norm(theirs)
+    with pytest.raises(InputError, match=r"its code turns their input \(transform_input\), as mean and std 0\.5 do"):
+        imported(kind="torchvision", name="googlenet", weights=str(tmp_path / "hub" / "checkpoints" / name))
 
 
 def noisy(width: int, height: int) -> NDArray[np.uint8]:

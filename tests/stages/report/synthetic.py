@@ -48,7 +48,7 @@ KEPT: Mapping[str, Sequence[float]] = {
 PROBE: Mapping[str, Sequence[float]] = {
     "simclr:backbone": _shares("59 60 78 100 91 98 91 18 72 70 66 81 90 77 86 52"),
     "simclr:projector.0": _shares("56 41 52 100 70 97 90 11 49 48 45 74 88 52 80 47"),
-    "simclr:projector": _shares("52 27 23 100 28 97 89 6 21 25 22 63 85 29 74 41"),
+    "simclr:projector": _shares("52 15 13 100 17 97 89 6 12 14 13 63 85 17 74 41"),
     "untrained:backbone": _shares("20 83 94 99 78 81 60 5 93 92 85 84 82 55 62 44"),
     "oracle:pixels": _shares("62 97 99 100 99 99 95 44 99 99 97 96 94 95 97 80"),
     "oracle:attributes": _shares("100 100 100 100 100 100 100 99 100 98 95 95 95 93 94 70"),
@@ -128,7 +128,7 @@ def kept() -> MemoryArtifact:
     """The answer to `kept`: scores, verdicts, twins, grids and maps."""
     rows = [row("kept", "rules", "", "", float("nan"), n=0, why=verdicts.THRESHOLDS)]
     for subject, reader in zip(SUBJECTS, READER, strict=True):
-        unit = "by definition" if subject in PIXEL else "accuracy" if subject in ("shape", "pattern") else "R2"
+        unit = "by definition" if subject in PIXEL else "balanced accuracy" if subject in ("shape", "pattern") else "R2"
         rows.append(row("kept", "reader", "", subject, reader, n=2000, unit=unit))
     figures = []
     real = sources()
@@ -145,7 +145,18 @@ def kept() -> MemoryArtifact:
             half = 0.02 + 0.04 * draw.random()
             share = value / (ceiling or 1.0)
             verdict, why = verdicts.judge(
-                verdicts.Evidence(share - half, share + half, reader, ceiling, probe, 0.7, -0.01)
+                verdicts.Evidence(
+                    low=share - half,
+                    high=share + half,
+                    kept_low=value - half,
+                    reader=reader,
+                    ceiling=ceiling,
+                    probe=(probe - 0.02, probe + 0.02),
+                    power=0.95,
+                    dispersion=(0.0, 0.04),
+                    nearness=0.7,
+                    rise_high=0.01,
+                )
             )
             rows.append(
                 row(
@@ -154,6 +165,8 @@ def kept() -> MemoryArtifact:
             )
             beside = {
                 "fixed": min(1.0, value + 0.02),
+                "fixed - kept": min(1.0, value + 0.02) - value,
+                "odd one out": 1.1,
                 "floor": 0.02 * draw.normal(),
                 "probe": probe,
                 "probe floor": 0.01,

@@ -274,7 +274,7 @@ def test_a_number_that_is_none_is_a_dash() -> None:
     ]
     page = html({"results.kept": synthetic.answer("kept", rows)})
     assert "<b>–</b>" in page
-    assert "nan" not in parsed(page).said().lower()
+    assert not re.search(r"\bnan\b", parsed(page).said().lower())
 
 
 @pytest.mark.parametrize("names", [(), ("results.kept",), ("results.faithfulness",), ("results.invariance", "decoder")])
@@ -335,7 +335,8 @@ def names() -> Iterator[str]:
 
 NASTY = st.one_of(
     st.sampled_from(list(names())),
-    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00\r:"), min_size=1, max_size=30),
+    # Begun with a character of no known name: `backbone` and its like have marks of their own.
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00\r:"), max_size=30).map("~{}".format),
 )
 
 

@@ -120,6 +120,12 @@ def test_every_framing_has_its_words(how: Preprocessing, told: str) -> None:
     assert seen(how).partition(";")[0] == told
 
 
+def test_channels_in_another_order_are_said() -> None:
+    order = "channels in the order blue, green, red"
+    assert seen(Preprocessing(channels="bgr")).endswith(f"; {order}")
+    assert order not in seen(Preprocessing())
+
+
 @pytest.mark.parametrize(
     ("url", "told"),
     [

@@ -1,6 +1,6 @@
 """Samples: painted in any order and any batch they are the same, and read back as a set of images."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from stages.diffusion.samplers import Denoiser
 from stages.embeddings.format import open_table
 from stages.encoders.spec import Architecture, EncoderSpec, Oracle, Untrained
 from stages.errors import FormatError, InputError
-from stages.images.pixels import encode_png
+from stages.images.pixels import encode_png, from_network
 from stages.images.sets import open_images
 from stages.samples.format import decode_shard, shard_name
 from stages.samples.paint import State, paint, paint_part
@@ -104,6 +104,9 @@ class Indifferent(Decoder):
     def denoiser(self, place: str) -> Denoiser:
         return lambda x, sigma, h: x / (1 + sigma.view(-1, 1, 1, 1))
 
+    def mean(self, tap: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda h: torch.zeros(())
+
 
 def test_noise_is_matched_across_taps_and_differs_between_samples_sources_and_seeds(
     inputs: dict[str, MemoryArtifact],
@@ -157,6 +160,19 @@ def test_guidance_of_one_changes_nothing_and_of_two_moves_samples_away_from_thos
     plain, free, led = painted(1.0), painted(1e-9), painted(2.0)
     assert np.array_equal(plain, paint(STAGE, state.decoder, "oracle:attributes", h, [3, 8], [0, 0]))
     assert np.abs(led - free).mean() > np.abs(plain - free).mean() > 0
+
+
+def test_samples_start_from_noise_around_the_sketch(inputs: dict[str, MemoryArtifact]) -> None:
+    state = STAGE.setup(inputs, "cpu")
+    assert isinstance(state.decoder, Decoder)
+    h = torch.from_numpy(np.stack(state.vectors[:2]))
+    tap = "oracle:attributes"
+    sketch = state.decoder.mean(tap)(h)
+    assert sketch.shape == (2, 3, 16, 16)
+    # Two levels of little noise: what is painted is what was started from.
+    still = STAGE.model_copy(update={"sampler": "ddim", "steps": 2, "sigma_max": 1e-3, "sigma_min": 1e-4})
+    painted = paint(still, state.decoder, tap, h, [3, 8], [0, 0])
+    assert np.abs(painted.astype(float) - from_network(sketch).astype(float)).max() <= 2
 
 
 def test_guidance_is_refused_where_no_condition_was_dropped_and_in_extensions_of_such_a_decoder() -> None:

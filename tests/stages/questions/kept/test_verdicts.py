@@ -8,44 +8,78 @@ import pytest
 from stages.questions.kept import verdicts
 from stages.questions.kept.verdicts import Evidence
 
-GONE = Evidence(low=-0.05, high=0.15, reader=0.99, ceiling=0.95, probe=0.2, nearness=0.7, rise_low=-0.02)
+GONE = Evidence(
+    low=-0.05,
+    high=0.15,
+    kept_low=-0.05,
+    reader=0.99,
+    ceiling=0.95,
+    probe=(0.01, 0.1),
+    power=0.9,
+    dispersion=(-0.02, 0.04),
+    nearness=0.7,
+    rise_high=0.02,
+)
+HALF = replace(GONE, low=0.55, high=0.7, kept_low=0.5, probe=(0.55, 0.6))
 
 
 @pytest.mark.parametrize(
-    ("change", "verdict", "says"),
+    ("known", "change", "verdict", "says"),
     [
-        ({}, "LOST", "probe reads only 0.20"),
-        ({"high": 0.2, "probe": 0.3, "rise_low": 0.0}, "LOST", "to 0.20"),
-        ({"high": 0.21}, "PARTLY", "neither kept"),
-        ({"probe": 0.31}, "PARTLY", "the probe reads 0.31"),
-        ({"probe": None}, "PARTLY", "no probe was trained"),
-        ({"nearness": 1.0}, "PARTLY", "1.00 times as far"),
-        ({"nearness": None}, "PARTLY", "were not embedded"),
-        ({"rise_low": 0.01}, "PARTLY", "still rising"),
-        ({"rise_low": None}, "PARTLY", "half of training is not known"),
-        ({"probe": 0.5}, "DECODER LIMIT", "do not show it"),
-        ({"probe": 0.9, "low": 0.3, "high": 0.49}, "DECODER LIMIT", "0.30 to 0.49: the samples show less than half"),
-        ({"probe": 0.9, "low": 0.3, "high": 0.5}, "PARTLY", "neither kept"),
-        ({"low": 0.5, "high": 0.6}, "KEPT", "Kept / ceiling is 0.50 to 0.60"),
-        ({"low": 0.49, "high": 0.9}, "PARTLY", "neither kept"),
-        ({"low": 0.9, "high": 1.0, "reader": 0.949}, "CANNOT TELL", "The reader scores 0.95"),
-        ({"low": 0.9, "high": 1.0, "ceiling": 0.79}, "CANNOT TELL", "keeps 0.79"),
-        ({"low": 0.9, "high": 1.0, "ceiling": None}, "KEPT", "Kept is 0.90"),
-        ({"ceiling": None}, "LOST", "Kept is -0.05 to 0.15"),
-        ({"low": float("nan")}, "CANNOT TELL", "too few"),
-        ({"reader": float("nan")}, "CANNOT TELL", "reader"),
-        ({"ceiling": float("nan")}, "CANNOT TELL", "truth"),
+        (GONE, {}, "LOST", "probe reads only 0.01 to 0.10"),
+        (GONE, {"high": 0.2, "probe": (0.1, 0.2), "rise_high": 0.049}, "LOST", "to 0.20"),
+        (GONE, {"dispersion": None, "power": None}, "LOST", "faithful"),
+        (GONE, {"high": 0.21}, "PARTLY", "neither kept"),
+        (GONE, {"probe": (0.1, 0.21)}, "PARTLY", "the probe reads 0.10 to 0.21"),
+        (GONE, {"probe": None}, "PARTLY", "no probe was trained"),
+        (GONE, {"nearness": 1.0}, "PARTLY", "1.00 times as far"),
+        (GONE, {"nearness": None}, "PARTLY", "were not embedded"),
+        (GONE, {"rise_high": 0.05}, "PARTLY", "may still be rising (by up to 0.05)"),
+        (GONE, {"rise_high": None}, "PARTLY", "half of training is not known"),
+        (GONE, {"power": 0.49}, "CANNOT TELL", "finds 0.49 of a planted attribute"),
+        (GONE, {"dispersion": (0.06, 0.1)}, "CANNOT TELL", "agree with each other more than with their source"),
+        (GONE, {"dispersion": (-0.1, -0.06)}, "CANNOT TELL", "agree with each other less than with their source"),
+        (GONE, {"dispersion": (0.0, 0.2)}, "LOST", "faithful"),
+        (GONE, {"kept_low": 0.11}, "CANNOT TELL", "The probe is weaker than the decoder: the probe reads 0.01 to 0.10"),
+        (GONE, {"kept_low": 0.11, "dispersion": (0.06, 0.1)}, "CANNOT TELL", "so kept is too high"),
+        (GONE, {"probe": (0.5, 0.6)}, "DECODER LIMIT", "do not show it"),
+        (
+            GONE,
+            {"probe": (0.8, 0.9), "low": 0.3, "high": 0.49},
+            "DECODER LIMIT",
+            "0.30 to 0.49: the samples show less than half",
+        ),
+        (GONE, {"probe": (0.8, 0.9), "low": 0.3, "high": 0.5}, "PARTLY", "neither kept"),
+        (GONE, {"probe": (0.49, 0.9), "low": 0.3, "high": 0.49}, "PARTLY", "neither kept"),
+        (HALF, {"low": 0.5, "high": 0.6}, "KEPT", "Kept / ceiling is 0.50 to 0.60"),
+        (HALF, {"low": 0.49, "high": 0.9}, "PARTLY", "neither kept"),
+        (HALF, {"probe": None}, "KEPT", "at least 0.5"),
+        (HALF, {"probe": (0.4, 0.52), "kept_low": 0.53}, "KEPT", "at least 0.5"),
+        (HALF, {"probe": (0.4, 0.49), "kept_low": 0.5}, "CANNOT TELL", "The probe is weaker"),
+        (HALF, {"probe": (0.4, 0.49), "kept_low": 0.45}, "KEPT", "at least 0.5"),
+        (HALF, {"dispersion": (0.06, 0.2)}, "KEPT", "at least 0.5"),
+        (HALF, {"dispersion": (0.06, 0.2), "probe": (0.49, 0.6)}, "CANNOT TELL", "so kept is too high"),
+        (HALF, {"dispersion": (0.06, 0.2), "probe": None}, "CANNOT TELL", "no probe was trained"),
+        (HALF, {"reader": 0.949}, "CANNOT TELL", "The reader scores 0.95"),
+        (HALF, {"ceiling": 0.79}, "CANNOT TELL", "keeps 0.79"),
+        (HALF, {"ceiling": None}, "KEPT", "Kept is 0.55"),
+        (GONE, {"ceiling": None}, "LOST", "Kept is -0.05 to 0.15"),
+        (GONE, {"low": float("nan")}, "CANNOT TELL", "too few"),
+        (GONE, {"reader": float("nan")}, "CANNOT TELL", "reader"),
+        (GONE, {"ceiling": float("nan")}, "CANNOT TELL", "truth"),
     ],
 )
-def test_each_verdict_follows_from_its_evidence_and_says_why(change: dict[str, Any], verdict: str, says: str) -> None:
-    found, why = verdicts.judge(replace(GONE, **change))
+def test_each_verdict_follows_from_its_evidence_and_says_why(
+    known: Evidence, change: dict[str, Any], verdict: str, says: str
+) -> None:
+    found, why = verdicts.judge(replace(known, **change))
     assert found == verdict
     assert says in why
     assert why.endswith(".")
 
 
 def test_the_printed_rules_hold_every_threshold() -> None:
-    for threshold in ("0.95", "0.8", "0.5", "0.2", "0.3"):
+    for threshold in ("0.95", "0.8", "0.5", "0.2", "0.05"):
         assert threshold in verdicts.THRESHOLDS
 
 
