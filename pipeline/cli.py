@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.study import Study
 
 
-class Ranks(click.ParamType):  # type: ignore[type-arg]
+class RanksOption(click.ParamType):  # type: ignore[type-arg]
     """A number of ranks, or the fewest and the most: `4`, `2-8`."""
 
     name = "n|min-max"
@@ -184,7 +184,7 @@ def status(study: str, root: str, as_json: bool, check: bool, refresh: bool) -> 
 @click.option("--address", default=None, help="A running Ray cluster (host:port); without it one is started here.")
 @click.option(
     "--ranks",
-    type=Ranks(),
+    type=RanksOption(),
     default=None,
     help="Ranks of a training [default: 1]; 2-8: from 2 to 8, as many as there is room for.",
 )
@@ -210,7 +210,7 @@ def run(
 ) -> None:
     """Bring every step to done, doing only what the store does not hold, and print what matters."""
     from pipeline.errors import exit_code
-    from pipeline.progress import Progress
+    from pipeline.progress import ProgressDisplay
     from pipeline.run import run as run_graph
 
     read, steps, store = _opened(study, root)
@@ -222,7 +222,7 @@ def run(
             forced.remove(event.step)
         progress.on_event(event)
 
-    with Progress(steps, quiet=as_json) as progress:
+    with ProgressDisplay(steps, quiet=as_json) as progress:
         try:
             result = run_graph(
                 steps,
@@ -243,7 +243,7 @@ def run(
             command = ["repscope", "run", study, "--store", root]
             command += [] if executor == "ray" else ["--executor", executor]
             command += ["--address", address] if address else []
-            command += ["--ranks", Ranks.text(ranks)] if ranks else []
+            command += ["--ranks", RanksOption.text(ranks)] if ranks else []
             command += [word for step in forced for word in ("--force", step)]
             command += ["--accept-drift"] if accept_drift else []
             command += [] if on_busy == "wait" else ["--on-busy", on_busy]
