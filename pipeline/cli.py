@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.options import JSON, STORE, STUDY
-from pipeline.query_commands import COMMANDS
+from pipeline.query_commands import COMMANDS, opened_study
 
 if TYPE_CHECKING:
     from cluster.executor import Executor
-    from pipeline.artifact import StoredInput
     from pipeline.events import Event
     from pipeline.plan import StepState
     from pipeline.step import Step
@@ -329,12 +328,12 @@ def log(study: str, run_id: str | None, root: str, as_json: bool, folder: Path |
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also copy the page to this file.")
 def report(study: str, root: str, out: Path | None) -> None:
     """Print where the report of a finished STUDY is."""
-    step = _finished(study, root, "report")
+    page = opened_study(study, root).artifact("report")
     if out is not None:
-        out.write_bytes(step.read("report.html"))
+        out.write_bytes(page.read("report.html"))
         click.echo(out)
         return
-    click.echo(step.address("report.html"))
+    click.echo(page.address("report.html"))
 
 
 @main.command()
@@ -366,12 +365,13 @@ def show(
     if not image.is_file():
         raise UsageError("an image file", f"no file {str(image)!r}", "Name an image: PNG or JPEG.")
     read, steps, _ = _opened(study, root)
+    done = opened_study(read, root)
     decoders = [step.name for step in steps if step.name.split(".")[0] in ("decoder", "extension")]
     picture, rows = show_image(
         image.read_bytes(),
-        [_finished(study, root, name) for name in decoders],
+        [done.artifact(name) for name in decoders],
         specs={name: spec_of(encoder) for name, encoder in encoders_of(read).items()},
-        encoders={name: _finished(study, root, f"encoder.{name}") for name in encoder_steps_of(read)},
+        encoders={name: done.artifact(f"encoder.{name}") for name in encoder_steps_of(read)},
         taps=taps,
         settings=samples_of(read).model_copy(update={"per_source": count, "seed": seed}),
         device=device(),
@@ -402,21 +402,6 @@ def _opened(study: str, root: str) -> "tuple[Study, list[Step], Store]":
 
     read = load(study)
     return read, graph_of(read), open_store(root)
-
-
-def _finished(study: str, root: str, step: str) -> "StoredInput":
-    """The artifact of a step of a study whose steps are all done."""
-    from pipeline.artifact import StoredInput
-    from pipeline.errors import UsageError
-    from pipeline.studies import latest
-
-    read, _, store = _opened(study, root)
-    pointer = latest(store, read.study)
-    if pointer is None or step not in pointer.steps:
-        raise UsageError(
-            f"a finished run of {read.study} in {root}", "none", f"Run it first: repscope run {study} --store {root}"
-        )
-    return StoredInput(pointer.steps[step], store)
 
 
 def _table(states: "Sequence[StepState]", *, costs: bool) -> None:
