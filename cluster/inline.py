@@ -14,7 +14,7 @@ from typing import Self
 from cluster.children import run_children
 from cluster.errors import PayloadError
 from cluster.executor import (
-    Answer,
+    AttemptResult,
     Call,
     Loss,
     OnDone,
@@ -94,7 +94,7 @@ class Inline:
                 return outcome
 
 
-def _attempt(call: Call) -> Answer:
+def _attempt(call: Call) -> AttemptResult:
     try:
         payload = encode(call.payload, f"the payload of call {call.id}")
     except PayloadError as error:
@@ -102,5 +102,5 @@ def _attempt(call: Call) -> Answer:
     return perform(call.function, payload)
 
 
-def _refused(error: PayloadError) -> Answer:
-    return Answer(None, failure_of(error), socket.gethostname(), os.getpid(), 0.0)
+def _refused(error: PayloadError) -> AttemptResult:
+    return AttemptResult(None, failure_of(error), socket.gethostname(), os.getpid(), 0.0)

@@ -17,7 +17,7 @@ from typing import Any, Self
 from cluster.connect import Connection, check_ours, connect, nodes
 from cluster.errors import ClusterError, ConnectError, ForeignCodeError, PayloadError
 from cluster.executor import (
-    Answer,
+    AttemptResult,
     Call,
     Loss,
     OnDone,
@@ -56,12 +56,12 @@ class Worker:
             problem = (error.expected, error.found, error.remedy)
         return replace(here(), problem=problem)
 
-    def run(self, function: str, payload: str, pause_seconds: float) -> Answer:
+    def run(self, function: str, payload: str, pause_seconds: float) -> AttemptResult:
         """One attempt of a call."""
         time.sleep(pause_seconds)
         return perform(function, payload)
 
-    def train(self, function: str, payload: str, attempt: int, mailbox: Any) -> Answer:
+    def train(self, function: str, payload: str, attempt: int, mailbox: Any) -> AttemptResult:
         """One attempt of a gang of one."""
         post = Post(mailbox)
         try:
@@ -258,7 +258,7 @@ class OnRay:
         import ray
 
         try:
-            answer: Answer = ray.get(ref)
+            answer: AttemptResult = ray.get(ref)
         except ray.exceptions.RayError as error:
             # Where Ray only lost sight of the worker, it may come back; two of one call help nobody.
             ray.kill(worker.handle)
@@ -309,7 +309,7 @@ def _actor(layout: Layout) -> Any:
 
 
 def _refused(tally: Tally, error: PayloadError) -> Outcome:
-    outcome = tally.answered(Answer(None, failure_of(error), socket.gethostname(), os.getpid(), 0.0))
+    outcome = tally.answered(AttemptResult(None, failure_of(error), socket.gethostname(), os.getpid(), 0.0))
     assert outcome is not None
     return outcome
 

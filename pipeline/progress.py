@@ -17,7 +17,7 @@ PLAIN_SECONDS = 15.0
 """On a plain stream the progress of a step is printed at most this often."""
 
 
-class Progress:
+class ProgressDisplay:
     """Shows a run's events. `quiet` prints nothing at all."""
 
     def __init__(self, steps: Sequence[Step], *, quiet: bool) -> None:

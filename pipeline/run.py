@@ -23,7 +23,7 @@ from pipeline.events import EventLog, Listener, new_run_id
 from pipeline.fingerprint import Fingerprints
 from pipeline.key import Key
 from pipeline.lease import Lease
-from pipeline.manifest import Head, Ref, Source, Survey, close_generation, open_generation, survey, surveys
+from pipeline.manifest import Head, InputRecord, Ref, Survey, close_generation, open_generation, survey, surveys
 from pipeline.plan import State, fits, judge, keys_of
 from pipeline.step import Step
 from pipeline.store import Store
@@ -114,9 +114,9 @@ class _Done:
     result: StepResult
 
     @property
-    def source(self) -> Source:
+    def source(self) -> InputRecord:
         """How it is recorded in what is made from it."""
-        return Source(key=self.ref.key, generation=self.ref.generation, digest=self.ref.digest)
+        return InputRecord(key=self.ref.key, generation=self.ref.generation, digest=self.ref.digest)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class _Job:
         return self.step.stage
 
     @property
-    def sources(self) -> dict[str, Source]:
+    def sources(self) -> dict[str, InputRecord]:
         return {name: entry.source for name, entry in self.inputs.items()}
 
     def fit(self, head: Head, parts: int, accept_drift: bool) -> bool:

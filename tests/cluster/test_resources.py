@@ -102,7 +102,7 @@ def test_ranks_with_gpus_wait_for_gpus_where_only_cpus_are_left() -> None:
     assert layout_for_retry([Machine(64, 0, GB)], 1, None, Layout(1, 16, 1)) == Layout(1, 16, 1)
 
 
-def test_this_machine_has_what_it_was_told_or_what_there_is() -> None:
+def test_this_machine_has_what_its_settings_give_or_what_there_is() -> None:
     assert this_machine(cpus=3, gpus=1) == Machine(3, 1, this_machine().memory_bytes)
     assert this_machine().cpus == available_cpus() >= 1
     assert this_machine().memory_bytes > 2**28

@@ -202,9 +202,9 @@ class ExecutorContract:
         assert (seen[-1].done, seen[-1].total, seen[-1].attempt) == (30, 30, 1)
         assert seen[-1].metrics == {"loss": 1.0 / 30}
         assert len(seen) <= 4
-        told = executor.gang(call("g", "describe"), 1).result()
-        assert (told["rank"], told["world"], told["attempt"]) == (0, 1, 1)
-        assert told["device"] in {"cpu", "cuda:0"}
+        reported = executor.gang(call("g", "describe"), 1).result()
+        assert (reported["rank"], reported["world"], reported["attempt"]) == (0, 1, 1)
+        assert reported["device"] in {"cpu", "cuda:0"}
 
     def test_two_ranks_add_up(self, executor: Executor) -> None:
         seen: list[Progress] = []
@@ -310,7 +310,7 @@ class IsolationContract:
 
 
 def wait_until(condition: Any, seconds: float) -> None:
-    """Waits for something to be true, and lets the caller look at what it became."""
+    """Waits for something to be true, and returns what it became."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.05)

@@ -21,13 +21,13 @@ def test_a_training_goes_on_with_the_machines_there_are_and_ends_as_if_they_had_
     folder.mkdir()
     env = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     subprocess.run([sys.executable, "-m", "tests.faults.nodes", str(folder)], env=env, check=True)
-    told = json.loads((folder / "told.json").read_text())
+    outcome = json.loads((folder / "outcome.json").read_text())
     reports = [tuple(map(int, line.split())) for line in (folder / "reports").read_text().splitlines()]
     # Steps of 8 images. Checkpoints are saved every 10, reports made every 20, and each group begins at a checkpoint.
     assert reports == [(1, 140), (1, 300), (2, 300), (2, 460), (2, 620), (1, 620), (1, 780), (1, 940), (1, 964)]
-    assert len(told["lost"]) == 1
-    assert set(told["machines_of_mailboxes"]) == {told["machine"]}
-    found = load(Path(told["decoder"], "decoder.safetensors").read_bytes())
+    assert len(outcome["lost"]) == 1
+    assert set(outcome["machines_of_mailboxes"]) == {outcome["machine"]}
+    found = load(Path(outcome["decoder"], "decoder.safetensors").read_bytes())
     undisturbed = run(graph(Decoder(**FIELDS)), open_store(str(tmp_path / "other")), Inline)
     for name, value in load(Path(undisturbed.url("decoder"), "decoder.safetensors").read_bytes()).items():
         assert torch.allclose(found[name], value, atol=1e-4), name
