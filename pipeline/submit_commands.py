@@ -7,33 +7,27 @@ from pathlib import Path
 
 import click
 
+from pipeline.options import ACCEPT_DRIFT, FORCE, ON_BUSY, RANKS, STORE, STUDY, run_words
+
 ADDRESS = click.option(
     "--address",
     envvar="RAY_ADDRESS",
     required=True,
     help="The cluster's job server (http://host:8265), or its head (host:port). Also RAY_ADDRESS.",
 )
-STORE = click.option(
-    "--store",
-    "root",
-    envvar="REPSCOPE_STORE",
-    default="repscope-store",
-    show_default=True,
-    help="Folder or URL (s3://bucket/path) that holds the artifacts; every machine must reach it. Also REPSCOPE_STORE.",
-)
 STOPPED = 143
 """Exit code of a run that was stopped: that of SIGTERM."""
 
 
 @click.command()
-@click.argument("study", metavar="STUDY")
+@STUDY
 @ADDRESS
 @STORE
 @click.option("--follow/--no-follow", default=True, show_default=True, help="Print the run's log until its end.")
-@click.option("--ranks", metavar="N|MIN-MAX", help="As of `run`.")
-@click.option("--force", multiple=True, metavar="STEP", help="As of `run`.")
-@click.option("--accept-drift", is_flag=True, help="As of `run`.")
-@click.option("--on-busy", type=click.Choice(["wait", "fail"]), default="wait", show_default=True, help="As of `run`.")
+@RANKS
+@FORCE
+@ACCEPT_DRIFT
+@ON_BUSY
 @click.option("--pass-env", "passed", multiple=True, metavar="NAME", help="Pass this variable on to the run.")
 @click.option(
     "--runtime-env",
@@ -46,7 +40,7 @@ def submit(
     address: str,
     root: str,
     follow: bool,
-    ranks: str | None,
+    ranks: tuple[int, int] | None,
     force: tuple[str, ...],
     accept_drift: bool,
     on_busy: str,
@@ -59,21 +53,16 @@ def submit(
     The exit code is that of the run. Ctrl-C detaches, and the run goes on.
     """
     from cluster.jobs import Jobs, size_of
-    from pipeline.cli import Ranks
     from pipeline.progress import size
     from pipeline.submitting import COMMAND, packed, runtime_env_of, submission_of
 
     submission = submission_of(study, root)
-    words = ["--ranks", Ranks.text(Ranks().convert(ranks, None, None))] if ranks else []
-    words += [word for step in force for word in ("--force", step)]
-    words += ["--accept-drift"] if accept_drift else []
-    words += [] if on_busy == "wait" else ["--on-busy", on_busy]
     jobs = Jobs(address)
     live = [job for job in jobs.attempts(re.escape(submission.name)) if job.live]
     if live:
         job, begun = live[-1], False
     else:
-        with packed(submission, words, own_code=not image_env) as folder:
+        with packed(submission, run_words(ranks, force, accept_drift, on_busy), own_code=not image_env) as folder:
             env = runtime_env_of(runtime_env, folder, passed)
             sent = size(size_of(folder))
             job, begun = jobs.start(submission.name, COMMAND, env)

@@ -38,12 +38,17 @@ questions: {kept: {shown: 2}, faithfulness: null, invariance: null}
 NETWORK = """
 import time
 
+import torch
 from torch import nn
 
 
 def make():
     BEFORE
-    return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    convolution = nn.Conv2d(3, 4, 3, 2)
+    with torch.no_grad():
+        for parameter in convolution.parameters():
+            parameter.copy_(torch.linspace(-1, 1, parameter.numel()).reshape(parameter.shape))
+    return nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 """
 
 
