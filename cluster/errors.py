@@ -5,6 +5,7 @@
     │   ├── PortInUseError   a port that was asked for belongs to another process
     │   └── ForeignCodeError `pipeline`, `stages` or `cluster` is somebody else's package
     ├── ResourceError        more CPUs, GPUs or ranks were asked for than there are
+    ├── JobError             a job is refused by the cluster, or does not end
     ├── FunctionError        a call names a function that is not there
     ├── PayloadError         a payload or result is not small JSON
     ├── StoppedError         work was given up because all of it is to end
@@ -43,6 +44,10 @@ class ForeignCodeError(ConnectError):
 
 class ResourceError(ClusterError):
     """More CPUs, GPUs or ranks were asked for than there are."""
+
+
+class JobError(ClusterError):
+    """A job is refused by the cluster, or does not end."""
 
 
 class FunctionError(ClusterError):

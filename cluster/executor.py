@@ -287,7 +287,7 @@ def resolve(function: str) -> Callable[..., object]:
 
 
 @dataclass(frozen=True)
-class Answer:
+class AttemptResult:
     """What one attempt came to, in the worker: exactly one of `text` (JSON of the value) and `error`."""
 
     text: str | None
@@ -297,7 +297,7 @@ class Answer:
     seconds: float
 
 
-def perform(function: str, payload: str, *context: GangContext) -> Answer:
+def perform(function: str, payload: str, *context: GangContext) -> AttemptResult:
     """Runs one attempt in this process; an exception becomes a `Failure`. `payload` is JSON text."""
     started = time.perf_counter()
     text: str | None = None
@@ -306,7 +306,7 @@ def perform(function: str, payload: str, *context: GangContext) -> Answer:
         text = encode(resolve(function)(decode(payload), *context), f"the result of {function}")
     except Exception as error:
         failure = failure_of(error)
-    return Answer(text, failure, socket.gethostname(), os.getpid(), time.perf_counter() - started)
+    return AttemptResult(text, failure, socket.gethostname(), os.getpid(), time.perf_counter() - started)
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -16,7 +16,7 @@ from cluster.children import run_children
 from cluster.errors import PayloadError, StoppedError
 from cluster.executor import (
     ALONE,
-    Answer,
+    AttemptResult,
     Call,
     Claim,
     Loss,
@@ -132,7 +132,7 @@ class Inline:
                 return outcome
 
 
-def _attempt(call: Call) -> Answer:
+def _attempt(call: Call) -> AttemptResult:
     try:
         payload = encode(call.payload, f"the payload of call {call.id}")
     except PayloadError as error:
@@ -140,5 +140,5 @@ def _attempt(call: Call) -> Answer:
     return perform(call.function, payload)
 
 
-def _refused(error: PayloadError) -> Answer:
-    return Answer(None, failure_of(error), socket.gethostname(), os.getpid(), 0.0)
+def _refused(error: PayloadError) -> AttemptResult:
+    return AttemptResult(None, failure_of(error), socket.gethostname(), os.getpid(), 0.0)

@@ -23,7 +23,7 @@ from cluster.connect import Connection, check_ours, connect, nodes
 from cluster.errors import ForeignCodeError, PayloadError, StoppedError
 from cluster.executor import (
     ALONE,
-    Answer,
+    AttemptResult,
     Call,
     Claim,
     Loss,
@@ -68,12 +68,12 @@ class Worker:
             problem = (error.expected, error.found, error.remedy)
         return replace(here(), problem=problem)
 
-    def run(self, function: str, payload: str, pause_seconds: float) -> Answer:
+    def run(self, function: str, payload: str, pause_seconds: float) -> AttemptResult:
         """One attempt of a call."""
         time.sleep(pause_seconds)
         return perform(function, payload)
 
-    def train(self, function: str, payload: str, attempt: int, mailbox: Any) -> Answer:
+    def train(self, function: str, payload: str, attempt: int, mailbox: Any) -> AttemptResult:
         """One attempt of a gang of one."""
         post = Post(mailbox)
         try:
@@ -232,7 +232,7 @@ class OnRay:
                     if self._books.gone(worker):
                         return tally.lost(lost(tally, worker, "its machine has left the cluster"), gone())
                 try:
-                    answer: Answer = ray.get(ref)
+                    answer: AttemptResult = ray.get(ref)
                 except ray.exceptions.RayError as error:
                     return tally.lost(lost(tally, worker, str(error)), gone())
                 read()
@@ -432,7 +432,7 @@ class _Run:
 
         worker, tally, payload = self._running.pop(ref)
         try:
-            answer: Answer = ray.get(ref)
+            answer: AttemptResult = ray.get(ref)
         except ray.exceptions.RayError as error:
             self._lost(worker, tally, payload, str(error))
             return
@@ -499,7 +499,7 @@ def lost(tally: Tally, worker: WorkerProcess, reason: str) -> Loss:
 def refused(tally: Tally, error: PayloadError) -> Outcome:
     """The outcome of a call whose payload is no small JSON."""
     tally.begin()
-    outcome = tally.answered(Answer(None, failure_of(error), socket.gethostname(), os.getpid(), 0.0))
+    outcome = tally.answered(AttemptResult(None, failure_of(error), socket.gethostname(), os.getpid(), 0.0))
     assert outcome is not None
     return outcome
 

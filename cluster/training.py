@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import environment
-from cluster.executor import Answer, Call, Loss
+from cluster.executor import AttemptResult, Call, Loss
 from cluster.mailbox import Location, Post, here
 from cluster.ranks import Rank, attempt_result, free_port, run_rank
 from cluster.resources import Layout, device, set_threads
@@ -72,7 +72,7 @@ def run_train(
     read: Callable[[], None],
     least: int | None,
     resize_seconds: float,
-) -> Answer | Loss:
+) -> AttemptResult | Loss:
     """One attempt on `layout.workers` ranks, or on `least` and more as room comes and goes.
 
     Ray Train checks the room every `resize_seconds`. `read` fetches progress and is called in this thread; what it
@@ -116,7 +116,7 @@ def run_train(
             ended.join(POLL_SECONDS)
             read()
         ranks: dict[int, Location]
-        answers: dict[int, Answer]
+        answers: dict[int, AttemptResult]
         ranks, answers = ray.get([mailbox.ranks.remote(), mailbox.answers.remote()])
         if isinstance(ended.error, ray.exceptions.RayActorError):
             # Train's controller is lost. Without it Ray would keep the ranks' room until we disconnect.
@@ -162,7 +162,7 @@ class _Fit(threading.Thread):
 
 
 def _dead(
-    attempt: int, error: BaseException | None, ranks: dict[int, Location], answers: dict[int, Answer]
+    attempt: int, error: BaseException | None, ranks: dict[int, Location], answers: dict[int, AttemptResult]
 ) -> dict[int, Loss]:
     """Ranks that failed without an answer, as Ray Train reports them. Raises what is no failure of a rank."""
     from ray.train import TrainingFailedError

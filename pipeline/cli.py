@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline import query_commands, submit_commands
 from pipeline.options import JSON, STORE, STUDY
-from pipeline.query_commands import COMMANDS
+from pipeline.query_commands import opened_study
 
 if TYPE_CHECKING:
     from cluster.executor import Executor
-    from pipeline.artifact import StoredInput
     from pipeline.events import Event
     from pipeline.plan import StepState
     from pipeline.step import Step
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.study import Study
 
 
-class Ranks(click.ParamType):  # type: ignore[type-arg]
+class RanksOption(click.ParamType):  # type: ignore[type-arg]
     """A number of ranks, or the fewest and the most: `4`, `2-8`."""
 
     name = "n|min-max"
@@ -191,7 +191,7 @@ def status(study: str, root: str, as_json: bool, check: bool, refresh: bool) -> 
 @click.option("--address", default=None, help="A running Ray cluster (host:port); without it one is started here.")
 @click.option(
     "--ranks",
-    type=Ranks(),
+    type=RanksOption(),
     default=None,
     help="Ranks of a training [default: 1]; 2-8: from 2 to 8, as many as there is room for.",
 )
@@ -221,7 +221,7 @@ def run(
 ) -> None:
     """Bring every step to done, doing only what the store does not hold, and print what matters."""
     from pipeline.errors import exit_code
-    from pipeline.progress import Progress
+    from pipeline.progress import ProgressDisplay
     from pipeline.run import run as run_graph
 
     read, steps, store = _opened(study, root)
@@ -233,7 +233,7 @@ def run(
             forced.remove(event.step)
         progress.on_event(event)
 
-    with Progress(steps, quiet=as_json) as progress:
+    with ProgressDisplay(steps, quiet=as_json) as progress:
         try:
             result = run_graph(
                 steps,
@@ -256,7 +256,7 @@ def run(
             command = ["repscope", "run", study, "--store", root]
             command += [] if executor == "ray" else ["--executor", executor]
             command += ["--address", address] if address else []
-            command += ["--ranks", Ranks.text(ranks)] if ranks else []
+            command += ["--ranks", RanksOption.text(ranks)] if ranks else []
             command += [word for step in forced for word in ("--force", step)]
             command += ["--until", until] if until else []
             command += ["--keep-going"] if keep_going else []
@@ -346,12 +346,12 @@ def log(study: str, run_id: str | None, root: str, as_json: bool, folder: Path |
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also copy the page to this file.")
 def report(study: str, root: str, out: Path | None) -> None:
     """Print where the report of a finished STUDY is."""
-    step = _finished(study, root, "report")
+    page = opened_study(study, root).artifact("report")
     if out is not None:
-        out.write_bytes(step.read("report.html"))
+        out.write_bytes(page.read("report.html"))
         click.echo(out)
         return
-    click.echo(step.address("report.html"))
+    click.echo(page.address("report.html"))
 
 
 @main.command()
@@ -383,12 +383,13 @@ def show(
     if not image.is_file():
         raise UsageError("an image file", f"no file {str(image)!r}", "Name an image: PNG or JPEG.")
     read, steps, _ = _opened(study, root)
+    done = opened_study(read, root)
     decoders = [step.name for step in steps if step.name.split(".")[0] in ("decoder", "extension")]
     picture, rows = show_image(
         image.read_bytes(),
-        [_finished(study, root, name) for name in decoders],
+        [done.artifact(name) for name in decoders],
         specs={name: spec_of(encoder) for name, encoder in encoders_of(read).items()},
-        encoders={name: _finished(study, root, f"encoder.{name}") for name in encoder_steps_of(read)},
+        encoders={name: done.artifact(f"encoder.{name}") for name in encoder_steps_of(read)},
         taps=taps,
         settings=samples_of(read).model_copy(update={"per_source": count, "seed": seed}),
         device=device(),
@@ -419,21 +420,6 @@ def _opened(study: str, root: str) -> "tuple[Study, list[Step], Store]":
 
     read = load(study)
     return read, graph_of(read), open_store(root)
-
-
-def _finished(study: str, root: str, step: str) -> "StoredInput":
-    """The artifact of a step of a study whose steps are all done."""
-    from pipeline.artifact import StoredInput
-    from pipeline.errors import UsageError
-    from pipeline.studies import latest
-
-    read, _, store = _opened(study, root)
-    pointer = latest(store, read.study)
-    if pointer is None or step not in pointer.steps:
-        raise UsageError(
-            f"a finished run of {read.study} in {root}", "none", f"Run it first: repscope run {study} --store {root}"
-        )
-    return StoredInput(pointer.steps[step], store)
 
 
 def _table(states: "Sequence[StepState]", *, costs: bool) -> None:
@@ -474,7 +460,7 @@ def _cpus(address: str | None) -> list[int]:
     return found
 
 
-for command in COMMANDS:
+for command in (*query_commands.COMMANDS, *submit_commands.COMMANDS):
     main.add_command(command)
 
 

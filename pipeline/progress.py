@@ -36,7 +36,7 @@ class _Row:
         return "  ".join(word for word in (self.metric, self.room) if word)
 
 
-class Progress:
+class ProgressDisplay:
     """Shows a run's events, which come one at a time. `quiet` prints nothing at all."""
 
     def __init__(self, steps: Sequence[Step], *, quiet: bool) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import shlex
 import sys
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.reading import OpenStudy
+    from pipeline.study import Study
 
 FORMATS = ("table", "json", "csv", "parquet")
 SHOWN_ROWS = 40
@@ -33,7 +33,7 @@ def path(study: str, step: str | None, root: str, as_env: bool) -> None:
     """Print the folder or URL of STEP of a finished STUDY."""
     from pipeline.errors import UsageError
 
-    opened = _opened(study, root)
+    opened = opened_study(study, root)
     if step is None and not as_env:
         raise UsageError(f"a step: {', '.join(opened.steps())}", "none", "Name one, or say --env for all.")
     for name in [step] if step is not None else opened.steps():
@@ -78,7 +78,7 @@ def query(study: str, sql: str, root: str, form: str, tap: str | None, out: Path
     """
     from pipeline.errors import UsageError
 
-    opened = _opened(study, root)
+    opened = opened_study(study, root)
     if form == "parquet" and out is None and sys.stdout.isatty():
         raise UsageError("a file for Parquet", "a terminal", "Say --out FILE.")
     content = _written(_asked(opened, sql, tap), form)
@@ -91,15 +91,19 @@ def query(study: str, sql: str, root: str, form: str, tap: str | None, out: Path
 COMMANDS = (path, list_store, query)
 
 
-def _opened(study: str, root: str) -> "OpenStudy":
-    """A study by its name in the store, or by its file."""
-    from pipeline.reading import open
+def opened_study(study: "str | Study", root: str) -> "OpenStudy":
+    """A study by its name in the store, or by its file; where that is not its newest run, the user is notified."""
+    from pipeline.errors import UsageError
+    from pipeline.reading import open_study
+    from pipeline.store import open_store
 
-    if study.endswith((".yaml", ".yml")) or os.sep in study:
-        from pipeline.study import load
-
-        study = load(study).study
-    return open(root).study(study)
+    store = open_store(root)
+    if not store.recognise():
+        raise UsageError(f"a store at {store.url}", "none", "Name the folder or URL of `--store`.")
+    opened = open_study(study, store)
+    if opened.notice:
+        click.echo(f"repscope: {opened.notice}", err=True)
+    return opened
 
 
 def _variable(step: str) -> str:

@@ -31,7 +31,7 @@ from pipeline.fingerprint import Fingerprints
 from pipeline.forecast import order
 from pipeline.key import Key
 from pipeline.lease import Lease
-from pipeline.manifest import Head, Ref, Source, Survey, close_generation, open_generation, survey, surveys
+from pipeline.manifest import Head, InputRecord, Ref, Survey, close_generation, open_generation, survey, surveys
 from pipeline.plan import State, fits, guesses, judge, keys_of
 from pipeline.step import Step
 from pipeline.store import Store
@@ -131,9 +131,9 @@ class _Done:
     result: StepResult
 
     @property
-    def source(self) -> Source:
+    def source(self) -> InputRecord:
         """How it is recorded in what is made from it."""
-        return Source(key=self.ref.key, generation=self.ref.generation, digest=self.ref.digest)
+        return InputRecord(key=self.ref.key, generation=self.ref.generation, digest=self.ref.digest)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class _Job:
         return self.step.stage
 
     @property
-    def sources(self) -> dict[str, Source]:
+    def sources(self) -> dict[str, InputRecord]:
         return {name: entry.source for name, entry in self.inputs.items()}
 
     def fit(self, head: Head, parts: int, accept_drift: bool) -> bool:

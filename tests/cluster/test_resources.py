@@ -81,7 +81,7 @@ def test_what_does_not_fit_is_refused(machines: list[Machine], ranks: int, found
         layout_for_gang(machines, ranks)
 
 
-def test_this_machine_has_what_it_was_told_or_what_there_is() -> None:
+def test_this_machine_has_what_its_settings_give_or_what_there_is() -> None:
     assert this_machine(cpus=3, gpus=1) == Machine(3, 1, this_machine().memory_bytes)
     assert this_machine().cpus == available_cpus() >= 1
     assert this_machine().memory_bytes > 2**28

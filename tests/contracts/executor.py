@@ -212,9 +212,9 @@ class ExecutorContract:
         assert (seen[-1].done, seen[-1].total, seen[-1].attempt) == (30, 30, 1)
         assert seen[-1].metrics == {"loss": 1.0 / 30}
         assert len(seen) <= 4
-        told = executor.gang(call("g", "describe"), 1).result()
-        assert (told["rank"], told["world"], told["attempt"]) == (0, 1, 1)
-        assert told["device"] in {"cpu", "cuda:0"}
+        reported = executor.gang(call("g", "describe"), 1).result()
+        assert (reported["rank"], reported["world"], reported["attempt"]) == (0, 1, 1)
+        assert reported["device"] in {"cpu", "cuda:0"}
 
     def test_two_ranks_add_up(self, executor: Executor) -> None:
         seen: list[Progress] = []
@@ -270,7 +270,7 @@ class ExecutorContract:
             done = executor.gang(call("g", "report_steps", steps=3, seconds=0.01), 1, claim=Claim("gang"))
             found["gang"] = [done.result()]
 
-        in_threads([lambda name=name: many(name) for name in ("a", "b")] + [train])  # type: ignore[misc]
+        in_threads([lambda name=name: many(name) for name in ("a", "b")] + [train])
         for name in ("a", "b"):
             assert found[name][0] == [f"{name}{i}" for i in range(6)]
             assert len(found[name][1]) == 1
@@ -387,7 +387,7 @@ class IsolationContract:
 
 
 def wait_until(condition: Any, seconds: float) -> None:
-    """Waits for something to be true, and lets the caller look at what it became."""
+    """Waits for something to be true, and returns what it became."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.05)

@@ -3,7 +3,7 @@
     python -m tests.faults.machines FOLDER
 
 Ray's own Cluster gives the machines. The work waits for the file FOLDER/go, so that no change of the machines
-comes too late. What was reported is in FOLDER/told.json.
+comes too late. What was reported is in FOLDER/outcome.json.
 """
 
 import json
@@ -46,11 +46,11 @@ def main() -> None:
     first = start(begin, "a cluster to start on this machine", "See what its log says.")
     cluster = first.value
     heard: list[Event] = []
-    told: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
 
     def study() -> None:
         done = run(steps, open_store(f"{folder}/store"), OnRay, ranks=None, listener=heard.append)
-        told["parts"] = {step.name: step.parts_run for step in done.steps}
+        outcome["parts"] = {step.name: step.parts_run for step in done.steps}
 
     running = threading.Thread(target=study, daemon=True)
     running.start()
@@ -79,12 +79,12 @@ def main() -> None:
     added: list[Any] = []
     try:
         wait_for(lambda: all(rooms(step.name) for step in steps))
-        told["waits"] = sorted({rooms(step.name)[-1]["waits"] for step in steps})
+        outcome["waits"] = sorted({rooms(step.name)[-1]["waits"] for step in steps})
         wait_for(lambda: bool(demands()))
         add(2)
         # Both fan-outs share the first machine, and leave the training none.
         wait_for(lambda: processes("fan1") == processes("fan2") == 1)
-        told["training_on_the_first"] = processes("training")
+        outcome["training_on_the_first"] = processes("training")
         second = add(2)
         wait_for(lambda: processes("training") == 1)
         cluster.remove_node(second, allow_graceful=False)
@@ -98,8 +98,8 @@ def main() -> None:
         wait_for_none = time.monotonic() + 30
         while demands() and time.monotonic() < wait_for_none:
             time.sleep(0.1)
-        told["demands_at_the_end"] = len(demands())
-        (Path(folder) / "told.json").write_text(json.dumps(told))
+        outcome["demands_at_the_end"] = len(demands())
+        (Path(folder) / "outcome.json").write_text(json.dumps(outcome))
     finally:
         ray.shutdown()
         cluster.shutdown()  # type: ignore[no-untyped-call]

@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def go(steps: list[Step], store: Store, **options: Any) -> tuple[RunResult, list[Event]]:
-    """A run, and what it told."""
+    """A run, and its events."""
     heard: list[Event] = []
     return run(steps, store, Inline, listener=heard.append, **options), heard
 
@@ -191,7 +191,7 @@ def test_a_generation_without_its_first_record_is_closed(store: Store) -> None:
 
 
 class Failing(Stage):
-    """Fails as it is told."""
+    """Fails as its fields say."""
 
     name = "failing"
     version = 1
@@ -228,7 +228,7 @@ class Failing(Stage):
         ("split", "no parts today"),
     ],
 )
-def test_a_failing_stage_is_told_with_step_part_and_cause(store: Store, how: str, message: str) -> None:
+def test_a_failing_stage_is_reported_with_step_part_and_cause(store: Store, how: str, message: str) -> None:
     heard: list[Event] = []
     with pytest.raises(StepFailedError, match="paint") as caught:
         run([Step("paint", Failing(how=how))], store, Inline, listener=heard.append)

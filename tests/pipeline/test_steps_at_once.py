@@ -20,7 +20,7 @@ from pipeline.studies import latest
 from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
 from stages.errors import InputError
 from tests.faults.arithmetic import Counting, Numbers, Squares
-from tests.faults.faulty import Place
+from tests.faults.faulty import MemoryRoot
 from tests.faults.truth import finished, undisturbed
 
 
@@ -109,13 +109,13 @@ class Faulty(Stage):
 
 
 @pytest.fixture
-def place() -> Place:
+def place() -> MemoryRoot:
     """A store in memory that nobody has used."""
-    return Place()
+    return MemoryRoot()
 
 
 @pytest.fixture
-def store(place: Place) -> Store:
+def store(place: MemoryRoot) -> Store:
     """As one process sees it."""
     return place.process()[0]
 
@@ -130,7 +130,7 @@ def kinds(heard: list[Event], step: str) -> list[str]:
     return [event.kind for event in heard if event.step == step and event.kind not in ("part_done", "progress")]
 
 
-def test_branches_run_beside_each_other_and_come_out_as_one_after_the_other(place: Place, store: Store) -> None:
+def test_branches_run_beside_each_other_and_come_out_as_one_after_the_other(place: MemoryRoot, store: Store) -> None:
     heard: list[Event] = []
     meetings = [Meeting("numbers", "other.numbers"), Meeting("squares", "cubes")]
 
