@@ -8,6 +8,7 @@
     ├── JobError             a job is refused by the cluster, or does not end
     ├── FunctionError        a call names a function that is not there
     ├── PayloadError         a payload or result is not small JSON
+    ├── StoppedError         work was given up because all of it is to end
     └── CallFailedError      a call has no value, for its function raised an error
         ├── QuarantinedError    it killed its workers too often
         └── WorkerLostError     its machines went away too often
@@ -55,6 +56,13 @@ class FunctionError(ClusterError):
 
 class PayloadError(ClusterError):
     """A payload or result is not small JSON."""
+
+
+class StoppedError(ClusterError):
+    """Work was given up because all of it is to end (`Executor.stop`)."""
+
+    def __init__(self) -> None:
+        super().__init__("to go on", "that all work is to end", "Run the same command again.")
 
 
 class CallFailedError(ClusterError):

@@ -44,6 +44,10 @@ RANKS = click.option(
     help="Ranks of a training [default: 1]; 2-8: from 2 to 8, as many as there is room for.",
 )
 FORCE = click.option("--force", multiple=True, metavar="STEP", help="Make this step anew (may be given several times).")
+UNTIL = click.option("--until", default=None, metavar="STEP", help="Only this step and what it needs.")
+KEEP_GOING = click.option(
+    "--keep-going", is_flag=True, help="After a failure, go on with all that does not need what failed."
+)
 ACCEPT_DRIFT = click.option("--accept-drift", is_flag=True, help="Go on with work that was begun with other code.")
 ON_BUSY = click.option(
     "--on-busy",
@@ -54,10 +58,19 @@ ON_BUSY = click.option(
 )
 
 
-def run_words(ranks: tuple[int, int] | None, forced: Iterable[str], accept_drift: bool, on_busy: str) -> list[str]:
+def run_words(
+    ranks: tuple[int, int] | None,
+    forced: Iterable[str],
+    until: str | None,
+    keep_going: bool,
+    accept_drift: bool,
+    on_busy: str,
+) -> list[str]:
     """These options as words of a command line, without those that have their default."""
     words = ["--ranks", RanksOption.text(ranks)] if ranks else []
     words += [word for step in forced for word in ("--force", step)]
+    words += ["--until", until] if until else []
+    words += ["--keep-going"] if keep_going else []
     words += ["--accept-drift"] if accept_drift else []
     words += [] if on_busy == "wait" else ["--on-busy", on_busy]
     return words

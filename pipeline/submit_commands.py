@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.options import ACCEPT_DRIFT, FORCE, ON_BUSY, RANKS, STORE, STUDY, run_words
+from pipeline.options import ACCEPT_DRIFT, FORCE, KEEP_GOING, ON_BUSY, RANKS, STORE, STUDY, UNTIL, run_words
 
 ADDRESS = click.option(
     "--address",
@@ -26,6 +26,8 @@ STOPPED = 143
 @click.option("--follow/--no-follow", default=True, show_default=True, help="Print the run's log until its end.")
 @RANKS
 @FORCE
+@UNTIL
+@KEEP_GOING
 @ACCEPT_DRIFT
 @ON_BUSY
 @click.option("--pass-env", "passed", multiple=True, metavar="NAME", help="Pass this variable on to the run.")
@@ -42,6 +44,8 @@ def submit(
     follow: bool,
     ranks: tuple[int, int] | None,
     force: tuple[str, ...],
+    until: str | None,
+    keep_going: bool,
     accept_drift: bool,
     on_busy: str,
     passed: tuple[str, ...],
@@ -57,17 +61,22 @@ def submit(
     from pipeline.submitting import COMMAND, packed, runtime_env_of, submission_of
 
     submission = submission_of(study, root)
+    words = run_words(ranks, force, until, keep_going, accept_drift, on_busy)
     jobs = Jobs(address)
     live = [job for job in jobs.attempts(re.escape(submission.name)) if job.live]
     if live:
         job, begun = live[-1], False
     else:
-        with packed(submission, run_words(ranks, force, accept_drift, on_busy), own_code=not image_env) as folder:
+        with packed(submission, words, own_code=not image_env) as folder:
             env = runtime_env_of(runtime_env, folder, passed)
             sent = size(size_of(folder))
             job, begun = jobs.start(submission.name, COMMAND, env)
     stopping = shlex.join(["repscope", "stop", job.id, "--address", address])
-    attaching = shlex.join(["repscope", "submit", study, "--address", address, "--store", root])
+    again = ["repscope", "submit", study, "--address", address, "--store", root, *words]
+    again += [word for name in passed for word in ("--pass-env", name)]
+    again += ["--runtime-env", str(runtime_env)] if runtime_env else []
+    again += ["--image-env"] if image_env else []
+    attaching = shlex.join(again)
     if begun:
         click.echo(f"{job.id}: submitted, {sent} sent")
     else:

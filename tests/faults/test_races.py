@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.executor import Call, OnDone
+from cluster.executor import ALONE, Call, Claim, OnDone
 from cluster.inline import Inline
 from pipeline import worker
 from pipeline.backends import Backend, Entry
@@ -159,13 +159,13 @@ class Recorder(Inline):
         super().__init__()
         self.calls: list[Call] = []
 
-    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False) -> None:
+    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False, claim: Claim = ALONE) -> None:
         def remembered() -> Iterable[Call]:
             for call in calls:
                 self.calls.append(call)
                 yield call
 
-        super().run(remembered(), on_done, gpu)
+        super().run(remembered(), on_done, gpu, claim)
 
 
 def functions() -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
