@@ -103,9 +103,16 @@ def test_the_exit_code_is_that_of_the_run_and_the_next_attempt_has_the_next_numb
 def test_a_live_run_is_attached_to_ctrl_c_detaches_and_stop_ends_it(address: str, tmp_path: Path) -> None:
     study, store = written(tmp_path, "time.sleep(3600)"), tmp_path / "store"
     first = jobs_of(address, study, store)
-    command = [Path(sys.executable).with_name("repscope"), "submit", study, "--store", store, "--address", address]
-    words = [Path(sys.executable).with_name("repscope"), "submit", study, "--store", store, "--address", address]
-    command = [str(word) for word in words]
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("repscope"),
+        "submit",
+        study,
+        "--store",
+        store,
+        "--address",
+        address,
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
         assert follower.stdout is not None
         assert follower.stdout.readline().startswith(f"{first}: running already, attached")
         time.sleep(1)
