@@ -1,9 +1,9 @@
 """The engine: brings the steps of a graph to done, in order, doing only what the store does not hold.
 
-For each step: its key; how its artifact stands (`manifest.survey`); what that means today (`plan.judge`). A hit is left
-alone. Otherwise the newest generation is continued where it is open and was begun by this code from these inputs, and
-closed and followed by the next where not. Parts without a receipt are run, then `merge` commits. Whatever stops a run,
-the same command goes on from what the store holds.
+For each step: its key; how its artifact stands (`manifest.survey`); what that means today (`plan.judge`). A hit is
+left alone. Otherwise the newest generation is continued where it is open and was begun by this code from these
+inputs, and closed and followed by the next where not; what is intact of a damaged one is carried over. Parts without
+a receipt are run, then `merge` commits. Whatever stops a run, the same command goes on from what the store holds.
 """
 
 import json
@@ -25,6 +25,7 @@ from pipeline.key import Key
 from pipeline.lease import Lease
 from pipeline.manifest import Head, Ref, Source, Survey, close_generation, open_generation, survey, surveys
 from pipeline.plan import State, fits, judge, keys_of
+from pipeline.salvage import salvage
 from pipeline.step import Step
 from pipeline.store import Store
 from pipeline.studies import point
@@ -269,6 +270,7 @@ class _Engine:
             head = open_generation(
                 self._store, job.stage.name, job.key, number, job.code, job.sources, len(parts), self._run_id
             )
+            salvage(self._store, head, number, self._accept_drift)
             found, state, why = self._survey(job)
             if state in ("done", "DRIFT"):
                 return self._hit(job, found, state)
@@ -324,7 +326,7 @@ class _Engine:
                 )
                 return _Done(ref, result)
             reason = f"generation {number} was damaged: {merged['problems'][0]}"
-            close_generation(self._store, job.stage.name, job.key.digest, number, reason, self._run_id)
+            close_generation(self._store, job.stage.name, job.key.digest, number, reason, self._run_id, damaged=True)
             found, _, _ = self._survey(job)
         raise StepFailedError(
             f"to commit a generation of {job.step.name}",
@@ -341,7 +343,8 @@ class _Engine:
             assert found.head is not None
             if job.fit(found.head, parts, self._accept_drift):
                 return found.number
-        close_generation(self._store, job.stage.name, job.key.digest, found.number, reason, self._run_id)
+        damaged = found.standing == "broken" and not forced
+        close_generation(self._store, job.stage.name, job.key.digest, found.number, reason, self._run_id, damaged)
         return found.number + 1
 
     def _task(self, job: _Job, number: int, executor: Executor) -> Task:
