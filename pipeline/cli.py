@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline import query_commands, store_commands
 from pipeline.options import JSON, STORE, STUDY
-from pipeline.query_commands import COMMANDS, opened_study
+from pipeline.query_commands import opened_study
 
 if TYPE_CHECKING:
     from cluster.executor import Executor
@@ -429,7 +430,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-for command in COMMANDS:
+for command in (*query_commands.COMMANDS, *store_commands.COMMANDS):
     main.add_command(command)
 
 

@@ -39,9 +39,10 @@ def test_a_number_that_another_run_takes_first_is_followed_by_the_next() -> None
     store, _ = place.process()
     run(graph(), store, Inline, study="sums")
     first = latest(store, "sums")
+    assert first is not None
+    rivals = first.steps
     run(graph(power=3), store, Inline, study="sums")
     ours = latest(store, "sums")
-    assert first is not None
     assert ours is not None
 
     class Slow(FaultyBackend):
@@ -52,7 +53,7 @@ def test_a_number_that_another_run_takes_first_is_followed_by_the_next() -> None
         def create(self, name: str, data: bytes) -> None:
             if self.rival and name.startswith("studies/"):
                 self.rival = False
-                point(Store(place.backend, place.url), "other", "rival", first.steps)
+                point(Store(place.backend, place.url), "other", "rival", rivals)
             super().create(name, data)
 
     slow = Store(Slow(place.backend), place.url)
