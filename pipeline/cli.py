@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline import query_commands, store_commands
+from pipeline import query_commands, store_commands, submit_commands
 from pipeline.options import JSON, STORE, STUDY
 from pipeline.query_commands import opened_study
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.study import Study
 
 
-class Ranks(click.ParamType):  # type: ignore[type-arg]
+class RanksOption(click.ParamType):  # type: ignore[type-arg]
     """A number of ranks, or the fewest and the most: `4`, `2-8`."""
 
     name = "n|min-max"
@@ -115,8 +115,10 @@ def init(recipe: str, path: Path | None) -> None:
 @STORE
 @JSON
 @click.option("--refresh", is_flag=True, help="List outside sources again instead of trusting what was seen last.")
-def plan(study: str, root: str, as_json: bool, refresh: bool) -> None:
-    """Say what a run would do: state and reason of each step, parts left, bytes, estimated time."""
+@click.option("--address", default=None, help="Estimate for this running Ray cluster (host:port), not this machine.")
+def plan(study: str, root: str, as_json: bool, refresh: bool, address: str | None) -> None:
+    """Say what a run would do: state and reason of each step, parts left, bytes, estimated time, critical path."""
+    from pipeline.forecast import forecast
     from pipeline.plan import plan as plan_graph
     from pipeline.progress import duration, size
     from pipeline.speed import measured
@@ -131,10 +133,15 @@ def plan(study: str, root: str, as_json: bool, refresh: bool) -> None:
         click.echo(warning)
     left = [state for state in states if not state.finished]
     if left:
-        seconds, size_bytes = sum(state.seconds for state in left), sum(state.size_bytes for state in left)
+        cpus = _cpus(address)
+        found = forecast(steps, {state.name: state.seconds for state in left}, cpus)
+        where = f"{sum(cpus)} cores" if len(cpus) == 1 else f"{sum(cpus)} cores of {len(cpus)} machines"
         click.echo(
-            f"\n{len(left)} of {len(states)} steps to do: about {duration(seconds / _cores())} on {_cores()} cores, "
-            f"{size(size_bytes)} to write."
+            f"\n{len(left)} of {len(states)} steps to do: about {duration(found.seconds)} on {where}, "
+            f"{size(sum(state.size_bytes for state in left))} to write."
+        )
+        click.echo(
+            f"The longest chain takes about {duration(found.critical_seconds)} of that: {' > '.join(found.critical)}"
         )
         if not all(state.measured for state in left):
             click.echo(measured().basis)
@@ -184,11 +191,13 @@ def status(study: str, root: str, as_json: bool, check: bool, refresh: bool) -> 
 @click.option("--address", default=None, help="A running Ray cluster (host:port); without it one is started here.")
 @click.option(
     "--ranks",
-    type=Ranks(),
+    type=RanksOption(),
     default=None,
     help="Ranks of a training [default: 1]; 2-8: from 2 to 8, as many as there is room for.",
 )
 @click.option("--force", multiple=True, metavar="STEP", help="Make this step anew (may be given several times).")
+@click.option("--until", default=None, metavar="STEP", help="Only this step and what it needs.")
+@click.option("--keep-going", is_flag=True, help="After a failure, go on with all that does not need what failed.")
 @click.option("--accept-drift", is_flag=True, help="Go on with work that was begun with other code.")
 @click.option(
     "--on-busy",
@@ -205,12 +214,14 @@ def run(
     address: str | None,
     ranks: tuple[int, int] | None,
     force: tuple[str, ...],
+    until: str | None,
+    keep_going: bool,
     accept_drift: bool,
     on_busy: str,
 ) -> None:
     """Bring every step to done, doing only what the store does not hold, and print what matters."""
     from pipeline.errors import exit_code
-    from pipeline.progress import Progress
+    from pipeline.progress import ProgressDisplay
     from pipeline.run import run as run_graph
 
     read, steps, store = _opened(study, root)
@@ -222,7 +233,7 @@ def run(
             forced.remove(event.step)
         progress.on_event(event)
 
-    with Progress(steps, quiet=as_json) as progress:
+    with ProgressDisplay(steps, quiet=as_json) as progress:
         try:
             result = run_graph(
                 steps,
@@ -230,6 +241,8 @@ def run(
                 _executor(executor, address),
                 study=read.study,
                 force=force,
+                until=until,
+                keep_going=keep_going,
                 accept_drift=accept_drift,
                 on_busy="fail" if on_busy == "fail" else "wait",
                 ranks=ranks[1] if ranks else None,
@@ -243,8 +256,10 @@ def run(
             command = ["repscope", "run", study, "--store", root]
             command += [] if executor == "ray" else ["--executor", executor]
             command += ["--address", address] if address else []
-            command += ["--ranks", Ranks.text(ranks)] if ranks else []
+            command += ["--ranks", RanksOption.text(ranks)] if ranks else []
             command += [word for step in forced for word in ("--force", step)]
+            command += ["--until", until] if until else []
+            command += ["--keep-going"] if keep_going else []
             command += ["--accept-drift"] if accept_drift else []
             command += [] if on_busy == "wait" else ["--on-busy", on_busy]
             command += ["--json"] if as_json else []
@@ -252,15 +267,17 @@ def run(
             raise click.exceptions.Exit(3) from error
     made = [step.name for step in result.steps if step.outcome == "made"]
     headlines = [line for step in result.steps for line in result.summary(step.name).get("headlines", ())]
-    page = f"{result.url('report')}/report.html"
+    last = until or "report"
+    found = f"{result.url('report')}/report.html" if last == "report" else result.url(last)
     if as_json:
-        click.echo(json.dumps({"run": result.run_id, "made": made, "headlines": headlines, "report": page}, indent=1))
+        click.echo(json.dumps({"run": result.run_id, "made": made, "headlines": headlines, last: found}, indent=1))
         return
     if not made:
-        click.echo(f"Nothing to do: all {len(result.steps)} steps of {read.study} are done.")
+        which = f"all {len(result.steps)} steps" if until is None else f"{until} and what it needs"
+        click.echo(f"Nothing to do: {which} of {read.study} are done.")
     for line in headlines:
         click.echo(line)
-    click.echo(f"report: {page}")
+    click.echo(f"{last}: {found}")
 
 
 @main.command()
@@ -426,11 +443,24 @@ def _event_line(event: "Event") -> str:
     return f"{clock}  {event.kind:<12}  {event.step}  {fields}".rstrip()
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+def _cpus(address: str | None) -> list[int]:
+    """The CPUs of each machine that a run would have."""
+    if address is None:
+        return [len(os.sched_getaffinity(0))]
+    from cluster.connect import connect
+    from cluster.errors import ConnectError
+
+    connection = connect(address)
+    try:
+        found = [machine.cpus for machine in connection.machines() if machine.cpus]
+    finally:
+        connection.close()
+    if not found:
+        raise ConnectError(f"a machine with a CPU at {address}", "none", "Wait for one, or plan without --address.")
+    return found
 
 
-for command in (*query_commands.COMMANDS, *store_commands.COMMANDS):
+for command in (*query_commands.COMMANDS, *store_commands.COMMANDS, *submit_commands.COMMANDS):
     main.add_command(command)
 
 

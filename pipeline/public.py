@@ -41,13 +41,16 @@ def run(
     executor: Executors = "ray",
     address: str | None = None,
     force: Sequence[str] = (),
+    until: str | None = None,
+    keep_going: bool = False,
     listener: "Listener | None" = None,
 ) -> "RunResult":
     """Brings every step of a study to done, doing only what the store does not hold; says where the artifacts are.
 
     `executor`: `ray` starts a local Ray, or connects to the cluster at `address`; `inline` works in this process.
-    `force` names steps that are made anew. `listener` is called with each event. Raises `UsageError`, `InputError`,
-    `StepFailedError`, `BusyError`, `StoreError`.
+    `force` names steps that are made anew, `until` the only one that is wanted, with all that it needs; `keep_going`
+    goes on after a failure with what does not need what failed. `listener` is called with each event.
+    Raises `UsageError`, `InputError`, `StepFailedError`, `BusyError`, `StoreError`.
     """
     from pipeline.run import run as run_graph
 
@@ -58,6 +61,8 @@ def run(
         _executor(executor, address),
         study=read.study,
         force=force,
+        until=until,
+        keep_going=keep_going,
         ranks=None,
         listener=listener,
     )

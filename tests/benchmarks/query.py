@@ -42,9 +42,9 @@ def write(folder: Path) -> tuple[FolderArtifact, FolderArtifact]:
     table.put(ROWS, write_table(own))
     images.put("index.parquet", write_table(own | {"name": keys}))
     images.put("attributes.json", dump([]))
-    known = {"format": FORMAT, "encoder": {}, "fingerprint": {"taps": {"backbone": WIDTH}}, "views": ["plain"]}
+    head = {"format": FORMAT, "encoder": {}, "fingerprint": {"taps": {"backbone": WIDTH}}, "views": ["plain"]}
     keyed = {"images_key": images.key, "encoder_key": None}
-    for name, data in metadata({"backbone": WIDTH}, ("plain",), COUNT, PART_ROWS, "float16", known | keyed).items():
+    for name, data in metadata({"backbone": WIDTH}, ("plain",), COUNT, PART_ROWS, "float16", head | keyed).items():
         table.put(name, data)
     return table, images
 

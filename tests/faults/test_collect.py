@@ -16,7 +16,7 @@ from pipeline.store import Store
 from pipeline.studies import latest
 from pipeline.verify import verify
 from tests.faults.arithmetic import graph
-from tests.faults.faulty import DeadError, Place
+from tests.faults.faulty import DeadError, MemoryRoot
 from tests.faults.truth import finished, go, undisturbed
 
 OLD, NEW = graph(power=2), graph(power=3)
@@ -24,9 +24,9 @@ HOUR = 3600.0
 
 
 @pytest.fixture
-def place() -> Place:
+def place() -> MemoryRoot:
     """A store in which a study was run, changed and run again, more than half an hour ago."""
-    place = Place()
+    place = MemoryRoot()
     store, _ = place.process()
     go(OLD, store)
     go(NEW, store)
@@ -45,7 +45,7 @@ def states(store: Store) -> dict[str, set[str]]:
     return {name: {state.state for state in plan(steps, store)} for name, steps in (("old", OLD), ("new", NEW))}
 
 
-def test_what_the_newest_runs_reach_stays_and_the_rest_goes(place: Place) -> None:
+def test_what_the_newest_runs_reach_stays_and_the_rest_goes(place: MemoryRoot) -> None:
     store, _ = place.process()
     before = place.objects("artifacts")
     kept = finished(place, NEW, store)
@@ -65,7 +65,7 @@ def test_what_the_newest_runs_reach_stays_and_the_rest_goes(place: Place) -> Non
     assert states(store)["old"] == {"done"}
 
 
-def test_an_artifact_is_closed_first_and_deleted_after_the_grace_period(place: Place) -> None:
+def test_an_artifact_is_closed_first_and_deleted_after_the_grace_period(place: MemoryRoot) -> None:
     store, _ = place.process()
     old = next(state for state in plan(OLD, store) if state.name == "squares")
     collect(store, collectable(store, ["artifacts"], HOUR / 2))
@@ -80,18 +80,18 @@ def test_an_artifact_is_closed_first_and_deleted_after_the_grace_period(place: P
     assert states(store)["new"] == {"done"}
 
 
-def test_what_is_younger_than_the_grace_period_stays(place: Place) -> None:
+def test_what_is_younger_than_the_grace_period_stays(place: MemoryRoot) -> None:
     store, _ = place.process()
     assert collectable(store, KINDS, 2 * HOUR) == []
 
 
-def test_every_study_in_the_store_is_reached(place: Place) -> None:
+def test_every_study_in_the_store_is_reached(place: MemoryRoot) -> None:
     store, _ = place.process()
     run(OLD, store, Inline, study="another")
     assert collectable(store, ["artifacts"], 0.0) == []
 
 
-def test_a_run_that_is_under_way_loses_nothing(place: Place) -> None:
+def test_a_run_that_is_under_way_loses_nothing(place: MemoryRoot) -> None:
     store, _ = place.process()
     third = graph(first=5)
     collected: list[str] = []
@@ -111,7 +111,7 @@ def test_a_run_that_is_under_way_loses_nothing(place: Place) -> None:
 
 
 def test_work_that_was_interrupted_stays_for_the_grace_period() -> None:
-    place = Place()
+    place = MemoryRoot()
     _, calls = undisturbed(OLD)
     store, _ = place.process("die before", len(calls) // 2)
     with suppress(DeadError):
@@ -121,7 +121,7 @@ def test_work_that_was_interrupted_stays_for_the_grace_period() -> None:
     assert collectable(store, ["artifacts"], HOUR / 2) != []
 
 
-def test_checkpoints_of_finished_trainings_go_and_the_study_is_whole(place: Place) -> None:
+def test_checkpoints_of_finished_trainings_go_and_the_study_is_whole(place: MemoryRoot) -> None:
     store, _ = place.process()
     found = collectable(store, ["checkpoints"], HOUR / 2)
     assert {entry.folder.split("/")[1] for entry in found} == {"counting"}
@@ -131,7 +131,7 @@ def test_checkpoints_of_finished_trainings_go_and_the_study_is_whole(place: Plac
     assert sound(store)
 
 
-def test_leases_that_are_over_go_and_those_that_are_held_stay(place: Place) -> None:
+def test_leases_that_are_over_go_and_those_that_are_held_stay(place: MemoryRoot) -> None:
     store, _ = place.process()
     lease = Lease(store, "numbers/held", "run")
     lease.acquire("fail", print)
@@ -144,8 +144,8 @@ def test_leases_that_are_over_go_and_those_that_are_held_stay(place: Place) -> N
 
 
 def test_a_process_that_dies_while_it_deletes_leaves_nothing_that_is_wrong() -> None:
-    def changed() -> Place:
-        place = Place()
+    def changed() -> MemoryRoot:
+        place = MemoryRoot()
         store, _ = place.process()
         run(graph(parts=1, power=2, steps=1), store, Inline, study="arithmetic")
         run(graph(parts=1, power=3, steps=1), store, Inline, study="arithmetic")
@@ -168,7 +168,7 @@ def test_a_process_that_dies_while_it_deletes_leaves_nothing_that_is_wrong() -> 
 
 
 @pytest.mark.parametrize("name", ["studies/arithmetic/000002.json", "runs/{run}/plan.json"])
-def test_nothing_is_deleted_where_what_is_reached_cannot_be_read(place: Place, name: str) -> None:
+def test_nothing_is_deleted_where_what_is_reached_cannot_be_read(place: MemoryRoot, name: str) -> None:
     store, _ = place.process()
     pointer = latest(store, "arithmetic")
     assert pointer is not None
@@ -179,7 +179,7 @@ def test_nothing_is_deleted_where_what_is_reached_cannot_be_read(place: Place, n
         collectable(store, KINDS, 2 * HOUR)
 
 
-def test_a_reader_that_loses_an_object_gets_one_message(place: Place) -> None:
+def test_a_reader_that_loses_an_object_gets_one_message(place: MemoryRoot) -> None:
     store, _ = place.process()
     run(OLD, store, Inline, study="reader")
     pointer = latest(store, "reader")

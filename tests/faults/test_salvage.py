@@ -15,21 +15,21 @@ from pipeline.plan import plan
 from pipeline.run import RunResult, run
 from pipeline.store import Store, open_store
 from tests.faults.arithmetic import graph
-from tests.faults.faulty import DeadError, Place
+from tests.faults.faulty import DeadError, MemoryRoot
 from tests.faults.truth import finished, go, undisturbed
 
 PARTS = 12
 GRAPH = graph(parts=PARTS)
 
 
-def lose(place: Place, ending: str, stage: str = "numbers") -> str:
+def lose(place: MemoryRoot, ending: str, stage: str = "numbers") -> str:
     """Deletes an object of an artifact; its name."""
     name = next(name for name in place.objects(f"artifacts/{stage}") if name.endswith(ending))
     place.backend.delete(name)
     return name
 
 
-def flip(place: Place, ending: str, stage: str = "numbers") -> None:
+def flip(place: MemoryRoot, ending: str, stage: str = "numbers") -> None:
     """Changes one byte of an object of an artifact."""
     name = next(name for name in place.objects(f"artifacts/{stage}") if name.endswith(ending))
     data = place.backend.read(name)
@@ -43,15 +43,15 @@ def run_parts(result: RunResult) -> dict[str, int]:
 
 
 @pytest.fixture
-def place() -> Place:
+def place() -> MemoryRoot:
     """A store in which the study is finished."""
-    place = Place()
+    place = MemoryRoot()
     store, _ = place.process()
     go(GRAPH, store)
     return place
 
 
-def test_of_many_parts_only_the_one_that_lost_an_object_is_made_again(place: Place) -> None:
+def test_of_many_parts_only_the_one_that_lost_an_object_is_made_again(place: MemoryRoot) -> None:
     lose(place, "numbers-00007.json")
     store, _ = place.process()
     result = go(GRAPH, store)
@@ -60,7 +60,7 @@ def test_of_many_parts_only_the_one_that_lost_an_object_is_made_again(place: Pla
     assert finished(place, GRAPH, store) == undisturbed(GRAPH)[0]
 
 
-def test_an_object_whose_bytes_have_changed_is_not_carried_over(place: Place) -> None:
+def test_an_object_whose_bytes_have_changed_is_not_carried_over(place: MemoryRoot) -> None:
     lose(place, "text/00003.txt")
     flip(place, "numbers-00005.json")
     store, _ = place.process()
@@ -68,14 +68,14 @@ def test_an_object_whose_bytes_have_changed_is_not_carried_over(place: Place) ->
     assert finished(place, GRAPH, store) == undisturbed(GRAPH)[0]
 
 
-def test_a_lost_object_of_the_merge_costs_no_part(place: Place) -> None:
+def test_a_lost_object_of_the_merge_costs_no_part(place: MemoryRoot) -> None:
     lose(place, "index.json")
     store, _ = place.process()
     assert run_parts(go(GRAPH, store)) == {"numbers": 0, "squares": 0, "counting": 0}
     assert finished(place, GRAPH, store) == undisturbed(GRAPH)[0]
 
 
-def test_a_lost_receipt_of_a_damaged_generation_costs_its_part_alone(place: Place) -> None:
+def test_a_lost_receipt_of_a_damaged_generation_costs_its_part_alone(place: MemoryRoot) -> None:
     lose(place, "parts/00002.json")
     lose(place, "numbers-00007.json")
     store, _ = place.process()
@@ -83,7 +83,7 @@ def test_a_lost_receipt_of_a_damaged_generation_costs_its_part_alone(place: Plac
 
 
 def test_an_object_that_is_lost_before_the_commit_is_made_again_alone() -> None:
-    place = Place()
+    place = MemoryRoot()
     _, calls = undisturbed(GRAPH)
     committing = next(at for at, call in enumerate(calls) if call.startswith("create") and "manifest.json" in call)
     store, _ = place.process("die before", committing)
@@ -95,7 +95,7 @@ def test_an_object_that_is_lost_before_the_commit_is_made_again_alone() -> None:
     assert finished(place, GRAPH, store) == undisturbed(GRAPH)[0]
 
 
-def test_a_training_that_lost_its_file_goes_on_from_its_last_checkpoint(place: Place) -> None:
+def test_a_training_that_lost_its_file_goes_on_from_its_last_checkpoint(place: MemoryRoot) -> None:
     lose(place, "g0000/value.json", "counting")
     store, _ = place.process()
     heard: list[Event] = []
@@ -104,7 +104,7 @@ def test_a_training_that_lost_its_file_goes_on_from_its_last_checkpoint(place: P
     assert finished(place, GRAPH, store) == undisturbed(GRAPH)[0]
 
 
-def test_of_a_training_a_damaged_checkpoint_is_passed_over(place: Place) -> None:
+def test_of_a_training_a_damaged_checkpoint_is_passed_over(place: MemoryRoot) -> None:
     lose(place, "g0000/value.json", "counting")
     flip(place, "step-000000004/value.json", "counting")
     store, _ = place.process()
@@ -128,18 +128,18 @@ def test_a_local_store_links_and_each_generation_is_a_plain_folder(tmp_path: Pat
     assert {state.state for state in plan(GRAPH, store)} == {"done"}
 
 
-def forced(store: Store, place: Place) -> RunResult:
+def forced(store: Store, place: MemoryRoot) -> RunResult:
     """A run that makes the step anew."""
     return run(GRAPH, store, Inline, force=["numbers"])
 
 
-def invalidated(store: Store, place: Place) -> RunResult:
+def invalidated(store: Store, place: MemoryRoot) -> RunResult:
     """A run after somebody has closed the generation by hand."""
     close_generation(store, "numbers", plan(GRAPH, store)[0].key, 0, "by hand")
     return run(GRAPH, store, Inline)
 
 
-def by_other_code(store: Store, place: Place) -> RunResult:
+def by_other_code(store: Store, place: MemoryRoot) -> RunResult:
     """A run with other code than that which made the damaged generation."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.drift.Code.digest", lambda code, stage: "0" * 64)
@@ -152,7 +152,7 @@ def by_other_code(store: Store, place: Place) -> RunResult:
 
 @pytest.mark.parametrize("again", [forced, invalidated, by_other_code])
 def test_nothing_is_carried_over_where_all_was_to_be_made_anew(
-    place: Place, again: Callable[[Store, Place], RunResult]
+    place: MemoryRoot, again: Callable[[Store, MemoryRoot], RunResult]
 ) -> None:
     lose(place, "numbers-00007.json")
     store, _ = place.process()
@@ -163,8 +163,8 @@ def test_a_process_that_dies_while_it_carries_over_leaves_nothing_that_is_wrong(
     small = graph(parts=2)[:1]
     truth, _ = undisturbed(small)
 
-    def damaged() -> Place:
-        place = Place()
+    def damaged() -> MemoryRoot:
+        place = MemoryRoot()
         store, _ = place.process()
         go(small, store)
         lose(place, "numbers-00001.json")

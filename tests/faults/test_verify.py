@@ -14,7 +14,7 @@ from pipeline.store import Store, open_store
 from pipeline.studies import latest
 from pipeline.verify import Fault, verify
 from tests.faults.arithmetic import graph
-from tests.faults.faulty import Place
+from tests.faults.faulty import MemoryRoot
 from tests.faults.truth import finished as contents
 from tests.faults.truth import go, undisturbed
 from tests.finished import Finished, repscope
@@ -120,7 +120,7 @@ def test_any_byte_of_a_manifest_that_a_reader_goes_by_is_missed_by_nobody(finish
     ],
 )
 def test_the_remedy_repairs_the_study_and_costs_one_part_at_most(ending: str, how: Damage) -> None:
-    place = Place()
+    place = MemoryRoot()
     store, _ = place.process()
     go(GRAPH, store)
     name = next(name for name in place.objects("artifacts/numbers") if name.endswith(f"g0000/{ending}"))
@@ -141,7 +141,7 @@ def test_the_remedy_repairs_the_study_and_costs_one_part_at_most(ending: str, ho
 
 def test_objects_are_read_in_blocks_and_never_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK_BYTES", 5)
-    place = Place()
+    place = MemoryRoot()
     store, _ = place.process()
     go(GRAPH, store)
     store, backend = place.process()
@@ -167,7 +167,7 @@ def test_the_command_ends_with_6_and_one_message_that_says_what_to_do(finished: 
 
 
 def test_a_run_that_meets_a_damaged_object_names_it_and_the_same_remedy() -> None:
-    place = Place()
+    place = MemoryRoot()
     store, _ = place.process()
     go(GRAPH[:1], store)
     name = next(name for name in place.objects("artifacts/numbers") if name.endswith("numbers-00003.json"))

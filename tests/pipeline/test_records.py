@@ -1,4 +1,4 @@
-"""The records of a generation: read by later versions, refused from newer ones, told where damaged."""
+"""The records of a generation: read by later versions, refused from newer ones, named where damaged."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ from pipeline.store import open_store
 from stages.errors import ConflictError, FormatError, InputError
 from stages.training.precision import computed
 from tests.faults.arithmetic import graph
-from tests.faults.faulty import Place
+from tests.faults.faulty import MemoryRoot
 from tests.finished import Finished
 
 DATA = Path(__file__).parents[1] / "data" / "formats" / "v1" / "artifact"
@@ -75,7 +75,7 @@ def test_of_an_empty_record_the_remedy_says_what_is_lost_with_it(name: str, cls:
 
 
 def test_an_empty_record_of_a_lease_keeps_nobody_out() -> None:
-    store, _ = Place().process()
+    store, _ = MemoryRoot().process()
     store.create("leases/x/ab/e0001.json", b"")
     lease = Lease(store, "x/ab", "run")
     lease.acquire("fail", print)
@@ -83,7 +83,7 @@ def test_an_empty_record_of_a_lease_keeps_nobody_out() -> None:
 
 
 def test_damaged_events_cost_nothing_but_these_lines() -> None:
-    store, _ = Place().process()
+    store, _ = MemoryRoot().process()
     store.create("runs/r/events/000000-1.jsonl", b'{"kind": "run_st')
     with pytest.raises(
         StoreError, match=r"runs/r/events/000000-1\.jsonl; found damaged ones .*Delete that object alone"

@@ -16,7 +16,7 @@ from pipeline.run import run
 from pipeline.store import Store, open_store, share
 from pipeline.studies import history, latest, point, read_pointer
 from tests.faults.arithmetic import graph
-from tests.faults.faulty import FaultyBackend, Place
+from tests.faults.faulty import FaultyBackend, MemoryRoot
 from tests.finished import MICRO, Finished
 from tests.finished import repscope as command
 
@@ -24,7 +24,7 @@ OLD = "studies/sums/20261128T120000.000000Z-20261128T120000.000000Z-abcdef.json"
 
 
 def test_the_highest_number_is_the_newest_whatever_a_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    store, _ = Place().process()
+    store, _ = MemoryRoot().process()
     run(graph(), store, Inline, study="sums")
     monkeypatch.setattr("time.time", lambda: 0.0)
     second = run(graph(power=3), store, Inline, study="sums")
@@ -35,15 +35,15 @@ def test_the_highest_number_is_the_newest_whatever_a_clock_says(monkeypatch: pyt
 
 
 def test_a_number_that_another_run_takes_first_is_followed_by_the_next() -> None:
-    place = Place()
-    store, _ = place.process()
+    root = MemoryRoot()
+    store, _ = root.process()
     run(graph(), store, Inline, study="sums")
     first = latest(store, "sums")
-    assert first is not None
-    rivals = first.steps
     run(graph(power=3), store, Inline, study="sums")
     ours = latest(store, "sums")
+    assert first is not None
     assert ours is not None
+    theirs = first.steps
 
     class Slow(FaultyBackend):
         """A rival points to the first artifacts just before this process creates its pointer."""
@@ -53,10 +53,10 @@ def test_a_number_that_another_run_takes_first_is_followed_by_the_next() -> None
         def create(self, name: str, data: bytes) -> None:
             if self.rival and name.startswith("studies/"):
                 self.rival = False
-                point(Store(place.backend, place.url), "other", "rival", rivals)
+                point(Store(root.backend, root.url), "other", "rival", theirs)
             super().create(name, data)
 
-    slow = Store(Slow(place.backend), place.url)
+    slow = Store(Slow(root.backend), root.url)
     share(slow)
     point(slow, "other", "ours", ours.steps)
     pointers = [read_pointer(slow, name) for name in history(slow, "other")]
@@ -90,12 +90,12 @@ def test_pointers_that_older_versions_wrote_stay_readable_and_are_the_oldest(tmp
     ],
 )
 def test_a_damaged_pointer_is_named_with_the_remedy(content: bytes) -> None:
-    place = Place()
-    store, _ = place.process()
+    root = MemoryRoot()
+    store, _ = root.process()
     store.create("studies/sums/000001.json", content)
     with pytest.raises(StoreError, match=r"studies/sums/000001\.json; found a damaged one .* Delete .* run the study"):
         latest(store, "sums")
-    place.backend.delete("studies/sums/000001.json")
+    root.backend.delete("studies/sums/000001.json")
     store.create("studies/sums/000001.json", b'{"format": 3}')
     with pytest.raises(StoreError, match=r"format 3\. Update repscope"):
         latest(store, "sums")
