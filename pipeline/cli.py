@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline import query_commands, submit_commands
+from pipeline import query_commands, store_commands, submit_commands
 from pipeline.options import ACCEPT_DRIFT, FORCE, JSON, KEEP_GOING, ON_BUSY, RANKS, STORE, STUDY, UNTIL, run_words
 from pipeline.query_commands import opened_study
 
@@ -423,7 +423,7 @@ def _cpus(address: str | None) -> list[int]:
     return found
 
 
-for command in (*query_commands.COMMANDS, *submit_commands.COMMANDS):
+for command in (*query_commands.COMMANDS, *store_commands.COMMANDS, *submit_commands.COMMANDS):
     main.add_command(command)
 
 
