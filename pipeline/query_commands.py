@@ -116,7 +116,7 @@ def _asked(study: "OpenStudy", sql: str, tap: str | None) -> "pa.Table":
         "rows": study.rows,
         "results": study.results,
         "samples": study.samples,
-        "embeddings": lambda: _embeddings(study, tap),
+        "embeddings": lambda: study.embeddings(tap or study.taps()[0]),
     }
     with duckdb.connect() as connection:
         for name, read in views.items():
@@ -134,18 +134,6 @@ def _asked(study: "OpenStudy", sql: str, tap: str | None) -> "pa.Table":
     if found is None:
         raise UsageError("SQL that answers with rows", repr(sql), "Begin it with `select`.")
     return found
-
-
-def _embeddings(study: "OpenStudy", tap: str | None) -> "pa.Table":
-    """Row, key and, for each view, the vectors of a tap as lists."""
-    import pyarrow as pa
-
-    table = study[tap or study.taps()[0]]
-    columns: dict[str, Any] = {name: table.rows.column(name) for name in ("row", "key")}
-    for view in table.views:
-        vectors = pa.array(table.numpy(view=view).reshape(-1))
-        columns[view] = pa.FixedSizeListArray.from_arrays(vectors, table.width)
-    return pa.table(columns)
 
 
 def _written(table: "pa.Table", form: str) -> bytes:

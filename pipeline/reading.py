@@ -10,7 +10,7 @@ import io
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UsageError
 from pipeline.store import Store, open_store
@@ -103,19 +103,44 @@ class OpenStudy:
         return StoredInput(self._ref(step), self._store)
 
     def rows(self) -> "pa.Table":
-        """Row, key, name, split, status and labels of every image, as in `TapTable.rows`."""
-        return self[self.taps()[0]].rows
+        """Study, step and kind, then row, key, name, split, status and labels of every image, as in `TapTable.rows`."""
+        return self._named(self[self.taps()[0]].rows, SHARDS, kind="image")
+
+    def embeddings(self, tap: str) -> "pa.Table":
+        """Study, step, encoder, tap, kind, row, key, and the vectors of `encoder:tap`, a list for each view.
+
+        The encoder is called as in the study. The vectors of all rows are held in memory.
+        """
+        import pyarrow as pa
+
+        table = self[tap]
+        columns: dict[str, Any] = {name: table.rows.column(name) for name in ("row", "key")}
+        for view in table.views:
+            vectors = pa.array(table.numpy(view=view).reshape(-1))
+            columns[view] = pa.FixedSizeListArray.from_arrays(vectors, table.width)
+        encoder, _, own = tap.partition(":")
+        return self._named(pa.table(columns), EMBEDDINGS + encoder, encoder=encoder, tap=own, kind="image")
 
     def results(self) -> "pa.Table":
-        """The rows of `results.parquet` of all questions."""
+        """The rows of `results.parquet` of all questions, each with its study and step."""
         return self._together("results.parquet")
 
     def samples(self) -> "pa.Table":
-        """The rows of `samples.parquet` of all steps that paint; the column `step` says which."""
+        """The rows of `samples.parquet` of all steps that paint, each with its study and step."""
         return self._together("samples.parquet")
 
+    def _named(self, table: "pa.Table", step: str, **more: str) -> "pa.Table":
+        """A table with its study, its step and `more` as first columns."""
+        import numpy as np
+        import pyarrow as pa
+
+        codes = np.zeros(len(table), dtype=np.int8)
+        known = {"study": self.name, "step": step} | more
+        first = {name: pa.DictionaryArray.from_arrays(codes, pa.array([text])) for name, text in known.items()}
+        return pa.table(first | {name: table.column(name) for name in table.column_names})
+
     def _together(self, name: str) -> "pa.Table":
-        """The tables of that name of all steps, each with its step as the first column."""
+        """The tables of that name of all steps under each other."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -123,13 +148,10 @@ class OpenStudy:
         for step in self._refs:
             artifact = self.artifact(step)
             if name in artifact.names():
-                table = pq.read_table(io.BytesIO(artifact.read(name)))
-                tables.append(table.add_column(0, "step", pa.array([step] * len(table), pa.string())))
-        return (
-            pa.concat_tables(tables, promote_options="default")
-            if tables
-            else pa.table({"step": pa.array([], "string")})
-        )
+                tables.append(self._named(pq.read_table(io.BytesIO(artifact.read(name))), step))
+        if not tables:
+            return pa.table({"study": pa.array([], pa.string()), "step": pa.array([], pa.string())})
+        return pa.concat_tables(tables, promote_options="default")
 
     def _ref(self, step: str) -> "Ref":
         if step not in self._refs:

@@ -6,7 +6,6 @@ Needs numpy and pyarrow; DuckDB where there is a condition, Zarr and xarray for 
 
 import copy
 import io
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -16,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.attributes import PREFIX
+from stages import attributes
 from stages.embeddings.chunks import Chunks, Rows, documents
-from stages.embeddings.format import FORMAT, OK, ROWS, STORE, Vectors
+from stages.embeddings.format import OK, ROWS, STORE, Vectors, read_attributes
 from stages.embeddings.neighbours import Metric, nearest
 from stages.encoders.spec import require
 from stages.errors import FormatError, InputError
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 BATCH_ROWS = 8192
 SHOWN = ("row", "key", "name", "split", "status")
 """Columns of `rows` before the labels."""
+NAME, KIND = "file_name", "kind"
+"""Columns of `rows.parquet`: the first is `name` here, since nothing but pandas has another use for that word."""
 INDEX, ATTRIBUTES = "index.parquet", "attributes.json"
 
 
@@ -51,14 +52,8 @@ class TapTable:
         self._tap = name.partition(":")[2]
         self._table, self._images, self._generation = table, images, generation
         root = documents(table)
-        self.attributes: dict[str, Any] = root["attributes"]
+        self.attributes: dict[str, Any] = read_attributes(root["attributes"])
         """What the table says of itself: encoder, fingerprint, views, keys of what it was made from."""
-        if self.attributes["format"] != FORMAT:
-            raise FormatError(
-                f"{STORE} of format {FORMAT}",
-                f"format {self.attributes['format']!r}",
-                "Read it with the version of Repscope that wrote it, or embed again.",
-            )
         if self.attributes["images_key"] != images.key:
             raise FormatError(
                 f"embeddings of the images with key {images.key[:16]}",
@@ -93,13 +88,16 @@ class TapTable:
     def rows(self) -> "pa.Table":
         """One record per row, in order: row, key, name, split, status, and the labels as people write them.
 
-        A class is its name, a number a float; what is undefined is null. A label called like one of the other columns
-        keeps `attribute.` before its name. FormatError where vectors and images are not in the same order.
+        A class is its name, a number a float; what is undefined is null. A label called like another column of any
+        table is `attribute_<name>`. FormatError where vectors and images are not in the same order.
         """
         import pyarrow as pa
-        import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
+        if self.attributes["format"] > 1:
+            own = {name: self._own.column(name) for name in self._own.column_names if name != KIND}
+            own["name"] = own.pop(NAME)
+            return pa.table({name: own[name] for name in (*SHOWN, *(name for name in own if name not in SHOWN))})
         index = pq.read_table(io.BytesIO(self._images.read(INDEX)))
         for column in ("row", "key"):
             if not self._own.column(column).equals(index.column(column)):
@@ -108,14 +106,12 @@ class TapTable:
                     f"{self._own.num_rows} and {index.num_rows} rows that differ",
                     "Embed again: run with --force for that embeddings step.",
                 )
-        columns = {name: index.column(name) for name in SHOWN}
-        for attribute in json.loads(self._images.read(ATTRIBUTES)):
-            values = index.column(PREFIX + attribute["name"])
-            values = pc.if_else(pc.is_nan(values), None, values)
-            if attribute["kind"] == "class":
-                values = pa.array(attribute["classes"], pa.string()).take(values.cast(pa.int64()).combine_chunks())
-            columns[PREFIX * (attribute["name"] in SHOWN) + attribute["name"]] = values
-        return pa.table(columns)
+        columns = {name: index.column(name) for name in SHOWN if name in index.column_names}
+        columns["name"] = index.column("name" if "name" in index.column_names else NAME)
+        known = attributes.load(self._images.read(ATTRIBUTES))
+        return pa.table(
+            {name: columns[name] for name in SHOWN} | attributes.labels(known, attributes.values(known, index))
+        )
 
     def where(self, condition: str | None = None) -> Rows:
         """Rows int64 [N], rising, that have a vector and meet a condition of SQL over the columns of `rows`.
@@ -280,14 +276,23 @@ class TapTable:
             import xarray as xr
         except ImportError as error:
             raise InputError("the package xarray", str(error), "pip install xarray") from error
-        found: xr.Dataset = xr.open_zarr(self._table.zarr(STORE), group=self._tap, consolidated=False)
-        columns = {name: ("row", self.rows.column(name).to_numpy()) for name in self.rows.column_names}
+        found: xr.Dataset = xr.open_zarr(self._table.zarr(STORE), group=self._tap, consolidated=False, chunks=None)
+        found = found.drop_vars(NAME, errors="ignore")
+        columns = {
+            name: ("row", _decoded(self.rows.column(name)).to_numpy())
+            for name in self.rows.column_names
+            if name not in found.coords
+        }
         labelled: xr.Dataset = found.assign_coords(columns)
+        for view in self.views:
+            # Where a user asks for dask's chunks without a size, they are what was written as one object.
+            chunks = dict(zip(labelled[view].dims, labelled[view].encoding["shards"], strict=True))
+            labelled[view].encoding["preferred_chunks"] = chunks
         return labelled
 
     @cached_property
     def _own(self) -> "pa.Table":
-        """`rows.parquet`: row, key, split, status."""
+        """`rows.parquet`: row, key, status, and the rest of what the table's format has."""
         import pyarrow.parquet as pq
 
         return pq.read_table(io.BytesIO(self._table.read(ROWS)))
@@ -328,6 +333,13 @@ class TapTable:
                 f"{len(rows) - own}",
                 "Ask for no more than there are, or widen the condition.",
             )
+
+
+def _decoded(column: "pa.ChunkedArray") -> "pa.ChunkedArray":
+    """Text in place of dictionary-encoded text."""
+    import pyarrow as pa
+
+    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
 
 
 def _read(url: str) -> "pa.Table":

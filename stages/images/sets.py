@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from stages import attributes
 from stages.contract import Input
 from stages.errors import FormatError, InputError
 from stages.images import pixels
@@ -40,9 +41,15 @@ class Opened:
     """Whether JPEGs may be decoded at a part of their size."""
 
 
-INDEX = "index.parquet"
+INDEX, ATTRIBUTES = "index.parquet", "attributes.json"
 SAMPLES = "samples.parquet"
-ARRAY = "images.zarr"
+ARRAY, PIXELS = "images.zarr", "pixels"
+"""A group with one array; in format 1 the array alone."""
+INDEX_FORMAT = 2
+FORMAT = b"format"
+"""Key in the metadata of `index.parquet` under which its format stands; an index of format 1 has none."""
+NAMES = {"file_name": "name", "bytes": "size"}
+"""What columns were called in format 1."""
 PART_ROWS = b"part_rows"
 """Key in the metadata of `index.parquet` under which the number of rows of a tar stands."""
 DECODE = b"decode"
@@ -93,7 +100,14 @@ class Images(ABC):
 
     @abstractmethod
     def table(self, columns: Sequence[str] | None = None) -> "pa.Table":
-        """One record per row: `index.parquet` or `samples.parquet`, or those of `columns` that it has."""
+        """One record per row: `index.parquet` or `samples.parquet`, or those of `columns` that it has.
+
+        Columns are called as in the newest format, whatever the format is.
+        """
+
+    @abstractmethod
+    def values(self, names: Sequence[str] | None = None) -> "dict[str, NDArray[np.float64]]":
+        """The dataset's attributes of all rows, or those of `names`, float64 [N] by name; NaN where undefined."""
 
     @abstractmethod
     def read_part(self, part: int) -> tuple[Rows, list[bytes] | Pixels]:
@@ -184,6 +198,12 @@ class _Tars(Images):
             raise FormatError(f"{INDEX} with its rows per tar", "none in its metadata", "Make the shards again.")
         self.part_rows = int(metadata[PART_ROWS])
         self._scaled = DECODE in metadata
+        if int(metadata.get(FORMAT, b"1")) > INDEX_FORMAT:
+            raise FormatError(
+                f"{INDEX} of format {INDEX_FORMAT} or older",
+                f"format {metadata[FORMAT].decode()}",
+                "Read it with the version of Repscope that wrote it.",
+            )
         if metadata.get(DECODE, SCALED) != SCALED:
             raise FormatError(
                 f"{INDEX} that says {SCALED.decode()} or nothing of how images are decoded",
@@ -196,10 +216,10 @@ class _Tars(Images):
         self._size: Rows = np.empty(self.count, dtype=np.int64)
         self._sha256 = np.empty(self.count, dtype=f"S{DIGITS}")
         self._shard: list[str] = []
-        start = 0
-        for batch in index.iter_batches(BATCH, columns=["shard", "offset", "size", "sha256"]):
+        start, size = 0, _stored("bytes", index.schema_arrow.names)
+        for batch in index.iter_batches(BATCH, columns=["shard", "offset", size, "sha256"]):
             own = slice(start, start + batch.num_rows)
-            self._offset[own], self._size[own] = batch["offset"].to_numpy(), batch["size"].to_numpy()
+            self._offset[own], self._size[own] = batch["offset"].to_numpy(), batch[size].to_numpy()
             self._sha256[own] = pc.utf8_slice_codeunits(batch["sha256"], 0, DIGITS).to_numpy(zero_copy_only=False)
             firsts = np.arange(-start % self.part_rows, batch.num_rows, self.part_rows)
             self._shard += batch["shard"].take(firsts).to_pylist()
@@ -207,6 +227,13 @@ class _Tars(Images):
 
     def table(self, columns: Sequence[str] | None = None) -> "pa.Table":
         return _parquet(self._artifact, INDEX, columns)
+
+    def values(self, names: Sequence[str] | None = None) -> "dict[str, NDArray[np.float64]]":
+        known = attributes.load(self._artifact.read(ATTRIBUTES))
+        file = _file(self._artifact, INDEX)
+        columns = attributes.label_columns(known, file.schema_arrow.names)
+        wanted = list(columns) if names is None else names
+        return attributes.values(known, file.read(columns=[columns[name] for name in wanted]))
 
     def read_part(self, part: int) -> tuple[Rows, list[bytes] | Pixels]:
         rows, tar = self._tar(part)
@@ -263,7 +290,7 @@ class _Tars(Images):
             ) from error
 
     def _named(self, row: int) -> str:
-        name = self.table(("name",)).column("name")[row].as_py()
+        name = self.table(("file_name",)).column("file_name")[row].as_py()
         return f"row {row} ({name}) of {self._shard[row // self.part_rows]}"
 
 
@@ -274,7 +301,8 @@ class _Array(Images):
         import zarr
 
         self._artifact = artifact
-        self._array: Any = zarr.open_array(store=artifact.zarr(ARRAY), mode="r", zarr_format=3)
+        found: Any = zarr.open(store=artifact.zarr(ARRAY), mode="r", zarr_format=3)
+        self._array: Any = found if isinstance(found, zarr.Array) else found[PIXELS]
         if self._array.ndim != 4 or self._array.shape[3] != 3 or self._array.dtype != np.uint8:
             raise FormatError(
                 f"{ARRAY} uint8 [M, H, W, 3]",
@@ -286,6 +314,9 @@ class _Array(Images):
 
     def table(self, columns: Sequence[str] | None = None) -> "pa.Table":
         return _parquet(self._artifact, SAMPLES, columns)
+
+    def values(self, names: Sequence[str] | None = None) -> "dict[str, NDArray[np.float64]]":
+        return {}
 
     def read_part(self, part: int) -> tuple[Rows, list[bytes] | Pixels]:
         rows = np.arange(part * self.part_rows, min((part + 1) * self.part_rows, self.count))
@@ -351,8 +382,20 @@ def seconds_to_decode(images: Images, size: int | Framing) -> float:
 
 def _parquet(artifact: Input, name: str, columns: Sequence[str] | None) -> "pa.Table":
     file = _file(artifact, name)
-    wanted = None if columns is None else [column for column in columns if column in file.schema_arrow.names]
-    return file.read(columns=wanted)
+    there = file.schema_arrow.names
+    if columns is None:
+        table = file.read()
+    else:
+        table = file.read(columns=[_stored(column, there) for column in columns if _stored(column, there) in there])
+    if name == INDEX and FORMAT not in (file.schema_arrow.metadata or {}):
+        renamed = {old: new for new, old in NAMES.items()}
+        table = table.rename_columns([renamed.get(column, column) for column in table.column_names])
+    return table
+
+
+def _stored(column: str, there: Sequence[str]) -> str:
+    """What a column is called in a file with these columns."""
+    return column if column in there else NAMES.get(column, column)
 
 
 def _file(artifact: Input, name: str) -> "pq.ParquetFile":
