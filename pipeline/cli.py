@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline import export_commands, query_commands
 from pipeline.options import JSON, STORE, STUDY
-from pipeline.query_commands import COMMANDS
 
 if TYPE_CHECKING:
     from cluster.executor import Executor
@@ -64,8 +64,10 @@ class Commands(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(141)
         except Exception as error:
-            from pipeline.errors import exit_code
+            from pipeline.errors import exit_code, not_installed
 
+            if isinstance(error, ImportError):
+                error = not_installed(error) or error
             code = exit_code(error)
             if code == 1:
                 raise
@@ -209,10 +211,11 @@ def run(
     on_busy: str,
 ) -> None:
     """Bring every step to done, doing only what the store does not hold, and print what matters."""
-    from pipeline.errors import exit_code
+    from pipeline.errors import exit_code, require_run
     from pipeline.progress import Progress
     from pipeline.run import run as run_graph
 
+    require_run()
     read, steps, store = _opened(study, root)
     forced = list(force)
 
@@ -444,7 +447,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-for command in COMMANDS:
+for command in (*query_commands.COMMANDS, *export_commands.COMMANDS):
     main.add_command(command)
 
 

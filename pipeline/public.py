@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, require_run
 from pipeline.graph import encoder_steps_of, encoders_of, graph_of, samples_of, spec_of
 from pipeline.plan import StepState
 from pipeline.plan import plan as plan_graph
@@ -51,6 +51,7 @@ def run(
     """
     from pipeline.run import run as run_graph
 
+    require_run()
     read = _study(study)
     return run_graph(
         graph_of(read),
@@ -78,6 +79,7 @@ def show(
     `taps` are `encoder:tap`; all that see pixels where it is empty. Raises `UsageError` where the study is not
     finished, `InputError` for an unknown tap or an image that cannot be read.
     """
+    require_run()
     from cluster.resources import device
     from pipeline.artifact import StoredInput
     from pipeline.studies import latest

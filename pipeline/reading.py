@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stages.embeddings.query import TapTable
 
 STUDIES = "studies"
-EMBEDDINGS, SHARDS = "embeddings.", "shards"
+EMBEDDINGS, ENCODER, SHARDS = "embeddings.", "encoder.", "shards"
 
 
 def open(url: str | Path) -> "OpenStore":
@@ -77,7 +77,16 @@ class OpenStudy:
         if ":" not in name or EMBEDDINGS + encoder not in self._refs:
             raise UsageError(f"one of {', '.join(self.taps())}", repr(name), "Name one of these.")
         ref = self._refs[EMBEDDINGS + encoder]
-        return TapTable(name, self.artifact(EMBEDDINGS + encoder), self.artifact(SHARDS), ref.generation)
+        return TapTable(name, self.artifact(EMBEDDINGS + encoder), self.artifact(SHARDS), ref.generation, self)
+
+    def tap(self, name: str) -> "TapTable":
+        """The same as `study[name]`."""
+        return self[name]
+
+    def encoder(self, name: str) -> "StoredInput | None":
+        """The artifact of an encoder, by the study's name for it; None where settings alone make it."""
+        step = ENCODER + name
+        return self.artifact(step) if step in self._refs else None
 
     def taps(self) -> list[str]:
         """Every `encoder:tap` that has embeddings of the images."""
@@ -91,6 +100,10 @@ class OpenStudy:
     def steps(self) -> list[str]:
         """Names of the steps, in the order of the data."""
         return list(self._refs)
+
+    def refs(self) -> "Mapping[str, Ref]":
+        """Where the artifact of each step is."""
+        return self._refs
 
     def path(self, step: str) -> str:
         """Where the artifact of a step is: a folder, or a URL. Raises `UsageError` where there is no such step."""
@@ -161,8 +174,9 @@ class OpenStudy:
     @cached_property
     def _refs(self) -> "Mapping[str, Ref]":
         """Where the artifact of each step is, by the newest pointer."""
+        from pipeline.adopt import adopted
         from pipeline.studies import latest
 
         pointer = latest(self._store, self.name)
         assert pointer is not None, f"{self.name} has a folder, which comes with its first pointer"
-        return pointer.steps
+        return pointer.steps | adopted(self._store, self.name)

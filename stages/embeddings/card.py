@@ -11,17 +11,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from stages.contract import Input
-from stages.encoders.card import CARD as IMPORTED
-from stages.encoders.card import parse_card
-from stages.encoders.encoder import Fingerprint
-from stages.encoders.format import CARD as TRAINED
-from stages.encoders.format import read_card
 from stages.encoders.spec import Oracle
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from stages.embeddings.stage import Embeddings
+    from stages.encoders.encoder import Fingerprint
 
 MARKDOWN, JSON = "CARD.md", "card.json"
 FORMAT = 1
@@ -64,7 +60,7 @@ class Card(BaseModel):
     def of(
         cls,
         stage: "Embeddings",
-        fingerprint: Fingerprint,
+        fingerprint: "Fingerprint",
         rows: "pa.Table",
         embedded: int,
         images: Input,
@@ -129,6 +125,11 @@ A missing Zarr chunk reads as NaN in every reader. `card.json` has the same for 
 
 def _source(encoder: Input) -> str:
     """Where an encoder that is an artifact comes from."""
+    from stages.encoders.card import CARD as IMPORTED
+    from stages.encoders.card import parse_card
+    from stages.encoders.format import CARD as TRAINED
+    from stages.encoders.format import read_card
+
     if TRAINED in encoder.names():
         return f"trained here by {read_card(encoder).method}"
     source = parse_card(encoder.read(IMPORTED)).source

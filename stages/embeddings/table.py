@@ -9,15 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages import attributes
-from stages.contract import Input, Inputs, Output, Summary
+from stages.contract import Inputs, Output, Summary
 from stages.embeddings import card
 from stages.embeddings.format import (
-    IMAGE,
-    NUMBER,
-    OK,
     ROWS,
-    SAMPLE,
     STATISTICS,
     Moments,
     decode_shard,
@@ -27,24 +22,16 @@ from stages.embeddings.format import (
     shard_name,
 )
 from stages.embeddings.pace import Passes, choose_batch, choose_decoding, keep_memory
+from stages.embeddings.rows import rows_of
 from stages.encoders.encoder import Encoder, Fingerprint
 from stages.encoders.load import load
 from stages.encoders.spec import EncoderSpec, Pretrained
 from stages.errors import FormatError, InputError
-from stages.images.sets import ATTRIBUTES, SAMPLES, Decoding, Images, Rows, open_images
+from stages.images.sets import Decoding, Images, Rows, open_images
 from stages.parquet import table_bytes
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from stages.embeddings.stage import Embeddings
-
-
-COLUMNS = {
-    IMAGE: ("key", "file_name", "split", "status"),
-    SAMPLE: ("key", "source_key", "painted_from", "variant", "k"),
-}
-"""Columns of `index.parquet` and of `samples.parquet` that stand beside the vectors."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +113,7 @@ def merge(stage: "Embeddings", summaries: Sequence[Summary], inputs: Inputs, out
         )
     fingerprint = _agreed([Fingerprint.model_validate(summary["fingerprint"]) for summary in summaries])
     images = open_images(inputs["images"])
-    rows = _rows(images, inputs["images"])
+    rows = rows_of(images, inputs["images"])
     out.put(ROWS, table_bytes(rows))
     total: dict[str, Moments] = {}
     for summary in summaries:
@@ -206,26 +193,6 @@ def _agreed(fingerprints: Sequence[Fingerprint]) -> Fingerprint:
                 remedy="Install the same library versions on every node, then run again with --force for that step.",
             )
     return first
-
-
-def _rows(images: Images, artifact: Input) -> "pa.Table":
-    """The records of `rows.parquet`: what each vector is of, with the labels of images as people write them."""
-    import pyarrow as pa
-
-    kind = SAMPLE if SAMPLES in artifact.names() else IMAGE
-    own = images.table(COLUMNS[kind])
-    columns: dict[str, Any] = {
-        NUMBER[kind]: pa.array(np.arange(images.count, dtype=np.int64)),
-        # Samples of before had no keys.
-        "key": pa.array([f"{kind}-{row:09d}" for row in range(images.count)]),
-        "kind": pa.DictionaryArray.from_arrays(np.zeros(images.count, dtype=np.int8), pa.array([kind])),
-    }
-    columns |= {name: own.column(name) for name in own.column_names}
-    if "status" not in columns:
-        columns["status"] = pa.array([OK] * images.count)
-    if ATTRIBUTES in artifact.names():
-        columns |= attributes.labels(attributes.load(artifact.read(ATTRIBUTES)), images.values())
-    return pa.table(columns)
 
 
 def _pack(sums: Moments) -> dict[str, int | str]:

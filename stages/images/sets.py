@@ -4,7 +4,7 @@ import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -64,6 +64,8 @@ PAYS = 5.0
 """Seconds of decoding from which processes are worth their start, which takes one."""
 BATCH = 2**16
 """Rows of an index that are read at once."""
+PNG = b"\x89PNG"
+"""How a PNG begins; the other files in tars are JPEGs."""
 DIGITS = 16
 """Hexadecimal digits of an image's sha256 that are kept in memory and compared."""
 
@@ -92,6 +94,8 @@ class Images(ABC):
     """Whether images are stored as files of images, which have to be decoded, and not as pixels."""
     count: int
     part_rows: int
+    scaled: bool = False
+    """Whether JPEGs are decoded at a part of their size."""
 
     @property
     def parts(self) -> int:
@@ -160,6 +164,10 @@ class Images(ABC):
             pool.shutdown(cancel_futures=True)
 
     @abstractmethod
+    def files(self, rows: Sequence[int] | Rows) -> Iterator[tuple[str, bytes]]:
+        """Single rows as files: format (`png`, `jpg`) and bytes. FormatError as `decode`."""
+
+    @abstractmethod
     def _open(self, part: int) -> Opened:
         """The rows of a part that hold an image, and what frames each of them."""
 
@@ -197,7 +205,7 @@ class _Tars(Images):
         if PART_ROWS not in metadata:
             raise FormatError(f"{INDEX} with its rows per tar", "none in its metadata", "Make the shards again.")
         self.part_rows = int(metadata[PART_ROWS])
-        self._scaled = DECODE in metadata
+        self.scaled = DECODE in metadata
         if int(metadata.get(FORMAT, b"1")) > INDEX_FORMAT:
             raise FormatError(
                 f"{INDEX} of format {INDEX_FORMAT} or older",
@@ -242,13 +250,21 @@ class _Tars(Images):
     def decode(self, rows: Sequence[int] | Rows, size: int | Framing) -> Pixels:
         images = _empty(len(rows), size)
         for index, row in enumerate(map(int, rows)):
-            if not 0 <= row < self.count or self._offset[row] < 0:
-                raise FormatError("a row that holds an image", f"row {row}", "Choose among rows of status ok.")
-            data = self._artifact.read_range(
-                self._shard[row // self.part_rows], int(self._offset[row]), int(self._size[row])
-            )
-            images[index] = self._decode(row, data, size)
+            images[index] = self._decode(row, self._one(row), size)
         return images
+
+    def files(self, rows: Sequence[int] | Rows) -> Iterator[tuple[str, bytes]]:
+        for row in map(int, rows):
+            data = self._one(row)
+            self._compare(row, data)
+            yield ("png" if data.startswith(PNG) else "jpg"), data
+
+    def _one(self, row: int) -> bytes:
+        if not 0 <= row < self.count or self._offset[row] < 0:
+            raise FormatError("a row that holds an image", f"row {row}", "Choose among rows of status ok.")
+        return self._artifact.read_range(
+            self._shard[row // self.part_rows], int(self._offset[row]), int(self._size[row])
+        )
 
     def _open(self, part: int) -> Opened:
         rows, tar = self._tar(part)
@@ -261,7 +277,7 @@ class _Tars(Images):
             row = int(rows[index])
             return Encoded(self._bytes(tar, row), bytes(self._sha256[row]))
 
-        return Opened(rows, frame, encoded, self._scaled)
+        return Opened(rows, frame, encoded, self.scaled)
 
     def _tar(self, part: int) -> tuple[Rows, bytes]:
         rows = np.arange(part * self.part_rows, min((part + 1) * self.part_rows, self.count))
@@ -271,7 +287,7 @@ class _Tars(Images):
     def _bytes(self, tar: bytes, row: int) -> bytes:
         return tar[self._offset[row] : self._offset[row] + self._size[row]]
 
-    def _decode(self, row: int, data: bytes, size: int | Framing) -> Pixels:
+    def _compare(self, row: int, data: bytes) -> None:
         # A JPEG has no checksum of its own: most changed bytes decode to other pixels without a word.
         if hashlib.sha256(data).hexdigest()[:DIGITS].encode() != self._sha256[row]:
             raise FormatError(
@@ -279,9 +295,12 @@ class _Tars(Images):
                 f"{len(data)} others",
                 "The tar is damaged: run again with --force for the shards.",
             )
+
+    def _decode(self, row: int, data: bytes, size: int | Framing) -> Pixels:
+        self._compare(row, data)
         try:
             # The pixel limit was applied when the image was accepted.
-            return pixels.decode_fit(data, size, pixel_limit=2**62, scaled=self._scaled)
+            return pixels.decode_fit(data, size, pixel_limit=2**62, scaled=self.scaled)
         except InputError as error:
             raise FormatError(
                 f"an image in {self._named(row)}, as when it was listed",
@@ -323,6 +342,10 @@ class _Array(Images):
         if not len(rows):
             return rows, []
         return rows, np.asarray(self._array[rows[0] : rows[-1] + 1])
+
+    def files(self, rows: Sequence[int] | Rows) -> Iterator[tuple[str, bytes]]:
+        for row in map(int, rows):
+            yield "png", pixels.encode_png(np.asarray(self._array[row]))
 
     def decode(self, rows: Sequence[int] | Rows, size: int | Framing) -> Pixels:
         images = np.asarray(self._array.oindex[np.asarray(rows, dtype=np.int64)])

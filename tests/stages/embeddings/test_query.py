@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from stages import attributes
 from stages.attributes import Attribute
+from stages.embeddings import neighbours
 from stages.embeddings.format import ROWS, Table, encode_shard, metadata, shard_name
-from stages.embeddings.neighbours import nearest
+from stages.embeddings.neighbours import confused, nearest, random_pair
 from stages.embeddings.query import TapTable
 from stages.errors import FormatError, InputError
 from stages.listing.format import write_table
@@ -152,6 +153,49 @@ def test_neighbours_are_right_where_float32_cannot_tell_them_apart_and_over_many
     found = nearest(x[:20], blocks, 4, "l2", np.full(20, -1))
     distances = np.sqrt(np.square(x[:20, None].astype(np.float64) - x[None]).sum(axis=2))
     np.testing.assert_array_equal(found.rows, np.argsort(distances, axis=1, kind="stable")[:, :4])
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("pairs_at_once", [1, 900, 2**22])
+def test_pairs_near_here_and_far_there_are_those_of_all_pairs(
+    metric: Any, pairs_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.Generator(np.random.Philox(4))
+    here, there = (generator.standard_normal((80, width)).astype(np.float32) + 2 for width in (3, 5))
+    rows = np.arange(80) * 2 + 1
+    units = [random_pair(vectors, metric) for vectors in (here, there)]
+    monkeypatch.setattr(neighbours, "PAIRS_AT_ONCE", pairs_at_once)
+    found = confused(rows, here, there, 6, metric)
+    first, second = np.triu_indices(80, 1)
+    gaps = []
+    for vectors, unit in zip((here, there), units, strict=True):
+        x = vectors.astype(np.float64)
+        if metric == "l2":
+            distances = np.linalg.norm(x[first] - x[second], axis=1)
+        else:
+            x /= np.linalg.norm(x, axis=1)[:, None]
+            distances = 1 - (x[first] * x[second]).sum(axis=1)
+        # The unit is of pairs drawn at random: near the mean of all.
+        assert unit == pytest.approx(distances.mean(), rel=0.03)
+        gaps.append(distances / unit)
+    best = np.argsort(gaps[0] - gaps[1], kind="stable")[:6]
+    np.testing.assert_array_equal(found.rows, np.stack([rows[first[best]], rows[second[best]]], axis=1))
+    np.testing.assert_allclose(found.near, gaps[0][best], rtol=1e-9)
+    np.testing.assert_allclose(found.far, gaps[1][best], rtol=1e-9)
+
+
+def test_a_table_alone_is_compared_with_a_table_and_embeds_no_photograph(
+    table: TapTable, stored: tuple[MemoryArtifact, MemoryArtifact, NDArray[Any]], tmp_path: Path
+) -> None:
+    other = TapTable("mine:backbone", stored[0], stored[1])
+    found = table.confuses(other, n=4, where="shape = 'disc'")
+    assert set(found.column("other_shape").to_pylist()) == {"disc"}
+    assert (found.column("row").to_numpy() < found.column("other_row").to_numpy()).all()
+    with pytest.raises(InputError, match="where the table is one of a study"):
+        table.confuses("mine:backbone")
+    (tmp_path / "photo.png").write_bytes(b"")
+    with pytest.raises(InputError, match="the table of a study, whose encoder embeds"):
+        table.nearest(tmp_path / "photo.png")
 
 
 def test_the_neighbours_of_a_key_leave_its_own_row_out(table: TapTable) -> None:

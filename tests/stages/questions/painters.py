@@ -126,7 +126,7 @@ def samples(images: NDArray[np.uint8], conditions: Input, per_source: int) -> Me
     count = len(images)
     shard = samples_format.encode_shard(images, count, per_source)
     how = {"seed": 0, "sampler": "by hand", "steps": 0, "guidance": 1.0}
-    rows = samples_format.samples_of(table, per_source, how, "0" * 8)
+    rows = samples_format.samples_of(table, -(-count // table.num_rows), how, "0" * 8).slice(0, count)
     return MemoryArtifact(
         {
             samples_format.shard_name(0): shard,
