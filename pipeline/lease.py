@@ -43,8 +43,10 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def acquire(self, on_busy: Literal["wait", "fail"], on_wait: Callable[[str], None]) -> None:
-        """Takes the lease; calls `on_wait` once with the owner. Raises `BusyError` with `on_busy="fail"`."""
-        reported = False
+        """Takes the lease. While another has it, `on_wait` is called again and again with the owner, and may raise.
+
+        Raises `BusyError` with `on_busy="fail"`.
+        """
         while True:
             epoch, owner = self._holder()
             if owner is None and self._take(epoch + 1):
@@ -57,9 +59,7 @@ class Lease:
                         f"{who}",
                         "Wait for it, or run again with --on-busy wait.",
                     )
-                if not reported:
-                    on_wait(who)
-                    reported = True
+                on_wait(who)
                 time.sleep(POLL_SECONDS)
 
     def _take(self, epoch: int) -> bool:

@@ -94,7 +94,7 @@ class Ref(BaseModel):
         return folder_of(self.stage, self.key, self.generation)
 
 
-class Source(BaseModel):
+class InputRecord(BaseModel):
     """Which generation of an input an artifact was made from."""
 
     model_config = ConfigDict(frozen=True)
@@ -111,7 +111,7 @@ class Head(_Record):
     key: str
     document: Document
     code: str
-    inputs: dict[str, Source]
+    inputs: dict[str, InputRecord]
     parts: int
     owner: Owner
     created: float
@@ -155,7 +155,7 @@ class Manifest(_Record):
     key: str
     document: Document
     code: str
-    inputs: dict[str, Source]
+    inputs: dict[str, InputRecord]
     parts: int
     objects: dict[str, Object]
     summary: dict[str, Any]
@@ -235,10 +235,10 @@ class Survey:
         assert self.manifest is not None
         return Ref(store=store.url, stage=self.stage, key=self.key, generation=self.number, digest=self.manifest.digest)
 
-    def source(self) -> Source:
+    def source(self) -> InputRecord:
         """How it is recorded in what is made from it, once it is committed."""
         assert self.manifest is not None
-        return Source(key=self.key, generation=self.number, digest=self.manifest.digest)
+        return InputRecord(key=self.key, generation=self.number, digest=self.manifest.digest)
 
 
 def survey(store: Store, stage: str, key: str) -> Survey:
@@ -344,7 +344,7 @@ def write_record(store: Store, name: str, record: AnyRecord) -> tuple[AnyRecord,
 
 
 def open_generation(
-    store: Store, stage: str, key: Key, number: int, code: str, inputs: Mapping[str, Source], parts: int, run: str
+    store: Store, stage: str, key: Key, number: int, code: str, inputs: Mapping[str, InputRecord], parts: int, run: str
 ) -> Head:
     """Opens a generation, or joins the one that another run has opened; returns what stands in its `artifact.json`."""
     head = Head(

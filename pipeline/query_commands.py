@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import shlex
 import sys
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.reading import OpenStudy
+    from pipeline.study import Study
     from stages.embeddings.neighbours import Metric
     from stages.embeddings.query import TapTable
 
@@ -154,15 +154,19 @@ def _near(
 COMMANDS = (path, list_store, query)
 
 
-def opened_study(study: str, root: str) -> "OpenStudy":
-    """A study by its name in the store, or by its file."""
-    from pipeline.reading import open
+def opened_study(study: "str | Study", root: str) -> "OpenStudy":
+    """A study by its name in the store, or by its file; where that is not its newest run, the user is notified."""
+    from pipeline.errors import UsageError
+    from pipeline.reading import open_study
+    from pipeline.store import open_store
 
-    if study.endswith((".yaml", ".yml")) or os.sep in study:
-        from pipeline.study import load
-
-        study = load(study).study
-    return open(root).study(study)
+    store = open_store(root)
+    if not store.recognise():
+        raise UsageError(f"a store at {store.url}", "none", "Name the folder or URL of `--store`.")
+    opened = open_study(study, store)
+    if opened.notice:
+        click.echo(f"repscope: {opened.notice}", err=True)
+    return opened
 
 
 def _variable(step: str) -> str:

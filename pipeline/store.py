@@ -68,7 +68,7 @@ class Store:
         if not exists or not self.far or not self._holds(record):
             self._probe()
             if self.far:
-                self.create_or_read(record, _dump({"format": FORMAT, "url": self.url, "create_only": True}))
+                self.create_or_read(record, _dump({"format": FORMAT, "create_only": True}))
         if not exists:
             self.create_or_read("store.json", _dump({"format": FORMAT, "create_only": True}))
             self.recognise()

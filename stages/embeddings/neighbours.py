@@ -45,9 +45,9 @@ def nearest(queries: Vectors, blocks: Iterable[tuple[Rows, Vectors]], k: int, me
         if np.isinf(near).any() and len(rows) >= k:
             near = np.minimum(near, np.partition(upper, k - 1, axis=1)[:, k - 1])
         # Where a number is too large for float32, the bound is NaN and the pair is measured again.
-        query, place = np.nonzero(~(lower > near[:, None]) & ~mine)
-        distances = _exact(queries, vectors, query, place, metric)
-        kept = _best(tuple(map(np.concatenate, zip(kept, (query, rows[place], distances), strict=True))), k)
+        query, column = np.nonzero(~(lower > near[:, None]) & ~mine)
+        distances = _exact(queries, vectors, query, column, metric)
+        kept = _best(tuple(map(np.concatenate, zip(kept, (query, rows[column], distances), strict=True))), k)
         counts = np.bincount(kept[0], minlength=len(queries))
         last = np.cumsum(counts) - 1
         full = counts == k
@@ -148,13 +148,13 @@ def _bounds(queries: Vectors, vectors: Vectors, metric: Metric) -> tuple[NDArray
     return 1 - cosines - share, 1 - cosines + share
 
 
-def _exact(queries: Vectors, vectors: Vectors, query: Rows, place: Rows, metric: Metric) -> NDArray[np.float64]:
+def _exact(queries: Vectors, vectors: Vectors, query: Rows, column: Rows, metric: Metric) -> NDArray[np.float64]:
     """Distances of some pairs in float64, [P]; Euclidean ones squared."""
     distances = np.empty(len(query), dtype=np.float64)
     step = max(1, PAIRS_AT_ONCE // queries.shape[1])
     for first in range(0, len(query), step):
         part = slice(first, first + step)
-        q, x = queries[query[part]].astype(np.float64), vectors[place[part]].astype(np.float64)
+        q, x = queries[query[part]].astype(np.float64), vectors[column[part]].astype(np.float64)
         if metric == "l2":
             distances[part] = np.square(q - x).sum(axis=1)
         else:

@@ -318,9 +318,9 @@ class TapTable:
             raise InputError(f"{keys.type} in the column {on} of {what}", str(error), "Correct that column.") from error
         if twice := [e["values"] for e in theirs.value_counts().to_pylist() if e["counts"] > 1]:
             raise InputError(f"one row for each {on} in {what}", f"{twice[0]} twice", "Take one of both away.")
-        places = pc.index_in(keys, value_set=theirs)
-        if lost := places.null_count:
-            first = keys.filter(pc.is_null(places))[0].as_py()
+        indices = pc.index_in(keys, value_set=theirs)
+        if lost := indices.null_count:
+            first = keys.filter(pc.is_null(indices))[0].as_py()
             if missing == "error" or lost == len(keys):
                 raise InputError(
                     f"a row in {what} for each of {len(keys)} rows, by {on}",
@@ -330,7 +330,7 @@ class TapTable:
         labelled = self.rows
         for name in given.column_names:
             if name != on:
-                labelled = labelled.append_column(name, given.column(name).take(places))
+                labelled = labelled.append_column(name, given.column(name).take(indices))
         joined = copy.copy(self)
         joined.__dict__["rows"] = labelled
         return joined

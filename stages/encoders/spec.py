@@ -4,9 +4,9 @@ import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
-from stages.contract import Added
+from stages.contract import Added, Settings
 from stages.errors import InputError
 from stages.images.pixels import Framing, Interpolation, normalise
 
@@ -16,12 +16,6 @@ if TYPE_CHECKING:
 Colour = tuple[float, float, float]
 """One number each for red, green and blue."""
 Positives = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-
-
-class Settings(BaseModel):
-    """Base of the settings in this room: frozen, and an unknown field is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Preprocessing(Settings):

@@ -31,7 +31,7 @@ PIXELS = 256 * 32 * 32
 
 
 @dataclass(frozen=True)
-class State:
+class PaintingState:
     """What a worker keeps between parts."""
 
     decoder: AnyDecoder
@@ -39,7 +39,7 @@ class State:
     vectors: list[NDArray[np.float32]]
 
     @classmethod
-    def load(cls, stage: "Samples", inputs: Inputs, device: str) -> "State":
+    def load(cls, stage: "Samples", inputs: Inputs, device: str) -> "PaintingState":
         """Loads the decoder and all conditions."""
         conditions = format.read_conditions(inputs["conditions"])
         vectors = format.read_vectors(inputs["conditions"], conditions)
@@ -101,7 +101,7 @@ def _sampling(
     return lambda drawn, h: sampler(denoiser, noise.around(drawn, mean(h) / levels[0].to(h)), levels, h)
 
 
-def paint_part(stage: "Samples", part: int, state: State, out: Output) -> Summary:
+def paint_part(stage: "Samples", part: int, state: PaintingState, out: Output) -> Summary:
     """Paints the conditions of a part, tap by tap, and writes its shard."""
     first = part * stage.part_conditions
     conditions = state.conditions.slice(first, stage.part_conditions).to_pylist()

@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 from stages import attributes
 from stages.contract import Added, Estimate, Input, Inputs, Output, Part, Stage, Summary
 from stages.datasets.files import FileReader, FilesSource, Wanted
-from stages.datasets.sources import FolderSource, ScenesSource, Source
+from stages.datasets.sources import DatasetSource, FolderSource, ScenesSource
 from stages.errors import InputError
 from stages.external.ranges import Unreadable
 from stages.listing import ATTRIBUTES, LISTING_ROWS, OK
@@ -54,7 +54,7 @@ class Shards(Stage):
 
     def setup(self, inputs: Inputs, device: str) -> ScenesSource | FolderSource | FileReader:
         """The source that was listed, or what reads its files."""
-        source: Source = TypeAdapter(Source).validate_python(inputs["listing"].summary["source"])
+        source: DatasetSource = TypeAdapter(DatasetSource).validate_python(inputs["listing"].summary["source"])
         return source.reader() if isinstance(source, FilesSource) else source
 
     def work(self, part: Part, state: Any, inputs: Inputs, out: Output) -> Summary:

@@ -2,7 +2,7 @@
 
 class TestMyStore(StoreContract):
     def open(self) -> Store:
-        return open_store("…a place nobody has used…")
+        return open_store("…a root that nobody has used…")
 """
 
 import threading
@@ -28,7 +28,7 @@ NAMES = st.builds(
 class StoreContract(ABC):
     """The suite. `examples` random histories are compared with a dict, and `many` objects are listed at once.
 
-    `clock_seconds` is how finely the place tells the time of an object.
+    `clock_seconds` is the resolution of the times that the backend gives objects.
     """
 
     examples = 30
@@ -37,7 +37,7 @@ class StoreContract(ABC):
 
     @abstractmethod
     def open(self) -> Store:
-        """A store in a place that nobody has used."""
+        """A store at a root that nobody has used."""
 
     def test_what_is_created_is_read_back(self) -> None:
         store = self.open()
@@ -89,7 +89,7 @@ class StoreContract(ABC):
         assert store.read_range("a/b", 99, 1) == b"\x63"
         assert store.read_range("a/b", 50, 0) == b""
 
-    def test_what_is_missing_is_said_to_be_missing(self) -> None:
+    def test_reading_what_is_missing_is_an_error_of_its_own(self) -> None:
         store = self.open()
         for ask in (store.read, store.head, lambda name: store.read_range(name, 0, 1)):
             with pytest.raises(MissingError, match="no such object"):

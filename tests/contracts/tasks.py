@@ -100,7 +100,7 @@ def gang_threads(payload: dict[str, Any], context: GangContext) -> dict[str, Any
 
 
 def describe(payload: dict[str, Any], context: GangContext) -> dict[str, Any]:
-    """What a rank is told; needs no torch."""
+    """What a rank's context holds; needs no torch."""
     return {
         "rank": context.rank,
         "world": context.world,

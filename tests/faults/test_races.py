@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.executor import Call, OnDone
+from cluster.executor import ALONE, Call, Claim, OnDone
 from cluster.inline import Inline
 from pipeline import worker
 from pipeline.backends import Backend, Entry
@@ -18,14 +18,14 @@ from pipeline.plan import plan
 from pipeline.run import RunResult, run
 from pipeline.store import Store, share
 from tests.faults.arithmetic import graph
-from tests.faults.faulty import Place
+from tests.faults.faulty import MemoryRoot
 from tests.faults.truth import contents, finished, go, undisturbed
 
 GRAPH = graph(parts=2, steps=2)
 
 
 @cache
-def made() -> dict[str, dict[str, bytes]]:
+def expected() -> dict[str, dict[str, bytes]]:
     """What an undisturbed run makes."""
     return undisturbed(GRAPH)[0]
 
@@ -102,10 +102,10 @@ class ContestedBackend:
         self._inner.delete(name)
 
 
-def race(place: Place, seed: int, force: tuple[str, ...] = ()) -> tuple[RunResult, RunResult]:
+def race(root: MemoryRoot, seed: int, force: tuple[str, ...] = ()) -> tuple[RunResult, RunResult]:
     """Two runs of the study, call by call in an order drawn from the seed."""
     turnstile = Turnstile(seed)
-    store = Store(ContestedBackend(place.backend, turnstile), place.url)
+    store = Store(ContestedBackend(root.backend, turnstile), root.url)
     share(store)
     results: dict[str, RunResult] = {}
     errors: list[BaseException] = []
@@ -131,24 +131,24 @@ def race(place: Place, seed: int, force: tuple[str, ...] = ()) -> tuple[RunResul
 @pytest.mark.parametrize("seeds", [range(start, start + 20) for start in (0, 20, 40)])
 def test_two_runs_at_once_without_a_lease_give_one_truth(seeds: range) -> None:
     for seed in seeds:
-        place = Place()
-        a, b = race(place, seed)
+        root = MemoryRoot()
+        a, b = race(root, seed)
         assert [step.url for step in a.steps] == [step.url for step in b.steps]
-        store, _ = place.process()
-        assert finished(place, GRAPH, store) == made()
+        store, _ = root.process()
+        assert finished(root, GRAPH, store) == expected()
         assert {state.state for state in plan(GRAPH, store)} == {"done"}
 
 
 def test_two_forced_runs_at_once_end_in_a_store_that_one_more_run_agrees_with() -> None:
     for seed in range(20):
-        place = Place()
-        store, _ = place.process()
+        root = MemoryRoot()
+        store, _ = root.process()
         go(GRAPH, store)
         with suppress(StepFailedError):
-            race(place, seed, force=("squares",))
-        store, _ = place.process()
+            race(root, seed, force=("squares",))
+        store, _ = root.process()
         go(GRAPH, store)
-        assert finished(place, GRAPH, store) == made()
+        assert finished(root, GRAPH, store) == expected()
         assert {state.state for state in plan(GRAPH, store)} == {"done"}
 
 
@@ -159,13 +159,13 @@ class Recorder(Inline):
         super().__init__()
         self.calls: list[Call] = []
 
-    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False) -> None:
+    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False, claim: Claim = ALONE) -> None:
         def remembered() -> Iterable[Call]:
             for call in calls:
                 self.calls.append(call)
                 yield call
 
-        super().run(remembered(), on_done, gpu)
+        super().run(remembered(), on_done, gpu, claim)
 
 
 def functions() -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
@@ -174,49 +174,49 @@ def functions() -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
 
 
 def test_a_zombie_that_finishes_in_a_closed_generation_does_no_harm() -> None:
-    place = Place()
-    store, _ = place.process()
+    root = MemoryRoot()
+    store, _ = root.process()
     recorder = Recorder()
     run(GRAPH, store, lambda: recorder)
     run(GRAPH, store, Inline, force=["numbers"])
-    before = {state.name: (state.url, contents(place, state)) for state in plan(GRAPH, store)}
+    before = {state.name: (state.url, contents(root, state)) for state in plan(GRAPH, store)}
     numbers = next(state for state in plan(GRAPH, store) if state.name == "numbers")
     assert numbers.url.endswith("g0001")
     for call in recorder.calls:
         functions()[call.function](call.payload)
-    assert {state.name: (state.url, contents(place, state)) for state in plan(GRAPH, store)} == before
+    assert {state.name: (state.url, contents(root, state)) for state in plan(GRAPH, store)} == before
     assert {state.state for state in plan(GRAPH, store)} == {"done"}
 
 
 def test_a_zombie_that_writes_into_an_emptied_closed_generation_cannot_commit_it() -> None:
-    place = Place()
-    store, _ = place.process()
+    root = MemoryRoot()
+    store, _ = root.process()
     recorder = Recorder()
     run(GRAPH, store, lambda: recorder)
     run(GRAPH, store, Inline, force=["numbers"])
     old = next(state for state in plan(GRAPH, store) if state.name == "numbers").url
-    old = old.removeprefix(f"{place.url}/").replace("g0001", "g0000")
-    for name in place.objects(old):
+    old = old.removeprefix(f"{root.url}/").replace("g0001", "g0000")
+    for name in root.objects(old):
         if not name.endswith(("artifact.json", "tombstone.json")):
-            place.backend.delete(name)
+            root.backend.delete(name)
     for call in recorder.calls:
         if call.id.startswith("numbers/"):
             functions()[call.function](call.payload)
-    assert f"{old}/manifest.json" in place.objects(old)
+    assert f"{old}/manifest.json" in root.objects(old)
     states = {state.name: state for state in plan(GRAPH, store)}
     assert states["numbers"].url.endswith("g0001")
     assert states["numbers"].state == "done"
 
 
 def test_a_part_that_runs_twice_is_done_once() -> None:
-    place = Place()
-    store, _ = place.process()
+    root = MemoryRoot()
+    store, _ = root.process()
     recorder = Recorder()
     run(GRAPH, store, lambda: recorder)
-    before = place.objects("artifacts")
+    before = root.objects("artifacts")
     for call in recorder.calls:
         functions()[call.function](call.payload)
-    assert place.objects("artifacts") == before
+    assert root.objects("artifacts") == before
 
 
 def test_a_store_in_memory_is_refused_where_workers_are_other_processes() -> None:
@@ -225,6 +225,6 @@ def test_a_store_in_memory_is_refused_where_workers_are_other_processes() -> Non
         def name(self) -> str:
             return "ray"
 
-    store, _ = Place().process()
+    store, _ = MemoryRoot().process()
     with pytest.raises(UsageError, match="Use a folder or a bucket"):
         run(GRAPH, store, Elsewhere)

@@ -153,6 +153,9 @@ def test_a_bundle_unpacks_to_a_store_with_checksums_and_a_card(
     np.testing.assert_array_equal(found[TAP].numpy(), study[TAP].numpy())
     assert found.path("shards").startswith(str(folder))
     assert "Licence: CC0" in (folder / "CARD.md").read_text()
+    pointed = "".join(path.read_text() for path in (folder / "studies").rglob("*.json"))
+    assert "artifacts/shards/" in pointed
+    assert "://" not in pointed, "folders are relative"
 
 
 def test_a_photograph_of_the_study_finds_itself_at_every_tap_that_reads_pixels(

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.events import Event
-from pipeline.progress import Progress
+from pipeline.progress import ProgressDisplay
 from tests.faults.arithmetic import graph
 
 
@@ -18,7 +18,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_the_time_left_of_a_resumed_step_counts_only_the_parts_of_this_attempt(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown = Progress(graph(), quiet=False)
+    shown = ProgressDisplay(graph(), quiet=False)
     shown.on_event(Event("step_started", "numbers", 0.0, {"parts": 100, "todo": 10}))
     clock[0] += 20
     shown.on_event(Event("part_done", "numbers", 0.0, {"done": 92, "parts": 100}))
@@ -28,7 +28,7 @@ def test_the_time_left_of_a_resumed_step_counts_only_the_parts_of_this_attempt(
 def test_the_time_left_of_a_resumed_training_counts_from_its_checkpoint(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown = Progress(graph(), quiet=False)
+    shown = ProgressDisplay(graph(), quiet=False)
     shown.on_event(Event("step_started", "counting", 0.0, {"parts": 1, "todo": 1}))
     for attempt, first in ((1, 600), (2, 700)):
         for seconds, done in ((20, first), (20, first + 50)):

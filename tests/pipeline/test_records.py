@@ -1,4 +1,4 @@
-"""The records of a generation: read by later versions, refused from newer ones, told where damaged."""
+"""The records of a generation: read by later versions, refused from newer ones, named where damaged."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_a_newer_record_is_refused_with_a_message() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"not json", b"[]", b"{}", b'{"format": 1}', b'{"format": 1, "reason": 5}'])
-def test_a_damaged_record_is_told(data: bytes) -> None:
+def test_a_damaged_record_is_reported(data: bytes) -> None:
     with pytest.raises(StoreError, match=r"a damaged one.*Delete artifacts/x"):
         parse_record(data, "artifacts/x/tombstone.json", Tombstone)
 

@@ -322,11 +322,11 @@ def test_xarray_opens_a_tap_as_a_dataset(shards: MemoryArtifact, table: MemoryAr
     assert dataset.sel(row=7)["key"] == "000000007"
 
 
-@pytest.mark.parametrize("place", [0, 100, 5000, -40, -1])
-def test_a_flipped_byte_is_an_error_and_never_data(table: MemoryArtifact, place: int) -> None:
+@pytest.mark.parametrize("byte", [0, 100, 5000, -40, -1])
+def test_a_flipped_byte_is_an_error_and_never_data(table: MemoryArtifact, byte: int) -> None:
     name = shard_name("backbone", "plain", 1)
     data = bytearray(table.objects[name])
-    data[place] ^= 1
+    data[byte] ^= 1
     damaged = MemoryArtifact(table.objects | {name: bytes(data)})
     with pytest.raises(FormatError, match="backbone/plain"):
         open_table(damaged).read("backbone")

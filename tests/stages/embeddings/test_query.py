@@ -274,8 +274,8 @@ def test_a_changed_byte_and_a_lost_index_are_errors_and_never_vectors() -> None:
     stored, images, _ = written()
     name = shard_name("projector", "plain", 1)
     data = bytearray(stored.objects[name])
-    for place in (10, len(data) - 10):
-        stored.objects[name] = bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    for offset in (10, len(data) - 10):
+        stored.objects[name] = bytes(data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
         with pytest.raises(FormatError, match="do not fit their checksum"):
             TapTable("mine:projector", stored, images).numpy([PART_ROWS])
 

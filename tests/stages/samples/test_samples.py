@@ -16,7 +16,7 @@ from zarr.core.metadata import ArrayV3Metadata
 
 from stages.contract import Estimate
 from stages.decoder.extension.stage import Extension
-from stages.decoder.format import Decoder, load
+from stages.decoder.format import TrainedDecoder, load
 from stages.decoder.rcdm.published_stage import ReleasedDecoder
 from stages.decoder.rcdm.spec import AdmSettings
 from stages.decoder.rcdm.stage import Rcdm
@@ -29,7 +29,7 @@ from stages.errors import FormatError, InputError
 from stages.images.pixels import encode_png, from_network
 from stages.images.sets import open_images
 from stages.samples.format import decode_shard, shard_name
-from stages.samples.paint import State, paint, paint_part
+from stages.samples.paint import PaintingState, paint, paint_part
 from stages.samples.show import show
 from stages.samples.stage import Samples
 from tests.artifacts import MemoryArtifact, run_stage
@@ -40,22 +40,22 @@ STAGE = Samples(per_source=2, steps=3, part_conditions=4)
 
 
 def conditions(vectors: Mapping[str, np.ndarray]) -> MemoryArtifact:
-    places = [(place, source) for place in vectors for source in SOURCES]
+    tap_ids = [(tap_id, source) for tap_id in vectors for source in SOURCES]
     table = pa.table(
         {
-            "condition": np.arange(len(places)),
-            "encoder": [place.split(":")[0] for place, _ in places],
-            "tap": [place.split(":")[1] for place, _ in places],
-            "source_row": [source for _, source in places],
-            "variant": ["source"] * len(places),
-            "strength": [0.0] * len(places),
+            "condition": np.arange(len(tap_ids)),
+            "encoder": [tap_id.split(":")[0] for tap_id, _ in tap_ids],
+            "tap": [tap_id.split(":")[1] for tap_id, _ in tap_ids],
+            "source_row": [source for _, source in tap_ids],
+            "variant": ["source"] * len(tap_ids),
+            "strength": [0.0] * len(tap_ids),
         }
     )
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     tensors: dict[str, np.ndarray] = dict(vectors)
-    for number, place in enumerate(vectors):
-        tensors[f"condition.{place}"] = np.arange(len(SOURCES)) + number * len(SOURCES)
+    for number, tap_id in enumerate(vectors):
+        tensors[f"condition.{tap_id}"] = np.arange(len(SOURCES)) + number * len(SOURCES)
     objects = {"conditions.parquet": sink.getvalue().to_pybytes(), "conditions.safetensors": save(tensors)}
     return MemoryArtifact(objects, key="1" * 64)
 
@@ -63,11 +63,11 @@ def conditions(vectors: Mapping[str, np.ndarray]) -> MemoryArtifact:
 @pytest.fixture(scope="module")
 def inputs() -> dict[str, MemoryArtifact]:
     shards, embeddings = scenes()
-    places = ("oracle:attributes", "oracle:pixels")
-    stage = DecoderStage(taps=places, size=16, num_images=64, network=NETWORK, training=TRAINING)
+    tap_ids = ("oracle:attributes", "oracle:pixels")
+    stage = DecoderStage(taps=tap_ids, size=16, num_images=64, network=NETWORK, training=TRAINING)
     decoder = run_stage(stage, {"shards": shards, "embeddings.oracle": embeddings})
     table = open_table(embeddings)
-    vectors = {place: table.read(place.split(":")[1], rows=list(SOURCES)) for place in places}
+    vectors = {tap_id: table.read(tap_id.split(":")[1], rows=list(SOURCES)) for tap_id in tap_ids}
     return {"conditions": conditions(vectors), "decoder": decoder}
 
 
@@ -126,10 +126,10 @@ def test_a_sample_depends_on_neither_order_nor_parts_nor_its_neighbours(inputs: 
     assert np.abs(whole[::2].astype(int) - other_parts.astype(int)).max() <= 1
 
 
-class Indifferent(Decoder):
-    """A decoder that looks at no condition, so that only noise tells its samples apart."""
+class Indifferent(TrainedDecoder):
+    """A decoder that ignores its condition, so that samples differ by noise alone."""
 
-    def denoiser(self, place: str) -> Denoiser:
+    def denoiser(self, tap_id: str) -> Denoiser:
         return lambda x, sigma, h: x / (1 + sigma.view(-1, 1, 1, 1))
 
     def mean(self, tap: str) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -141,11 +141,11 @@ def test_noise_is_matched_across_taps_and_differs_between_samples_sources_and_se
 ) -> None:
     state = STAGE.setup(inputs, "cpu")
     found = state.decoder
-    assert isinstance(found, Decoder)
+    assert isinstance(found, TrainedDecoder)
     indifferent = Indifferent(found.card, found.network, found.means, found.scales, found.device)
     out = MemoryArtifact()
     whole = STAGE.model_copy(update={"part_conditions": 6})
-    paint_part(whole, 0, State(indifferent, state.conditions, state.vectors), out)
+    paint_part(whole, 0, PaintingState(indifferent, state.conditions, state.vectors), out)
     painted = decode_shard(out.objects[shard_name(0)], 16, 12, 2).reshape(2, 6, 16, 16, 3)
     assert np.array_equal(painted[0], painted[1])
     assert len(np.unique(painted[0].reshape(6, -1), axis=0)) == 6
@@ -192,7 +192,7 @@ def test_guidance_of_one_changes_nothing_and_of_two_moves_samples_away_from_thos
 
 def test_samples_start_from_noise_around_the_sketch(inputs: dict[str, MemoryArtifact]) -> None:
     state = STAGE.setup(inputs, "cpu")
-    assert isinstance(state.decoder, Decoder)
+    assert isinstance(state.decoder, TrainedDecoder)
     h = torch.from_numpy(np.stack(state.vectors[:2]))
     tap = "oracle:attributes"
     sketch = state.decoder.mean(tap)(h)
@@ -206,12 +206,12 @@ def test_samples_start_from_noise_around_the_sketch(inputs: dict[str, MemoryArti
 def test_guidance_is_refused_where_no_condition_was_dropped_and_in_extensions_of_such_a_decoder() -> None:
     shards, embeddings = scenes()
     given = {"shards": shards, "embeddings.oracle": embeddings}
-    place, other = "oracle:attributes", "oracle:pixels"
+    tap_id, other = "oracle:attributes", "oracle:pixels"
     training = TRAINING.model_copy(update={"null": 0.0})
-    stage = DecoderStage(taps=(place,), size=16, num_images=16, network=NETWORK, training=training)
-    made = run_stage(stage, given)
-    extended = run_stage(Extension(taps=(other,), num_images=16, sketch_images=16), given | {"decoder": made})
-    for tap, artifact in ((place, made), (other, extended)):
+    stage = DecoderStage(taps=(tap_id,), size=16, num_images=16, network=NETWORK, training=training)
+    trained = run_stage(stage, given)
+    extended = run_stage(Extension(taps=(other,), num_images=16, sketch_images=16), given | {"decoder": trained})
+    for tap, artifact in ((tap_id, trained), (other, extended)):
         decoder = load(artifact, "cpu")
         h = torch.zeros(1, decoder.taps[tap])
         assert paint(STAGE, decoder, tap, h, [0], [0]).shape == (1, 16, 16, 3)
