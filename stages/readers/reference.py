@@ -14,7 +14,8 @@ from stages.contract import Input
 from stages.embeddings.format import Statistics, open_table
 from stages.encoders.encoder import Encoder
 from stages.images.pixels import fit
-from stages.readers.data import rows_of, table_attributes, table_values
+from stages.images.sets import open_images
+from stages.readers.data import rows_of, table_attributes
 from stages.readers.score import Floats, Numbers
 
 REFERENCE = "reference."
@@ -47,10 +48,10 @@ class Reference:
         rows = rows_of(shards, "train")
         rows = np.sort(np.random.Generator(np.random.Philox(key=[0, len(rows)])).permutation(rows)[:LIMIT])
         x = statistics.standardise(embeddings.read(tap, "plain", rows)).astype(np.float64)
-        means = []
+        means, values = [], open_images(shards).values()
         for a in table_attributes(shards):
             if a.kind == "class":
-                labels = table_values(shards, a, rows)
+                labels = values[a.name][rows]
                 own = [
                     x[labels == number].mean(axis=0) if (labels == number).any() else np.full(x.shape[1], np.nan)
                     for number in range(len(a.classes))

@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.sketch [length …]
 
-Taps of a SimCLR of seed 7 on scenes of seed 7, and the true attributes. A length is a number of embeddings of each tap,
-or of embeddings of each train image (`12x`); `default` is what a study trains. Prints, asserts nothing.
+The backbone of an untrained network of seed 7 on scenes of seed 7, and the true attributes. A length is a number of
+embeddings of each tap, or of embeddings of each train image (`12x`); `default` is what a study trains. Prints, asserts
+nothing.
 """
 
 import sys
@@ -18,38 +19,36 @@ from stages.datasets.sources import ScenesSource
 from stages.decoder.aligning import align
 from stages.decoder.data import PairedSet
 from stages.decoder.loop import Training
-from stages.decoder.network import Network
+from stages.decoder.network import DecoderNetwork
 from stages.decoder.objective import Edm
 from stages.decoder.phases import squared_error
 from stages.decoder.recipe import Recipe
 from stages.decoder.run import read_sets
 from stages.decoder.stage import Decoder
 from stages.embeddings.stage import Embeddings
-from stages.encoders.spec import Oracle, Pretrained
+from stages.encoders.spec import Oracle, Untrained
 from stages.listing.stage import Listing
-from stages.pretrain.stage import Pretrain
 from stages.shards.stage import Shards
 from tests.artifacts import InlineContext, MemoryArtifact, run_stage
 
 COUNTS = (400, 2_000, 18_000)
-TAPS = ("simclr:backbone", "simclr:projector", "oracle:attributes")
-SEED, LISTED, PRETRAINED = 7, 20_480, 80_000
+TAPS = ("untrained:backbone", "oracle:attributes")
+SEED, LISTED = 7, 20_480
 
 
 def world() -> dict[str, MemoryArtifact]:
-    """Images and embeddings, as a study of seed 7 has them, with a SimCLR of a third of the demo's training."""
+    """Images and embeddings, as a study of seed 7 has them."""
     source = ScenesSource(kind="scenes", count=LISTED, seed=SEED, size=32)
     shards = run_stage(Shards(), {"listing": run_stage(Listing(source=source, holdout=0.12))})
-    encoder = run_stage(Pretrain(seed=SEED, num_images=PRETRAINED), {"shards": shards})
-    simclr = run_stage(Embeddings(encoder=Pretrained()), {"images": shards, "encoder": encoder})
+    untrained = run_stage(Embeddings(encoder=Untrained(seed=SEED)), {"images": shards})
     oracle = run_stage(Embeddings(encoder=Oracle()), {"images": shards})
-    return {"shards": shards, "embeddings.simclr": simclr, "embeddings.oracle": oracle}
+    return {"shards": shards, "embeddings.untrained": untrained, "embeddings.oracle": oracle}
 
 
 def sketched(train: PairedSet, heldout: PairedSet, stage: Decoder) -> None:
     """Trains a sketch and prints a line for each tap."""
     torch.manual_seed(stage.seed)
-    network = Network(stage.network, train.widths, train.size)
+    network = DecoderNetwork(stage.network, train.widths, train.size)
     align(network, train, stage.seed)
     objective = Edm(stage.training.log_sigma_mean, stage.training.log_sigma_std)
     context, started = InlineContext(), time.perf_counter()

@@ -40,7 +40,7 @@ class Sources(AskStage):
     """
 
     name: ClassVar[str] = "sources"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     bitwise: ClassVar[bool] = False
     gpu: ClassVar[bool] = True
 
@@ -81,7 +81,7 @@ class Transformed(AskStage):
     """
 
     name: ClassVar[str] = "transformed"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     bitwise: ClassVar[bool] = False
     gpu: ClassVar[bool] = True
 
