@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline import query_commands, submit_commands
+from pipeline import export_commands, query_commands, store_commands, submit_commands
 from pipeline.options import ACCEPT_DRIFT, FORCE, JSON, KEEP_GOING, ON_BUSY, RANKS, STORE, STUDY, UNTIL, run_words
 from pipeline.query_commands import opened_study
 
@@ -43,8 +43,10 @@ class Commands(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(141)
         except Exception as error:
-            from pipeline.errors import exit_code
+            from pipeline.errors import exit_code, not_installed
 
+            if isinstance(error, ImportError):
+                error = not_installed(error) or error
             code = exit_code(error)
             if code == 1:
                 raise
@@ -188,10 +190,11 @@ def run(
     on_busy: str,
 ) -> None:
     """Bring every step to done, doing only what the store does not hold, and print what matters."""
-    from pipeline.errors import exit_code
+    from pipeline.errors import exit_code, require_run
     from pipeline.progress import ProgressDisplay
     from pipeline.run import run as run_graph
 
+    require_run()
     read, steps, store = _opened(study, root)
     forced = list(force)
 
@@ -423,8 +426,9 @@ def _cpus(address: str | None) -> list[int]:
     return found
 
 
-for command in (*query_commands.COMMANDS, *submit_commands.COMMANDS):
-    main.add_command(command)
+for commands in (query_commands, export_commands, store_commands, submit_commands):
+    for command in commands.COMMANDS:
+        main.add_command(command)
 
 
 if __name__ == "__main__":
