@@ -68,6 +68,7 @@ def main() -> None:
     import ray
     from ray.cluster_utils import Cluster
 
+    from cluster.connect import nodes
     from tests.benchmarks import steps as this
 
     scratch = tempfile.mkdtemp(prefix="steps-")
@@ -79,7 +80,7 @@ def main() -> None:
         ray.init(address=cluster.address, log_to_driver=False)
         for _ in range(MACHINES - 1):
             cluster.add_node(**node)
-        while ray.cluster_resources().get("CPU", 0) < MACHINES * CPUS:
+        while len(nodes()) < MACHINES:
             time.sleep(0.1)
         training = Step("training", this.Training())
         fans = [Step(f"fan{which}", this.Fan(which=which)) for which in range(FANS)]
