@@ -23,7 +23,7 @@ expected, what was found and what to do.
 from collections.abc import Sequence
 from typing import ClassVar
 
-from stages.errors import InputError, StageError
+from stages.errors import InputError, StageError, without_credentials
 
 
 class PipelineError(Exception):
@@ -32,6 +32,7 @@ class PipelineError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, expected: str, found: str, remedy: str) -> None:
+        expected, found, remedy = map(without_credentials, (expected, found, remedy))
         super().__init__(expected, found, remedy)
         self.expected = expected
         self.found = found
@@ -100,11 +101,11 @@ class StepFailedError(PipelineError):
         message: str = "",
     ) -> None:
         super().__init__(expected, found, remedy)
-        self.message = message
+        self.message = without_credentials(message)
         self.step = step
         self.part = part
         self.type_name = type_name
-        self.traceback = traceback
+        self.traceback = without_credentials(traceback)
 
     def __str__(self) -> str:
         return self.message or super().__str__()
