@@ -66,7 +66,11 @@ def graph_of(study: Study) -> list[Step]:
     listing = graph.add("listing", study.dataset.listing, {})
     # A listing says without credentials where it was read from.
     packing = study.dataset.shards
-    packing = packing if packing.source else packing.model_copy(update={"source": study.dataset.listing.source})
+    packing = (
+        packing
+        if packing.source
+        else packing.model_copy(update={"source": study.dataset.listing.source.model_dump(mode="json")})
+    )
     shards = graph.add("shards", packing, {"listing": listing})
     encoder_steps |= {
         name: graph.add(f"encoder.{name}", encoder, {"shards": shards})

@@ -38,7 +38,7 @@ class Shards(Stage):
     """How later steps decode the images. `scaled`: JPEGs that are far larger than what a step wants are decoded at a
     half, a quarter or an eighth of their size (see `stages.images.pixels.decode_fit`)."""
 
-    source: Annotated[DatasetSource | None, Unkeyed("its images are those of the listing, or refused")] = None
+    source: Annotated[dict[str, Any] | None, Unkeyed("its images are those of the listing, or refused")] = None
     """Where the images are read from; by default where the study's listing has read them."""
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
@@ -56,8 +56,9 @@ class Shards(Stage):
 
     def setup(self, inputs: Inputs, device: str) -> ScenesSource | FolderSource | FileReader:
         """The source that was listed, or what reads its files."""
-        listed = inputs["listing"].summary["source"]
-        source: DatasetSource = self.source or TypeAdapter(DatasetSource).validate_python(listed)
+        source: DatasetSource = TypeAdapter(DatasetSource).validate_python(
+            self.source or inputs["listing"].summary["source"]
+        )
         return source.reader() if isinstance(source, FilesSource) else source
 
     def work(self, part: Part, state: Any, inputs: Inputs, out: Output) -> Summary:
