@@ -4,7 +4,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +87,13 @@ class StoredInput:
         from pipeline.zarr_input import InputStore
 
         return InputStore(self, folder.rstrip("/"))
+
+    def stored(self) -> Iterator[tuple[str, bytes]]:
+        """Every object and the records that a reader needs, by name in the store; objects as `read` gives them."""
+        for name in ("artifact.json", "manifest.json"):
+            yield f"{self._ref.folder}/{name}", self._store.read(f"{self._ref.folder}/{name}")
+        for name in self.names():
+            yield f"{self._ref.folder}/{name}", self.read(name)
 
     def address(self, name: str) -> str:
         """Where an object is, for a person and for other tools: a path for local stores, else a URL."""

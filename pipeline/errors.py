@@ -21,9 +21,27 @@ expected, what was found and what to do.
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import ClassVar
 
 from stages.errors import InputError, StageError, without_credentials
+
+RUN = frozenset(
+    [
+        "jinja2",
+        "lightly",
+        "pandas",
+        "ray",
+        "rich",
+        "s3fs",
+        "sklearn",
+        "tensorboardX",
+        "torch",
+        "torchvision",
+        "webdataset",
+    ]
+)
+"""Packages that are imported to run a study, and not to read one."""
 
 
 class PipelineError(Exception):
@@ -141,6 +159,23 @@ class VerificationError(PipelineError):
     """An artifact is not what its manifest says."""
 
     exit_code = 6
+
+
+def not_installed(error: ImportError) -> UsageError | None:
+    """What to install where a package of `repscope[run]` is not there; None for any other error."""
+    package = (error.name or "").partition(".")[0]
+    return _install(package) if isinstance(error, ModuleNotFoundError) and package in RUN else None
+
+
+def require_run() -> None:
+    """Raises `UsageError` where packages without which no study runs are not installed."""
+    for package in ("torch", "webdataset"):
+        if find_spec(package) is None:
+            raise _install(package)
+
+
+def _install(package: str) -> UsageError:
+    return UsageError("the packages that run studies", f"no {package}", "Install them: pip install 'repscope[run]'.")
 
 
 def exit_code(error: BaseException) -> int:

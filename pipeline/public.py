@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, require_run
 from pipeline.graph import encoder_steps_of, encoders_of, graph_of, samples_of, spec_of
 from pipeline.plan import StepState
 from pipeline.plan import plan as plan_graph
@@ -54,6 +54,7 @@ def run(
     """
     from pipeline.run import run as run_graph
 
+    require_run()
     read = _study(study)
     return run_graph(
         graph_of(read),
@@ -84,6 +85,7 @@ def show(
     finished run. Raises `UsageError` where the study is not finished, `InputError` for an unknown tap or an image that
     cannot be read.
     """
+    require_run()
     from cluster.resources import device
     from pipeline.reading import OpenStore
     from stages.samples.show import show as show_image

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import UsageError
 from pipeline.store import Store, open_store
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stages.embeddings.query import TapTable
 
 STUDIES = "studies"
-EMBEDDINGS, SHARDS = "embeddings.", "shards"
+EMBEDDINGS, ENCODER, SHARDS = "embeddings.", "encoder.", "shards"
 
 
 def open(url: str | Path) -> "OpenStore":
@@ -120,7 +120,16 @@ class OpenStudy:
         if ":" not in name or EMBEDDINGS + encoder not in self._refs:
             raise UsageError(f"one of {', '.join(self.taps())}", repr(name), "Name one of these.")
         ref = self._refs[EMBEDDINGS + encoder]
-        return TapTable(name, self.artifact(EMBEDDINGS + encoder), self.artifact(SHARDS), ref.generation)
+        return TapTable(name, self.artifact(EMBEDDINGS + encoder), self.artifact(SHARDS), ref.generation, self)
+
+    def tap(self, name: str) -> "TapTable":
+        """The same as `study[name]`."""
+        return self[name]
+
+    def encoder(self, name: str) -> "StoredInput | None":
+        """The artifact of an encoder, by the study's name for it; None where settings alone make it."""
+        step = ENCODER + name
+        return self.artifact(step) if step in self._refs else None
 
     @property
     def notice(self) -> str:
@@ -159,19 +168,44 @@ class OpenStudy:
         return StoredInput(self._ref(step), self._store)
 
     def rows(self) -> "pa.Table":
-        """Row, key, name, split, status and labels of every image, as in `TapTable.rows`."""
-        return self[self.taps()[0]].rows
+        """Study, step and kind, then row, key, name, split, status and labels of every image, as in `TapTable.rows`."""
+        return self._named(self[self.taps()[0]].rows, SHARDS, kind="image")
+
+    def embeddings(self, tap: str) -> "pa.Table":
+        """Study, step, encoder, tap, kind, row, key, and the vectors of `encoder:tap`, a list for each view.
+
+        The encoder is called as in the study. The vectors of all rows are held in memory.
+        """
+        import pyarrow as pa
+
+        table = self[tap]
+        columns: dict[str, Any] = {name: table.rows.column(name) for name in ("row", "key")}
+        for view in table.views:
+            vectors = pa.array(table.numpy(view=view).reshape(-1))
+            columns[view] = pa.FixedSizeListArray.from_arrays(vectors, table.width)
+        encoder, _, own = tap.partition(":")
+        return self._named(pa.table(columns), EMBEDDINGS + encoder, encoder=encoder, tap=own, kind="image")
 
     def results(self) -> "pa.Table":
-        """The rows of `results.parquet` of all questions."""
+        """The rows of `results.parquet` of all questions, each with its study and step."""
         return self._together("results.parquet")
 
     def samples(self) -> "pa.Table":
-        """The rows of `samples.parquet` of all steps that paint; the column `step` says which."""
+        """The rows of `samples.parquet` of all steps that paint, each with its study and step."""
         return self._together("samples.parquet")
 
+    def _named(self, table: "pa.Table", step: str, **more: str) -> "pa.Table":
+        """A table with its study, its step and `more` as first columns."""
+        import numpy as np
+        import pyarrow as pa
+
+        codes = np.zeros(len(table), dtype=np.int8)
+        known = {"study": self.name, "step": step} | more
+        first = {name: pa.DictionaryArray.from_arrays(codes, pa.array([text])) for name, text in known.items()}
+        return pa.table(first | {name: table.column(name) for name in table.column_names})
+
     def _together(self, name: str) -> "pa.Table":
-        """The tables of that name of all steps, each with its step as the first column."""
+        """The tables of that name of all steps under each other."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -179,13 +213,10 @@ class OpenStudy:
         for step in self._refs:
             artifact = self.artifact(step)
             if name in artifact.names():
-                table = pq.read_table(io.BytesIO(artifact.read(name)))
-                tables.append(table.add_column(0, "step", pa.array([step] * len(table), pa.string())))
-        return (
-            pa.concat_tables(tables, promote_options="default")
-            if tables
-            else pa.table({"step": pa.array([], "string")})
-        )
+                tables.append(self._named(pq.read_table(io.BytesIO(artifact.read(name))), step))
+        if not tables:
+            return pa.table({"study": pa.array([], pa.string()), "step": pa.array([], pa.string())})
+        return pa.concat_tables(tables, promote_options="default")
 
     def _ref(self, step: str) -> "Ref":
         if step in self._found.missing:
@@ -200,7 +231,13 @@ class OpenStudy:
 
     @property
     def _refs(self) -> "Mapping[str, Ref]":
-        return self._found.refs
+        return {**self._found.refs, **self._adopted}
+
+    @cached_property
+    def _adopted(self) -> "Mapping[str, Ref]":
+        from pipeline.adopt import adopted
+
+        return adopted(self._store, self.name)
 
     @cached_property
     def _found(self) -> _Found:
