@@ -43,6 +43,8 @@ INDEX, ATTRIBUTES = "index.parquet", "attributes.json"
 class TapStudy(Protocol):
     """What a table needs of the study that it belongs to."""
 
+    name: str
+
     def tap(self, name: str) -> "TapTable":
         """The table of another tap, by `encoder:tap`."""
 
@@ -349,6 +351,9 @@ class TapTable:
             if name not in found.coords
         }
         labelled: xr.Dataset = found.assign_coords(columns)
+        if self._study is not None:
+            encoder = self.name.partition(":")[0]
+            labelled.attrs |= {"study": self._study.name, "step": f"embeddings.{encoder}", "encoder": encoder}
         for view in self.views:
             # Where a user asks for dask's chunks without a size, they are what was written as one object.
             chunks = dict(zip(labelled[view].dims, labelled[view].encoding["shards"], strict=True))
