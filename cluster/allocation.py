@@ -384,7 +384,7 @@ class Allocation:
         holders += [pool.claim for pool in self._pools.values() if pool is not claimant and pool.workers]
         names = list(dict.fromkeys(claim.name for claim in holders if claim.name))
         if names:
-            return f"room that {', '.join(names[:3])}{' and others' if len(names) > 3 else ''} hold"
+            return f"room that is taken by {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}"
         return "CPUs or GPUs that other jobs hold"
 
     def _host(self, machine: str) -> str:

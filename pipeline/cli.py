@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 import signal
 import sys
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline import export_commands, query_commands, submit_commands
-from pipeline.options import JSON, STORE, STUDY
+from pipeline import export_commands, query_commands, store_commands, submit_commands
+from pipeline.options import ACCEPT_DRIFT, FORCE, JSON, KEEP_GOING, ON_BUSY, RANKS, STORE, STUDY, UNTIL, run_words
 from pipeline.query_commands import opened_study
 
 if TYPE_CHECKING:
@@ -25,26 +24,6 @@ if TYPE_CHECKING:
     from pipeline.step import Step
     from pipeline.store import Store
     from pipeline.study import Study
-
-
-class RanksOption(click.ParamType):  # type: ignore[type-arg]
-    """A number of ranks, or the fewest and the most: `4`, `2-8`."""
-
-    name = "n|min-max"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """The fewest and the most."""
-        found = re.fullmatch(r"([1-9][0-9]*)(?:-([1-9][0-9]*))?", str(value))
-        least, most = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if least > most:
-            self.fail(f"expected a number of ranks such as 4, or 2-8; found {value!r}.", param, ctx)
-        return least, most
-
-    @staticmethod
-    def text(ranks: tuple[int, int]) -> str:
-        """As a person writes it."""
-        least, most = ranks
-        return str(least) if least == most else f"{least}-{most}"
 
 
 class Commands(click.Group):
@@ -191,23 +170,12 @@ def status(study: str, root: str, as_json: bool, check: bool, refresh: bool) -> 
     help="ray: actors on an embedded local Ray or on the cluster of --address; inline: all in this process.",
 )
 @click.option("--address", default=None, help="A running Ray cluster (host:port); without it one is started here.")
-@click.option(
-    "--ranks",
-    type=RanksOption(),
-    default=None,
-    help="Ranks of a training [default: 1]; 2-8: from 2 to 8, as many as there is room for.",
-)
-@click.option("--force", multiple=True, metavar="STEP", help="Make this step anew (may be given several times).")
-@click.option("--until", default=None, metavar="STEP", help="Only this step and what it needs.")
-@click.option("--keep-going", is_flag=True, help="After a failure, go on with all that does not need what failed.")
-@click.option("--accept-drift", is_flag=True, help="Go on with work that was begun with other code.")
-@click.option(
-    "--on-busy",
-    type=click.Choice(["wait", "fail"]),
-    default="wait",
-    show_default=True,
-    help="When another run is at it.",
-)
+@RANKS
+@FORCE
+@UNTIL
+@KEEP_GOING
+@ACCEPT_DRIFT
+@ON_BUSY
 def run(
     study: str,
     root: str,
@@ -259,12 +227,7 @@ def run(
             command = ["repscope", "run", study, "--store", root]
             command += [] if executor == "ray" else ["--executor", executor]
             command += ["--address", address] if address else []
-            command += ["--ranks", RanksOption.text(ranks)] if ranks else []
-            command += [word for step in forced for word in ("--force", step)]
-            command += ["--until", until] if until else []
-            command += ["--keep-going"] if keep_going else []
-            command += ["--accept-drift"] if accept_drift else []
-            command += [] if on_busy == "wait" else ["--on-busy", on_busy]
+            command += run_words(ranks, forced, until, keep_going, accept_drift, on_busy)
             command += ["--json"] if as_json else []
             click.echo(f"repscope: {error}\nTo go on from here: {shlex.join(command)}", err=True)
             raise click.exceptions.Exit(3) from error
@@ -463,7 +426,7 @@ def _cpus(address: str | None) -> list[int]:
     return found
 
 
-for command in (*query_commands.COMMANDS, *export_commands.COMMANDS, *submit_commands.COMMANDS):
+for command in (*query_commands.COMMANDS, *export_commands.COMMANDS, *store_commands.COMMANDS, *submit_commands.COMMANDS):
     main.add_command(command)
 
 

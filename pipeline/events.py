@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StoreError
 from pipeline.store import Store
 
 FLUSH_SECONDS = 10.0
@@ -137,9 +137,17 @@ def run_ids(store: Store) -> list[str]:
 
 
 def read_events(store: Store, run_id: str) -> list[Event]:
-    """The events of a run, in order."""
+    """The events of a run, in order. Raises `StoreError` where they are damaged."""
     entries = [entry for entry in store.entries(f"runs/{run_id}/events") if entry.name.endswith(".jsonl")]
-    events = [
-        Event(**json.loads(line)) for entry in entries for line in store.read(entry.name).decode().splitlines() if line
-    ]
-    return sorted(events, key=lambda event: event.time)
+    return sorted((event for entry in entries for event in _events_of(store, entry.name)), key=lambda event: event.time)
+
+
+def _events_of(store: Store, name: str) -> list[Event]:
+    try:
+        return [Event(**json.loads(line)) for line in store.read(name).decode().splitlines() if line]
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"events of a run in {name}",
+            f"damaged ones ({error})",
+            "Delete that object alone: nothing but these lines of the log is lost.",
+        ) from error

@@ -2,8 +2,8 @@
 
 For each step: its key; how its artifact stands (`manifest.survey`); what that means today (`plan.judge`). A hit is left
 alone. Otherwise the newest generation is continued where it is open and was begun by this code from these inputs, and
-closed and followed by the next where not. Parts without a receipt are run, then `merge` commits. Whatever stops a run,
-the same command goes on from what the store holds.
+closed and followed by the next where not; what is intact of a damaged one is carried over. Parts without a receipt are
+run, then `merge` commits. Whatever stops a run, the same command goes on from what the store holds.
 
 Steps begin as soon as all that they read is there. The main thread walks the graph: it looks for hits, readies store
 and executor, and gives each step with work a thread of its own, where the executor takes several. A thread does one
@@ -33,6 +33,7 @@ from pipeline.key import Key
 from pipeline.lease import Lease
 from pipeline.manifest import Head, InputRecord, Ref, Survey, close_generation, open_generation, survey, surveys
 from pipeline.plan import State, fits, guesses, judge, keys_of
+from pipeline.salvage import salvage
 from pipeline.step import Step
 from pipeline.store import Store
 from pipeline.studies import latest, point
@@ -446,6 +447,7 @@ class _Engine:
             head = open_generation(
                 self._store, job.stage.name, job.key, number, job.code, job.sources, len(parts), self._run_id
             )
+            salvage(self._store, head, number, self._accept_drift)
             found, state, why = self._survey(job)
             if state in ("done", "DRIFT"):
                 return self._hit(job, found, state)
@@ -503,7 +505,7 @@ class _Engine:
                 )
                 return _Done(ref, result)
             reason = f"generation {number} was damaged: {merged['problems'][0]}"
-            close_generation(self._store, job.stage.name, job.key.digest, number, reason, self._run_id)
+            close_generation(self._store, job.stage.name, job.key.digest, number, reason, self._run_id, damaged=True)
             found, _, _ = self._survey(job)
         raise StepFailedError(
             f"to commit a generation of {job.step.name}",
@@ -520,7 +522,8 @@ class _Engine:
             assert found.head is not None
             if job.fit(found.head, parts, self._accept_drift):
                 return found.number
-        close_generation(self._store, job.stage.name, job.key.digest, found.number, reason, self._run_id)
+        damaged = found.standing == "broken" and not forced
+        close_generation(self._store, job.stage.name, job.key.digest, found.number, reason, self._run_id, damaged)
         return found.number + 1
 
     def _task(self, job: _Job, number: int, executor: Executor) -> Task:

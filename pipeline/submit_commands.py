@@ -7,33 +7,29 @@ from pathlib import Path
 
 import click
 
+from pipeline.options import ACCEPT_DRIFT, FORCE, KEEP_GOING, ON_BUSY, RANKS, STORE, STUDY, UNTIL, run_words
+
 ADDRESS = click.option(
     "--address",
     envvar="RAY_ADDRESS",
     required=True,
     help="The cluster's job server (http://host:8265), or its head (host:port). Also RAY_ADDRESS.",
 )
-STORE = click.option(
-    "--store",
-    "root",
-    envvar="REPSCOPE_STORE",
-    default="repscope-store",
-    show_default=True,
-    help="Folder or URL (s3://bucket/path) that holds the artifacts; every machine must reach it. Also REPSCOPE_STORE.",
-)
 STOPPED = 143
 """Exit code of a run that was stopped: that of SIGTERM."""
 
 
 @click.command()
-@click.argument("study", metavar="STUDY")
+@STUDY
 @ADDRESS
 @STORE
 @click.option("--follow/--no-follow", default=True, show_default=True, help="Print the run's log until its end.")
-@click.option("--ranks", metavar="N|MIN-MAX", help="As of `run`.")
-@click.option("--force", multiple=True, metavar="STEP", help="As of `run`.")
-@click.option("--accept-drift", is_flag=True, help="As of `run`.")
-@click.option("--on-busy", type=click.Choice(["wait", "fail"]), default="wait", show_default=True, help="As of `run`.")
+@RANKS
+@FORCE
+@UNTIL
+@KEEP_GOING
+@ACCEPT_DRIFT
+@ON_BUSY
 @click.option("--pass-env", "passed", multiple=True, metavar="NAME", help="Pass this variable on to the run.")
 @click.option(
     "--runtime-env",
@@ -46,8 +42,10 @@ def submit(
     address: str,
     root: str,
     follow: bool,
-    ranks: str | None,
+    ranks: tuple[int, int] | None,
     force: tuple[str, ...],
+    until: str | None,
+    keep_going: bool,
     accept_drift: bool,
     on_busy: str,
     passed: tuple[str, ...],
@@ -59,15 +57,11 @@ def submit(
     The exit code is that of the run. Ctrl-C detaches, and the run goes on.
     """
     from cluster.jobs import Jobs, size_of
-    from pipeline.cli import RanksOption
     from pipeline.progress import size
     from pipeline.submitting import COMMAND, packed, runtime_env_of, submission_of
 
     submission = submission_of(study, root)
-    words = ["--ranks", RanksOption.text(RanksOption().convert(ranks, None, None))] if ranks else []
-    words += [word for step in force for word in ("--force", step)]
-    words += ["--accept-drift"] if accept_drift else []
-    words += [] if on_busy == "wait" else ["--on-busy", on_busy]
+    words = run_words(ranks, force, until, keep_going, accept_drift, on_busy)
     jobs = Jobs(address)
     live = [job for job in jobs.attempts(re.escape(submission.name)) if job.live]
     if live:
@@ -78,7 +72,11 @@ def submit(
             sent = size(size_of(folder))
             job, begun = jobs.start(submission.name, COMMAND, env)
     stopping = shlex.join(["repscope", "stop", job.id, "--address", address])
-    attaching = shlex.join(["repscope", "submit", study, "--address", address, "--store", root])
+    again = ["repscope", "submit", study, "--address", address, "--store", root, *words]
+    again += [word for name in passed for word in ("--pass-env", name)]
+    again += ["--runtime-env", str(runtime_env)] if runtime_env else []
+    again += ["--image-env"] if image_env else []
+    attaching = shlex.join(again)
     if begun:
         click.echo(f"{job.id}: submitted, {sent} sent")
     else:

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -105,8 +106,6 @@ def packed(submission: Submission, words: Sequence[str], own_code: bool) -> Iter
     A local store gets a small object, the marker, by which each machine of the cluster sees whether it has this very
     folder. The run removes it.
     """
-    import ray
-
     store = submission.store
     scheme = urlsplit(store.url).scheme
     marker = ""
@@ -115,7 +114,7 @@ def packed(submission: Submission, words: Sequence[str], own_code: bool) -> Iter
         marker = f"probes/submit-{secrets.token_hex(8)}"
         store.create(marker, code_digest().encode())
     request = {
-        "versions": versions(ray.__version__),
+        "versions": versions(version("ray")),
         "code": code_digest(),
         "store": store.url,
         "marker": marker,

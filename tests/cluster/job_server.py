@@ -29,11 +29,13 @@ def main() -> None:
         port, agent_port = first_free.getsockname()[1], second_free.getsockname()[1]
 
     def begin(scratch: Path) -> Cluster:
-        # Ray notes a cluster's address in a folder of the machine's, which it takes for granted: here it gets one.
+        # A job finds its cluster by a file, which Ray's Cluster writes to RAY_TMPDIR/ray, and a job reads in its node's
+        # folder. Without it the job takes any Ray of this machine.
+        folder = scratch / "ray"
+        folder.mkdir()
         os.environ["RAY_TMPDIR"] = str(scratch)
-        Path(scratch, "ray").mkdir()
         head: dict[str, Any] = NODE | {
-            "temp_dir": str(scratch),
+            "temp_dir": str(folder),
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
             "dashboard_port": port,

@@ -139,7 +139,7 @@ def test_a_damaged_object_is_seen_and_made_anew_in_the_next_generation(store: St
     assert "total-00001.json" in found["squares"].reason
     assert found["counting"].state == "STALE"
     _, events = go(graph(), store)
-    assert worked(events) == ["squares"] * 3
+    assert worked(events) == ["squares"]
     assert artifact(store, "squares", graph()).name == "g0001"
     assert set(states(store, graph()).values()) == {"done"}
 
@@ -175,7 +175,7 @@ def test_a_receipt_whose_object_is_gone_does_not_count(store: Store) -> None:
     (folder / "manifest.json").unlink()
     (folder / "text" / "00001.txt").unlink()
     _, events = go(graph(), store)
-    assert worked(events) == ["numbers"] * 3
+    assert worked(events) == ["numbers"]
     assert artifact(store, "numbers", graph()).name == "g0001"
     assert set(states(store, graph()).values()) == {"done"}
 

@@ -7,7 +7,7 @@ import pytest
 
 from cluster.executor import ALONE, Call, Claim, OnProgress, Outcome
 from cluster.inline import Inline
-from pipeline.cli import RanksOption
+from pipeline.options import RanksOption
 from pipeline.run import run
 from pipeline.store import open_store
 from tests.faults.arithmetic import graph
