@@ -426,7 +426,12 @@ def _cpus(address: str | None) -> list[int]:
     return found
 
 
-for command in (*query_commands.COMMANDS, *export_commands.COMMANDS, *store_commands.COMMANDS, *submit_commands.COMMANDS):
+for command in (
+    *query_commands.COMMANDS,
+    *export_commands.COMMANDS,
+    *store_commands.COMMANDS,
+    *submit_commands.COMMANDS,
+):
     main.add_command(command)
 
 
