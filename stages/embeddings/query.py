@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages import attributes
+from stages.coordinates import LABEL
 from stages.embeddings.chunks import Chunks, Rows, documents
 from stages.embeddings.format import OK, ROWS, STORE, Vectors, read_attributes
 from stages.embeddings.neighbours import Metric, confused, nearest, random_pair
@@ -345,6 +346,7 @@ class TapTable:
             raise InputError("the package xarray", str(error), "pip install xarray") from error
         found: xr.Dataset = xr.open_zarr(self._table.zarr(STORE), group=self._tap, consolidated=False, chunks=None)
         found = found.drop_vars(NAME, errors="ignore")
+        found = found.rename({name: array.attrs[LABEL] for name, array in found.coords.items() if LABEL in array.attrs})
         columns = {
             name: ("row", _decoded(self.rows.column(name)).to_numpy())
             for name in self.rows.column_names
