@@ -39,6 +39,16 @@ Standing: TypeAlias = Literal["none", "open", "closed", "committed", "broken"]
 """How the newest generation stands: not there, unfinished, closed by a tombstone, committed, or damaged."""
 
 
+_LOST = {
+    "artifact.json": "what is complete stays, and a generation that is not is begun anew",
+    "decision.json": "the training goes on from its last checkpoint",
+    "manifest.json": "all parts are complete, so only their merge is done again",
+    "plan.json": "it only says what a run was about to do",
+    "tombstone.json": "the generation is as it was before it was closed",
+}
+"""What is lost with a damaged record, by its name; the others are receipts."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True)
 
@@ -184,9 +194,13 @@ class Manifest(_Record):
 
 
 class Tombstone(_Record):
-    """`tombstone.json`: why a generation was closed, and by whom."""
+    """`tombstone.json`: why a generation was closed, and by whom.
+
+    `damaged`: objects were lost or changed, so what is intact is carried over into the next generation.
+    """
 
     reason: str
+    damaged: bool = False
     owner: Owner
     created: float
 
@@ -330,10 +344,12 @@ def parse_record(data: bytes, name: str, cls: type[AnyRecord]) -> AnyRecord:
         return cls.model_validate(document)
     except (ValueError, KeyError, TypeError) as error:
         detail = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
+        label = name.rpartition("/")[2]
+        lost = _LOST.get(label, "only that part is done again")
         raise StoreError(
             f"a record in {name}",
             f"a damaged one ({detail})",
-            f"Delete {name.rpartition('/')[0]}, then run the same command again.",
+            f"Delete that object alone, then run the same command again: {lost}.",
         ) from error
 
 
@@ -362,9 +378,11 @@ def open_generation(
     return found
 
 
-def close_generation(store: Store, stage: str, key: str, number: int, reason: str, run: str = "") -> None:
-    """Closes a generation for good; closing it again changes nothing."""
-    tombstone = Tombstone(reason=reason, owner=Owner.here(run), created=time.time())
+def close_generation(
+    store: Store, stage: str, key: str, number: int, reason: str, run: str = "", damaged: bool = False
+) -> None:
+    """Closes a generation for good; closing it again changes nothing. `damaged`: see `Tombstone`."""
+    tombstone = Tombstone(reason=reason, damaged=damaged, owner=Owner.here(run), created=time.time())
     write_record(store, f"{folder_of(stage, key, number)}/tombstone.json", tombstone)
 
 

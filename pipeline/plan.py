@@ -143,21 +143,21 @@ def plan(
     done = {
         name: found.manifest.summary for name, (found, *_) in standings.items() if name in sources and found.manifest
     }
-    guesses = _guesses(graph, done) if len(sources) < len(graph) else {}
-    machine = speed() if guesses else REFERENCE
-    return [_state(step, *standings[step.name], guesses.get(step.name), store, machine) for step in graph]
+    expected = guesses(graph, done) if len(sources) < len(graph) else {}
+    machine = speed() if expected else REFERENCE
+    return [_state(step, *standings[step.name], expected.get(step.name), store, machine) for step in graph]
 
 
-def _guesses(graph: Sequence[Step], done: Mapping[str, Summary]) -> dict[str, Estimate]:
+def guesses(graph: Sequence[Step], done: Mapping[str, Summary]) -> dict[str, Estimate]:
     """What every stage expects of itself, and knows where it is `done`, by the summaries.
 
     Not asked where all is finished: stages may import much to answer.
     """
-    guesses: dict[str, Estimate] = {}
+    found: dict[str, Estimate] = {}
     for step in graph:
-        guess = step.stage.estimate({name: guesses[source] for name, source in step.inputs.items()})
-        guesses[step.name] = step.stage.refined(guess, done[step.name]) if step.name in done else guess
-    return guesses
+        guess = step.stage.estimate({name: found[source] for name, source in step.inputs.items()})
+        found[step.name] = step.stage.refined(guess, done[step.name]) if step.name in done else guess
+    return found
 
 
 def _state(

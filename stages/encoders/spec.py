@@ -53,6 +53,22 @@ class Preprocessing(Settings):
         """How an image becomes the square that the encoder is given."""
         return Framing(self.size, self.resize, self.squash, self.interpolation, self.rounding, self.halve)
 
+    @property
+    def words(self) -> str:
+        """How an encoder sees an image, in words."""
+        size, wanted = f"{self.size} x {self.size} px", self.resize or self.size
+        if self.squash:
+            framed = f"the image squeezed to {wanted} x {wanted} px"
+            framed += f", of which the centre, {size}" if wanted != self.size else ""
+        elif self.resize is None:
+            framed = f"the centre square at {size}"
+        else:
+            shorter = "both sides halved while that leaves enough, the shorter" if self.halve else "the shorter side"
+            framed = f"{shorter} resized to {wanted} px, of which the centre, {size}"
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        order = "; channels in the order blue, green, red" if self.channels == "bgr" else ""
+        return f"{framed} ({self.interpolation}); mean {mean}; standard deviation {std}{order}"
+
     def normalise(self, images: "Tensor") -> "Tensor":
         """Pixels float32 [B, 3, H, W] in [0, 1] as the network is given them; passes gradients on."""
         normalised = normalise(images, self.mean, self.std)

@@ -24,7 +24,7 @@ class Samples(Stage):
     """
 
     name: ClassVar[str] = "samples"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     bitwise: ClassVar[bool] = False
     gpu: ClassVar[bool] = True
 
@@ -79,7 +79,7 @@ class Samples(Stage):
         return paint_part(self, part.index, state, out)
 
     def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
-        """Writes `samples.parquet`, and last the array's metadata."""
+        """Writes `samples.parquet`, and last the root of the pixels' group."""
         from stages.samples.paint import merge
 
         return merge(self, summaries, inputs, out)

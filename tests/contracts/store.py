@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from pipeline.backends import COPIED_BYTES
 from pipeline.errors import ExistsError, MissingError
 from pipeline.store import Store
 
@@ -57,6 +58,23 @@ class StoreContract(ABC):
         with pytest.raises(ExistsError):
             store.create("a/b", b"second")
         assert store.read("a/b") == b"first"
+
+    @pytest.mark.parametrize("size", [0, 1000, COPIED_BYTES + 1])
+    def test_a_copy_is_an_object_of_its_own_and_takes_no_name_that_is_taken(self, size: int) -> None:
+        store = self.open()
+        store.create("a/b", b"\x01" * size)
+        store.copy("a/b", "c/d/e")
+        with pytest.raises(ExistsError):
+            store.copy("a/b", "c/d/e")
+        store.create("taken", b"other")
+        with pytest.raises(ExistsError):
+            store.copy("a/b", "taken")
+        assert store.read("taken") == b"other"
+        store.delete("a/b")
+        assert store.read("c/d/e") == b"\x01" * size
+        with pytest.raises(MissingError):
+            store.copy("a/b", "c/f")
+        assert [entry.name for entry in store.entries("probes")] == []
 
     def test_of_many_who_create_one_name_one_succeeds(self) -> None:
         store = self.open()

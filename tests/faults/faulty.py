@@ -49,6 +49,13 @@ class FaultyBackend:
 
         self._call(f"create {name}", action)
 
+    def copy(self, source: str, target: str) -> None:
+        def action() -> None:
+            self._inner.copy(source, target)
+            self._own.add(target)
+
+        self._call(f"copy {source} {target}", action)
+
     def read(self, name: str) -> bytes:
         return self._call(f"read {name}", lambda: self._inner.read(name))
 

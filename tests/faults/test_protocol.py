@@ -39,7 +39,7 @@ from tests.faults.truth import finished, go, undisturbed
 GRAPH = graph(parts=2, steps=3)
 
 
-def test_a_flipped_byte_of_an_input_is_refused_and_forcing_its_step_repairs_it() -> None:
+def test_a_flipped_byte_of_an_input_is_refused_and_repaired_by_deleting_that_object() -> None:
     root = MemoryRoot()
     store, _ = root.process()
     go(GRAPH, store)
@@ -49,10 +49,12 @@ def test_a_flipped_byte_of_an_input_is_refused_and_forcing_its_step_repairs_it()
     root.backend.delete(name)
     root.backend.create(name, bytes([data[0], data[1] ^ 1]) + data[2:])
     store, _ = root.process()
-    with pytest.raises(StepFailedError, match=rf"{name}.*--force for the step of stage numbers"):
+    with pytest.raises(StepFailedError, match=rf"{name}.*Delete it alone from the store"):
         run(GRAPH, store, Inline, force=["squares"])
+    root.backend.delete(name)
     store, _ = root.process()
-    run(GRAPH, store, Inline, study="arithmetic", force=["numbers"])
+    mended = run(GRAPH, store, Inline, study="arithmetic")
+    assert mended.steps[0].parts_run == 1
     assert finished(root, GRAPH, store) == truth
 
 
@@ -290,5 +292,7 @@ def test_a_damaged_checkpoint_is_refused_by_name() -> None:
     root.backend.create(name, b"1235")
     checkpoint = StoredCheckpoints(store, "artifacts/x/ab/g0000").latest()
     assert checkpoint is not None
-    with pytest.raises(FormatError, match=rf"{name}.*--force"):
+    with pytest.raises(
+        FormatError, match=rf"{name}.*Delete the folder .*/step-000000001, then run again: the training goes on"
+    ):
         checkpoint.read("model")

@@ -1,24 +1,28 @@
 """Two runs at once, without a lease that would keep them apart, in many orders; and workers that finish too late."""
 
 import random
+import re
+import secrets
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
 
 import pytest
 
-from cluster.executor import Call, OnDone
+from cluster.executor import ALONE, Call, Claim, OnDone
 from cluster.inline import Inline
 from pipeline import worker
 from pipeline.backends import Backend, Entry
 from pipeline.errors import StepFailedError, UsageError
 from pipeline.plan import plan
 from pipeline.run import RunResult, run
+from pipeline.step import Step
 from pipeline.store import Store, share
+from stages.contract import Inputs, Output, Part, Stage, Summary
 from tests.faults.arithmetic import graph
-from tests.faults.faulty import MemoryRoot
+from tests.faults.faulty import DeadError, MemoryRoot
 from tests.faults.truth import contents, finished, go, undisturbed
 
 GRAPH = graph(parts=2, steps=2)
@@ -77,6 +81,10 @@ class ContestedBackend:
         if not name.startswith("leases/"):
             self._inner.create(name, data)
 
+    def copy(self, source: str, target: str) -> None:
+        self._turnstile.pass_()
+        self._inner.copy(source, target)
+
     def read(self, name: str) -> bytes:
         self._turnstile.pass_()
         return self._inner.read(name)
@@ -102,7 +110,9 @@ class ContestedBackend:
         self._inner.delete(name)
 
 
-def race(root: MemoryRoot, seed: int, force: tuple[str, ...] = ()) -> tuple[RunResult, RunResult]:
+def race(
+    root: MemoryRoot, seed: int, force: tuple[str, ...] = (), steps: Sequence[Step] = GRAPH
+) -> tuple[RunResult, RunResult]:
     """Two runs of the study, call by call in an order drawn from the seed."""
     turnstile = Turnstile(seed)
     store = Store(ContestedBackend(root.backend, turnstile), root.url)
@@ -112,7 +122,7 @@ def race(root: MemoryRoot, seed: int, force: tuple[str, ...] = ()) -> tuple[RunR
 
     def contend() -> None:
         try:
-            results[threading.current_thread().name] = run(GRAPH, store, Inline, study="arithmetic", force=force)
+            results[threading.current_thread().name] = run(steps, store, Inline, study="arithmetic", force=force)
         except BaseException as error:
             errors.append(error)
         finally:
@@ -159,13 +169,13 @@ class Recorder(Inline):
         super().__init__()
         self.calls: list[Call] = []
 
-    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False) -> None:
+    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False, claim: Claim = ALONE) -> None:
         def remembered() -> Iterable[Call]:
             for call in calls:
                 self.calls.append(call)
                 yield call
 
-        super().run(remembered(), on_done, gpu)
+        super().run(remembered(), on_done, gpu, claim)
 
 
 def functions() -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
@@ -228,3 +238,57 @@ def test_a_store_in_memory_is_refused_where_workers_are_other_processes() -> Non
     store, _ = MemoryRoot().process()
     with pytest.raises(UsageError, match="Use a folder or a bucket"):
         run(GRAPH, store, Elsewhere)
+
+
+class Tapped(Stage):
+    """Parts of two objects each, which differ from attempt to attempt."""
+
+    name = "tapped"
+    version = 1
+    bitwise = False
+
+    def split(self, inputs: Inputs) -> list[Part]:
+        return [Part(index=index) for index in range(2)]
+
+    def work(self, part: Part, state: None, inputs: Inputs, out: Output) -> Summary:
+        own = secrets.token_hex(4).encode()
+        for tap in ("a", "b"):
+            out.put(f"{tap}/{part.index}", own)
+        return {}
+
+    def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
+        own = secrets.token_hex(4).encode()
+        for tap in ("a", "b"):
+            out.put(f"{tap}/merged", own)
+        return {}
+
+
+@pytest.mark.parametrize("seeds", [range(start, start + 20) for start in (0, 20)])
+def test_objects_of_one_part_are_of_one_attempt_in_any_order_of_two_runs(
+    seeds: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.artifact.FOLLOW_SECONDS", (0.0,) * 50)
+    for seed in seeds:
+        place = MemoryRoot()
+        race(place, seed, steps=[Step("tapped", Tapped())])
+        (newest,) = {name.rpartition("/")[0] for name in place.objects("artifacts") if name.endswith("/manifest.json")}
+        for index in ("0", "1", "merged"):
+            assert len({place.backend.read(f"{newest}/{tap}/{index}") for tap in ("a", "b")}) == 1
+
+
+def test_a_part_of_which_a_dead_attempt_has_put_a_half_is_made_again_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.artifact.FOLLOW_SECONDS", (0.0,))
+    steps = [Step("tapped", Tapped())]
+    _, calls = undisturbed(steps)
+    for at in (at for at, call in enumerate(calls) if re.search(r"create .*g0000/[ab]/", call)):
+        place = MemoryRoot()
+        store, _ = place.process("die after", at)
+        with suppress(DeadError):
+            go(steps, store)
+        store, _ = place.process()
+        result = go(steps, store)
+        (folder,) = {name.rpartition("/")[0] for name in place.objects("artifacts") if name.endswith("/manifest.json")}
+        for index in ("0", "1", "merged"):
+            assert len({place.backend.read(f"{folder}/{tap}/{index}") for tap in ("a", "b")}) == 1
+        # A part that had its receipt was not made again.
+        assert result.steps[0].parts_run <= 3

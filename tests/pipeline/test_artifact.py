@@ -91,7 +91,7 @@ def test_what_the_parts_have_put_is_read_by_the_merge_and_held_against_their_rec
     assert out.objects == {}
     shared.backend.delete("artifacts/x/ab/g0000/rows/0")
     shared.backend.create("artifacts/x/ab/g0000/rows/0", b"wrong")
-    with pytest.raises(FormatError, match=r"sha256.*damaged.*--force"):
+    with pytest.raises(FormatError, match=r"sha256.*damaged.*Delete it alone"):
         out.read("rows/0")
 
 
@@ -216,14 +216,20 @@ def test_an_incomplete_checkpoint_is_passed_over() -> None:
     checkpoints = StoredCheckpoints(store, "g")
     checkpoints.save(1, objects(1))
     checkpoints.save(2, objects(2))
+    folder = f"g/train/{checkpoints.attempt}/step-000000002"
     for lost in ("optimiser.safetensors", "state.json"):
-        folder = f"g/train/{checkpoints.attempt}/step-000000002"
         data = shared.backend.read(f"{folder}/{lost}")
         shared.backend.delete(f"{folder}/{lost}")
         found = checkpoints.latest()
         assert found is not None
         assert found.step == 1
         shared.backend.create(f"{folder}/{lost}", data)
+    for damaged in (b"", b"[]", b'{"step": 2}'):
+        shared.backend.delete(f"{folder}/state.json")
+        shared.backend.create(f"{folder}/state.json", damaged)
+        found = checkpoints.latest()
+        assert found is not None
+        assert found.step == 1
 
 
 def test_an_attempt_keeps_two_checkpoints_of_its_own_and_all_of_others() -> None:

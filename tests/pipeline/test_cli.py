@@ -162,12 +162,13 @@ def test_a_bad_image_stops_the_run_by_name_and_leaves_nothing_taken_for_done(tmp
     study = tmp_path / "mine.yaml"
     repscope("init", "folder", study)
     study.write_text(study.read_text().replace("./images", str(tmp_path / "images")))
-    flags = ("--ranks", "1", "--accept-drift", "--on-busy", "fail", "--force", "listing", "--force", "report")
+    flags = ["--ranks", "1", "--accept-drift", "--on-busy", "fail", "--force", "listing", "--force", "report"]
+    flags += ["--until", "report", "--keep-going"]
     message = repscope("run", study, "--store", tmp_path / "store", "--executor", "inline", *flags, code=3).stderr
     assert "torn.png" in message
     # All but forcing what has been begun anew already: that would give up what is complete of it.
     command = f"repscope run {study} --store {tmp_path / 'store'} --executor inline --ranks 1 --force report"
-    assert f"To go on from here: {command} --accept-drift --on-busy fail\n" in message
+    assert f"To go on from here: {command} --until report --keep-going --accept-drift --on-busy fail\n" in message
     assert "Traceback" not in message
     assert not list((tmp_path / "store").glob("artifacts/*/*/g*/manifest.json"))
 

@@ -15,7 +15,7 @@ from torchvision import models
 
 from stages.decoder.rcdm.published import skeleton
 from stages.decoder.rcdm.spec import AdmSettings
-from stages.images.sets import open_images
+from stages.images.sets import ARRAY, PIXELS, open_images
 from stages.samples import format
 from tests.artifacts import FolderArtifact
 from tests.finished import STUDIES, repscope
@@ -95,7 +95,8 @@ def test_trunk_and_head_are_shown_what_their_decoder_was_trained_with_and_painte
     expected = published.head(h) if tap == "projector" else h
     assert vectors.shape == (4, WIDTHS[tap])
     np.testing.assert_allclose(vectors, expected.numpy(), rtol=1e-3, atol=1e-4)
-    samples: Any = zarr.open_array(published.artifact(study, "samples.sources").zarr(format.ARRAY), mode="r")[:]
+    stored = published.artifact(study, "samples.sources").zarr(ARRAY)
+    samples: Any = zarr.open_array(stored, path=PIXELS, mode="r")[:]
     assert (samples.shape, samples.dtype) == ((8, 32, 32, 3), np.uint8)
     assert samples.std() > 10
 

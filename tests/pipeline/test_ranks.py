@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 import pytest
 
-from cluster.executor import Call, OnProgress, Outcome
+from cluster.executor import ALONE, Call, Claim, OnProgress, Outcome
 from cluster.inline import Inline
-from pipeline.cli import RanksOption
+from pipeline.options import RanksOption
 from pipeline.run import run
 from pipeline.store import open_store
 from tests.faults.arithmetic import graph
@@ -32,7 +32,14 @@ class Recording(Inline):
         super().__init__()
         self.asked: list[tuple[int, int | None]] = []
 
-    def gang(self, call: Call, ranks: int, on_progress: OnProgress | None = None, least: int | None = None) -> Outcome:
+    def gang(
+        self,
+        call: Call,
+        ranks: int,
+        on_progress: OnProgress | None = None,
+        least: int | None = None,
+        claim: Claim = ALONE,
+    ) -> Outcome:
         self.asked.append((ranks, least))
         return super().gang(call, 1, on_progress)
 

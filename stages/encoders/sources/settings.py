@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, field_validator
 
 from stages.contract import Added, External, Settings, Unkeyed
 from stages.encoders.spec import Colour, Preprocessing
-from stages.external.files import absolute, local
+from stages.external.files import absolute, code_file, local
 from stages.images.pixels import Interpolation
 
 Pool = Literal["auto", "cls", "mean"]
@@ -289,7 +289,7 @@ class Torch(FileSource):
     def external(self) -> Mapping[str, External]:
         """The file of weights, and the file of code."""
         module = self.factory.rpartition(":")[0]
-        code = {"code": External(module, "content")} if module.endswith(".py") else {}
+        code = {"code": External(str(code_file(module)), "content")} if module.endswith(".py") else {}
         return {**super().external(), **code}
 
 

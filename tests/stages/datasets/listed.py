@@ -38,7 +38,12 @@ def listed(holdout: float = 0.4, max_bad: float = 0.001, **source: Any) -> Memor
 
 
 def table(artifact: MemoryArtifact, name: str = "index.parquet") -> pd.DataFrame:
-    return pq.read_table(io.BytesIO(artifact.objects[name])).to_pandas()
+    """A table as it is stored; beside the labels of an index stand their values, as `attribute.<name>`."""
+    found: pd.DataFrame = pq.read_table(io.BytesIO(artifact.objects[name])).to_pandas()
+    if name != "index.parquet":
+        return found
+    values = open_images(artifact).values()
+    return found.assign(**{attributes.PREFIX + name: column for name, column in values.items()})
 
 
 def both(rows: int = 7, **settings: Any) -> tuple[MemoryArtifact, MemoryArtifact, list[bytes]]:

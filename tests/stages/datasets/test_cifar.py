@@ -24,7 +24,7 @@ def test_cifar_is_the_same_in_a_folder_and_in_the_archive(root: str) -> None:
     record = np.frombuffer(files["data_batch_2.bin"], np.uint8).reshape(-1, 3073)[3]
     assert np.array_equal(pixels.decode(images[9]), record[1:].reshape(3, 32, 32).transpose(1, 2, 0))
     assert index["attribute.class"][9] == record[0]
-    assert index.name[9] == "data_batch_2.bin/3"
+    assert index.file_name[9] == "data_batch_2.bin/3"
     assert {"heldout", "train"} == set(
         table(both(kind="cifar10", url=f"{root}/cifar-10-batches-bin", split="content")[1]).split[:30]
     )

@@ -159,7 +159,7 @@ def test_a_table_that_names_few_of_the_images_is_refused_and_says_how_many(root:
 def test_rows_find_their_images_in_other_spellings_of_the_same_path(root: str) -> None:
     fill(root, {"img/cafe\u0301/0.png": picture(0), "img/b/1.png": picture(1), "img/b/2.png": picture(2)})
     _, shards = labelled(root, "file_name,age\n caf\u00e9/0.png,0.5\nb\\1.png,1.5\n./b/2.png ,2.5\n", columns=["age"])
-    assert table(shards).set_index("name")["attribute.age"].to_dict() == {
+    assert table(shards).set_index("file_name")["attribute.age"].to_dict() == {
         "cafe\u0301/0.png": 0.5,
         "b/1.png": 1.5,
         "b/2.png": 2.5,
@@ -222,7 +222,7 @@ def test_folders_that_differ_in_how_accents_are_encoded_are_one_class(tmp_path: 
     fill(str(tmp_path), {"caf\u00e9/0.png": picture(0), "cafe\u0301/1.png": picture(1), "the\u0301/2.png": picture(2)})
     _, shards, _ = both(kind="folder", url=str(tmp_path), holdout=0.0)
     assert declared(shards)["class"] == ("class", ("cafe\u0301", "the\u0301"))
-    assert table(shards).set_index("name")["attribute.class"].to_dict() == {
+    assert table(shards).set_index("file_name")["attribute.class"].to_dict() == {
         "cafe\u0301/1.png": 0,
         "caf\u00e9/0.png": 0,
         "the\u0301/2.png": 1,

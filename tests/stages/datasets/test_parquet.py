@@ -37,7 +37,7 @@ def test_parquet_of_hugging_faces_layout_keeps_bytes_and_names_of_classes(root: 
     assert index["attribute.label"].tolist() == [float(n % 3) for n in range(18)]
     assert index.split.tolist() == ["heldout"] * 9 + ["train"] * 9
     assert table(listing, "listing.parquet").position.tolist() == [*range(9), *range(9)]
-    assert index.name[10] == "data/train-00001-of-00002.parquet/1"
+    assert index.file_name[10] == "data/train-00001-of-00002.parquet/1"
 
 
 def test_columns_become_what_they_are_or_what_the_study_says(root: str) -> None:

@@ -221,7 +221,7 @@ def test_stems_with_dots_are_samples_of_their_own(root: str) -> None:
     _, shards, images = both(kind="webdataset", url=root, holdout=0.0)
     assert images == [picture(n) for n in range(5)]
     assert table(shards)["attribute.class"].tolist() == [0, 1, 2, 3, 4]
-    assert table(shards).name.tolist() == [f"a.tar/{stem}.png" for stem in stems]
+    assert table(shards).file_name.tolist() == [f"a.tar/{stem}.png" for stem in stems]
 
 
 def test_members_of_other_names_are_one_sample_where_there_is_one_image(root: str) -> None:

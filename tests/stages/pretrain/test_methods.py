@@ -11,6 +11,7 @@ from lightly.models.modules.heads import SimCLRProjectionHead, VICRegProjectionH
 from pydantic import ValidationError
 
 from pipeline.key import key_of
+from stages import attributes
 from stages.datasets.scenes import render
 from stages.datasets.sources import ScenesSource
 from stages.encoders.encoder import NetworkEncoder
@@ -45,8 +46,9 @@ def relabelled(shards: MemoryArtifact) -> MemoryArtifact:
     """The same images with the attributes of other images."""
     table = pq.read_table(io.BytesIO(shards.objects["index.parquet"]))
     order = np.random.Generator(np.random.Philox(key=[3, 0])).permutation(table.num_rows)
+    known = attributes.columns_of(attributes.load(shards.objects["attributes.json"])).values()
     for number, name in enumerate(table.column_names):
-        if name.startswith("attribute."):
+        if name in known:
             table = table.set_column(number, name, table.column(name).take(pa.array(order)))
     buffer = io.BytesIO()
     pq.write_table(table, buffer)

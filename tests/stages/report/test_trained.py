@@ -8,7 +8,7 @@ import pytest
 
 from stages.encoders.spec import Preprocessing
 from stages.questions.drawing.section import TrainedBlock
-from stages.report.trained import encoders, seen, shown
+from stages.report.trained import encoders, shown
 from tests.artifacts import MemoryArtifact
 
 FORMATS = Path(__file__).parents[2] / "data/formats/v1"
@@ -117,13 +117,13 @@ def test_an_encoder_without_class_attributes_to_be_scored_on_has_no_table() -> N
     ],
 )
 def test_every_framing_has_its_words(how: Preprocessing, expected: str) -> None:
-    assert seen(how).partition(";")[0] == expected
+    assert how.words.partition(";")[0] == expected
 
 
 def test_channels_in_another_order_are_reported() -> None:
     order = "channels in the order blue, green, red"
-    assert seen(Preprocessing(channels="bgr")).endswith(f"; {order}")
-    assert order not in seen(Preprocessing())
+    assert Preprocessing(channels="bgr").words.endswith(f"; {order}")
+    assert order not in Preprocessing().words
 
 
 @pytest.mark.parametrize(

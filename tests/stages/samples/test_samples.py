@@ -1,12 +1,15 @@
 """Samples: painted in any order and any batch they are the same, and read back as a set of images."""
 
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import xarray
 import zarr
 from safetensors.numpy import save
 from zarr.core.metadata import ArrayV3Metadata
@@ -83,11 +86,36 @@ def test_samples_are_a_set_of_images_with_a_table(inputs: dict[str, MemoryArtifa
     assert table.column("condition").to_pylist() == [c for c in range(6) for _ in range(2)]
     assert table.column("source_row").to_pylist() == [s for s in SOURCES for _ in range(2)] * 2
     assert table.column("sampler").unique().to_pylist() == ["sde-dpm++2m"]
-    array = zarr.open_array(artifact.zarr("images.zarr"), mode="r")
+    array = zarr.open_array(artifact.zarr("images.zarr"), path="pixels", mode="r")
     assert isinstance(array.metadata, ArrayV3Metadata)
     assert array.metadata.dimension_names == ("sample", "y", "x", "channel")
     assert array.attrs["decoder_key"] == inputs["decoder"].key
     assert artifact.summary == {"conditions": 6, "samples": 12, "evaluations": 3}
+
+
+def test_keys_of_samples_are_of_no_image_and_of_no_other_samples(inputs: dict[str, MemoryArtifact]) -> None:
+    table = open_images(run_stage(STAGE, inputs)).table()
+    other = open_images(run_stage(STAGE.model_copy(update={"seed": 4}), inputs)).table()
+    keys = table.column("key").to_pylist()
+    assert len({*keys, *other.column("key").to_pylist()}) == 2 * len(keys)
+    assert all(re.fullmatch(r"sample-[0-9a-f]{8}-[0-9]{9}", key) for key in keys)
+    assert table.column("source_key").to_pylist()[:2] == ["000000003"] * 2
+    assert table.column("painted_from").to_pylist()[0] == "oracle:attributes"
+    assert table.column("kind").unique().to_pylist() == ["sample"]
+
+
+def test_xarray_opens_the_samples_with_what_each_was_painted_from(
+    inputs: dict[str, MemoryArtifact], tmp_path: Path
+) -> None:
+    artifact = run_stage(STAGE, inputs)
+    for name, data in artifact.objects.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    found = xarray.open_zarr(tmp_path / "images.zarr", chunks=None)
+    assert dict(found["pixels"].sizes) == {"sample": 12, "y": 16, "x": 16, "channel": 3}
+    assert found["source_row"].values.tolist() == [s for s in SOURCES for _ in range(2)] * 2
+    assert found["key"].values.tolist() == open_images(artifact).table().column("key").to_pylist()
+    assert np.array_equal(found["pixels"].values, images(artifact))
 
 
 def test_a_sample_depends_on_neither_order_nor_parts_nor_its_neighbours(inputs: dict[str, MemoryArtifact]) -> None:
