@@ -22,8 +22,6 @@ from stages.readers.data import rows_of
 from tests.artifacts import MemoryArtifact, run_stage
 from tests.stages.questions.painters import EVERYTHING, SIZE, World, samples, world
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TAPS = ("small:backbone", "small:projector", "oracle:attributes", "oracle:pixels")
 COUNT = 40
 KEEPS = {
