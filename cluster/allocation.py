@@ -22,7 +22,7 @@ from cluster.errors import ConnectError
 from cluster.executor import Claim, Room
 from cluster.mailbox import NODE_LABEL, Location
 from cluster.resources import Layout, Machine, layout_for_gang, layout_for_parts
-from cluster.shares import GangClaim, Place, PoolClaim, Shares, layout_of, machine_for, share
+from cluster.shares import GangClaim, Placement, PoolClaim, Shares, layout_of, machine_for, share
 
 READ_SECONDS = 2.0
 """How often machines are read anew."""
@@ -88,21 +88,21 @@ class Pool:
 
 @dataclass(eq=False)
 class Gang:
-    """A gang that waits for its place or has it."""
+    """A gang that waits for its placement or has it."""
 
     key: int
     claim: Claim
     ranks: int
     least: int
     gpus: int | None = None
-    place: Place | None = None
+    placement: Placement | None = None
     started: bool = False
     since: float = 0.0
 
     @property
     def asks(self) -> GangClaim:
         """What it asks for."""
-        return GangClaim(self.key, self.claim.order, self.ranks, self.least, self.gpus, self.place, self.started)
+        return GangClaim(self.key, self.claim.order, self.ranks, self.least, self.gpus, self.placement, self.started)
 
 
 class Allocation:
@@ -147,7 +147,7 @@ class Allocation:
     def look(self) -> None:
         """Reads the machines anew where that is due. Cheap: to be called again and again, from any thread."""
         short = any(pool.grant == 0 for pool in list(self._pools.values()))
-        short = short or any(gang.place is None for gang in list(self._gangs.values()))
+        short = short or any(gang.placement is None for gang in list(self._gangs.values()))
         if time.monotonic() - self._read < (SOON_SECONDS if short else READ_SECONDS):
             return
         if self._connection.machine is None and self._reading.acquire(blocking=False):
@@ -283,7 +283,7 @@ class Allocation:
     # Gangs.
 
     def open_gang(self, claim: Claim, ranks: int, least: int | None) -> Gang:
-        """A gang without a place. Raises `ResourceError` where it would not fit if it were alone."""
+        """A gang without a placement. Raises `ResourceError` where it would not fit if it were alone."""
         machines = [machine for machine in self._machines.values() if machine.cpus]
         if machines:
             layout_for_gang(machines, ranks, least)
@@ -294,22 +294,22 @@ class Allocation:
             self._share()
             return gang
 
-    def begin(self, gang: Gang) -> Place | None:
-        """The place of a gang once nobody else holds anything of it; None before."""
+    def begin(self, gang: Gang) -> Placement | None:
+        """The placement of a gang once nobody else holds anything of it; None before."""
         with self.changed:
-            if gang.place is None or any(name in self._full for name in gang.place.ranks):
+            if gang.placement is None or any(name in self._full for name in gang.placement.ranks):
                 return None
-            for name, count in gang.place.ranks.items():
-                layout = gang.place.layout
+            for name, count in gang.placement.ranks.items():
+                layout = gang.placement.layout
                 self._make_room(name, Layout(1, count * layout.cpus, count * layout.gpus))
             gang.started = True
-            gang.gpus = gang.place.layout.gpus
-            return gang.place
+            gang.gpus = gang.placement.layout.gpus
+            return gang.placement
 
     def leave(self, gang: Gang) -> None:
-        """A gang gives its place up and waits for another."""
+        """A gang gives its placement up and waits for another."""
         with self.changed:
-            gang.place, gang.started, gang.since = None, False, time.monotonic()
+            gang.placement, gang.started, gang.since = None, False, time.monotonic()
             self._share()
 
     def close_gang(self, gang: Gang) -> None:
@@ -356,9 +356,9 @@ class Allocation:
                 if claimant.workers:
                     return Room({}, "workers to start")
                 return Room({}, self._why(claimant))
-            place = claimant.place
-            if place is not None:
-                hosts = {self._host(name): count for name, count in place.ranks.items()}
+            placement = claimant.placement
+            if placement is not None:
+                hosts = {self._host(name): count for name, count in placement.ranks.items()}
                 return Room(hosts) if claimant.started else Room({}, f"parts that run on {', '.join(hosts)} to end")
             return Room({}, self._why(claimant))
 
@@ -380,7 +380,7 @@ class Allocation:
             return "a machine with a CPU to join the cluster"
         if isinstance(claimant, Gang) and layout_of(claimant.asks, self._machines) is None:
             return "machines that were lost to come back, or others to join"
-        holders = [gang.claim for gang in self._gangs.values() if gang is not claimant and gang.place is not None]
+        holders = [gang.claim for gang in self._gangs.values() if gang is not claimant and gang.placement is not None]
         holders += [pool.claim for pool in self._pools.values() if pool is not claimant and pool.workers]
         names = list(dict.fromkeys(claim.name for claim in holders if claim.name))
         if names:
@@ -400,10 +400,10 @@ class Allocation:
         if spares:
             shapes += [(worker.machine, worker.layout.cpus, worker.layout.gpus) for worker in self._spares]
             shapes += [
-                (name, count * gang.place.layout.cpus, count * gang.place.layout.gpus)
+                (name, count * gang.placement.layout.cpus, count * gang.placement.layout.gpus)
                 for gang in self._gangs.values()
-                if gang.place is not None and gang.started
-                for name, count in gang.place.ranks.items()
+                if gang.placement is not None and gang.started
+                for name, count in gang.placement.ranks.items()
             ]
         for name, cpus, gpus in shapes:
             before = held.get(name, (0, 0))
@@ -422,7 +422,7 @@ class Allocation:
         busy = {name: cpus for name, (cpus, _) in held.items()}
         self._shares = share(rooms, pools, [gang.asks for gang in self._gangs.values()], busy, self._workers)
         for gang in self._gangs.values():
-            gang.place = self._shares.places.get(gang.key)
+            gang.placement = self._shares.placements.get(gang.key)
         for pool in self._pools.values():
             pool.grant = self._shares.workers.get(pool.key, 0)
         left = self._left(rooms)
@@ -436,11 +436,11 @@ class Allocation:
     def _left(self, rooms: Mapping[str, Machine]) -> dict[str, Machine]:
         """What the gangs leave of the machines."""
         left = dict(rooms)
-        for place in self._shares.places.values():
-            for name, count in place.ranks.items():
+        for placement in self._shares.placements.values():
+            for name, count in placement.ranks.items():
                 if name in left:
-                    cpus = left[name].cpus - count * place.layout.cpus
-                    left[name] = replace(left[name], cpus=cpus, gpus=left[name].gpus - count * place.layout.gpus)
+                    cpus = left[name].cpus - count * placement.layout.cpus
+                    left[name] = replace(left[name], cpus=cpus, gpus=left[name].gpus - count * placement.layout.gpus)
         return left
 
     def _free(self) -> dict[str, Machine]:
@@ -474,7 +474,7 @@ class Allocation:
 
         now, shapes = time.monotonic(), list[tuple[int, int]]()
         for gang in self._gangs.values():
-            if gang.place is None and now - gang.since > READ_SECONDS:
+            if gang.placement is None and now - gang.since > READ_SECONDS:
                 layout = layout_of(gang.asks, self._machines) or Layout(1, 1, gang.gpus or 0)
                 shapes += [(layout.cpus, layout.gpus)] * min(gang.ranks, DEMANDED)
         for pool in self._pools.values():

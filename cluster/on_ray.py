@@ -40,7 +40,7 @@ from cluster.mailbox import Location, Post, here, open_mailbox, reader
 from cluster.ranks import Rank, run_rank
 from cluster.resources import device, layout_for_parts, set_threads
 from cluster.retry import Tally
-from cluster.shares import Place
+from cluster.shares import Placement
 from cluster.training import run_train
 
 POLL_SECONDS = 0.5
@@ -198,19 +198,19 @@ class OnRay:
             raise StoppedError
         self._books.look()
 
-    def _wait_for_place(self, gang: Gang, report: "_Report") -> Place:
+    def _wait_for_placement(self, gang: Gang, report: "_Report") -> Placement:
         """Waits until a gang has its room and it is drained. Raises `StoppedError` where it is to begin no more."""
         while True:
             self._look()
             if gang.claim.halted():
                 raise StoppedError
             with self._books.changed:
-                place = self._books.begin(gang)
-                if place is None:
+                placement = self._books.begin(gang)
+                if placement is None:
                     self._books.changed.wait(SOON_SECONDS)
             report.changes()
-            if place is not None:
-                return place
+            if placement is not None:
+                return placement
 
     def _alone(
         self, gang: Gang, tally: Tally, payload: str, on_progress: OnProgress | None, report: "_Report"
@@ -218,10 +218,10 @@ class OnRay:
         """One attempt of a gang of one, on an actor of its own."""
         import ray
 
-        place = self._wait_for_place(gang, report)
+        placement = self._wait_for_placement(gang, report)
         with open_mailbox() as mailbox:
-            while (worker := self._start_alone(gang, place)) is None:
-                place = self._wait_for_place(gang, report)
+            while (worker := self._start_alone(gang, placement)) is None:
+                placement = self._wait_for_placement(gang, report)
             try:
                 read = reader(mailbox, on_progress)
                 ref = worker.handle.train.remote(tally.call.function, payload, tally.begin(), mailbox)
@@ -240,11 +240,11 @@ class OnRay:
             finally:
                 ray.kill(worker.handle)
 
-    def _start_alone(self, gang: Gang, place: Place) -> WorkerProcess | None:
-        """A worker that has started where a gang of one has its place; None where it is to look for another."""
+    def _start_alone(self, gang: Gang, placement: Placement) -> WorkerProcess | None:
+        """A worker that has started where a gang of one is placed; None where it must be placed anew."""
         import ray
 
-        worker = self._books.start(next(iter(place.ranks)), place.layout)
+        worker = self._books.start(next(iter(placement.ranks)), placement.layout)
         try:
             ref = worker.handle.locate.remote()
             while not ray.wait([ref], timeout=POLL_SECONDS)[0]:
@@ -265,7 +265,7 @@ class OnRay:
         self, gang: Gang, tally: Tally, payload: str, on_progress: OnProgress | None, report: "_Report"
     ) -> Outcome | None:
         """One attempt of a gang of several ranks, by Ray Train."""
-        place = self._wait_for_place(gang, report)
+        placement = self._wait_for_placement(gang, report)
         attempt = tally.begin()
         assert self._connection is not None
         with open_mailbox() as mailbox:
@@ -279,7 +279,7 @@ class OnRay:
             ended = run_train(
                 tally.call,
                 payload,
-                replace(place.layout, workers=gang.ranks),
+                replace(placement.layout, workers=gang.ranks),
                 attempt,
                 self._connection.folder,
                 mailbox,

@@ -1,4 +1,4 @@
-"""Who works where: from machines, pools and gangs to a number of workers for each pool and a place for each gang.
+"""Who works where: from machines, pools and gangs to a number of workers for each pool and a placement for each gang.
 
 A pool is the workers of one `run`. A worker is useful alone, so pools take what there is, evenly. A gang is useful only
 when it has all its room, so it gets that in one piece: machines are reserved for it, and no worker starts there until
@@ -21,7 +21,7 @@ Machines = Mapping[str, Machine]
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """Where a gang is: how many ranks on which machine, and how wide each."""
 
     layout: Layout
@@ -53,7 +53,7 @@ class PoolClaim:
 class GangClaim:
     """What a gang asks for: `ranks`, no fewer than `least`; with `gpus` (1 or 0) each has one, None: if there are any.
 
-    `place` is where it is already. One that is `started` stays there; others are moved where their room is gone.
+    `placement` is where it is already. One that is `started` stays there; others are moved where their room is gone.
     """
 
     key: int
@@ -61,21 +61,21 @@ class GangClaim:
     ranks: int
     least: int
     gpus: int | None = None
-    place: Place | None = None
+    placement: Placement | None = None
     started: bool = False
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Who gets what: the place of each gang that has one, and how many workers each pool may have."""
+    """Who gets what: the placement of each gang that has one, and how many workers each pool may have."""
 
-    places: dict[int, Place] = field(default_factory=dict)
+    placements: dict[int, Placement] = field(default_factory=dict)
     workers: dict[int, int] = field(default_factory=dict)
 
     @property
     def reserved(self) -> dict[str, int]:
         """Machines that are reserved for a gang, and the gang's key."""
-        return {name: key for key, place in self.places.items() for name in place.ranks}
+        return {name: key for key, placement in self.placements.items() for name in placement.ranks}
 
 
 def share(
@@ -86,28 +86,30 @@ def share(
     workers: int | None = None,
 ) -> Shares:
     """Shares the machines out. `busy`: CPUs of each that workers hold; `workers` bounds those of all pools together."""
-    places = {gang.key: gang.place for gang in gangs if gang.place and (gang.started or gang.place.fits(machines))}
+    placements = {
+        gang.key: gang.placement for gang in gangs if gang.placement and (gang.started or gang.placement.fits(machines))
+    }
     pools = sorted(pools, key=lambda pool: (pool.order, pool.key))
     for gang in sorted(gangs, key=lambda gang: (gang.order, gang.key)):
-        if gang.key in places:
+        if gang.key in placements:
             continue
-        free = _unreserved(machines, places)
-        found = place_for(gang, free, machines, busy)
+        free = _unreserved(machines, placements)
+        found = placement_for(gang, free, machines, busy)
         if found is None:
             continue
-        left = _unreserved(machines, places | {gang.key: found})
+        left = _unreserved(machines, placements | {gang.key: found})
         waiting = [pool for pool in pools if pool.waiting]
         if any(_any_fits(pool, free) for pool in waiting) and not any(_any_fits(pool, left) for pool in waiting):
             continue
-        places[gang.key] = found
-    return Shares(places, _fill(_unreserved(machines, places), pools, workers))
+        placements[gang.key] = found
+    return Shares(placements, _fill(_unreserved(machines, placements), pools, workers))
 
 
-def place_for(gang: GangClaim, free: Machines, machines: Machines, busy: Mapping[str, int]) -> Place | None:
-    """The place of a gang on the `free` ones of the `machines`; None where it had better wait for more of them.
+def placement_for(gang: GangClaim, free: Machines, machines: Machines, busy: Mapping[str, int]) -> Placement | None:
+    """The placement of a gang on the `free` ones of the `machines`; None where it had better wait for more of them.
 
     It takes what has half the CPUs that it would have on all of them, and of those machines the one that is drained
-    first: the least `busy`. Of one rank the place is a whole machine.
+    first: the least `busy`. Of one rank the placement is a whole machine.
     """
     alone, found = layout_of(gang, machines), layout_of(gang, free)
     if alone is None or found is None or found.gpus != alone.gpus:
@@ -116,7 +118,7 @@ def place_for(gang: GangClaim, free: Machines, machines: Machines, busy: Mapping
     if found.workers == 1:
         for name in by_delay:
             if 2 * free[name].cpus >= alone.workers * alone.cpus and free[name].gpus >= found.gpus:
-                return Place(replace(found, cpus=free[name].cpus), {name: 1})
+                return Placement(replace(found, cpus=free[name].cpus), {name: 1})
         return None
     if 2 * found.workers * found.cpus < alone.workers * alone.cpus:
         return None
@@ -127,7 +129,7 @@ def place_for(gang: GangClaim, free: Machines, machines: Machines, busy: Mapping
         if count:
             ranks[name] = count
             left -= count
-    return Place(found, ranks)
+    return Placement(found, ranks)
 
 
 def layout_of(gang: GangClaim, machines: Machines) -> Layout | None:
@@ -196,14 +198,14 @@ def _take_turns(
     return total
 
 
-def _unreserved(machines: Machines, places: Mapping[int, Place]) -> dict[str, Machine]:
+def _unreserved(machines: Machines, placements: Mapping[int, Placement]) -> dict[str, Machine]:
     """What is left of the machines: a rank takes its own CPUs and GPUs only, so that a wide machine has some left."""
     left = dict(machines)
-    for place in places.values():
-        for name, count in place.ranks.items():
+    for placement in placements.values():
+        for name, count in placement.ranks.items():
             if name in left:
-                cpus = left[name].cpus - count * place.layout.cpus
-                gpus = left[name].gpus - count * place.layout.gpus
+                cpus = left[name].cpus - count * placement.layout.cpus
+                gpus = left[name].gpus - count * placement.layout.gpus
                 left[name] = replace(left[name], cpus=max(0, cpus), gpus=max(0, gpus))
     return left
 

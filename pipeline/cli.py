@@ -44,13 +44,14 @@ class Commands(click.Group):
             ctx.exit(141)
         except Exception as error:
             from pipeline.errors import exit_code, not_installed
+            from stages.errors import without_credentials
 
             if isinstance(error, ImportError):
                 error = not_installed(error) or error
             code = exit_code(error)
             if code == 1:
                 raise
-            click.echo(f"repscope: {error}", err=True)
+            click.echo(f"repscope: {without_credentials(str(error))}", err=True)
             ctx.exit(code)
         finally:
             signal.signal(signal.SIGTERM, before)
@@ -426,13 +427,9 @@ def _cpus(address: str | None) -> list[int]:
     return found
 
 
-for command in (
-    *query_commands.COMMANDS,
-    *export_commands.COMMANDS,
-    *store_commands.COMMANDS,
-    *submit_commands.COMMANDS,
-):
-    main.add_command(command)
+for commands in (query_commands, export_commands, store_commands, submit_commands):
+    for command in commands.COMMANDS:
+        main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,14 @@ def graph_of(study: Study) -> list[Step]:
         name = study.decoder.taps[0].partition(":")[0]
         decoder = graph.add("decoder", study.decoder, {"encoder": encoder_steps[name]} if name in encoder_steps else {})
     listing = graph.add("listing", study.dataset.listing, {})
-    shards = graph.add("shards", study.dataset.shards, {"listing": listing})
+    # A listing says without credentials where it was read from.
+    packing = study.dataset.shards
+    packing = (
+        packing
+        if packing.source
+        else packing.model_copy(update={"source": study.dataset.listing.source.model_dump(mode="json")})
+    )
+    shards = graph.add("shards", packing, {"listing": listing})
     encoder_steps |= {
         name: graph.add(f"encoder.{name}", encoder, {"shards": shards})
         for name, encoder in encoder_steps_of(study).items()

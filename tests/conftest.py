@@ -16,8 +16,13 @@ pytest_plugins = ["tests.leaks"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Warnings of Ray and torch that nobody here can mend, and no test that asks a hub for weights."""
+    """Settings of the test process: no hub, one thread, and no warnings of Ray and torch that nobody here can mend.
+
+    The threads of a small network wait for each other, above all where two processes of tests share two CPUs. One
+    thread also rounds alike on every machine. Processes that tests start inherit it; workers of Ray set their own.
+    """
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["OMP_NUM_THREADS"] = "1"
     # Ray Data warns of old settings of its own when it is imported, and Ray Train imports it.
     config.addinivalue_line("filterwarnings", r"ignore:.* is deprecated:DeprecationWarning:ray\.data\.")
     # torch 2.11 warns of its own code when torch.compile is first called.
@@ -28,13 +33,22 @@ SHARED = {"local_ray": "ray", "finished": "finished"}
 """Fixtures that take long: all tests on one of them go to one process of pytest-xdist, so that it is made once."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests that share a dear fixture together."""
+    """Keeps tests together that share a fixture of the session or of their module, so that it is made once."""
     for item in items:
-        for fixture, group in SHARED.items():
-            if fixture in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group(group))
+        if isinstance(item, pytest.Function) and (group := _group_of(item)):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _group_of(item: pytest.Function) -> str | None:
+    """The group whose tests go to one process: that of a shared fixture, else the module where it has one."""
+    found = item._fixtureinfo.name2fixturedefs
+    for fixture, group in SHARED.items():
+        if fixture in found:
+            return group
+    scopes = {definitions[-1].scope for definitions in found.values()}
+    return item.nodeid.partition("::")[0] if "module" in scopes else None
 
 
 @pytest.fixture(autouse=True)
@@ -42,17 +56,6 @@ def _same_numbers_in_any_order() -> None:
     """What a test draws from torch's one generator does not depend on the tests before it."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """torch computes on one thread, so that its rounding does not depend on the machine's CPUs."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -25,9 +25,7 @@ class Finished:
 def repscope(*words: str | Path, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs the command line in a process of its own; the exit code must be `code`."""
     command = [str(Path(sys.executable).with_name("repscope")), *map(str, words)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
     assert done.returncode == code, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done
 

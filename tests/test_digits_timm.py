@@ -31,7 +31,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {state["name"]: Path(state["url"]) for state in states}
 
 
-@pytest.mark.xdist_group("digits-timm")
 def test_the_table_says_which_network_made_it(digits: dict[str, Path]) -> None:
     card = json.loads((digits["encoder.vit"] / "network.json").read_text())
     assert card["taps"] == {"backbone": 64, "blocks.2": 64}
@@ -41,7 +40,6 @@ def test_the_table_says_which_network_made_it(digits: dict[str, Path]) -> None:
     assert table.attrs["fingerprint"]["weights_sha256"] == card["weights_sha256"]  # type: ignore[index, call-overload]
 
 
-@pytest.mark.xdist_group("digits-timm")
 def test_every_tap_of_the_network_is_asked_about(digits: dict[str, Path]) -> None:
     results = pd.read_parquet(digits["kept"] / "results.parquet")
     kept = results[results.metric == "kept"]

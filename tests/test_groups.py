@@ -1,9 +1,11 @@
-"""Tests that share a dear fixture run in one process of pytest-xdist, so that it is set up once."""
+"""How tests are dealt out: those on one fixture run in one process of pytest-xdist, each process on one thread."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,14 +23,25 @@ import os
 from pathlib import Path
 import pytest
 
-@pytest.mark.parametrize("number", range(4))
-def test_with(number, local_ray):
-    with Path("processes").open("a") as file:
+@pytest.fixture(scope="module")
+def own():
+    pass
+
+def note(name):
+    with Path(name).open("a") as file:
         file.write(os.environ["PYTEST_XDIST_WORKER"] + "\\n")
+
+@pytest.mark.parametrize("number", range(4))
+def test_of_the_session(number, local_ray, own):
+    note("session")
+
+@pytest.mark.parametrize("number", range(4))
+def test_of_the_module(number, own):
+    note(Path(__file__).stem)
 """
 
 
-def test_tests_on_one_dear_fixture_go_to_one_process_in_random_order_too(tmp_path: Path) -> None:
+def test_tests_on_one_fixture_go_to_one_process_in_random_order_too(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST)
     for name in ("test_a.py", "test_b.py"):
         (tmp_path / name).write_text(TESTS)
@@ -42,6 +55,11 @@ def test_tests_on_one_dear_fixture_go_to_one_process_in_random_order_too(tmp_pat
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "Using --randomly-seed=" in ended.stdout
-    processes = (tmp_path / "processes").read_text().splitlines()
-    assert len(processes) == 8
-    assert len(set(processes)) == 1
+    for name, count in (("session", 8), ("test_a", 4), ("test_b", 4)):
+        processes = (tmp_path / name).read_text().splitlines()
+        assert len(processes) == count
+        assert len(set(processes)) == 1
+
+
+def test_torch_computes_on_one_thread() -> None:
+    assert torch.get_num_threads() == 1

@@ -26,7 +26,6 @@ def on_two_ranks(work: Callable[..., Any], folder: Path, *given: Any) -> tuple[A
 
 
 def _rank(rank: int, port: int, folder: Path, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
-    torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     (folder / f"{rank}.pickle").write_bytes(pickle.dumps(work(rank, *given)))
     torch.distributed.destroy_process_group()

@@ -23,7 +23,7 @@ from stages.encoders.sources.guard import unattended
 from stages.encoders.sources.settings import Hf, Override, PublishedEncoder, Tap, Timm, Torch, Torchvision
 from stages.encoders.spec import Preprocessing
 from stages.encoders.taps import Tapped, Trunk
-from stages.errors import FormatError, InputError
+from stages.errors import FormatError, InputError, without_credentials
 from stages.training import provenance
 from stages.training.precision import Precision
 
@@ -54,7 +54,7 @@ def run(stage: "Imported", out: Output) -> Summary:
         out.put(_piece(pieces), data)
         pieces += 1
     card = ImportedCard(
-        source=stage.source.model_dump(mode="json"),
+        source=without_credentials(stage.source.model_dump(mode="json")),
         recipe=built.recipe,
         own_taps=own,
         named_taps=stage.taps,

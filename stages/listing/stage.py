@@ -13,7 +13,7 @@ from stages.contract import Estimate, External, Inputs, Output, Part, Stage, Sum
 from stages.datasets.columns import Split
 from stages.datasets.files import FileReader, FilesSource, Notes
 from stages.datasets.sources import Catalogue, DatasetSource, FolderSource, ScenesSource
-from stages.errors import InputError
+from stages.errors import InputError, without_credentials
 from stages.external.passed_over import PassedOver
 from stages.external.ranges import FILE_LIMIT_BYTES, FileInfo, Unreadable, readable
 from stages.images.pixels import PIXEL_LIMIT
@@ -206,7 +206,7 @@ class Listing(Stage):
             **total,
             "first_bad": bad,
             "ignored": dict(sorted(passed_over.counts.items())),
-            "source": self.source.model_dump(mode="json"),
+            "source": without_credentials(self.source.model_dump(mode="json")),
         }
         if passed_over.examples:
             summary["ignored_examples"] = dict(sorted(passed_over.examples.items()))

@@ -13,18 +13,26 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.benchmarks.gpu import needs
+from tests.benchmarks.gpu import needs, study
 from tests.benchmarks.gpu.__main__ import LIMITS, measured
 from tests.benchmarks.gpu.sections import RUNS
+from tests.finished import Finished
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", LIMITS)
-def test_a_section_runs_on_a_cpu_and_all_its_checks_pass(name: str, tmp_path: Path) -> None:
+def assert_sound(section: dict[str, Any]) -> None:
+    """It has ended by itself, all its checks hold, and its figures are numbers."""
+    assert (section["ended"], section["failed_checks"]) == ("done", 0), section
+    assert section["figures"]
+    for figure in section["figures"]:
+        assert all(math.isfinite(value) for value in figure.values() if isinstance(value, float)), figure
+
+
+def test_the_command_runs_a_section_on_a_cpu_and_writes_its_figures(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.benchmarks.gpu", "--smallest", "--minutes", "9", "--out", str(tmp_path)]
     ended = subprocess.run(
-        [*command, "--only", name],
+        [*command, "--only", "card"],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
@@ -33,12 +41,19 @@ def test_a_section_runs_on_a_cpu_and_all_its_checks_pass(name: str, tmp_path: Pa
     assert ended.returncode == 0, ended.stdout + ended.stderr
     document = json.loads((tmp_path / "gpu.json").read_text())
     assert not document["full"]
-    section: dict[str, Any] = document["sections"][name]
-    assert section["ended"] == "done"
-    assert section["figures"]
-    for figure in section["figures"]:
-        assert all(math.isfinite(value) for value in figure.values() if isinstance(value, float)), figure
-    assert (tmp_path / "report.html").exists() == (name == "study")
+    assert_sound(document["sections"]["card"])
+
+
+@pytest.mark.parametrize("name", [name for name in LIMITS if name not in ("card", "study")])
+def test_a_section_runs_on_a_cpu_and_all_its_checks_pass(name: str, tmp_path: Path) -> None:
+    assert_sound(measured(name, "cpu", False, math.inf, str(tmp_path)))
+
+
+def test_the_section_of_a_study_ends_with_its_page(finished: Finished, tmp_path: Path) -> None:
+    assert finished.study == study.SMALLEST
+    (tmp_path / "store").symlink_to(finished.store)
+    assert_sound(measured("study", "cpu", False, math.inf, str(tmp_path)))
+    assert (tmp_path / "report.html").exists()
 
 
 def test_every_section_has_a_limit() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.resources import Layout, Machine
-from cluster.shares import GangClaim, Place, PoolClaim, machine_for, share
+from cluster.shares import GangClaim, Placement, PoolClaim, machine_for, share
 
 GB = 1024**3
 
@@ -19,10 +19,10 @@ def pool(key: int, wants: int = 100, cpus: int = 1, gpus: int = 0, waiting: bool
 
 
 def gang(
-    key: int, ranks: int = 1, least: int | None = None, gpus: int | None = None, place: Place | None = None
+    key: int, ranks: int = 1, least: int | None = None, gpus: int | None = None, placement: Placement | None = None
 ) -> GangClaim:
     """A gang; with a place it has begun there."""
-    return GangClaim(key, key, ranks, ranks if least is None else least, gpus, place, started=place is not None)
+    return GangClaim(key, key, ranks, ranks if least is None else least, gpus, placement, started=placement is not None)
 
 
 @pytest.mark.parametrize(
@@ -82,58 +82,58 @@ def test_a_gang_of_one_has_the_machine_that_is_drained_first(
 ) -> None:
     found = share(machines(*cpus), [pool(1)], [gang(2)], busy)
     name, width = where
-    assert found.places == {2: Place(Layout(1, width, 0), {name: 1})}
+    assert found.placements == {2: Placement(Layout(1, width, 0), {name: 1})}
     assert found.workers == {1: sum(cpus) - width}
 
 
 def test_a_gang_leaves_parts_that_wait_the_last_machine_and_takes_it_when_none_wait() -> None:
-    assert share(machines(2), [pool(1)], [gang(2)], {"a": 2}).places == {}
-    assert share(machines(2), [pool(1, wants=1, waiting=False)], [gang(2)], {"a": 1}).places.keys() == {2}
+    assert share(machines(2), [pool(1)], [gang(2)], {"a": 2}).placements == {}
+    assert share(machines(2), [pool(1, wants=1, waiting=False)], [gang(2)], {"a": 1}).placements.keys() == {2}
     found = share(machines(2, 2), [pool(1)], [gang(2), gang(3)], {})
-    assert (set(found.places), found.workers) == ({2}, {1: 2})
+    assert (set(found.placements), found.workers) == ({2}, {1: 2})
     found = share(machines(2, 2), [], [gang(2), gang(3), gang(4)], {})
-    assert [set(place.ranks) for place in found.places.values()] == [{"a"}, {"b"}]
+    assert [set(placement.ranks) for placement in found.placements.values()] == [{"a"}, {"b"}]
 
 
 def test_parts_wait_while_gangs_have_all_machines() -> None:
-    begun = Place(Layout(1, 2, 0), {"a": 1})
-    assert share(machines(2), [pool(1)], [gang(2, place=begun)], {}).workers == {1: 0}
+    begun = Placement(Layout(1, 2, 0), {"a": 1})
+    assert share(machines(2), [pool(1)], [gang(2, placement=begun)], {}).workers == {1: 0}
 
 
 def test_a_gang_that_has_begun_stays_and_one_that_waits_is_moved_from_a_lost_machine() -> None:
-    place = Place(Layout(1, 3, 0), {"b": 1})
-    begun = gang(1, place=place)
-    assert share(machines(3), [], [begun], {}).places == {1: place}
-    waiting = GangClaim(1, 1, 1, 1, None, place, started=False)
-    assert share(machines(3, 3), [], [waiting], {}).places == {1: place}
-    assert share(machines(3), [], [waiting], {}).places == {1: Place(Layout(1, 3, 0), {"a": 1})}
+    placement = Placement(Layout(1, 3, 0), {"b": 1})
+    begun = gang(1, placement=placement)
+    assert share(machines(3), [], [begun], {}).placements == {1: placement}
+    waiting = GangClaim(1, 1, 1, 1, None, placement, started=False)
+    assert share(machines(3, 3), [], [waiting], {}).placements == {1: placement}
+    assert share(machines(3), [], [waiting], {}).placements == {1: Placement(Layout(1, 3, 0), {"a": 1})}
 
 
 @pytest.mark.parametrize(
-    ("cpus", "ranks", "least", "place"),
+    ("cpus", "ranks", "least", "placement"),
     [
-        ([3, 3], 2, None, Place(Layout(2, 3, 0), {"a": 1, "b": 1})),
-        ([4], 2, None, Place(Layout(2, 2, 0), {"a": 2})),
-        ([4], 8, 1, Place(Layout(4, 1, 0), {"a": 4})),
-        ([2, 2, 2], 2, None, Place(Layout(2, 2, 0), {"a": 1, "b": 1})),
-        ([1], 8, 1, Place(Layout(1, 1, 0), {"a": 1})),
-        ([2, 1], 8, 2, Place(Layout(3, 1, 0), {"a": 2, "b": 1})),
+        ([3, 3], 2, None, Placement(Layout(2, 3, 0), {"a": 1, "b": 1})),
+        ([4], 2, None, Placement(Layout(2, 2, 0), {"a": 2})),
+        ([4], 8, 1, Placement(Layout(4, 1, 0), {"a": 4})),
+        ([2, 2, 2], 2, None, Placement(Layout(2, 2, 0), {"a": 1, "b": 1})),
+        ([1], 8, 1, Placement(Layout(1, 1, 0), {"a": 1})),
+        ([2, 1], 8, 2, Placement(Layout(3, 1, 0), {"a": 2, "b": 1})),
         # Too few are left: it waits for those that were lost.
         ([1], 2, None, None),
         ([], 2, None, None),
     ],
 )
 def test_the_ranks_of_a_gang_get_their_room_in_one_piece(
-    cpus: list[int], ranks: int, least: int | None, place: Place | None
+    cpus: list[int], ranks: int, least: int | None, placement: Placement | None
 ) -> None:
-    found = share(machines(*cpus), [], [gang(1, ranks, least)], {}).places.get(1)
-    assert found == place
+    found = share(machines(*cpus), [], [gang(1, ranks, least)], {}).placements.get(1)
+    assert found == placement
 
 
 def test_ranks_wait_for_most_of_a_cluster_that_another_gang_has() -> None:
-    other = Place(Layout(1, 3, 0), {"a": 1})
-    found = share(machines(3, 3), [], [gang(1, place=other), gang(2, ranks=2)], {})
-    assert found.places == {1: other}
+    other = Placement(Layout(1, 3, 0), {"a": 1})
+    found = share(machines(3, 3), [], [gang(1, placement=other), gang(2, ranks=2)], {})
+    assert found.placements == {1: other}
 
 
 @pytest.mark.parametrize(
@@ -148,11 +148,11 @@ def test_ranks_wait_for_most_of_a_cluster_that_another_gang_has() -> None:
 def test_a_gang_has_gpus_where_there_are_any_and_waits_for_them_where_it_had_some(
     gpus_before: int | None, there: dict[str, Machine], width: tuple[str, int] | None
 ) -> None:
-    found = share(there, [], [gang(1, gpus=gpus_before)], {}).places.get(1)
+    found = share(there, [], [gang(1, gpus=gpus_before)], {}).placements.get(1)
     assert (None if found is None else (next(iter(found.ranks)), found.layout.cpus)) == width
 
 
 def test_a_narrow_gang_leaves_the_rest_of_its_machine_to_parts() -> None:
     found = share(machines(7), [pool(1, waiting=False)], [gang(2, ranks=2)], {})
-    assert found.places == {2: Place(Layout(2, 3, 0), {"a": 2})}
+    assert found.placements == {2: Placement(Layout(2, 3, 0), {"a": 2})}
     assert found.workers == {1: 1}

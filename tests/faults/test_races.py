@@ -269,11 +269,11 @@ def test_objects_of_one_part_are_of_one_attempt_in_any_order_of_two_runs(
 ) -> None:
     monkeypatch.setattr("pipeline.artifact.FOLLOW_SECONDS", (0.0,) * 50)
     for seed in seeds:
-        place = MemoryRoot()
-        race(place, seed, steps=[Step("tapped", Tapped())])
-        (newest,) = {name.rpartition("/")[0] for name in place.objects("artifacts") if name.endswith("/manifest.json")}
+        shared = MemoryRoot()
+        race(shared, seed, steps=[Step("tapped", Tapped())])
+        (newest,) = {name.rpartition("/")[0] for name in shared.objects("artifacts") if name.endswith("/manifest.json")}
         for index in ("0", "1", "merged"):
-            assert len({place.backend.read(f"{newest}/{tap}/{index}") for tap in ("a", "b")}) == 1
+            assert len({shared.backend.read(f"{newest}/{tap}/{index}") for tap in ("a", "b")}) == 1
 
 
 def test_a_part_of_which_a_dead_attempt_has_put_a_half_is_made_again_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,14 +281,14 @@ def test_a_part_of_which_a_dead_attempt_has_put_a_half_is_made_again_whole(monke
     steps = [Step("tapped", Tapped())]
     _, calls = undisturbed(steps)
     for at in (at for at, call in enumerate(calls) if re.search(r"create .*g0000/[ab]/", call)):
-        place = MemoryRoot()
-        store, _ = place.process("die after", at)
+        shared = MemoryRoot()
+        store, _ = shared.process("die after", at)
         with suppress(DeadError):
             go(steps, store)
-        store, _ = place.process()
+        store, _ = shared.process()
         result = go(steps, store)
-        (folder,) = {name.rpartition("/")[0] for name in place.objects("artifacts") if name.endswith("/manifest.json")}
+        (folder,) = {name.rpartition("/")[0] for name in shared.objects("artifacts") if name.endswith("/manifest.json")}
         for index in ("0", "1", "merged"):
-            assert len({place.backend.read(f"{folder}/{tap}/{index}") for tap in ("a", "b")}) == 1
+            assert len({shared.backend.read(f"{folder}/{tap}/{index}") for tap in ("a", "b")}) == 1
         # A part that had its receipt was not made again.
         assert result.steps[0].parts_run <= 3

@@ -22,19 +22,19 @@ PARTS = 12
 GRAPH = graph(parts=PARTS)
 
 
-def lose(place: MemoryRoot, ending: str, stage: str = "numbers") -> str:
+def lose(root: MemoryRoot, ending: str, stage: str = "numbers") -> str:
     """Deletes an object of an artifact; its name."""
-    name = next(name for name in place.objects(f"artifacts/{stage}") if name.endswith(ending))
-    place.backend.delete(name)
+    name = next(name for name in root.objects(f"artifacts/{stage}") if name.endswith(ending))
+    root.backend.delete(name)
     return name
 
 
-def flip(place: MemoryRoot, ending: str, stage: str = "numbers") -> None:
+def flip(root: MemoryRoot, ending: str, stage: str = "numbers") -> None:
     """Changes one byte of an object of an artifact."""
-    name = next(name for name in place.objects(f"artifacts/{stage}") if name.endswith(ending))
-    data = place.backend.read(name)
-    place.backend.delete(name)
-    place.backend.create(name, bytes([data[0], data[1] ^ 1]) + data[2:])
+    name = next(name for name in root.objects(f"artifacts/{stage}") if name.endswith(ending))
+    data = root.backend.read(name)
+    root.backend.delete(name)
+    root.backend.create(name, bytes([data[0], data[1] ^ 1]) + data[2:])
 
 
 def run_parts(result: RunResult) -> dict[str, int]:
@@ -43,75 +43,75 @@ def run_parts(result: RunResult) -> dict[str, int]:
 
 
 @pytest.fixture
-def place() -> MemoryRoot:
+def root() -> MemoryRoot:
     """A store in which the study is finished."""
-    place = MemoryRoot()
-    store, _ = place.process()
+    root = MemoryRoot()
+    store, _ = root.process()
     go(GRAPH, store)
-    return place
+    return root
 
 
-def test_of_many_parts_only_the_one_that_lost_an_object_is_made_again(place: MemoryRoot) -> None:
-    lose(place, "numbers-00007.json")
-    store, _ = place.process()
+def test_of_many_parts_only_the_one_that_lost_an_object_is_made_again(root: MemoryRoot) -> None:
+    lose(root, "numbers-00007.json")
+    store, _ = root.process()
     result = go(GRAPH, store)
     assert run_parts(result) == {"numbers": 1, "squares": 0, "counting": 0}
     assert result.url("numbers").endswith("/g0001")
-    assert finished(place, GRAPH, store) == undisturbed(GRAPH)[0]
+    assert finished(root, GRAPH, store) == undisturbed(GRAPH)[0]
 
 
-def test_an_object_whose_bytes_have_changed_is_not_carried_over(place: MemoryRoot) -> None:
-    lose(place, "text/00003.txt")
-    flip(place, "numbers-00005.json")
-    store, _ = place.process()
+def test_an_object_whose_bytes_have_changed_is_not_carried_over(root: MemoryRoot) -> None:
+    lose(root, "text/00003.txt")
+    flip(root, "numbers-00005.json")
+    store, _ = root.process()
     assert run_parts(go(GRAPH, store))["numbers"] == 2
-    assert finished(place, GRAPH, store) == undisturbed(GRAPH)[0]
+    assert finished(root, GRAPH, store) == undisturbed(GRAPH)[0]
 
 
-def test_a_lost_object_of_the_merge_costs_no_part(place: MemoryRoot) -> None:
-    lose(place, "index.json")
-    store, _ = place.process()
+def test_a_lost_object_of_the_merge_costs_no_part(root: MemoryRoot) -> None:
+    lose(root, "index.json")
+    store, _ = root.process()
     assert run_parts(go(GRAPH, store)) == {"numbers": 0, "squares": 0, "counting": 0}
-    assert finished(place, GRAPH, store) == undisturbed(GRAPH)[0]
+    assert finished(root, GRAPH, store) == undisturbed(GRAPH)[0]
 
 
-def test_a_lost_receipt_of_a_damaged_generation_costs_its_part_alone(place: MemoryRoot) -> None:
-    lose(place, "parts/00002.json")
-    lose(place, "numbers-00007.json")
-    store, _ = place.process()
+def test_a_lost_receipt_of_a_damaged_generation_costs_its_part_alone(root: MemoryRoot) -> None:
+    lose(root, "parts/00002.json")
+    lose(root, "numbers-00007.json")
+    store, _ = root.process()
     assert run_parts(go(GRAPH, store))["numbers"] == 2
 
 
 def test_an_object_that_is_lost_before_the_commit_is_made_again_alone() -> None:
-    place = MemoryRoot()
+    root = MemoryRoot()
     _, calls = undisturbed(GRAPH)
     committing = next(at for at, call in enumerate(calls) if call.startswith("create") and "manifest.json" in call)
-    store, _ = place.process("die before", committing)
+    store, _ = root.process("die before", committing)
     with suppress(DeadError):
         go(GRAPH, store)
-    lose(place, "text/00003.txt")
-    store, _ = place.process()
+    lose(root, "text/00003.txt")
+    store, _ = root.process()
     assert run_parts(go(GRAPH, store)) == {"numbers": 1, "squares": PARTS, "counting": 1}
-    assert finished(place, GRAPH, store) == undisturbed(GRAPH)[0]
+    assert finished(root, GRAPH, store) == undisturbed(GRAPH)[0]
 
 
-def test_a_training_that_lost_its_file_goes_on_from_its_last_checkpoint(place: MemoryRoot) -> None:
-    lose(place, "g0000/value.json", "counting")
-    store, _ = place.process()
+def test_a_training_that_lost_its_file_goes_on_from_its_last_checkpoint(root: MemoryRoot) -> None:
+    lose(root, "g0000/value.json", "counting")
+    store, _ = root.process()
     heard: list[Event] = []
     run(GRAPH, store, Inline, listener=heard.append)
     assert [event.kind for event in heard if event.kind == "progress"] == []
-    assert finished(place, GRAPH, store) == undisturbed(GRAPH)[0]
+    assert finished(root, GRAPH, store) == undisturbed(GRAPH)[0]
 
 
-def test_of_a_training_a_damaged_checkpoint_is_passed_over(place: MemoryRoot) -> None:
-    lose(place, "g0000/value.json", "counting")
-    flip(place, "step-000000004/value.json", "counting")
-    store, _ = place.process()
+def test_of_a_training_a_damaged_checkpoint_is_passed_over(root: MemoryRoot) -> None:
+    lose(root, "g0000/value.json", "counting")
+    flip(root, "step-000000004/value.json", "counting")
+    store, _ = root.process()
     heard: list[Event] = []
     run(GRAPH, store, Inline, listener=heard.append)
     assert [event.fields["done"] for event in heard if event.kind == "progress"] == [4]
-    assert finished(place, GRAPH, store) == undisturbed(GRAPH)[0]
+    assert finished(root, GRAPH, store) == undisturbed(GRAPH)[0]
 
 
 def test_a_local_store_links_and_each_generation_is_a_plain_folder(tmp_path: Path) -> None:
@@ -128,18 +128,18 @@ def test_a_local_store_links_and_each_generation_is_a_plain_folder(tmp_path: Pat
     assert {state.state for state in plan(GRAPH, store)} == {"done"}
 
 
-def forced(store: Store, place: MemoryRoot) -> RunResult:
+def forced(store: Store, root: MemoryRoot) -> RunResult:
     """A run that makes the step anew."""
     return run(GRAPH, store, Inline, force=["numbers"])
 
 
-def invalidated(store: Store, place: MemoryRoot) -> RunResult:
+def invalidated(store: Store, root: MemoryRoot) -> RunResult:
     """A run after somebody has closed the generation by hand."""
     close_generation(store, "numbers", plan(GRAPH, store)[0].key, 0, "by hand")
     return run(GRAPH, store, Inline)
 
 
-def by_other_code(store: Store, place: MemoryRoot) -> RunResult:
+def by_other_code(store: Store, root: MemoryRoot) -> RunResult:
     """A run with other code than that which made the damaged generation."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.drift.Code.digest", lambda code, stage: "0" * 64)
@@ -152,11 +152,11 @@ def by_other_code(store: Store, place: MemoryRoot) -> RunResult:
 
 @pytest.mark.parametrize("again", [forced, invalidated, by_other_code])
 def test_nothing_is_carried_over_where_all_was_to_be_made_anew(
-    place: MemoryRoot, again: Callable[[Store, MemoryRoot], RunResult]
+    root: MemoryRoot, again: Callable[[Store, MemoryRoot], RunResult]
 ) -> None:
-    lose(place, "numbers-00007.json")
-    store, _ = place.process()
-    assert run_parts(again(store, place))["numbers"] == PARTS
+    lose(root, "numbers-00007.json")
+    store, _ = root.process()
+    assert run_parts(again(store, root))["numbers"] == PARTS
 
 
 def test_a_process_that_dies_while_it_carries_over_leaves_nothing_that_is_wrong() -> None:
@@ -164,11 +164,11 @@ def test_a_process_that_dies_while_it_carries_over_leaves_nothing_that_is_wrong(
     truth, _ = undisturbed(small)
 
     def damaged() -> MemoryRoot:
-        place = MemoryRoot()
-        store, _ = place.process()
+        root = MemoryRoot()
+        store, _ = root.process()
         go(small, store)
-        lose(place, "numbers-00001.json")
-        return place
+        lose(root, "numbers-00001.json")
+        return root
 
     store, backend = damaged().process()
     go(small, store)
@@ -176,11 +176,11 @@ def test_a_process_that_dies_while_it_carries_over_leaves_nothing_that_is_wrong(
     assert len(copies) == 2
     for at in range(copies[0] - 3, copies[-1] + 3):
         for fault in ("die before", "die after", "lose the answer"):
-            place = damaged()
-            store, _ = place.process(fault, at)
+            root = damaged()
+            store, _ = root.process(fault, at)
             with suppress(DeadError, Exception):
                 go(small, store)
-            store, _ = place.process()
+            store, _ = root.process()
             result = go(small, store)
             assert run_parts(result)["numbers"] <= 1
-            assert finished(place, small, store) == truth
+            assert finished(root, small, store) == truth

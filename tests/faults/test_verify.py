@@ -120,31 +120,31 @@ def test_any_byte_of_a_manifest_that_a_reader_goes_by_is_missed_by_nobody(finish
     ],
 )
 def test_the_remedy_repairs_the_study_and_costs_one_part_at_most(ending: str, how: Damage) -> None:
-    place = MemoryRoot()
-    store, _ = place.process()
+    shared = MemoryRoot()
+    store, _ = shared.process()
     go(GRAPH, store)
-    name = next(name for name in place.objects("artifacts/numbers") if name.endswith(f"g0000/{ending}"))
-    content = how(place.backend.read(name))
-    place.backend.delete(name)
+    name = next(name for name in shared.objects("artifacts/numbers") if name.endswith(f"g0000/{ending}"))
+    content = how(shared.backend.read(name))
+    shared.backend.delete(name)
     if content is not None:
-        place.backend.create(name, content)
-    store, _ = place.process()
+        shared.backend.create(name, content)
+    store, _ = shared.process()
     (fault,) = faults(store, "arithmetic", deep=True)
     if "Delete" in fault.remedy:
-        place.backend.delete(fault.where.removeprefix(f"{place.url}/"))
-    store, _ = place.process()
+        shared.backend.delete(fault.where.removeprefix(f"{shared.url}/"))
+    store, _ = shared.process()
     result = go(GRAPH, store)
     assert sum(step.parts_run for step in result.steps) <= 1
     assert faults(store, "arithmetic", deep=True) == []
-    assert contents(place, GRAPH, store) == undisturbed(GRAPH)[0]
+    assert contents(shared, GRAPH, store) == undisturbed(GRAPH)[0]
 
 
 def test_objects_are_read_in_blocks_and_never_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK_BYTES", 5)
-    place = MemoryRoot()
-    store, _ = place.process()
+    shared = MemoryRoot()
+    store, _ = shared.process()
     go(GRAPH, store)
-    store, backend = place.process()
+    store, backend = shared.process()
     assert faults(store, "arithmetic", deep=True) == []
     whole = [call for call in backend.log if call.startswith("read ") and "/artifacts" in f"/{call[5:]}"]
     assert all(call.endswith(("manifest.json", "state.json")) for call in whole)
@@ -167,16 +167,16 @@ def test_the_command_ends_with_6_and_one_message_that_says_what_to_do(finished: 
 
 
 def test_a_run_that_meets_a_damaged_object_names_it_and_the_same_remedy() -> None:
-    place = MemoryRoot()
-    store, _ = place.process()
+    shared = MemoryRoot()
+    store, _ = shared.process()
     go(GRAPH[:1], store)
-    name = next(name for name in place.objects("artifacts/numbers") if name.endswith("numbers-00003.json"))
-    content = flip(place.backend.read(name))
-    place.backend.delete(name)
-    place.backend.create(name, content)
-    store, _ = place.process()
+    name = next(name for name in shared.objects("artifacts/numbers") if name.endswith("numbers-00003.json"))
+    content = flip(shared.backend.read(name))
+    shared.backend.delete(name)
+    shared.backend.create(name, content)
+    store, _ = shared.process()
     with pytest.raises(StepFailedError, match=rf"{name}.*Delete it alone from the store"):
         go(GRAPH, store)
     with suppress(StepFailedError):
         go(GRAPH, store)
-    assert place.backend.read(name) == content
+    assert shared.backend.read(name) == content

@@ -44,7 +44,7 @@ class Copy:
         done = subprocess.run(
             [sys.executable, "-c", code, *map(str, words)],
             cwd=self.root,
-            env=os.environ | {"PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"PYTHONPATH": str(self.root)},
             capture_output=True,
             text=True,
             check=False,

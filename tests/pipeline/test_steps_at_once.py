@@ -109,15 +109,15 @@ class Faulty(Stage):
 
 
 @pytest.fixture
-def place() -> MemoryRoot:
+def root() -> MemoryRoot:
     """A store in memory that nobody has used."""
     return MemoryRoot()
 
 
 @pytest.fixture
-def store(place: MemoryRoot) -> Store:
+def store(root: MemoryRoot) -> Store:
     """As one process sees it."""
-    return place.process()[0]
+    return root.process()[0]
 
 
 def states(steps: list[Step], store: Store) -> dict[str, str]:
@@ -130,7 +130,7 @@ def kinds(heard: list[Event], step: str) -> list[str]:
     return [event.kind for event in heard if event.step == step and event.kind not in ("part_done", "progress")]
 
 
-def test_branches_run_beside_each_other_and_come_out_as_one_after_the_other(place: MemoryRoot, store: Store) -> None:
+def test_branches_run_beside_each_other_and_come_out_as_one_after_the_other(root: MemoryRoot, store: Store) -> None:
     heard: list[Event] = []
     meetings = [Meeting("numbers", "other.numbers"), Meeting("squares", "cubes")]
 
@@ -139,7 +139,7 @@ def test_branches_run_beside_each_other_and_come_out_as_one_after_the_other(plac
             meeting(call)
 
     result = run(graph(), store, lambda: Several(before), study="both", listener=heard.append)
-    assert finished(place, graph(), store) == undisturbed(graph())[0]
+    assert finished(root, graph(), store) == undisturbed(graph())[0]
     assert [step.name for step in result.steps] == [step.name for step in graph()]
     assert result.run_id is not None
     kept = read_events(store, result.run_id)

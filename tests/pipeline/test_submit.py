@@ -114,10 +114,10 @@ def test_a_live_run_is_attached_to_ctrl_c_detaches_stop_ends_it_and_the_next_att
         assert follower.stdout is not None
         assert follower.stdout.readline().startswith(f"{first}: running already, attached")
         follower.send_signal(signal.SIGINT)
-        _, said = follower.communicate(timeout=60)
+        _, errors = follower.communicate(timeout=60)
         assert follower.returncode == 130
-    assert f"{first} goes on." in said
-    assert f"repscope stop {first}" in said
+    assert f"{first} goes on." in errors
+    assert f"repscope stop {first}" in errors
     assert live_run(address, study, store) == first
     assert f"{first}: stopped" in repscope("stop", study, "--address", address).stdout
     assert "has ended (STOPPED)" in repscope("stop", first, "--address", address, code=2).stderr

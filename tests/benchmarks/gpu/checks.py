@@ -20,7 +20,7 @@ from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.diffusion import noise, samplers
 from stages.training.precision import Precision, arithmetic, unrounded
 from tests.artifacts import InlineContext
-from tests.benchmarks.gpu.figures import Bench, relative
+from tests.benchmarks.gpu.figures import Benchmark, relative
 from tests.stages.decoder.small import paired
 
 OURS = NetworkSettings(channels=(64, 128), blocks=(1, 1), width=64, sketch=(64, 64))
@@ -67,23 +67,23 @@ def passed(network: Parts, work: Callable[[Parts, str], Tensor], device: str, pr
     return out.detach().float().cpu(), torch.cat(gradients)
 
 
-def check_networks(bench: Bench) -> None:
+def check_networks(benchmark: Benchmark) -> None:
     """Both networks, forwards and backwards, against float32 on the CPU; as compiled in trainings on GPUs too."""
     for name, (network, work) in networks().items():
         expected = passed(copy.deepcopy(network), work, "cpu", "float32")
         for precision, bound in BOUNDS.items():
             # To compile takes long, so in one precision.
-            for compiled in (False, True) if bench.on_gpu and precision == "bfloat16" else (False,):
+            for compiled in (False, True) if benchmark.on_gpu and precision == "bfloat16" else (False,):
                 tried = copy.deepcopy(network)
                 if compiled:
                     tried.compile_kernels()
-                found = passed(tried, work, bench.device, precision)
+                found = passed(tried, work, benchmark.device, precision)
                 how = f"{name}, {precision}{', compiled' if compiled else ''}"
                 for part, a, b in zip(("output", "gradients"), found, expected, strict=True):
-                    write(bench, f"{how}: {part}", relative(a, b), bound)
+                    write(benchmark, f"{how}: {part}", relative(a, b), bound)
 
 
-def check_layers(bench: Bench) -> None:
+def check_layers(benchmark: Benchmark) -> None:
     """Group norm with scale, shift and SiLU, and attention, against float64."""
     generator = torch.Generator().manual_seed(1)
     norm = GroupNorm(32, 128)
@@ -93,19 +93,19 @@ def check_layers(bench: Bench) -> None:
     q, k, v = (torch.randn(2, 4, 64, 32, generator=generator) for _ in range(3))
     normed = group_norm(copy.deepcopy(norm).double(), x.double(), scale.double(), shift.double())
     attended = attention(q.double(), k.double(), v.double())
-    norm = norm.to(bench.device)
+    norm = norm.to(benchmark.device)
     for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
-        moved = [part.to(bench.device, dtype) for part in (x, scale, shift)]
-        with torch.autocast(torch.device(bench.device).type, dtype, enabled=dtype == torch.bfloat16):
-            for norm.fused in (False, True) if bench.on_gpu else (False,):
+        moved = [part.to(benchmark.device, dtype) for part in (x, scale, shift)]
+        with torch.autocast(torch.device(benchmark.device).type, dtype, enabled=dtype == torch.bfloat16):
+            for norm.fused in (False, True) if benchmark.on_gpu else (False,):
                 found = group_norm(norm, moved[0], moved[1], moved[2])
                 how = f"group norm, {dtype}{', fused' if norm.fused else ''}"
-                write(bench, how, relative(found, normed), bound)
-        found = attention(*(part.to(bench.device, dtype) for part in (q, k, v)))
-        write(bench, f"attention, {dtype}", relative(found, attended), bound)
+                write(benchmark, how, relative(found, normed), bound)
+        found = attention(*(part.to(benchmark.device, dtype) for part in (q, k, v)))
+        write(benchmark, f"attention, {dtype}", relative(found, attended), bound)
 
 
-def check_samplers(bench: Bench) -> None:
+def check_samplers(benchmark: Benchmark) -> None:
     """Every sampler with a denoiser in closed form, float32 on the device against float64 on the CPU."""
     levels, h = samplers.karras_sigmas(20, 0.02, 20.0, 3.0), torch.linspace(-1, 1, 8)
 
@@ -117,19 +117,19 @@ def check_samplers(bench: Bench) -> None:
         return h.view(-1, 1, 1, 1) * (1 - share) + x * share
 
     for name, sampler in samplers.SAMPLERS.items():
-        found = sampler(exact, drawn(bench.device), levels, h.to(bench.device))
+        found = sampler(exact, drawn(benchmark.device), levels, h.to(benchmark.device))
         expected = sampler(exact, lambda step: drawn("cpu")(step).double(), levels.double(), h.double())
-        write(bench, f"sampler {name}", relative(found, expected), 1e-4)
+        write(benchmark, f"sampler {name}", relative(found, expected), 1e-4)
 
 
-def check_training(bench: Bench) -> None:
+def check_training(benchmark: Benchmark) -> None:
     """The losses of a short training, sketch and diffusion model, against the same on the CPU."""
     settings = TrainingSettings(batch=8, sketch_images=96, sketch_batch=32, precision="float32", compile=False)
     for optimiser, bound in (("adamw", 1e-3), ("muon", 2e-2)):
         chosen = settings.model_copy(update={"optimiser": optimiser})
-        found, expected = (losses(chosen, device) for device in (bench.device, "cpu"))
+        found, expected = (losses(chosen, device) for device in (benchmark.device, "cpu"))
         # Muon rounds the factors of its updates to bfloat16.
-        write(bench, f"losses of 24 steps, {optimiser}, float32", relative(found, expected), bound)
+        write(benchmark, f"losses of 24 steps, {optimiser}, float32", relative(found, expected), bound)
 
 
 def losses(settings: TrainingSettings, device: str) -> Tensor:
@@ -145,14 +145,14 @@ def losses(settings: TrainingSettings, device: str) -> Tensor:
         return torch.stack([training.advance() for _ in range(24)]).double().cpu()
 
 
-def write(bench: Bench, what: str, error: float, bound: float) -> None:
+def write(benchmark: Benchmark, what: str, error: float, bound: float) -> None:
     """Writes a check with its verdict. NaN is below no bound."""
-    bench.write(what, error=error, bound=bound, passed=bool(error <= bound))
+    benchmark.write(what, error=error, bound=bound, passed=bool(error <= bound))
 
 
-def run(bench: Bench) -> None:
+def run(benchmark: Benchmark) -> None:
     """Writes all checks, the quick ones first."""
-    check_layers(bench)
-    check_samplers(bench)
-    check_training(bench)
-    check_networks(bench)
+    check_layers(benchmark)
+    check_samplers(benchmark)
+    check_training(benchmark)
+    check_networks(benchmark)

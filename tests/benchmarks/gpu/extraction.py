@@ -17,7 +17,7 @@ from stages.images.pixels import Framing
 from stages.images.sets import Decoding, Images, open_images
 from stages.training.precision import Precision
 from tests.benchmarks.embeddings import PREPROCESSING, Flat, embed, photographs
-from tests.benchmarks.gpu.figures import Bench
+from tests.benchmarks.gpu.figures import Benchmark
 from tests.tars import tar_artifact
 
 
@@ -42,28 +42,28 @@ def small() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def run(bench: Bench) -> None:
+def run(benchmark: Benchmark) -> None:
     """Writes images per second of both ways, and the batch that the stage found, for each network and precision."""
-    different, times, side = (32, 160, 256) if bench.full else (4, 2, 40)
+    different, times, side = (32, 160, 256) if benchmark.full else (4, 2, 40)
     jpegs = photographs(different, side, side) * times
     images = open_images(tar_artifact(jpegs, part_rows=min(1024, len(jpegs))))
-    decoding(bench, images, (PREPROCESSING if bench.full else Preprocessing(size=32)).framing)
+    decoding(benchmark, images, (PREPROCESSING if benchmark.full else Preprocessing(size=32)).framing)
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
-    for build in (resnet, vit) if bench.full else (small,):
+    for build in (resnet, vit) if benchmark.full else (small,):
         for precision in precisions:
-            measure(bench, build, precision, images)
+            measure(benchmark, build, precision, images)
 
 
-def decoding(bench: Bench, images: Images, framing: Framing) -> None:
+def decoding(benchmark: Benchmark, images: Images, framing: Framing) -> None:
     """Writes images per second of decoding alone, by threads and by processes."""
     cpus = torch.get_num_threads()
     ways = [Decoding(threads, prefetch=True) for threads in sorted({1, min(4, cpus), cpus})]
     for way in (*ways, Decoding(cpus, prefetch=True, processes=DecodeProcesses(cpus))):
         with closing(way):
             work = partial(drain, images, framing, way)
-            rate = min(images.count, images.part_rows) / bench.seconds_of(work, 0.5)
+            rate = min(images.count, images.part_rows) / benchmark.seconds_of(work, 0.5)
         how = "processes" if way.processes else "threads"
-        bench.write(f"decoding JPEGs of 256 x 256, {way.threads} {how}", images_per_second=rate)
+        benchmark.write(f"decoding JPEGs of 256 x 256, {way.threads} {how}", images_per_second=rate)
 
 
 def drain(images: Images, framing: Framing, way: Decoding) -> None:
@@ -72,11 +72,11 @@ def drain(images: Images, framing: Framing, way: Decoding) -> None:
         pass
 
 
-def measure(bench: Bench, build: Callable[[], nn.Module], precision: Precision, images: Images) -> None:
+def measure(benchmark: Benchmark, build: Callable[[], nn.Module], precision: Precision, images: Images) -> None:
     """Writes the figures of one network."""
-    preprocessing = PREPROCESSING if bench.full else Preprocessing(size=32)
-    encoder = NetworkEncoder(Flat(build().eval()), preprocessing, bench.device, precision)
-    state = EmbeddingState.of(encoder, images, bench.device)
+    preprocessing = PREPROCESSING if benchmark.full else Preprocessing(size=32)
+    encoder = NetworkEncoder(Flat(build().eval()), preprocessing, benchmark.device, precision)
+    state = EmbeddingState.of(encoder, images, benchmark.device)
     pixels = images.decode_part(0, preprocessing.framing)[1]
     batch = state.passes.batch
 
@@ -84,11 +84,11 @@ def measure(bench: Bench, build: Callable[[], nn.Module], precision: Precision, 
         for first in range(0, len(pixels), batch):
             encoder.embed(pixels[first : first + batch])
 
-    bare = len(pixels) / bench.seconds_of(loop, 2.0)
-    bench.reset_memory()
+    bare = len(pixels) / benchmark.seconds_of(loop, 2.0)
+    benchmark.reset_memory()
     drain(images, preprocessing.framing, state.decoding)
-    stage = images.count / bench.first_seconds(lambda: embed(state, ("plain",)))
-    bench.write(
+    stage = images.count / benchmark.first_seconds(lambda: embed(state, ("plain",)))
+    benchmark.write(
         f"{build.__name__}, {precision}",
         images_per_second=stage,
         bare_loop_images_per_second=bare,
@@ -97,6 +97,6 @@ def measure(bench: Bench, build: Callable[[], nn.Module], precision: Precision, 
         decoding_threads=state.decoding.threads,
         decoding_processes=state.decoding.processes is not None,
         cpus=os.cpu_count(),
-        peak_memory_gb=bench.peak_gb(),
+        peak_memory_gb=benchmark.peak_gb(),
     )
     state.decoding.close()

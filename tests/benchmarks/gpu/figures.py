@@ -11,7 +11,7 @@ Value = str | float | int | bool | None
 
 
 @dataclass(frozen=True)
-class Bench:
+class Benchmark:
     """What a section is given."""
 
     device: str

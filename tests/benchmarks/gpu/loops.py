@@ -19,7 +19,7 @@ from stages.decoder.recipe import Recipe
 from stages.decoder.spec import NetworkSettings, TrainingSettings
 from stages.training.precision import Precision
 from tests.artifacts import InlineContext
-from tests.benchmarks.gpu.figures import Bench, relative
+from tests.benchmarks.gpu.figures import Benchmark, relative
 from tests.benchmarks.gpu.networks import (
     Case,
     batch_of,
@@ -37,10 +37,10 @@ from tests.two_ranks import SPAWN
 PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float32")
 
 
-def memory(bench: Bench) -> None:
+def memory(benchmark: Benchmark) -> None:
     """Peak memory of one pass, forwards and backwards, by the images in it, not compiled."""
     kinds = cases(False)
-    if bench.full:
+    if benchmark.full:
         folder128 = recipe("folder128")
         kinds = [
             Case(f"{name}, {precision}", 128, 16, build)
@@ -51,21 +51,21 @@ def memory(bench: Bench) -> None:
             )
         ]
     for case in kinds:
-        memory_of(bench, case)
+        memory_of(benchmark, case)
 
 
-def memory_of(bench: Bench, case: Case) -> None:
+def memory_of(benchmark: Benchmark, case: Case) -> None:
     """Writes the peak of one network."""
-    with built(case, images(case.size), bench.device, False) as training:
-        held = torch.cuda.memory_allocated() / 1e9 if bench.on_gpu else None
-        for count in (16, 128) if bench.full else (2,):
-            bench.reset_memory()
+    with built(case, images(case.size), benchmark.device, False) as training:
+        held = torch.cuda.memory_allocated() / 1e9 if benchmark.on_gpu else None
+        for count in (16, 128) if benchmark.full else (2,):
+            benchmark.reset_memory()
             try:
                 one_pass(training, batch_of(training, count))()
-                peak, fits = bench.peak_gb(), True
+                peak, fits = benchmark.peak_gb(), True
             except torch.OutOfMemoryError:
                 peak, fits = None, False
-            bench.write(
+            benchmark.write(
                 f"{case.name}, {count} images in a pass",
                 fits=fits,
                 peak_memory_gb=peak,
@@ -84,12 +84,12 @@ def scenes(size: int, count: int) -> PairedSet:
     return paired_set(large, [torch.from_numpy(table)[None]])
 
 
-def rounding(bench: Bench) -> None:
+def rounding(benchmark: Benchmark) -> None:
     """The decoder of `folder128` in bfloat16 and then in float32: mean loss by images seen.
 
     First weights, images and noise are the same in both, so the difference is that of the arithmetic.
     """
-    if bench.full:
+    if benchmark.full:
         stage, size, count, window, share = recipe("folder128"), 128, 4096, 5, 0.3
     else:
         small = {"channels": (8, 16), "blocks": (1, 1), "width": 16, "sketch": (16, 16)}
@@ -97,20 +97,20 @@ def rounding(bench: Bench) -> None:
         stage = stage.model_copy(update={"training": stage.training.model_copy(update={"batch": 4, "micro_batch": 2})})
         size, count, window, share = 32, 64, 1, 0.0
     data = scenes(size, count)
-    changed = {"sketch_images": 64 * (256 if bench.full else 8), "sketch_batch": 256 if bench.full else 8}
+    changed = {"sketch_images": 64 * (256 if benchmark.full else 8), "sketch_batch": 256 if benchmark.full else 8}
     stage = stage.model_copy(update={"training": stage.training.model_copy(update=changed)})
     curves: dict[Precision, list[float]] = {}
     for precision in PRECISIONS:
         case = Case("folder128", size, stage.training.batch, timed(stage.training, stage.network, precision))
-        seconds = bench.seconds * (share if precision == "bfloat16" else 0.55 if bench.full else 0.0)
+        seconds = benchmark.seconds * (share if precision == "bfloat16" else 0.55 if benchmark.full else 0.0)
         most = None if precision == "bfloat16" else len(curves["bfloat16"])
-        curves[precision], rate = curve(bench, case, data, seconds, window, most)
-        bench.write(f"folder128 in {precision}", steps=len(curves[precision]), images_per_second=rate)
+        curves[precision], rate = curve(benchmark, case, data, seconds, window, most)
+        benchmark.write(f"folder128 in {precision}", steps=len(curves[precision]), images_per_second=rate)
     both = min(map(len, curves.values()))
     for first in range(0, both, max(window, both // 8)):
         here = slice(first, first + max(window, both // 8))
         half, whole = (float(np.mean(curves[precision][here])) for precision in PRECISIONS)
-        bench.write(
+        benchmark.write(
             f"loss up to {min(here.stop, both) * stage.training.batch} images",
             bfloat16=half,
             float32=whole,
@@ -119,18 +119,18 @@ def rounding(bench: Bench) -> None:
 
 
 def curve(
-    bench: Bench, case: Case, data: PairedSet, seconds: float, window: int, most: int | None
+    benchmark: Benchmark, case: Case, data: PairedSet, seconds: float, window: int, most: int | None
 ) -> tuple[list[float], float]:
     """Losses of the diffusion model's steps in so many seconds, `most` of them at most, and images per second."""
     losses: list[Tensor] = []
-    with built(case, data, bench.device, True) as training:
+    with built(case, data, benchmark.device, True) as training:
         while training.step <= training.first.steps:
             training.advance()
-        bench.wait()
+        benchmark.wait()
         began = time.perf_counter()
         while len(losses) < window or time.perf_counter() - began < seconds:
             losses += [training.advance() for _ in range(window)]
-            bench.wait()
+            benchmark.wait()
             if most is not None and len(losses) >= most:
                 break
         rate = len(losses) * training.second.batch / (time.perf_counter() - began)
@@ -187,13 +187,13 @@ def rank_of_two(rank: int, port: int, device: str, full: bool, file: str) -> Non
         torch.save(found, file)
 
 
-def ranks(bench: Bench) -> None:
+def ranks(benchmark: Benchmark) -> None:
     """Two ranks on one device against one: the same weights, and what sharing a device costs."""
-    alone, one = trained(bench.device, bench.full)
-    file = Path(bench.folder) / "ranks.pt"
+    alone, one = trained(benchmark.device, benchmark.full)
+    file = Path(benchmark.folder) / "ranks.pt"
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    given = [(rank, port, bench.device, bench.full, str(file)) for rank in range(2)]
+    given = [(rank, port, benchmark.device, benchmark.full, str(file)) for rank in range(2)]
     processes = [SPAWN.Process(target=rank_of_two, args=each) for each in given]
     for process in processes:
         process.start()
@@ -201,7 +201,7 @@ def ranks(bench: Bench) -> None:
         process.join()
     both, two = torch.load(file, weights_only=True)
     error = relative(both, alone)
-    bench.write(
+    benchmark.write(
         "two ranks on one device, gloo",
         error=error,
         bound=1e-3,

@@ -28,7 +28,7 @@ from stages.diffusion import discrete
 from stages.training.precision import Precision, arithmetic, unrounded
 from tests.artifacts import InlineContext
 from tests.benchmarks.gpu.card import datasheet_tflops, product_tflops
-from tests.benchmarks.gpu.figures import Bench
+from tests.benchmarks.gpu.figures import Benchmark
 from tests.stages.decoder.small import paired_set
 
 WIDTHS = (512, 128)
@@ -154,24 +154,24 @@ def operations(case: Case, data: PairedSet, device: str) -> float:
         return counter.get_total_flops() / 2
 
 
-def measure(bench: Bench, case: Case, data: PairedSet, compiled: bool, ceiling: float, each: float) -> None:
+def measure(benchmark: Benchmark, case: Case, data: PairedSet, compiled: bool, ceiling: float, each: float) -> None:
     """Writes the figures of one network, compiled or not. `each`: operations of one image."""
-    bench.reset_memory()
-    with built(case, data, bench.device, compiled) as training:
+    benchmark.reset_memory()
+    with built(case, data, benchmark.device, compiled) as training:
         sketched = training.first.steps
         for _ in range(min(2, sketched)):
             training.advance()
         if sketched > 2:
-            seconds = bench.first_seconds(lambda: [training.advance() for _ in range(2, sketched)])
+            seconds = benchmark.first_seconds(lambda: [training.advance() for _ in range(2, sketched)])
             rate = (sketched - 2) * training.first.batch / seconds
-            bench.write(f"{case.name}: sketch", compiled=compiled, images_per_second=rate)
-        first = bench.first_seconds(training.advance)
-        bench.write(f"{case.name}: first step", compiled=compiled, seconds=first)
+            benchmark.write(f"{case.name}: sketch", compiled=compiled, images_per_second=rate)
+        first = benchmark.first_seconds(training.advance)
+        benchmark.write(f"{case.name}: first step", compiled=compiled, seconds=first)
         work = one_pass(training, batch_of(training, case.batch))
-        seconds = bench.seconds_of(work, 2.0)
+        seconds = benchmark.seconds_of(work, 2.0)
         tflops = each * case.batch / seconds / 1e12
-        sheet = datasheet_tflops(bench.device)
-        bench.write(
+        sheet = datasheet_tflops(benchmark.device)
+        benchmark.write(
             f"{case.name}: one pass, batch {case.batch}",
             compiled=compiled,
             images_per_second=case.batch / seconds,
@@ -179,29 +179,29 @@ def measure(bench: Bench, case: Case, data: PairedSet, compiled: bool, ceiling: 
             tflops=tflops,
             share_of_product=tflops / ceiling,
             share_of_datasheet=tflops / sheet if sheet else None,
-            peak_memory_gb=bench.peak_gb(),
+            peak_memory_gb=benchmark.peak_gb(),
         )
         # Enough for the batches that are prefetched to run out, if they do.
-        passes = max(6, 512 // training.second.batch) if bench.full else 1
-        whole = bench.first_seconds(lambda: [training.advance() for _ in range(passes)])
-        bench.write(
+        passes = max(6, 512 // training.second.batch) if benchmark.full else 1
+        whole = benchmark.first_seconds(lambda: [training.advance() for _ in range(passes)])
+        benchmark.write(
             f"{case.name}: whole steps of {training.second.batch}, with data and optimiser",
             compiled=compiled,
             images_per_second=passes * training.second.batch / whole,
             share_of_one_pass=passes * training.second.batch / whole / (case.batch / seconds),
-            peak_memory_gb=bench.peak_gb(),
+            peak_memory_gb=benchmark.peak_gb(),
         )
 
 
-def run(bench: Bench) -> None:
+def run(benchmark: Benchmark) -> None:
     """Writes every case, as it is and compiled; data alone beside it."""
-    ceiling = product_tflops(bench)
-    for case in cases(bench.full):
+    ceiling = product_tflops(benchmark)
+    for case in cases(benchmark.full):
         data = images(case.size)
-        each = operations(case, data, bench.device)
-        for compiled in (False, True) if bench.on_gpu else (False,):
-            measure(bench, case, data, compiled, ceiling, each)
-        with built(case, data, bench.device, False) as training:
+        each = operations(case, data, benchmark.device)
+        for compiled in (False, True) if benchmark.on_gpu else (False,):
+            measure(benchmark, case, data, compiled, ceiling, each)
+        with built(case, data, benchmark.device, False) as training:
             prepare = partial(training.second.prepare, 0)
-            rate = training.second.batch / bench.seconds_of(prepare, 0.5)
-            bench.write(f"{case.name}: batches of one thread", images_per_second=rate)
+            rate = training.second.batch / benchmark.seconds_of(prepare, 0.5)
+            benchmark.write(f"{case.name}: batches of one thread", images_per_second=rate)

@@ -4,9 +4,9 @@ import sys
 from collections.abc import Callable
 
 from tests.benchmarks.gpu import card, checks, extraction, loops, networks, study
-from tests.benchmarks.gpu.figures import Bench
+from tests.benchmarks.gpu.figures import Benchmark
 
-RUNS: dict[str, Callable[[Bench], None]] = {
+RUNS: dict[str, Callable[[Benchmark], None]] = {
     "card": card.run,
     "checks": checks.run,
     "study": study.run,
@@ -20,7 +20,7 @@ RUNS: dict[str, Callable[[Bench], None]] = {
 
 def main(name: str, device: str, full: str, seconds: str, folder: str) -> None:
     """Runs one section in this process."""
-    RUNS[name](Bench(device, full == "full", float(seconds), folder))
+    RUNS[name](Benchmark(device, full == "full", float(seconds), folder))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,6 @@ def batch_of(folder: Path, rank: int, world: int) -> list[bytes]:
 
 def one_of(rank: int, ports: dict[int, int], folder: str) -> None:
     """One rank as a process, of all the worlds that it belongs to."""
-    torch.set_num_threads(1)
     for world, port in ports.items():
         if rank < world:
             address = f"tcp://127.0.0.1:{port}"

@@ -25,7 +25,6 @@ TAPS = ("a:colour", "b:colour")
 
 
 def trained(context: InlineContext, num_images: int = 64, every: int = 1_000) -> Training:
-    torch.set_num_threads(1)
     run = training(num_images, rank=context.rank, world=context.world)
     fit(run, context, every, TAPS)
     return run

@@ -26,6 +26,5 @@ def held(stage: Pretrain, images: np.ndarray) -> TrainSet:
 
 def fit(stage: Pretrain, images: np.ndarray, context: InlineContext) -> tuple[EncoderNetwork, float]:
     """The trained network and its loss at the end."""
-    torch.set_num_threads(1)
     trainer = loop.fit(stage, held(stage, images), context)
     return trainer.trained(), trainer.final_loss

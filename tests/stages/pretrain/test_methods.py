@@ -201,7 +201,6 @@ def test_an_encoder_of_any_method_loads_with_its_taps(shards: MemoryArtifact, me
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_lowers_its_loss_and_keeps_what_both_views_show(method: str) -> None:
-    torch.set_num_threads(1)
     images, truth = render(7, range(480))
     sixth = torch.from_numpy(np.floor(6 * truth["background_hue"]).astype(np.int64))
     train, heldout = slice(0, 320), slice(320, 480)

@@ -27,8 +27,6 @@ from stages.readers.stage import Probes
 from tests.artifacts import MemoryArtifact, run_stage
 from tests.stages.questions.painters import EVERYTHING, SIZE, World, samples, world
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TAPS = ("small:backbone", "small:projector", "oracle:attributes", "oracle:pixels")
 COUNT = 40
 KEEPS = {

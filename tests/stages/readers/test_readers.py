@@ -21,8 +21,6 @@ from stages.readers.whitening import SHRINKAGE_MIN, Whitening
 from stages.shards.stage import Shards
 from tests.artifacts import InlineContext, MemoryArtifact, run_stage
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 COLOUR = Attribute(name="hue", kind="circle", mirror="negate")
 WHERE = Attribute(name="x", kind="scalar", mirror="complement")
 WHAT = Attribute(name="shape", kind="class", classes=("a", "b", "c"))

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -61,13 +62,22 @@ def test_a_cpu_with_matrix_units_for_bfloat16_uses_them_and_one_with_nothing_for
     assert chosen_in_a_new_process(ONEDNN_MAX_CPU_ISA="DEFAULT") in expected
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_the_trial_leaves_no_trace_and_runs_where_gradients_are_off() -> None:
-    threads, random = torch.get_num_threads(), torch.get_rng_state()
+    random = torch.get_rng_state()
     trial.cache_clear()
     with torch.inference_mode():
         found = trial()
     assert found["bfloat16"] > 0 < found["float32"]
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2
     assert torch.equal(torch.get_rng_state(), random)
     assert trial() is found
 
@@ -124,7 +134,6 @@ def test_ranks_compute_in_one_precision_that_of_the_slowest(
 def test_a_training_goes_on_where_bfloat16_is_slow_from_the_weights_of_where_it_is_fast(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    torch.set_num_threads(1)
     checkpoints = MemoryCheckpoints()
     monkeypatch.setattr(precision, "trial", lambda: FAST)
     first = training(64, BFLOAT16)

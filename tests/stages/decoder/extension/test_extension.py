@@ -35,7 +35,6 @@ def trained() -> Inputs:
 
 @pytest.fixture(scope="module")
 def inputs() -> Inputs:
-    torch.set_num_threads(1)
     return trained()
 
 

@@ -24,7 +24,6 @@ def case(request: pytest.FixtureRequest) -> Reference:
 
 @pytest.fixture(scope="module")
 def network(case: Reference) -> Adm:
-    torch.set_num_threads(1)
     return load(case.weights(), case.config)
 
 

@@ -50,7 +50,6 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> ReleasedDecoder:
 
 @pytest.fixture(scope="module")
 def artifact(stage: ReleasedDecoder) -> MemoryArtifact:
-    torch.set_num_threads(1)
     return run_stage(stage)
 
 
@@ -58,7 +57,6 @@ def artifact(stage: ReleasedDecoder) -> MemoryArtifact:
 def test_a_published_file_paints_what_the_published_code_paints(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.set_num_threads(1)
     case = reference(name)
     path, h = tmp_path / "rcdm.pt", case.tensor("h")
     network = AdmSettings(**{name: case.config[name] for name in AdmSettings.model_fields})

@@ -43,7 +43,6 @@ def network() -> AdmNetwork:
 
 
 def training(settings: AdmTraining, num_images: int, rank: int = 0, world: int = 1) -> Training:
-    torch.set_num_threads(1)
     # The loop draws one of two taps; the published recipe has one.
     data, heldout = (replace(found, embeddings=found.embeddings[:1]) for found in (paired(40), paired(8, seed=1)))
     plain = as_they_are(data), as_they_are(heldout)
@@ -180,7 +179,6 @@ def inputs() -> dict[str, MemoryArtifact]:
 
 @pytest.fixture(scope="module")
 def artifact(inputs: dict[str, MemoryArtifact]) -> MemoryArtifact:
-    torch.set_num_threads(1)
     return run_stage(STAGE, inputs)
 
 

@@ -22,8 +22,6 @@ from stages.questions.robustness.stage import Attacked, Robustness
 from tests.artifacts import MemoryArtifact, run_stage
 from tests.stages.questions.painters import EVERYTHING, World, world
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TAPS = ("small:backbone", "small:projector", "labelled:backbone", "oracle:pixels")
 SMALL = {"count": 20, "paint": 2, "steps": 5, "restarts": 2, "eps": (0.5, 1.0, 2.0), "attribute": "pattern"}
 LEVELS = ("0.5", "1", "2", "8")
