@@ -146,6 +146,16 @@ def decode(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> "NDArray[np.uint8]":
     return np.array(_decode(data, pixel_limit)[0], dtype=np.uint8)
 
 
+def decode_with_alpha(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> "NDArray[np.uint8]":
+    """Decodes an image to uint8 [H, W, 4]: RGB that is not premultiplied, and alpha, upright.
+
+    Alpha is 255 where the file has no transparency. Raises what `decode` raises.
+    """
+    import numpy as np
+
+    return np.array(_decode(data, pixel_limit, alpha=True)[0], dtype=np.uint8)
+
+
 def encode_png(image: "NDArray[np.uint8]") -> bytes:
     """Encodes uint8 [H, W, 3] without loss as PNG; equal pixels give equal bytes."""
     from PIL import Image
@@ -308,8 +318,13 @@ def _silence() -> None:
         warnings.filterwarnings("ignore", module=_PILLOW)
 
 
-def _decode(data: bytes, pixel_limit: int, small: Framing | None = None) -> "tuple[Image.Image, str]":
-    """The image as RGB, and the ending of its format; framed as `small` already, where a part of its size will do."""
+def _decode(
+    data: bytes, pixel_limit: int, small: Framing | None = None, alpha: bool = False
+) -> "tuple[Image.Image, str]":
+    """The image as RGB, and the ending of its format; framed as `small` already, where a part of its size will do.
+
+    With `alpha` as RGBA.
+    """
     from PIL import Image
 
     _silence()
@@ -336,7 +351,8 @@ def _decode(data: bytes, pixel_limit: int, small: Framing | None = None) -> "tup
                 upright = _upright(_square(_as_rgb(image, stored), small, *drafted[1][2:]), _orientation(image))
             else:
                 image.load()
-                upright = _upright(_as_rgb(image, stored), _orientation(image))
+                converted = _as_rgba(image, stored) if alpha else _as_rgb(image, stored)
+                upright = _upright(converted, _orientation(image))
         except InputError:
             raise
         except Exception as error:
@@ -450,6 +466,13 @@ def _as_rgb(image: "Image.Image", stored: _Stored) -> "Image.Image":
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
     return image.convert("RGB")
+
+
+def _as_rgba(image: "Image.Image", stored: _Stored) -> "Image.Image":
+    """The image as RGBA. A transparent colour counts where it has 8 bits; with others Pillow compares wrongly."""
+    if "A" in image.getbands() or image.mode == "P" or (image.mode in ("L", "RGB") and stored.bits == 8):
+        return image.convert("RGBA")
+    return _as_rgb(image, stored).convert("RGBA")
 
 
 def _without_colour(image: "Image.Image", stored: _Stored, colour: int | tuple[int, ...]) -> "Image.Image":

@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 from stages import attributes
 from stages.contract import Added, Estimate, Input, Inputs, Output, Part, Stage, Summary
 from stages.datasets.files import FileReader, FilesSource, Wanted
-from stages.datasets.sources import FolderSource, ScenesSource, Source
+from stages.datasets.sources import CataloguedSource, Source
 from stages.errors import InputError
 from stages.external.ranges import Unreadable
 from stages.listing import ATTRIBUTES, LISTING_ROWS, OK
@@ -51,7 +51,7 @@ class Shards(Stage):
             for start in range(0, count, self.shard_rows)
         ]
 
-    def setup(self, inputs: Inputs, device: str) -> ScenesSource | FolderSource | FileReader:
+    def setup(self, inputs: Inputs, device: str) -> CataloguedSource | FileReader:
         """The source that was listed, or what reads its files."""
         source: Source = TypeAdapter(Source).validate_python(inputs["listing"].summary["source"])
         return source.reader() if isinstance(source, FilesSource) else source
@@ -147,9 +147,7 @@ class Shards(Stage):
             yield table_of(columns)
 
 
-def _fetch(
-    state: ScenesSource | FolderSource | FileReader, members: Sequence[Mapping[str, Any]]
-) -> Iterator[bytes | Unreadable]:
+def _fetch(state: CataloguedSource | FileReader, members: Sequence[Mapping[str, Any]]) -> Iterator[bytes | Unreadable]:
     """The images of these rows of a listing again."""
     if isinstance(state, FileReader):
         return state.fetch([Wanted(m["source"], m["position"], m["size"]) for m in members])
