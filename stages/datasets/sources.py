@@ -253,7 +253,8 @@ class FolderSource(BaseModel):
                 "Move them into class folders, or set `labels: none` to work without classes.",
             )
         classes = tuple(sorted(set(_spellings({readable(name.split("/")[0]) for name in names}).values())))
-        if {name.lower() for name in classes} <= SPLITS and all(name.count("/") > 1 for name in names):
+        divided = len(classes) > 1 or any(name.count("/") > 1 for name in names)
+        if divided and {name.lower() for name in classes} <= SPLITS:
             raise InputError(
                 f"a folder per class directly below {self.url}",
                 f"the folders {', '.join(classes)}, which divide a dataset",

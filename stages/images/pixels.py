@@ -6,6 +6,7 @@ encoders of the paper), in [0, 1] (attacks), or normalised by an encoder's own m
 
 import io
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -48,8 +49,11 @@ ENDINGS = tuple(
 SIGNATURE_BYTES = 16
 """How many bytes from the beginning of a file `has_signature` needs."""
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+
 _SIGNATURES = (
-    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"qoif"),
+    *(b"\xff\xd8\xff", _PNG, b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"qoif"),
     *(b"\0\0\0\x0cjP  \r\n", b"\xff\x4f\xff\x51"),
     *(b"P%d%c" % (number, space) for number in range(1, 7) for space in b" \n\r\t"),
 )
@@ -329,7 +333,7 @@ def _decode(
 
     _silence()
     try:
-        image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
+        image = Image.open(io.BytesIO(_without_damaged_texts(data)), formats=tuple(FORMATS))
     except Image.DecompressionBombError as error:
         # Pillow refuses before it reports the sides, but its message has their product.
         counted = [word for word in str(error).replace("(", " ").split() if word.isdigit()]
@@ -360,6 +364,21 @@ def _decode(
     if frames > 1:
         raise InputError("an image of one frame", f"{frames} frames", "Give the frame that you mean as its own image.")
     return upright, FORMATS.get(str(image.format), "jpg")
+
+
+def _without_damaged_texts(data: bytes) -> bytes:
+    """A PNG without those texts before its pixels whose checksum is wrong: Pillow would refuse the whole file."""
+    start = len(_PNG)
+    if not data.startswith(_PNG):
+        return data
+    kept, at = [data[:start]], start
+    while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IDAT":
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        text = data[at + 4 : at + 8] in _TEXTS
+        if not text or zlib.crc32(data[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big"):
+            kept.append(data[at:end])
+        at = end
+    return data if sum(map(len, kept)) == at else b"".join([*kept, data[at:]])
 
 
 def _scale(image: "Image.Image", framing: Framing) -> int:

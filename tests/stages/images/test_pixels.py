@@ -558,3 +558,15 @@ def test_alpha_of_sixteen_bits_is_its_high_byte_and_a_file_without_any_is_opaque
     opaque = pixels.decode_with_alpha(encoded(Image.fromarray(GRADIENT), "PNG"))
     assert np.array_equal(opaque[:, :, :3], GRADIENT)
     assert opaque[:, :, 3].min() == 255
+
+
+def test_text_of_a_png_with_a_wrong_checksum_is_left_out_and_no_other_chunk() -> None:
+    rows = b"".join(b"\0" + bytes([9, 8, 7] * 2) for _ in range(2))
+    wrong = chunk(b"tEXt", b"Author\0me")[:-1] + b"?"
+    sound = chunk(b"tEXt", b"Title\0mine")
+    expected = np.full((2, 2, 3), (9, 8, 7))
+    for texts in ((wrong,), (sound, wrong, sound)):
+        assert np.array_equal(pixels.decode(png(2, 2, 8, 2, rows, *texts)), expected)
+    for broken in (chunk(b"gAMA", bytes(4))[:-1] + b"?", b"\xff\xff\xff\xfftEXt"):
+        with pytest.raises(InputError):
+            pixels.decode(png(2, 2, 8, 2, rows, broken))
