@@ -427,19 +427,9 @@ def _cpus(address: str | None) -> list[int]:
     return found
 
 
-<<<<<<< HEAD
 for commands in (query_commands, export_commands, store_commands, submit_commands):
     for command in commands.COMMANDS:
         main.add_command(command)
-=======
-for command in (
-    *query_commands.COMMANDS,
-    *export_commands.COMMANDS,
-    *store_commands.COMMANDS,
-    *submit_commands.COMMANDS,
-):
-    main.add_command(command)
->>>>>>> formats
 
 
 if __name__ == "__main__":
