@@ -426,13 +426,9 @@ def _cpus(address: str | None) -> list[int]:
     return found
 
 
-for command in (
-    *query_commands.COMMANDS,
-    *export_commands.COMMANDS,
-    *store_commands.COMMANDS,
-    *submit_commands.COMMANDS,
-):
-    main.add_command(command)
+for commands in (query_commands, export_commands, store_commands, submit_commands):
+    for command in commands.COMMANDS:
+        main.add_command(command)
 
 
 if __name__ == "__main__":

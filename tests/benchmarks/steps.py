@@ -8,7 +8,7 @@ Ray's own Cluster gives two machines of 3 CPUs each on this one. The work sleeps
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,8 @@ def main() -> None:
         ray.init(address=cluster.address, log_to_driver=False)
         for _ in range(MACHINES - 1):
             cluster.add_node(**node)
-        while ray.cluster_resources().get("CPU", 0) < MACHINES * CPUS:
+        resources: Callable[[], dict[str, float]] = ray.cluster_resources
+        while resources().get("CPU", 0) < MACHINES * CPUS:
             time.sleep(0.1)
         training = Step("training", this.Training())
         fans = [Step(f"fan{which}", this.Fan(which=which)) for which in range(FANS)]

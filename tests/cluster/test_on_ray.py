@@ -1,6 +1,7 @@
 """The executor on Ray passes the contract of executors, and that of executors with workers of their own."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -23,7 +24,7 @@ class TestOnRay(ExecutorContract, IsolationContract):
             def here(self) -> int:
                 return 1
 
-        other = ray.remote(num_cpus=1)(Other).remote()
+        other: Any = cast(Any, ray.remote(num_cpus=1)(Other)).remote()
         try:
             ray.get(other.here.remote())
             with OnRay() as executor:
