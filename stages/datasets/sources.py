@@ -378,7 +378,7 @@ class CollageSource(BaseModel):
 
 
 CataloguedSource: TypeAlias = ScenesSource | FolderSource | CollageSource
-Source: TypeAlias = Annotated[
+DatasetSource: TypeAlias = Annotated[
     CataloguedSource | WebdatasetSource | ParquetSource | Cifar10Source, Field(discriminator="kind")
 ]
 
