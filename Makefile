@@ -43,7 +43,7 @@ bench: $(DEV)  ## prints the measured figures; takes as long as the demo
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): about 7 GB of packages, some minutes, once."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e .
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[run]'
 	@touch $@
 
 $(DEV): $(READY)

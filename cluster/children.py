@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from cluster.executor import Answer, Failure, Loss, Progress
+from cluster.executor import AttemptResult, Failure, Loss, Progress
 from cluster.ranks import Rank, attempt_result, free_port, run_rank
 from cluster.resources import Layout, set_threads
 
@@ -26,7 +26,7 @@ GRACE_SECONDS = 5.0
 
 def run_children(
     function: str, payload: str, layout: Layout, attempt: int, send: Callable[[Progress], None]
-) -> Answer | Loss:
+) -> AttemptResult | Loss:
     """One attempt of a gang: rank 0's answer, the first error that is not an echo, or the loss of a rank."""
     port = free_port()
     children: list[_Child] = []
@@ -64,7 +64,7 @@ class _Child:
 
     def __init__(self, rank: Rank, function: str, payload: str, cpus: int) -> None:
         self.rank = rank.rank
-        self.answer: Answer | None = None
+        self.answer: AttemptResult | None = None
         self.died = False
         self._text = b""
         self.pipe, theirs = os.pipe()
@@ -98,7 +98,7 @@ class _Child:
                 send(Progress(**document["progress"]))
             else:
                 error = document["answer"].pop("error")
-                self.answer = Answer(error=None if error is None else Failure(**error), **document["answer"])
+                self.answer = AttemptResult(error=None if error is None else Failure(**error), **document["answer"])
         return True
 
     def stop(self) -> None:

@@ -20,7 +20,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -70,16 +70,14 @@ class Connection:
 
     def machines(self) -> list[Machine]:
         """The machines that are there now."""
-        if self.machine is not None:
-            return [self.machine]
         found = []
         for node in nodes():
-            resources = node["Resources"] if node["Alive"] else {}
-            found.append(
-                Machine(
-                    int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), int(resources.get("memory", 0) or 0)
-                )
-            )
+            if node["Alive"]:
+                resources = node["Resources"]
+                cpus, gpus, memory = (int(resources.get(name, 0) or 0) for name in ("CPU", "GPU", "memory"))
+                found.append(Machine(cpus, gpus, memory, node["NodeID"], node["NodeManagerHostname"]))
+        if self.machine is not None:
+            return [replace(self.machine, id=machine.id, host=machine.host) for machine in found]
         return found
 
     def close(self) -> None:
@@ -175,6 +173,14 @@ def nodes() -> list[dict[str, Any]]:
     import ray
 
     found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return found
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """What nobody holds of each machine, by its id, as Ray knows it some tenths of a second late."""
+    from ray._private.state import available_resources_per_node
+
+    found: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]
     return found
 
 

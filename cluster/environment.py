@@ -6,6 +6,7 @@ of their own above all, may inherit them: `RAY_AUTH_MODE=token` without the toke
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator, Mapping
 
 
@@ -19,6 +20,31 @@ def changed(values: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             _set(name, value)
+
+
+class Shared:
+    """Variables that several threads need at once: they are given back when the last of them has done with them."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._held = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Sets the variables for as long as anybody holds them."""
+        with self._lock:
+            if self._holders == 0:
+                self._held.enter_context(changed(self._values))
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+                if self._holders == 0:
+                    self._held.close()
 
 
 @contextlib.contextmanager

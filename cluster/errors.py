@@ -5,8 +5,10 @@
     │   ├── PortInUseError   a port that was asked for belongs to another process
     │   └── ForeignCodeError `pipeline`, `stages` or `cluster` is somebody else's package
     ├── ResourceError        more CPUs, GPUs or ranks were asked for than there are
+    ├── JobError             a job is refused by the cluster, or does not end
     ├── FunctionError        a call names a function that is not there
     ├── PayloadError         a payload or result is not small JSON
+    ├── StoppedError         work was given up because all of it is to end
     └── CallFailedError      a call has no value, for its function raised an error
         ├── QuarantinedError    it killed its workers too often
         └── WorkerLostError     its machines went away too often
@@ -44,12 +46,23 @@ class ResourceError(ClusterError):
     """More CPUs, GPUs or ranks were asked for than there are."""
 
 
+class JobError(ClusterError):
+    """A job is refused by the cluster, or does not end."""
+
+
 class FunctionError(ClusterError):
     """A call names a function that is not there."""
 
 
 class PayloadError(ClusterError):
     """A payload or result is not small JSON."""
+
+
+class StoppedError(ClusterError):
+    """Work was given up because all of it is to end (`Executor.stop`)."""
+
+    def __init__(self) -> None:
+        super().__init__("to go on", "that all work is to end", "Run the same command again.")
 
 
 class CallFailedError(ClusterError):

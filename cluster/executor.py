@@ -131,6 +131,37 @@ class Retries:
     transients: int = 3
 
 
+@dataclass(frozen=True)
+class Room:
+    """The room that a run or gang has at the moment: how many workers or ranks on which host, and what it waits for."""
+
+    hosts: dict[str, int] = field(default_factory=dict)
+    waits: str = ""
+
+
+def never() -> bool:
+    """False."""
+    return False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """How a run or gang stands beside others that are at work at the same time.
+
+    `name` is for people. The lowest `order` goes first where not all have room. Once `halted()` is true no further call
+    begins: `run` returns when those that have begun are done, and a gang that has not raises `StoppedError`. `on_room`
+    is called, in the caller's thread, whenever the room that it has changes.
+    """
+
+    name: str = ""
+    order: int = 0
+    halted: Callable[[], bool] = never
+    on_room: Callable[[Room], None] | None = None
+
+
+ALONE = Claim()
+"""The claim of what is alone at work."""
+
 OnDone: TypeAlias = Callable[[Outcome], None]
 OnProgress: TypeAlias = Callable[[Progress], None]
 
@@ -163,15 +194,18 @@ class GangContext:
 
 @runtime_checkable
 class Executor(Protocol):
-    """Where work runs. Entered once, used from one thread, one `run` or `gang` at a time."""
+    """Where work runs. Entered once, in the main thread; several threads may call `run` and `gang` at once."""
 
     @property
     def name(self) -> str:
         """`inline` or `ray`: recorded in every outcome."""
 
     @property
-    def slots(self) -> int:
-        """How many calls run at once: in the newest `run`, or in one without `gpu` before the first."""
+    def steps_at_once(self) -> int:
+        """How many calls of `run` and `gang` at once are worth a thread each."""
+
+    def slots(self, gpu: bool = False) -> int:
+        """How many calls of one `run` would be at work at once if it were alone."""
 
     def __enter__(self) -> Self:
         """Connects or starts what is needed."""
@@ -179,14 +213,24 @@ class Executor(Protocol):
     def __exit__(self, *exc_info: object) -> None:
         """Stops what `__enter__` started, whatever has happened; leaves no process behind."""
 
-    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False) -> None:
+    def stop(self) -> None:
+        """Makes every `run` and `gang`, of whatever thread, give up what is in flight and raise `StoppedError`."""
+
+    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False, claim: Claim = ALONE) -> None:
         """Runs calls in any order and hands each outcome to `on_done`, in this thread, as it comes.
 
         `calls` is drawn from as slots get free, so it may be long or lazy. With `gpu` each has a GPU to itself, where
         there are any. What `on_done` raises stops the run and is passed on; calls in flight are given up.
         """
 
-    def gang(self, call: Call, ranks: int, on_progress: OnProgress | None = None, least: int | None = None) -> Outcome:
+    def gang(
+        self,
+        call: Call,
+        ranks: int,
+        on_progress: OnProgress | None = None,
+        least: int | None = None,
+        claim: Claim = ALONE,
+    ) -> Outcome:
         """Runs `function(payload, context)` on `ranks` ranks together; the value is that of rank 0.
 
         A rank that is lost ends the attempt for all; the next attempt starts all ranks anew, so the function must
@@ -243,7 +287,7 @@ def resolve(function: str) -> Callable[..., object]:
 
 
 @dataclass(frozen=True)
-class Answer:
+class AttemptResult:
     """What one attempt came to, in the worker: exactly one of `text` (JSON of the value) and `error`."""
 
     text: str | None
@@ -253,7 +297,7 @@ class Answer:
     seconds: float
 
 
-def perform(function: str, payload: str, *context: GangContext) -> Answer:
+def perform(function: str, payload: str, *context: GangContext) -> AttemptResult:
     """Runs one attempt in this process; an exception becomes a `Failure`. `payload` is JSON text."""
     started = time.perf_counter()
     text: str | None = None
@@ -262,7 +306,7 @@ def perform(function: str, payload: str, *context: GangContext) -> Answer:
         text = encode(resolve(function)(decode(payload), *context), f"the result of {function}")
     except Exception as error:
         failure = failure_of(error)
-    return Answer(text, failure, socket.gethostname(), os.getpid(), time.perf_counter() - started)
+    return AttemptResult(text, failure, socket.gethostname(), os.getpid(), time.perf_counter() - started)
 
 
 def failure_of(error: BaseException) -> Failure:

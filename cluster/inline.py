@@ -7,15 +7,18 @@ the run: the store holds what was finished, and the same command goes on.
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterable
 from typing import Self
 
 from cluster.children import run_children
-from cluster.errors import PayloadError
+from cluster.errors import PayloadError, StoppedError
 from cluster.executor import (
-    Answer,
+    ALONE,
+    AttemptResult,
     Call,
+    Claim,
     Loss,
     OnDone,
     OnProgress,
@@ -32,10 +35,12 @@ from cluster.retry import Tally
 
 
 class Inline:
-    """Runs everything in this process; see the module's docstring."""
+    """Runs everything in this process; see the module's docstring. Calls of several threads take turns."""
 
     def __init__(self, retries: Retries | None = None) -> None:
         self._retries = retries or Retries()
+        self._stopped = threading.Event()
+        self._turn = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -43,7 +48,11 @@ class Inline:
         return "inline"
 
     @property
-    def slots(self) -> int:
+    def steps_at_once(self) -> int:
+        """One: more threads of this process would only share its cores."""
+        return 1
+
+    def slots(self, gpu: bool = False) -> int:
         """One call at a time."""
         return 1
 
@@ -54,19 +63,43 @@ class Inline:
     def __exit__(self, *exc_info: object) -> None:
         """Nothing to stop."""
 
-    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False) -> None:
+    def stop(self) -> None:
+        """See `Executor.stop`: here before the next call, and at the next report of a gang."""
+        self._stopped.set()
+
+    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False, claim: Claim = ALONE) -> None:
         """Runs calls in their order; see `Executor.run`. This process has all GPUs, whatever `gpu` says."""
-        for call in calls:
+        source = iter(calls)
+        while not claim.halted() and (call := next(source, None)) is not None:
             tally = Tally(call, self.name, self._retries)
             outcome = None
             while outcome is None:
                 time.sleep(tally.pause_seconds)
-                tally.begin()
-                outcome = tally.answered(_attempt(call))
+                with self._turn:
+                    self._check()
+                    tally.begin()
+                    outcome = tally.answered(_attempt(call))
             on_done(outcome)
 
-    def gang(self, call: Call, ranks: int, on_progress: OnProgress | None = None, least: int | None = None) -> Outcome:
+    def gang(
+        self,
+        call: Call,
+        ranks: int,
+        on_progress: OnProgress | None = None,
+        least: int | None = None,
+        claim: Claim = ALONE,
+    ) -> Outcome:
         """Runs a gang; see `Executor.gang`. Raises `ResourceError` for more ranks than CPUs or GPUs."""
+        with self._turn:
+            if claim.halted():
+                raise StoppedError
+            return self._gang(call, ranks, on_progress, least)
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise StoppedError
+
+    def _gang(self, call: Call, ranks: int, on_progress: OnProgress | None, least: int | None) -> Outcome:
         layout = layout_for_gang([this_machine()], ranks, least)
         tally = Tally(call, self.name, self._retries)
         try:
@@ -78,11 +111,13 @@ class Inline:
             return outcome
 
         def send(progress: Progress) -> None:
+            self._check()
             if on_progress is not None:
                 on_progress(progress)
 
         while True:
             time.sleep(tally.pause_seconds)
+            self._check()
             attempt = tally.begin()
             if layout.workers == 1:
                 answer = run_rank(call.function, payload, Rank(0, 1, device(), attempt), send)
@@ -91,10 +126,13 @@ class Inline:
                 ended = run_children(call.function, payload, layout, attempt, send)
                 outcome = tally.lost(ended) if isinstance(ended, Loss) else tally.answered(ended)
             if outcome is not None:
+                if outcome.error is not None:
+                    # What `send` has raised came back as an error of the function.
+                    self._check()
                 return outcome
 
 
-def _attempt(call: Call) -> Answer:
+def _attempt(call: Call) -> AttemptResult:
     try:
         payload = encode(call.payload, f"the payload of call {call.id}")
     except PayloadError as error:
@@ -102,5 +140,5 @@ def _attempt(call: Call) -> Answer:
     return perform(call.function, payload)
 
 
-def _refused(error: PayloadError) -> Answer:
-    return Answer(None, failure_of(error), socket.gethostname(), os.getpid(), 0.0)
+def _refused(error: PayloadError) -> AttemptResult:
+    return AttemptResult(None, failure_of(error), socket.gethostname(), os.getpid(), 0.0)

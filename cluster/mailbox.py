@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.executor import Answer, OnProgress, Progress
+from cluster.executor import AttemptResult, OnProgress, Progress
 
 NODE_LABEL = "ray.io/node-id"
 """Label of every machine: its number, as Ray gives it."""
@@ -43,7 +43,7 @@ class Mailbox:
         self._posts: list[Progress] = []
         self._group = ""
         self._ranks: dict[int, Location] = {}
-        self._answers: dict[int, Answer] = {}
+        self._answers: dict[int, AttemptResult] = {}
 
     async def post(self, progress: Progress) -> None:
         """Takes a report; only the newest is kept."""
@@ -64,12 +64,12 @@ class Mailbox:
         """Where the ranks are that have started."""
         return self._ranks
 
-    async def answer(self, group: str, rank: int, answer: Answer) -> None:
+    async def answer(self, group: str, rank: int, answer: AttemptResult) -> None:
         """Takes what a rank of the newest group came to."""
         if group == self._group:
             self._answers[rank] = answer
 
-    async def answers(self) -> dict[int, Answer]:
+    async def answers(self) -> dict[int, AttemptResult]:
         """What the ranks came to."""
         return self._answers
 

@@ -3,42 +3,54 @@
 An actor holds one call at a time. So what runs is bounded, a call whose actor dies is known to be the one that was
 running, and set-up that a function memoises in its process is done once per actor. Nothing large travels through Ray.
 
+Several threads may call `run` and `gang`. Each `run` has a pool of actors of its own, since an actor that served two
+steps in turn would set up at every call; `cluster.allocation` says how many it may have, and where a gang goes.
+
 Ray is imported when the executor is entered.
 """
 
 import os
 import socket
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Self
 
+from cluster.allocation import MANY, SOON_SECONDS, Allocation, Gang, Pool, WorkerProcess
 from cluster.connect import Connection, check_ours, connect, nodes
-from cluster.errors import ClusterError, ConnectError, ForeignCodeError, PayloadError
+from cluster.errors import ForeignCodeError, PayloadError, StoppedError
 from cluster.executor import (
-    Answer,
+    ALONE,
+    AttemptResult,
     Call,
+    Claim,
     Loss,
     OnDone,
     OnProgress,
     Outcome,
     Retries,
+    Room,
     encode,
     failure_of,
     perform,
 )
 from cluster.mailbox import Location, Post, here, open_mailbox, reader
 from cluster.ranks import Rank, run_rank
-from cluster.resources import Layout, device, layout_for_gang, layout_for_parts, layout_for_retry, set_threads
+from cluster.resources import device, layout_for_parts, set_threads
 from cluster.retry import Tally
+from cluster.shares import Place
 from cluster.training import run_train
 
-START_FAILURES = 3
-"""So many workers in a row that die before their first call mean that none will start."""
-
 POLL_SECONDS = 0.5
-"""How often the driver polls a gang's progress."""
+"""How often a thread that waits polls for progress, for room and for the end."""
+
+ROOM_SECONDS = 1.0
+"""A change of room is reported at most this often."""
+
+STEPS_AT_ONCE = 32
+"""Bounded because every step at work keeps a lease alive."""
 
 
 class Worker:
@@ -56,26 +68,18 @@ class Worker:
             problem = (error.expected, error.found, error.remedy)
         return replace(here(), problem=problem)
 
-    def run(self, function: str, payload: str, pause_seconds: float) -> Answer:
+    def run(self, function: str, payload: str, pause_seconds: float) -> AttemptResult:
         """One attempt of a call."""
         time.sleep(pause_seconds)
         return perform(function, payload)
 
-    def train(self, function: str, payload: str, attempt: int, mailbox: Any) -> Answer:
+    def train(self, function: str, payload: str, attempt: int, mailbox: Any) -> AttemptResult:
         """One attempt of a gang of one."""
         post = Post(mailbox)
         try:
             return run_rank(function, payload, Rank(0, 1, device(), attempt), post.send)
         finally:
             post.flush()
-
-
-@dataclass
-class _Started:
-    """A worker that has started: its actor, and where it is."""
-
-    handle: Any
-    where: Location
 
 
 class OnRay:
@@ -104,11 +108,8 @@ class OnRay:
         self._dashboard_port = dashboard_port
         self._resize_seconds = resize_seconds
         self._connection: Connection | None = None
-        self._layouts: dict[bool, Layout] = {}
-        self._layout = Layout(1, 1, 0)
-        self._idle: list[_Started] = []
-        self._starting: dict[Any, Any] = {}
-        self._failed_starts = 0
+        self._allocation: Allocation | None = None
+        self._stopped = threading.Event()
 
     @property
     def name(self) -> str:
@@ -116,204 +117,393 @@ class OnRay:
         return "ray"
 
     @property
-    def slots(self) -> int:
+    def steps_at_once(self) -> int:
+        """See `Executor.steps_at_once`."""
+        return STEPS_AT_ONCE
+
+    def slots(self, gpu: bool = False) -> int:
         """See `Executor.slots`."""
-        return self._layout.workers
+        working = [machine for machine in self._books.rooms().values() if machine.cpus]
+        return layout_for_parts(working, self._workers, gpu).workers if working else 0
 
     def __enter__(self) -> Self:
         """Connects. Raises `ConnectError`."""
         self._connection = connect(self._address, self._cpus, self._gpus, self._dashboard_port)
         try:
-            machines = self._connection.machines()
-            self._layouts = {gpu: layout_for_parts(machines, self._workers, gpu) for gpu in (False, True)}
-            self._layout = self._layouts[False]
-        except ClusterError:
+            self._allocation = Allocation(self._connection, Worker, self._workers)
+        except BaseException:
             self._connection.close()
             raise
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         """Ends the workers, and the embedded Ray where we started it."""
-        self._stop_idle()
+        self._books.close()
         assert self._connection is not None
         self._connection.close()
-        self._connection = None
+        self._connection = self._allocation = None
 
-    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False) -> None:
+    @property
+    def _books(self) -> Allocation:
+        assert self._allocation is not None, "the executor is not entered"
+        return self._allocation
+
+    def stop(self) -> None:
+        """See `Executor.stop`."""
+        self._stopped.set()
+        with self._books.changed:
+            self._books.changed.notify_all()
+
+    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False, claim: Claim = ALONE) -> None:
         """Runs calls on actors; see `Executor.run`. Raises `ConnectError` where no worker starts."""
-        import ray
-
-        if self._layouts[gpu] != self._layout:
-            # Idle workers of the other kind hold the CPUs that these need.
-            self._stop_idle()
-            self._layout = self._layouts[gpu]
-        source = iter(calls)
-        waiting: deque[tuple[Tally, str]] = deque()
-        running: dict[Any, tuple[_Started, Tally, str]] = {}
+        books = self._books
+        pool = books.open_pool(claim, gpu)
         try:
-            while True:
-                self._draw(source, waiting, len(running), on_done)
-                while self._idle and waiting:
-                    worker = self._idle.pop()
-                    tally, payload = waiting.popleft()
-                    tally.begin()
-                    running[worker.handle.run.remote(tally.call.function, payload, tally.pause_seconds)] = (
-                        worker,
-                        tally,
-                        payload,
-                    )
-                if not running and not waiting:
-                    return
-                while len(self._starting) < min(len(waiting), self.slots - len(running)):
-                    self._start_worker(self._layout)
-                ready, _ = ray.wait([*running, *self._starting], num_returns=1)
-                if ready[0] in self._starting:
-                    self._worker_started(ready[0])
-                    continue
-                worker, tally, payload = running.pop(ready[0])
-                outcome = self._finish(ready[0], worker, tally)
-                if outcome is None:
-                    waiting.appendleft((tally, payload))
-                else:
-                    on_done(outcome)
-        except BaseException:
-            for worker, _, _ in running.values():
-                ray.kill(worker.handle)
-            self._stop_idle()
-            raise
+            _Run(books, pool, self._look, Tallies(self.name, self._retries, iter(calls)), on_done).go()
+        finally:
+            books.close_pool(pool)
 
-    def gang(self, call: Call, ranks: int, on_progress: OnProgress | None = None, least: int | None = None) -> Outcome:
+    def gang(
+        self,
+        call: Call,
+        ranks: int,
+        on_progress: OnProgress | None = None,
+        least: int | None = None,
+        claim: Claim = ALONE,
+    ) -> Outcome:
         """Runs a gang; see `Executor.gang`. Raises `ResourceError` for more ranks than CPUs or GPUs."""
-        assert self._connection is not None
-        # Idle workers hold the CPUs that the ranks need.
-        self._stop_idle()
-        layout = layout_for_gang(self._connection.machines(), ranks, least)
-        tally = Tally(call, self.name, self._retries)
+        gang = self._books.open_gang(claim, ranks, least)
         try:
-            payload = encode(call.payload, f"the payload of call {call.id}")
-        except PayloadError as error:
-            tally.begin()
-            return _refused(tally, error)
-        while True:
-            time.sleep(tally.pause_seconds)
-            attempt = tally.begin()
-            if ranks == 1:
-                outcome = self._alone(tally, payload, layout, on_progress)
-            else:
-                with open_mailbox() as mailbox:
-                    ended = run_train(
-                        call,
-                        payload,
-                        replace(layout, workers=ranks),
-                        attempt,
-                        self._connection.folder,
-                        mailbox,
-                        reader(mailbox, on_progress),
-                        least,
-                        self._resize_seconds,
-                    )
-                outcome = tally.lost(ended, _gone()) if isinstance(ended, Loss) else tally.answered(ended)
-            if outcome is not None:
-                return outcome
-            layout = layout_for_retry(self._connection.machines(), ranks, least, layout)
-
-    def _draw(self, source: Iterator[Call], waiting: deque[tuple[Tally, str]], running: int, on_done: OnDone) -> None:
-        """Takes calls until every slot has one; what is no small JSON ends here."""
-        while len(waiting) + running < self.slots and (call := next(source, None)) is not None:
             tally = Tally(call, self.name, self._retries)
             try:
-                waiting.append((tally, encode(call.payload, f"the payload of call {call.id}")))
+                payload = encode(call.payload, f"the payload of call {call.id}")
             except PayloadError as error:
-                tally.begin()
-                on_done(_refused(tally, error))
+                return refused(tally, error)
+            report = _Report(self._books, gang)
+            while True:
+                time.sleep(tally.pause_seconds)
+                if ranks == 1:
+                    outcome = self._alone(gang, tally, payload, on_progress, report)
+                else:
+                    outcome = self._together(gang, tally, payload, on_progress, report)
+                if outcome is not None:
+                    return outcome
+                self._books.leave(gang)
+        finally:
+            self._books.close_gang(gang)
 
-    def _start_worker(self, layout: Layout) -> None:
-        """Starts a worker; it counts once it has said locate."""
-        handle = _actor(layout).remote(layout.cpus)
-        self._starting[handle.locate.remote()] = handle
+    def _look(self) -> None:
+        """To be called again and again while something is awaited. Raises `StoppedError`."""
+        if self._stopped.is_set():
+            raise StoppedError
+        self._books.look()
 
-    def _worker_started(self, ref: Any) -> None:
-        """A worker has started, or has failed to."""
-        import ray
+    def _wait_for_place(self, gang: Gang, report: "_Report") -> Place:
+        """Waits until a gang has its room and it is drained. Raises `StoppedError` where it is to begin no more."""
+        while True:
+            self._look()
+            if gang.claim.halted():
+                raise StoppedError
+            with self._books.changed:
+                place = self._books.begin(gang)
+                if place is None:
+                    self._books.changed.wait(SOON_SECONDS)
+            report.changes()
+            if place is not None:
+                return place
 
-        handle = self._starting.pop(ref)
-        try:
-            where: Location = ray.get(ref)
-        except ray.exceptions.RayError as error:
-            self._failed_starts += 1
-            if self._failed_starts < START_FAILURES:
-                return
-            raise ConnectError(
-                "a worker to start",
-                f"{START_FAILURES} in a row that did not: {' '.join(str(error).split())[:600]}",
-                "Install the same version of the project on every machine of the cluster, and look at its memory.",
-            ) from error
-        if where.problem is not None:
-            raise ForeignCodeError(*where.problem)
-        self._failed_starts = 0
-        self._idle.append(_Started(handle, where))
-
-    def _finish(self, ref: Any, worker: _Started, tally: Tally) -> Outcome | None:
-        """What an attempt came to; its worker is idle again, or gone."""
-        import ray
-
-        try:
-            answer: Answer = ray.get(ref)
-        except ray.exceptions.RayError as error:
-            # Where Ray only lost sight of the worker, it may come back; two of one call help nobody.
-            ray.kill(worker.handle)
-            where = worker.where
-            return tally.lost(Loss(tally.attempts, str(error), where.host, where.pid, where.machine), _gone())
-        self._idle.append(worker)
-        return tally.answered(answer)
-
-    def _alone(self, tally: Tally, payload: str, layout: Layout, on_progress: OnProgress | None) -> Outcome | None:
+    def _alone(
+        self, gang: Gang, tally: Tally, payload: str, on_progress: OnProgress | None, report: "_Report"
+    ) -> Outcome | None:
         """One attempt of a gang of one, on an actor of its own."""
         import ray
 
+        place = self._wait_for_place(gang, report)
         with open_mailbox() as mailbox:
-            read = reader(mailbox, on_progress)
-            self._start_worker(layout)
+            while (worker := self._start_alone(gang, place)) is None:
+                place = self._wait_for_place(gang, report)
             try:
-                while not self._idle:
-                    self._worker_started(ray.wait([*self._starting], num_returns=1)[0][0])
-                    if not self._idle and not self._starting:
-                        self._start_worker(layout)
-                worker = self._idle.pop()
-                try:
-                    ref = worker.handle.train.remote(tally.call.function, payload, tally.attempts, mailbox)
-                    while not ray.wait([ref], timeout=POLL_SECONDS)[0]:
-                        read()
-                    outcome = self._finish(ref, worker, tally)
+                read = reader(mailbox, on_progress)
+                ref = worker.handle.train.remote(tally.call.function, payload, tally.begin(), mailbox)
+                while not ray.wait([ref], timeout=POLL_SECONDS)[0]:
+                    self._look()
+                    report.changes()
                     read()
-                    return outcome
-                finally:
-                    ray.kill(worker.handle)
+                    if self._books.gone(worker):
+                        return tally.lost(lost(tally, worker, "its machine has left the cluster"), gone())
+                try:
+                    answer: AttemptResult = ray.get(ref)
+                except ray.exceptions.RayError as error:
+                    return tally.lost(lost(tally, worker, str(error)), gone())
+                read()
+                return tally.answered(answer)
             finally:
-                self._stop_idle()
+                ray.kill(worker.handle)
 
-    def _stop_idle(self) -> None:
-        """Ends all workers that hold no call."""
+    def _start_alone(self, gang: Gang, place: Place) -> WorkerProcess | None:
+        """A worker that has started where a gang of one has its place; None where it is to look for another."""
         import ray
 
-        for handle in [*(worker.handle for worker in self._idle), *self._starting.values()]:
-            ray.kill(handle)
-        self._idle.clear()
-        self._starting.clear()
+        worker = self._books.start(next(iter(place.ranks)), place.layout)
+        try:
+            ref = worker.handle.locate.remote()
+            while not ray.wait([ref], timeout=POLL_SECONDS)[0]:
+                self._look()
+                if self._books.gone(worker):
+                    break
+            else:
+                if has_started(self._books, worker, ref):
+                    return worker
+        except BaseException:
+            ray.kill(worker.handle)
+            raise
+        ray.kill(worker.handle)
+        self._books.leave(gang)
+        return None
+
+    def _together(
+        self, gang: Gang, tally: Tally, payload: str, on_progress: OnProgress | None, report: "_Report"
+    ) -> Outcome | None:
+        """One attempt of a gang of several ranks, by Ray Train."""
+        place = self._wait_for_place(gang, report)
+        attempt = tally.begin()
+        assert self._connection is not None
+        with open_mailbox() as mailbox:
+            read = reader(mailbox, on_progress)
+
+            def look() -> None:
+                self._look()
+                report.changes()
+                read()
+
+            ended = run_train(
+                tally.call,
+                payload,
+                replace(place.layout, workers=gang.ranks),
+                attempt,
+                self._connection.folder,
+                mailbox,
+                look,
+                None if gang.least == gang.ranks else gang.least,
+                self._resize_seconds,
+            )
+        return tally.lost(ended, gone()) if isinstance(ended, Loss) else tally.answered(ended)
 
 
-def _actor(layout: Layout) -> Any:
+class _Report:
+    """Reports the room of a pool or gang where it has changed."""
+
+    def __init__(self, books: Allocation, claimant: Pool | Gang) -> None:
+        self._books = books
+        self._claimant = claimant
+        self._last = Room()
+        self._next = time.monotonic() + ROOM_SECONDS
+
+    def changes(self) -> None:
+        """Reports a change, rarely."""
+        on_room, now = self._claimant.claim.on_room, time.monotonic()
+        if on_room is None or now < self._next:
+            return
+        self._next = now + ROOM_SECONDS
+        room = self._books.room_of(self._claimant)
+        if room != self._last:
+            self._last = room
+            on_room(room)
+
+
+class Tallies:
+    """The calls of a `run`, drawn one by one, each with its history and its payload as text."""
+
+    def __init__(self, executor: str, retries: Retries, calls: Iterator[Call]) -> None:
+        self._executor = executor
+        self._retries = retries
+        self._calls = calls
+        self.exhausted = False
+
+    def end(self) -> None:
+        """Draws no more."""
+        self.exhausted = True
+
+    def next(self, on_done: OnDone) -> tuple[Tally, str] | None:
+        """The next call, or None after the last; what is no small JSON ends here."""
+        while not self.exhausted:
+            call = next(self._calls, None)
+            if call is None:
+                self.exhausted = True
+                break
+            tally = Tally(call, self._executor, self._retries)
+            try:
+                return tally, encode(call.payload, f"the payload of call {call.id}")
+            except PayloadError as error:
+                on_done(refused(tally, error))
+        return None
+
+
+class _Run:
+    """One `run`: its calls, and the workers of its pool."""
+
+    def __init__(
+        self, books: Allocation, pool: Pool, look: Callable[[], None], calls: Tallies, on_done: OnDone
+    ) -> None:
+        self._books = books
+        self._pool = pool
+        self._look = look
+        self._calls = calls
+        self._on_done = on_done
+        self._waiting: deque[tuple[Tally, str]] = deque()
+        self._running: dict[Any, tuple[WorkerProcess, Tally, str]] = {}
+        self._starting: dict[Any, WorkerProcess] = {}
+        self._machines = books.machines
+        self._report = _Report(books, pool)
+
+    def go(self) -> None:
+        """Runs all calls."""
+        import ray
+
+        pool, claim = self._pool, self._pool.claim
+        while True:
+            self._look()
+            if claim.halted():
+                self._calls.end()
+                self._waiting.clear()
+            self._draw()
+            if not self._running and not self._waiting and self._calls.exhausted:
+                return
+            if self._books.machines is not self._machines:
+                self._machines = self._books.machines
+                self._forget_lost()
+            self._cancel_starts()
+            self._grow()
+            self._report.changes()
+            refs = [*self._running, *self._starting]
+            if not refs:
+                with self._books.changed:
+                    if len(pool.workers) >= pool.grant:
+                        self._books.changed.wait(SOON_SECONDS)
+                continue
+            ready, _ = ray.wait(refs, num_returns=1, timeout=POLL_SECONDS)
+            for ref in ready:
+                if ref in self._starting:
+                    self._started(ref)
+                else:
+                    self._finish(ref)
+
+    def _draw(self) -> None:
+        """Takes as many calls as there may be workers, and says how many are wanted."""
+        pool = self._pool
+        while len(self._waiting) + len(self._running) < max(1, pool.grant):
+            drawn = self._calls.next(self._on_done)
+            if drawn is None:
+                break
+            self._waiting.append(drawn)
+        exhausted = self._calls.exhausted
+        wants = len(self._waiting) + len(self._running) if exhausted else MANY
+        self._books.want(pool, wants, bool(self._waiting) or not exhausted)
+
+    def _grow(self) -> None:
+        """Starts as many workers as calls wait for one, within what the pool may have."""
+        while len(self._starting) < len(self._waiting) and (worker := self._books.grow(self._pool)) is not None:
+            if worker.where is None:
+                self._starting[worker.handle.locate.remote()] = worker
+            else:
+                self._begin(worker)
+
+    def _begin(self, worker: WorkerProcess) -> None:
+        """Gives an idle worker the next call; one that has none, or may not go on, is released."""
+        if not self._waiting or not self._books.keeps(self._pool, worker):
+            self._books.release(self._pool, worker)
+            return
+        tally, payload = self._waiting.popleft()
+        tally.begin()
+        ref = worker.handle.run.remote(tally.call.function, payload, tally.pause_seconds)
+        self._running[ref] = worker, tally, payload
+
+    def _started(self, ref: Any) -> None:
+        """A worker has started, or has failed to."""
+        worker = self._starting.pop(ref)
+        if has_started(self._books, worker, ref):
+            self._begin(worker)
+        else:
+            self._books.drop(self._pool, worker)
+
+    def _finish(self, ref: Any) -> None:
+        """An attempt has ended; its worker is given the next call."""
+        import ray
+
+        worker, tally, payload = self._running.pop(ref)
+        try:
+            answer: AttemptResult = ray.get(ref)
+        except ray.exceptions.RayError as error:
+            self._lost(worker, tally, payload, str(error))
+            return
+        outcome = tally.answered(answer)
+        if outcome is None:
+            self._waiting.appendleft((tally, payload))
+        else:
+            try:
+                self._on_done(outcome)
+            except BaseException:
+                self._books.release(self._pool, worker)
+                raise
+        if self._pool.claim.halted():
+            self._books.release(self._pool, worker)
+        else:
+            self._draw()
+            self._begin(worker)
+
+    def _lost(self, worker: WorkerProcess, tally: Tally, payload: str, reason: str) -> None:
+        """A worker has died under its call. Where Ray only lost sight of it, it may come back: so it is ended."""
+        self._books.drop(self._pool, worker)
+        outcome = tally.lost(lost(tally, worker, reason), gone())
+        if outcome is None:
+            self._waiting.appendleft((tally, payload))
+        else:
+            self._on_done(outcome)
+
+    def _forget_lost(self) -> None:
+        """Ray may see minutes after the loss of a machine what it means for a call there."""
+        for ref, (worker, tally, payload) in list(self._running.items()):
+            if worker.machine not in self._machines:
+                del self._running[ref]
+                self._lost(worker, tally, payload, "its machine has left the cluster")
+
+    def _cancel_starts(self) -> None:
+        """Ends starting workers that may not be there any more, and those whose machine is lost."""
+        for ref, worker in list(self._starting.items()):
+            if self._books.gone(worker) or not self._books.keeps(self._pool, worker):
+                del self._starting[ref]
+                self._books.drop(self._pool, worker)
+
+
+def has_started(books: Allocation, worker: WorkerProcess, ref: Any) -> bool:
+    """Whether a worker has started. Raises `ForeignCodeError`, and `ConnectError` where none will."""
     import ray
 
-    return ray.remote(num_cpus=layout.cpus, num_gpus=layout.gpus, max_restarts=0, max_task_retries=0)(Worker)
+    try:
+        where: Location = ray.get(ref)
+    except ray.exceptions.RayError as error:
+        books.not_started(worker, error)
+        return False
+    if where.problem is not None:
+        raise ForeignCodeError(*where.problem)
+    books.started(worker, where)
+    return True
 
 
-def _refused(tally: Tally, error: PayloadError) -> Outcome:
-    outcome = tally.answered(Answer(None, failure_of(error), socket.gethostname(), os.getpid(), 0.0))
+def lost(tally: Tally, worker: WorkerProcess, reason: str) -> Loss:
+    """The loss of a worker that has started."""
+    assert worker.where is not None
+    return Loss(tally.attempts, reason, worker.where.host, worker.where.pid, worker.machine)
+
+
+def refused(tally: Tally, error: PayloadError) -> Outcome:
+    """The outcome of a call whose payload is no small JSON."""
+    tally.begin()
+    outcome = tally.answered(AttemptResult(None, failure_of(error), socket.gethostname(), os.getpid(), 0.0))
     assert outcome is not None
     return outcome
 
 
-def _gone() -> set[str]:
+def gone() -> set[str]:
     """Machines that Ray knows to be lost."""
     return {node["NodeID"] for node in nodes() if not node["Alive"]}

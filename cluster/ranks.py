@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from cluster.executor import Answer, Failure, GangContext, Loss, Progress, failure_of, perform
+from cluster.executor import AttemptResult, Failure, GangContext, Loss, Progress, failure_of, perform
 
 PEER_LOST = ("DistNetworkError", "DistBackendError", "DistStoreError", "ConnectionError")
 """Types that torch.distributed raises in the ranks that live on when another has died."""
@@ -30,7 +30,7 @@ class Rank:
     port: int = 0
 
 
-def run_rank(function: str, payload: str, rank: Rank, send: Callable[[Progress], None]) -> Answer:
+def run_rank(function: str, payload: str, rank: Rank, send: Callable[[Progress], None]) -> AttemptResult:
     """Runs `function(payload, context)` as one rank. With more than one, torch.distributed is set up around it."""
     context = GangContext(rank.rank, rank.world, rank.device, rank.attempt, send)
     if rank.world == 1:
@@ -39,7 +39,7 @@ def run_rank(function: str, payload: str, rank: Rank, send: Callable[[Progress],
         join(rank)
     except Exception as error:
         failure = replace(failure_of(error), transient=True)
-        return Answer(None, failure, socket.gethostname(), os.getpid(), 0.0)
+        return AttemptResult(None, failure, socket.gethostname(), os.getpid(), 0.0)
     try:
         return perform(function, payload, context)
     finally:
@@ -71,7 +71,9 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def attempt_result(attempt: int, answers: Mapping[int, Answer], dead: Mapping[int, Loss]) -> Answer | Loss:
+def attempt_result(
+    attempt: int, answers: Mapping[int, AttemptResult], dead: Mapping[int, Loss]
+) -> AttemptResult | Loss:
     """What an attempt came to: the loss of a rank, else the first error that is no echo, else rank 0's answer.
 
     A rank that died comes first, because what the others say then is only that they miss it.

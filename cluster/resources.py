@@ -22,11 +22,13 @@ DRIVERS = ("/dev/nvidiactl", "/dev/dxg")
 
 @dataclass(frozen=True)
 class Machine:
-    """What one machine offers to us."""
+    """What one machine offers to us. `id` is Ray's number of it and `host` its name; empty where nobody asks."""
 
     cpus: int
     gpus: int
     memory_bytes: int
+    id: str = ""
+    host: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,24 +138,12 @@ def layout_for_gang(machines: Sequence[Machine], ranks: int, least: int | None =
         )
     ranks = min(ranks, sum(devices))
     width = max(machine.cpus for machine in machines)
-    while width > 1 and sum(_fits(machine, width, bool(gpus)) for machine in machines) < ranks:
+    while width > 1 and sum(ranks_that_fit(machine, width, bool(gpus)) for machine in machines) < ranks:
         width -= 1
     return Layout(ranks, width, 1 if gpus else 0)
 
 
-def layout_for_retry(machines: Sequence[Machine], ranks: int, least: int | None, before: Layout) -> Layout:
-    """The ranks of a gang's next attempt on the machines that are left: narrower, maybe, where one was lost.
-
-    As before where too few CPUs or GPUs are left, for lost machines may come back, and ranks wait for room.
-    """
-    try:
-        found = layout_for_gang(machines, ranks, least)
-    except ResourceError:
-        return before
-    return found if found.gpus == before.gpus else before
-
-
-def _fits(machine: Machine, width: int, on_gpu: bool) -> int:
+def ranks_that_fit(machine: Machine, width: int, on_gpu: bool) -> int:
     """How many ranks of `width` CPUs a machine takes."""
     return min(machine.cpus // width, machine.gpus) if on_gpu else machine.cpus // width
 

@@ -4,7 +4,7 @@ import random
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
-from cluster.executor import Answer, Call, Failure, Loss, Outcome, Retries, decode
+from cluster.executor import AttemptResult, Call, Failure, Loss, Outcome, Retries, decode
 
 JITTER = 0.25
 """By which share a pause is shorter or longer."""
@@ -35,7 +35,7 @@ class Tally:
         """
         return 0.25 * 2**self.transients * random.uniform(1 - JITTER, 1 + JITTER) if self.transients else 0.0
 
-    def answered(self, answer: Answer) -> Outcome | None:
+    def answered(self, answer: AttemptResult) -> Outcome | None:
         """An attempt came back."""
         error = answer.error
         if error is not None and error.transient and self.transients < self.retries.transients:

@@ -9,6 +9,7 @@ that there is room for, and checks every minute whether there is room for more; 
 torch into the driver and into Train's controller: 0.4 GB and some seconds in each.
 """
 
+import itertools
 import os
 import shutil
 import socket
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import environment
-from cluster.executor import Answer, Call, Loss
+from cluster.executor import AttemptResult, Call, Loss
 from cluster.mailbox import Location, Post, here
 from cluster.ranks import Rank, attempt_result, free_port, run_rank
 from cluster.resources import Layout, device, set_threads
@@ -31,29 +32,36 @@ POLL_SECONDS = 0.5
 GROUP = "REPSCOPE_GROUP"
 """Environment of a rank: the name of its group, which is new whenever Ray Train starts the ranks of an attempt anew."""
 
-SETTINGS = {
-    "RAY_TRAIN_V2_ENABLED": "1",
-    # How often the controller looks after its workers: by default 2 s, which is how late it sees start and end.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
-    # How long it waits for the room that it asked for before it counts the machines again: by default 60 s. What it
-    # knows of them is up to 20 s old, so that after a loss it first asks for more than there is.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
-    # Each of these costs a process or an import, for what we do not use.
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
-    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
+SETTINGS = environment.Shared(
+    {
+        "RAY_TRAIN_V2_ENABLED": "1",
+        # How often the controller looks after its workers: by default 2 s, which is how late it sees start and end.
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+        # How long it waits for the room that it asked for before it counts the machines again: by default 60 s. What it
+        # knows of them is up to 20 s old, so that after a loss it first asks for more than there is.
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+        # Each of these costs a process or an import, for what we do not use.
+        "RAY_TRAIN_METRICS_ENABLED": "0",
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+        "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    }
+)
 """Environment of this process during an attempt, which Ray Train hands on to its controller and workers."""
+
+
+_marks = itertools.count(1)
+"""So many bytes of memory are asked for each rank of a gang: nothing to a machine, and what tells one gang's placement
+groups from another's. Ray Train gives them no names."""
 
 
 class RankError(Exception):
     """Ends the group: a rank's function raised. What it raised is in the mailbox."""
 
 
-@environment.changed(SETTINGS)
+@SETTINGS.held()
 def run_train(
     call: Call,
     payload: str,
@@ -64,10 +72,11 @@ def run_train(
     read: Callable[[], None],
     least: int | None,
     resize_seconds: float,
-) -> Answer | Loss:
+) -> AttemptResult | Loss:
     """One attempt on `layout.workers` ranks, or on `least` and more as room comes and goes.
 
-    Ray Train checks the room every `resize_seconds`. `read` fetches progress and is called in this thread.
+    Ray Train checks the room every `resize_seconds`. `read` fetches progress and is called in this thread; what it
+    raises ends the attempt.
     """
     import ray
     from ray.train import FailureConfig, RunConfig
@@ -75,7 +84,8 @@ def run_train(
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     scratch = tempfile.mkdtemp(prefix="train-", dir=folder)
-    resources = {"CPU": layout.cpus} | ({"GPU": layout.gpus} if layout.gpus else {})
+    mark = next(_marks)
+    resources = {"CPU": layout.cpus, "memory": mark} | ({"GPU": layout.gpus} if layout.gpus else {})
     trainer = DataParallelTrainer(
         train_rank,
         train_loop_config={
@@ -106,11 +116,11 @@ def run_train(
             ended.join(POLL_SECONDS)
             read()
         ranks: dict[int, Location]
-        answers: dict[int, Answer]
+        answers: dict[int, AttemptResult]
         ranks, answers = ray.get([mailbox.ranks.remote(), mailbox.answers.remote()])
         if isinstance(ended.error, ray.exceptions.RayActorError):
             # Train's controller is lost. Without it Ray would keep the ranks' room until we disconnect.
-            _give_room_back()
+            _give_room_back(mark)
             return _lost(attempt, ended.error)
     except ray.exceptions.RayActorError as error:
         return _lost(attempt, error)
@@ -124,14 +134,15 @@ def _lost(attempt: int, error: BaseException) -> Loss:
     return Loss(attempt, str(error), socket.gethostname(), 0, here().machine)
 
 
-def _give_room_back() -> None:
-    """Gives up every placement group of this driver, which has at most one gang: their ids end in that of its job."""
+def _give_room_back(mark: int) -> None:
+    """Gives up the placement groups of one gang, by its mark; their ids end in that of our job."""
     import ray
     from ray.util.placement_group import PlacementGroup
 
     job = ray.get_runtime_context().get_job_id()
     for number, group in ray.util.placement_group_table().items():
-        if number.endswith(job) and group["state"] != "REMOVED":
+        marked = any(bundle.get("memory") == mark for bundle in group["bundles"].values())
+        if number.endswith(job) and marked and group["state"] != "REMOVED":
             ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(number))))
 
 
@@ -151,7 +162,7 @@ class _Fit(threading.Thread):
 
 
 def _dead(
-    attempt: int, error: BaseException | None, ranks: dict[int, Location], answers: dict[int, Answer]
+    attempt: int, error: BaseException | None, ranks: dict[int, Location], answers: dict[int, AttemptResult]
 ) -> dict[int, Loss]:
     """Ranks that failed without an answer, as Ray Train reports them. Raises what is no failure of a rank."""
     from ray.train import TrainingFailedError

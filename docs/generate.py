@@ -144,7 +144,7 @@ def errors_page() -> str:
         "| 3 | a step failed, or the store does not answer; the same command continues from what is complete |\n"
         "| 4 | `status --check`: a step is missing, broken, stale or drifted |\n"
         "| 5 | another run is at work on the same artifact |\n"
-        "| 6 | an artifact is not what its manifest says |\n"
+        "| 6 | `verify`: an artifact is not what its manifest says |\n"
         "| 130 | stopped with Ctrl-C; what is finished is kept |\n"
         "| 141 | the program that read the output has ended |\n"
         "| 143 | stopped by a termination signal |\n"

@@ -4,12 +4,12 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import MissingError, StepFailedError, StoreError
+from pipeline.errors import MissingError, PipelineError, StepFailedError, StoreError
 from pipeline.manifest import RECORDS, Decision, Manifest, Object, Owner, Receipt, Ref, read_record, write_record
 from pipeline.store import Store, open_store
 from stages.contract import RESERVED
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 MANIFESTS = 16
 """Manifests that a process keeps: every part of a step reads those of the same inputs."""
+
+DELETE = "Delete it alone from the store, then run again: only the part that wrote it is made again."
+"""What is to be done with an object whose bytes have changed."""
+
+FOLLOW_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 0.0)
+"""How long an attempt waits, from try to try, for the next object of the attempt that owns its part."""
 
 KEPT = 2
 """Checkpoints that an attempt keeps of its own."""
@@ -56,8 +62,11 @@ class StoredInput:
 
     def read(self, name: str) -> bytes:
         """The whole object, compared with the manifest. Raises `FormatError` where its bytes have changed."""
-        path = f"{self._ref.folder}/{name}"
-        return _intact(self._object(name), path, self._store.read(path))
+        expected, path = self._object(name), f"{self._ref.folder}/{name}"
+        try:
+            return _intact(expected, path, self._store.read(path))
+        except MissingError as error:
+            raise _gone(path) from error
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """Part of an object. Its bytes are not compared with the manifest: the format that is read has checksums."""
@@ -68,12 +77,23 @@ class StoredInput:
                 f"{start} to {start + length}",
                 "The index does not fit the object: make the artifact anew with --force.",
             )
-        return self._store.read_range(f"{self._ref.folder}/{name}", start, length)
+        path = f"{self._ref.folder}/{name}"
+        try:
+            return self._store.read_range(path, start, length)
+        except MissingError as error:
+            raise _gone(path) from error
 
     def zarr(self, folder: str) -> "ZarrStore":
         from pipeline.zarr_input import InputStore
 
         return InputStore(self, folder.rstrip("/"))
+
+    def stored(self) -> Iterator[tuple[str, bytes]]:
+        """Every object and the records that a reader needs, by name in the store; objects as `read` gives them."""
+        for name in ("artifact.json", "manifest.json"):
+            yield f"{self._ref.folder}/{name}", self._store.read(f"{self._ref.folder}/{name}")
+        for name in self.names():
+            yield f"{self._ref.folder}/{name}", self.read(name)
 
     def address(self, name: str) -> str:
         """Where an object is, for a person and for other tools: a path for local stores, else a URL."""
@@ -90,6 +110,14 @@ class StoredInput:
             ) from None
 
 
+def _gone(path: str) -> MissingError:
+    return MissingError(
+        f"object {path}, which the manifest lists",
+        "that it is gone: it was deleted, by `repscope gc` or by hand, before or while it was read",
+        "Read the study again as it is now. Where that says the same, run it: what is lost is made again.",
+    )
+
+
 @lru_cache(maxsize=MANIFESTS)
 def _manifest(store: Store, ref: Ref) -> Manifest:
     manifest = read_record(store, f"{ref.folder}/manifest.json", Manifest)
@@ -102,20 +130,29 @@ def _manifest(store: Store, ref: Ref) -> Manifest:
     return manifest
 
 
-def _intact(expected: Object, path: str, data: bytes) -> bytes:
+def _intact(expected: Object, path: str, data: bytes, remedy: str = DELETE) -> bytes:
     """The bytes of an object. Raises `FormatError` where they are not those of its table of contents."""
     found = Object.of(data)
     if found != expected:
         raise FormatError(
             f"{expected.size} bytes with sha256 {expected.sha256[:16]} in {path}",
             f"{found.size} bytes with sha256 {found.sha256[:16]}",
-            f"The object is damaged: run again with --force for the step of stage {path.split('/')[1]} that wrote it.",
+            f"It is damaged. {remedy}",
         )
     return data
 
 
+class TornPartError(PipelineError):
+    """Another attempt at this part, with other bytes, has put some of its objects and not the others."""
+
+
 class StoredOutput:
     """Where a part puts whole objects. Implements `stages.contract.Output`.
+
+    Objects of a stage that is not bitwise may differ between two attempts at a part, and must be of one of them. Both
+    put them in the same order. So where the first that differs is there already, the other attempt owns the part: from
+    there on this one adopts what the other puts, and puts nothing itself. Where that does not come, `put` raises
+    `TornPartError`.
 
     `objects` are those that stand in the store after `put`, `adopted` the names that were taken already. `parts` is
     what `merge` may read besides: the objects that the receipts list.
@@ -129,17 +166,20 @@ class StoredOutput:
         self._bitwise = bitwise
         self._opened_by = opened_by
         self._parts = dict(parts or {})
+        self._follows = False
         self.objects: dict[str, Object] = {}
         self.adopted: list[str] = []
 
     def put(self, name: str, data: bytes | Path, check: Callable[[bytes], None] | None = None) -> bytes:
         _require_free(name)
         ours = data.read_bytes() if isinstance(data, Path) else bytes(data)
-        stored, created = self._store.create_or_read(f"{self._folder}/{name}", ours)
+        path = f"{self._folder}/{name}"
+        stored, created = (self._followed(path), False) if self._follows else self._store.create_or_read(path, ours)
         found = Object.of(stored)
         if not created:
             self._adopt(name, ours, stored, check)
             self.adopted.append(name)
+            self._follows = self._follows or stored != ours
         self.objects[name] = found
         return stored
 
@@ -152,6 +192,19 @@ class StoredOutput:
                 "This is a mistake in the stage: a part reads what it has put itself, `merge` what the parts have put.",
             )
         return _intact(expected, f"{self._folder}/{name}", self._store.read(f"{self._folder}/{name}"))
+
+    def _followed(self, path: str) -> bytes:
+        """An object that another attempt puts, or has put. Raises `TornPartError` where it does not come."""
+        for pause in FOLLOW_SECONDS:
+            try:
+                return self._store.read(path)
+            except MissingError:
+                time.sleep(pause)
+        raise TornPartError(
+            f"object {path} of the attempt that has put the part's other objects",
+            "none: that attempt has ended in between, and this one has computed other bytes",
+            "Run the same command again: this part is made again in a generation of its own.",
+        )
 
     def _adopt(self, name: str, ours: bytes, stored: bytes, check: Callable[[bytes], None] | None) -> None:
         if self._bitwise:
@@ -268,7 +321,10 @@ class StoredCheckpoint:
         path = f"{self._folder}/{name}"
         data = self._store.read(path)
         expected = self._sha256.get(name)
-        return data if expected is None else _intact(Object(size=len(data), sha256=expected), path, data)
+        if expected is None:
+            return data
+        remedy = f"Delete the folder {self._folder}, then run again: the training goes on from the checkpoint before."
+        return _intact(Object(size=len(data), sha256=expected), path, data, remedy)
 
 
 class StoredCheckpoints:
@@ -294,8 +350,13 @@ class StoredCheckpoints:
                 found.setdefault(folder, {})[name] = entry.size
         for folder in sorted(found, key=lambda folder: (folder.rpartition("/")[2], folder), reverse=True):
             if RESERVED in found[folder]:
-                state = json.loads(self._store.read(f"{folder}/{RESERVED}"))
-                if all(found[folder].get(name) == size for name, size in state["files"].items()):
+                try:
+                    state = json.loads(self._store.read(f"{folder}/{RESERVED}"))
+                    complete = all(found[folder].get(name) == size for name, size in state["files"].items())
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    # Damaged, or emptied by a power cut: what it would complete is not complete.
+                    continue
+                if complete:
                     return StoredCheckpoint(self._store, folder, state)
         return None
 

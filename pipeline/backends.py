@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -43,13 +44,16 @@ from pipeline.errors import (
 )
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+    from obstore.store import ClientConfig, ObjectStore
 
 STAGING = ".staging"
 STAGING_SECONDS = 86_400.0
 
 REQUEST_SECONDS = 300
 """How long one request to a bucket may take, body included: an object of 1 GiB must get through a slow line."""
+
+COPIED_BYTES = 1 << 20
+"""Larger objects of a bucket are copied by its server, where that refuses names that are taken; others through us."""
 
 _METADATA = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
 """Whom a client asks for the credentials of the machine's role, where the environment has none."""
@@ -80,6 +84,9 @@ class Backend(Protocol):
     def create(self, name: str, data: bytes) -> None:
         """Creates a whole object, durably. Raises `ExistsError` where the name is taken; then nothing was written."""
 
+    def copy(self, source: str, target: str) -> None:
+        """Creates an object with the bytes of another. Raises `ExistsError` where the name is taken, `MissingError`."""
+
     def read(self, name: str) -> bytes:
         """The whole object. Raises `MissingError`."""
 
@@ -105,6 +112,8 @@ class ObjectBackend:
     def __init__(self, objects: "ObjectStore", url: str) -> None:
         self._given = objects
         self._url = url
+        self._server_copies: bool | None = None
+        self._copying = threading.Lock()
 
     @property
     def _objects(self) -> "ObjectStore":
@@ -117,6 +126,34 @@ class ObjectBackend:
         except MissingError as error:
             # Nothing but the bucket itself can be missing where an object is created.
             raise _no_bucket(self._url) from error
+
+    def copy(self, source: str, target: str) -> None:
+        if self.head(source).size >= COPIED_BYTES and self._copies():
+            with self._our_errors(target):
+                obstore.copy(self._objects, source, target, overwrite=False)
+        else:
+            # One at a time: objects may be large.
+            with self._copying:
+                self.create(target, self.read(source))
+
+    def _copies(self) -> bool:
+        """Whether the server copies, and refuses to copy to a name that is taken; found out once."""
+        if self._server_copies is None:
+            names = [f"probes/{secrets.token_hex(8)}" for _ in range(2)]
+            self.create(names[0], b"probe")
+            try:
+                with self._our_errors(names[1]):
+                    obstore.copy(self._objects, names[0], names[1], overwrite=False)
+                    obstore.copy(self._objects, names[0], names[1], overwrite=False)
+                self._server_copies = False
+            except ExistsError:
+                self._server_copies = True
+            except StoreError:
+                self._server_copies = False
+            finally:
+                for name in names:
+                    self.delete(name)
+        return self._server_copies
 
     def read(self, name: str) -> bytes:
         with self._our_errors(name):
@@ -224,6 +261,20 @@ class LocalBackend(ObjectBackend):
             with suppress(OSError):
                 staged.unlink(missing_ok=True)
 
+    def copy(self, source: str, target: str) -> None:
+        """A hard link: no byte is written, and each name is an object of its own."""
+        path = self._root / target
+        try:
+            self._make_folder(path.parent)
+            self._link(self._root / source, path, target)
+            _sync_folder(path.parent)
+        except FileNotFoundError as error:
+            raise MissingError(f"object {source} in {self._url}", "no such object", "See `repscope status`.") from error
+        except OSError as error:
+            if error.errno != errno.EMLINK:
+                raise self._meaning(error, target) from error
+            self.create(target, self.read(source))
+
     def _link(self, staged: Path, path: Path, name: str) -> None:
         try:
             os.link(staged, path)
@@ -289,7 +340,11 @@ def backend_at(url: str) -> Backend:
         return ObjectBackend(MemoryStore(), url)
     plain = endpoint_of(url).startswith("http://")
     try:
-        objects = from_url(url, client_options={"allow_http": plain, "timeout": f"{REQUEST_SECONDS}s"})
+        options: ClientConfig = {"allow_http": plain, "timeout": f"{REQUEST_SECONDS}s"}
+        if scheme == "s3":
+            objects = from_url(url, config={"copy_if_not_exists": "multipart"}, client_options=options)
+        else:
+            objects = from_url(url, client_options=options)
         return ObjectBackend(objects, url)
     except (BaseError, ValueError) as error:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,6 @@ def save(name: str, document: dict[str, Any]) -> None:
     with suppress(OSError, RuntimeError):
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        staged = folder / f"{name}.{os.getpid()}"
+        staged = folder / f"{name}.{os.getpid()}-{threading.get_ident()}"
         staged.write_text(json.dumps(document))
         staged.replace(folder / name)

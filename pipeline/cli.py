@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 import signal
 import sys
@@ -14,37 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.options import JSON, STORE, STUDY
-from pipeline.query_commands import COMMANDS
+from pipeline import export_commands, query_commands, store_commands, submit_commands
+from pipeline.options import ACCEPT_DRIFT, FORCE, JSON, KEEP_GOING, ON_BUSY, RANKS, STORE, STUDY, UNTIL, run_words
+from pipeline.query_commands import opened_study
 
 if TYPE_CHECKING:
     from cluster.executor import Executor
-    from pipeline.artifact import StoredInput
     from pipeline.events import Event
     from pipeline.plan import StepState
     from pipeline.step import Step
     from pipeline.store import Store
     from pipeline.study import Study
-
-
-class Ranks(click.ParamType):  # type: ignore[type-arg]
-    """A number of ranks, or the fewest and the most: `4`, `2-8`."""
-
-    name = "n|min-max"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """The fewest and the most."""
-        found = re.fullmatch(r"([1-9][0-9]*)(?:-([1-9][0-9]*))?", str(value))
-        least, most = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if least > most:
-            self.fail(f"expected a number of ranks such as 4, or 2-8; found {value!r}.", param, ctx)
-        return least, most
-
-    @staticmethod
-    def text(ranks: tuple[int, int]) -> str:
-        """As a person writes it."""
-        least, most = ranks
-        return str(least) if least == most else f"{least}-{most}"
 
 
 class Commands(click.Group):
@@ -64,8 +43,10 @@ class Commands(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(141)
         except Exception as error:
-            from pipeline.errors import exit_code
+            from pipeline.errors import exit_code, not_installed
 
+            if isinstance(error, ImportError):
+                error = not_installed(error) or error
             code = exit_code(error)
             if code == 1:
                 raise
@@ -115,8 +96,10 @@ def init(recipe: str, path: Path | None) -> None:
 @STORE
 @JSON
 @click.option("--refresh", is_flag=True, help="List outside sources again instead of trusting what was seen last.")
-def plan(study: str, root: str, as_json: bool, refresh: bool) -> None:
-    """Say what a run would do: state and reason of each step, parts left, bytes, estimated time."""
+@click.option("--address", default=None, help="Estimate for this running Ray cluster (host:port), not this machine.")
+def plan(study: str, root: str, as_json: bool, refresh: bool, address: str | None) -> None:
+    """Say what a run would do: state and reason of each step, parts left, bytes, estimated time, critical path."""
+    from pipeline.forecast import forecast
     from pipeline.plan import plan as plan_graph
     from pipeline.progress import duration, size
     from pipeline.speed import measured
@@ -131,10 +114,15 @@ def plan(study: str, root: str, as_json: bool, refresh: bool) -> None:
         click.echo(warning)
     left = [state for state in states if not state.finished]
     if left:
-        seconds, size_bytes = sum(state.seconds for state in left), sum(state.size_bytes for state in left)
+        cpus = _cpus(address)
+        found = forecast(steps, {state.name: state.seconds for state in left}, cpus)
+        where = f"{sum(cpus)} cores" if len(cpus) == 1 else f"{sum(cpus)} cores of {len(cpus)} machines"
         click.echo(
-            f"\n{len(left)} of {len(states)} steps to do: about {duration(seconds / _cores())} on {_cores()} cores, "
-            f"{size(size_bytes)} to write."
+            f"\n{len(left)} of {len(states)} steps to do: about {duration(found.seconds)} on {where}, "
+            f"{size(sum(state.size_bytes for state in left))} to write."
+        )
+        click.echo(
+            f"The longest chain takes about {duration(found.critical_seconds)} of that: {' > '.join(found.critical)}"
         )
         if not all(state.measured for state in left):
             click.echo(measured().basis)
@@ -182,21 +170,12 @@ def status(study: str, root: str, as_json: bool, check: bool, refresh: bool) -> 
     help="ray: actors on an embedded local Ray or on the cluster of --address; inline: all in this process.",
 )
 @click.option("--address", default=None, help="A running Ray cluster (host:port); without it one is started here.")
-@click.option(
-    "--ranks",
-    type=Ranks(),
-    default=None,
-    help="Ranks of a training [default: 1]; 2-8: from 2 to 8, as many as there is room for.",
-)
-@click.option("--force", multiple=True, metavar="STEP", help="Make this step anew (may be given several times).")
-@click.option("--accept-drift", is_flag=True, help="Go on with work that was begun with other code.")
-@click.option(
-    "--on-busy",
-    type=click.Choice(["wait", "fail"]),
-    default="wait",
-    show_default=True,
-    help="When another run is at it.",
-)
+@RANKS
+@FORCE
+@UNTIL
+@KEEP_GOING
+@ACCEPT_DRIFT
+@ON_BUSY
 def run(
     study: str,
     root: str,
@@ -205,14 +184,17 @@ def run(
     address: str | None,
     ranks: tuple[int, int] | None,
     force: tuple[str, ...],
+    until: str | None,
+    keep_going: bool,
     accept_drift: bool,
     on_busy: str,
 ) -> None:
     """Bring every step to done, doing only what the store does not hold, and print what matters."""
-    from pipeline.errors import exit_code
-    from pipeline.progress import Progress
+    from pipeline.errors import exit_code, require_run
+    from pipeline.progress import ProgressDisplay
     from pipeline.run import run as run_graph
 
+    require_run()
     read, steps, store = _opened(study, root)
     forced = list(force)
 
@@ -222,7 +204,7 @@ def run(
             forced.remove(event.step)
         progress.on_event(event)
 
-    with Progress(steps, quiet=as_json) as progress:
+    with ProgressDisplay(steps, quiet=as_json) as progress:
         try:
             result = run_graph(
                 steps,
@@ -230,6 +212,8 @@ def run(
                 _executor(executor, address),
                 study=read.study,
                 force=force,
+                until=until,
+                keep_going=keep_going,
                 accept_drift=accept_drift,
                 on_busy="fail" if on_busy == "fail" else "wait",
                 ranks=ranks[1] if ranks else None,
@@ -243,24 +227,23 @@ def run(
             command = ["repscope", "run", study, "--store", root]
             command += [] if executor == "ray" else ["--executor", executor]
             command += ["--address", address] if address else []
-            command += ["--ranks", Ranks.text(ranks)] if ranks else []
-            command += [word for step in forced for word in ("--force", step)]
-            command += ["--accept-drift"] if accept_drift else []
-            command += [] if on_busy == "wait" else ["--on-busy", on_busy]
+            command += run_words(ranks, forced, until, keep_going, accept_drift, on_busy)
             command += ["--json"] if as_json else []
             click.echo(f"repscope: {error}\nTo go on from here: {shlex.join(command)}", err=True)
             raise click.exceptions.Exit(3) from error
     made = [step.name for step in result.steps if step.outcome == "made"]
     headlines = [line for step in result.steps for line in result.summary(step.name).get("headlines", ())]
-    page = f"{result.url('report')}/report.html"
+    last = until or "report"
+    found = f"{result.url('report')}/report.html" if last == "report" else result.url(last)
     if as_json:
-        click.echo(json.dumps({"run": result.run_id, "made": made, "headlines": headlines, "report": page}, indent=1))
+        click.echo(json.dumps({"run": result.run_id, "made": made, "headlines": headlines, last: found}, indent=1))
         return
     if not made:
-        click.echo(f"Nothing to do: all {len(result.steps)} steps of {read.study} are done.")
+        which = f"all {len(result.steps)} steps" if until is None else f"{until} and what it needs"
+        click.echo(f"Nothing to do: {which} of {read.study} are done.")
     for line in headlines:
         click.echo(line)
-    click.echo(f"report: {page}")
+    click.echo(f"{last}: {found}")
 
 
 @main.command()
@@ -329,12 +312,12 @@ def log(study: str, run_id: str | None, root: str, as_json: bool, folder: Path |
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also copy the page to this file.")
 def report(study: str, root: str, out: Path | None) -> None:
     """Print where the report of a finished STUDY is."""
-    step = _finished(study, root, "report")
+    page = opened_study(study, root).artifact("report")
     if out is not None:
-        out.write_bytes(step.read("report.html"))
+        out.write_bytes(page.read("report.html"))
         click.echo(out)
         return
-    click.echo(step.address("report.html"))
+    click.echo(page.address("report.html"))
 
 
 @main.command()
@@ -366,12 +349,13 @@ def show(
     if not image.is_file():
         raise UsageError("an image file", f"no file {str(image)!r}", "Name an image: PNG or JPEG.")
     read, steps, _ = _opened(study, root)
+    done = opened_study(read, root)
     decoders = [step.name for step in steps if step.name.split(".")[0] in ("decoder", "extension")]
     picture, rows = show_image(
         image.read_bytes(),
-        [_finished(study, root, name) for name in decoders],
+        [done.artifact(name) for name in decoders],
         specs={name: spec_of(encoder) for name, encoder in encoders_of(read).items()},
-        encoders={name: _finished(study, root, f"encoder.{name}") for name in encoder_steps_of(read)},
+        encoders={name: done.artifact(f"encoder.{name}") for name in encoder_steps_of(read)},
         taps=taps,
         settings=samples_of(read).model_copy(update={"per_source": count, "seed": seed}),
         device=device(),
@@ -404,21 +388,6 @@ def _opened(study: str, root: str) -> "tuple[Study, list[Step], Store]":
     return read, graph_of(read), open_store(root)
 
 
-def _finished(study: str, root: str, step: str) -> "StoredInput":
-    """The artifact of a step of a study whose steps are all done."""
-    from pipeline.artifact import StoredInput
-    from pipeline.errors import UsageError
-    from pipeline.studies import latest
-
-    read, _, store = _opened(study, root)
-    pointer = latest(store, read.study)
-    if pointer is None or step not in pointer.steps:
-        raise UsageError(
-            f"a finished run of {read.study} in {root}", "none", f"Run it first: repscope run {study} --store {root}"
-        )
-    return StoredInput(pointer.steps[step], store)
-
-
 def _table(states: "Sequence[StepState]", *, costs: bool) -> None:
     from pipeline.progress import duration, size
 
@@ -440,12 +409,26 @@ def _event_line(event: "Event") -> str:
     return f"{clock}  {event.kind:<12}  {event.step}  {fields}".rstrip()
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+def _cpus(address: str | None) -> list[int]:
+    """The CPUs of each machine that a run would have."""
+    if address is None:
+        return [len(os.sched_getaffinity(0))]
+    from cluster.connect import connect
+    from cluster.errors import ConnectError
+
+    connection = connect(address)
+    try:
+        found = [machine.cpus for machine in connection.machines() if machine.cpus]
+    finally:
+        connection.close()
+    if not found:
+        raise ConnectError(f"a machine with a CPU at {address}", "none", "Wait for one, or plan without --address.")
+    return found
 
 
-for command in COMMANDS:
-    main.add_command(command)
+for commands in (query_commands, export_commands, store_commands, submit_commands):
+    for command in commands.COMMANDS:
+        main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@
     │   ├── MissingError     3  an object is not there
     │   └── UnansweredError  3  the outcome is unknown, for example a lost answer; worth another try
     ├── StepFailedError      3  a step could not be finished
-    │   └── StaleCodeError   3  this worker's code is not the driver's
+    │   ├── StaleCodeError   3  this worker's code is not the driver's
+    │   └── SeveralFailedError  several failed: their common exit code, else 3
     ├── OutdatedError        4  `--check`: something is broken, stale or drifted
     ├── BusyError            5  another run holds the lease
     └── VerificationError    6  an artifact is not what its manifest says
@@ -19,9 +20,28 @@ Errors of `stages` and `cluster` mean exit code 2 where the user's input is wron
 expected, what was found and what to do.
 """
 
+from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import ClassVar
 
 from stages.errors import InputError, StageError
+
+RUN = frozenset(
+    [
+        "jinja2",
+        "lightly",
+        "pandas",
+        "ray",
+        "rich",
+        "s3fs",
+        "sklearn",
+        "tensorboardX",
+        "torch",
+        "torchvision",
+        "webdataset",
+    ]
+)
+"""Packages that are imported to run a study, and not to read one."""
 
 
 class PipelineError(Exception):
@@ -112,6 +132,16 @@ class StaleCodeError(StepFailedError):
     """The code of this worker is not that of the driver."""
 
 
+class SeveralFailedError(StepFailedError):
+    """Several parts or steps could not be finished. `errors` are theirs; `str(error)` names them all."""
+
+    def __init__(self, errors: Sequence[Exception]) -> None:
+        super().__init__("every step to finish", f"{len(errors)} failures", "What is complete is kept.")
+        self.errors = tuple(errors)
+        lines = dict.fromkeys(str(error) or type(error).__name__ for error in errors)
+        self.message = "\n".join([f"{len(errors)} failures:", *(f"- {line}" for line in lines)])
+
+
 class OutdatedError(PipelineError):
     """Something is broken, stale or drifted (`status --check`)."""
 
@@ -130,10 +160,30 @@ class VerificationError(PipelineError):
     exit_code = 6
 
 
+def not_installed(error: ImportError) -> UsageError | None:
+    """What to install where a package of `repscope[run]` is not there; None for any other error."""
+    package = (error.name or "").partition(".")[0]
+    return _install(package) if isinstance(error, ModuleNotFoundError) and package in RUN else None
+
+
+def require_run() -> None:
+    """Raises `UsageError` where packages without which no study runs are not installed."""
+    for package in ("torch", "webdataset"):
+        if find_spec(package) is None:
+            raise _install(package)
+
+
+def _install(package: str) -> UsageError:
+    return UsageError("the packages that run studies", f"no {package}", "Install them: pip install 'repscope[run]'.")
+
+
 def exit_code(error: BaseException) -> int:
     """The exit code of the command line for an error of any room."""
     from cluster.errors import ClusterError, ConnectError, ResourceError
 
+    if isinstance(error, SeveralFailedError):
+        codes = {exit_code(one) for one in error.errors}
+        return codes.pop() if len(codes) == 1 else 3
     if isinstance(error, PipelineError):
         return error.exit_code
     if isinstance(error, InputError | ConnectError | ResourceError):

@@ -6,11 +6,14 @@
 | `step_hit` | `key`, `generation`, `drift` |
 | `step_waiting` | `owner`: another run is at work on it |
 | `step_started` | `key`, `generation`, `reason`, `parts`, `todo` |
+| `step_room` | `hosts`: workers or ranks on each; `waits`: what it waits for, empty where it has room |
 | `part_done` | `part`, `seconds`, `host`, `pid`, `executor`, `adopted`, `size_bytes`, `done`, `parts` |
 | `part_lost` | `part`, `attempt`, `reason`, `host`, `pid` |
 | `progress` | `done`, `total`, `metrics`, `attempt`: of a training; a thousand of each are kept |
 | `step_done` | `key`, `generation`, `seconds`, `size_bytes`, `summary` |
 | `step_failed` | `message`, `part`, `type`, `traceback` |
+| `step_left` | `reason`: it ends unfinished, because it failed or because something else did |
+| `step_skipped` | `because`: a step that it needs and that was not finished |
 | `log_delayed` | `message`: events could not be written and wait; shown, not kept |
 | `run_done` | `seconds` |
 | `run_failed` | `message` |
@@ -26,7 +29,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StoreError
 from pipeline.store import Store
 
 FLUSH_SECONDS = 10.0
@@ -65,7 +68,8 @@ def new_run_id() -> str:
 class EventLog:
     """Passes every event to a listener at once, and keeps them in the store in a few objects.
 
-    Nothing is kept before `keep` is called: a run that has nothing to do leaves no trace.
+    Nothing is kept before `keep` is called: a run that has nothing to do leaves no trace. Steps at work in several
+    threads emit events, one at a time: neither the listener nor the objects need a lock of their own.
     """
 
     def __init__(self, store: Store, run_id: str, listener: Listener | None) -> None:
@@ -77,7 +81,7 @@ class EventLog:
         self._unwritten: list[tuple[str, bytes]] = []
         self._sequence = 0
         self._flushed = time.monotonic()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._progress: dict[str, tuple[int, int]] = {}
 
     def keep(self) -> None:
@@ -86,16 +90,16 @@ class EventLog:
 
     def emit(self, kind: str, step: str = "", **fields: Any) -> None:
         """Passes an event on and keeps it."""
-        event = Event(kind, step, time.time(), fields)
-        if self._listener is not None:
-            self._listener(event)
-        if kind == PROGRESS and not self._new(step, fields):
-            return
         with self._lock:
+            event = Event(kind, step, time.time(), fields)
+            if self._listener is not None:
+                self._listener(event)
+            if kind == PROGRESS and not self._new(step, fields):
+                return
             self._waiting.append(event)
-        pause = PROGRESS_FLUSH_SECONDS if kind == PROGRESS else FLUSH_SECONDS
-        if self._kept and time.monotonic() - self._flushed > pause:
-            self.flush()
+            pause = PROGRESS_FLUSH_SECONDS if kind == PROGRESS else FLUSH_SECONDS
+            if self._kept and time.monotonic() - self._flushed > pause:
+                self.flush()
 
     def _new(self, step: str, fields: dict[str, Any]) -> bool:
         """Whether a training has come far enough since its last report that was kept."""
@@ -123,11 +127,8 @@ class EventLog:
                     self._store.create_or_read(*self._unwritten[0])
                     del self._unwritten[0]
             except PipelineError as error:
-                failure = Event("log_delayed", "", time.time(), {"message": str(error)})
-            else:
-                return
-        if self._listener is not None:
-            self._listener(failure)
+                if self._listener is not None:
+                    self._listener(Event("log_delayed", "", time.time(), {"message": str(error)}))
 
 
 def run_ids(store: Store) -> list[str]:
@@ -136,9 +137,17 @@ def run_ids(store: Store) -> list[str]:
 
 
 def read_events(store: Store, run_id: str) -> list[Event]:
-    """The events of a run, in order."""
+    """The events of a run, in order. Raises `StoreError` where they are damaged."""
     entries = [entry for entry in store.entries(f"runs/{run_id}/events") if entry.name.endswith(".jsonl")]
-    events = [
-        Event(**json.loads(line)) for entry in entries for line in store.read(entry.name).decode().splitlines() if line
-    ]
-    return sorted(events, key=lambda event: event.time)
+    return sorted((event for entry in entries for event in _events_of(store, entry.name)), key=lambda event: event.time)
+
+
+def _events_of(store: Store, name: str) -> list[Event]:
+    try:
+        return [Event(**json.loads(line)) for line in store.read(name).decode().splitlines() if line]
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"events of a run in {name}",
+            f"damaged ones ({error})",
+            "Delete that object alone: nothing but these lines of the log is lost.",
+        ) from error

@@ -15,7 +15,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -43,8 +43,10 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def acquire(self, on_busy: Literal["wait", "fail"], on_wait: Callable[[str], None]) -> None:
-        """Takes the lease; calls `on_wait` once with the owner. Raises `BusyError` with `on_busy="fail"`."""
-        reported = False
+        """Takes the lease. While another has it, `on_wait` is called again and again with the owner, and may raise.
+
+        Raises `BusyError` with `on_busy="fail"`.
+        """
         while True:
             epoch, owner = self._holder()
             if owner is None and self._take(epoch + 1):
@@ -57,9 +59,7 @@ class Lease:
                         f"{who}",
                         "Wait for it, or run again with --on-busy wait.",
                     )
-                if not reported:
-                    on_wait(who)
-                    reported = True
+                on_wait(who)
                 time.sleep(POLL_SECONDS)
 
     def _take(self, epoch: int) -> bool:
@@ -71,7 +71,8 @@ class Lease:
             "ttl_seconds": self._ttl,
         }
         stored, _ = self._store.create_or_read(f"{self._folder}/e{epoch:04d}.json", json.dumps(document).encode())
-        if json.loads(stored)["nonce"] != self._nonce:
+        owner = _owner(stored)
+        if owner is None or owner["nonce"] != self._nonce:
             return False
         self._epoch = epoch
         return True
@@ -79,24 +80,7 @@ class Lease:
     def _holder(self) -> tuple[int, dict[str, Any] | None]:
         """The newest epoch, and its owner unless it is over."""
         entries = self._store.entries(self._folder)
-        epoch = _newest(entries)
-        label = f"{self._folder}/e{epoch:04d}."
-        signs = [entry for entry in entries if entry.name.startswith(label)]
-        if epoch == 0 or any(entry.name.endswith(".released") for entry in signs):
-            return epoch, None
-        owner: dict[str, Any] = json.loads(self._store.read(f"{label}json"))
-        if _is_dead_neighbour(owner):
-            return epoch, None
-        age = self._server_time() - max(entry.modified for entry in signs)
-        return epoch, owner if age <= owner["ttl_seconds"] else None
-
-    def _server_time(self) -> float:
-        name = f"leases/clock/{secrets.token_hex(8)}"
-        self._store.create_or_read(name, b"")
-        try:
-            return self._store.head(name).modified
-        finally:
-            self._store.delete(name)
+        return _newest(entries), _owner_of(self._store, entries)
 
     def __enter__(self) -> "Lease":
         self._thread = threading.Thread(target=self._live, name="lease", daemon=True)
@@ -142,9 +126,47 @@ class Lease:
                 self.beat()
 
 
-def _newest(entries: list[Entry]) -> int:
+def server_time(store: Store) -> float:
+    """What the store's server takes the time to be, in seconds since 1970."""
+    name = f"leases/clock/{secrets.token_hex(8)}"
+    store.create_or_read(name, b"")
+    try:
+        return store.head(name).modified
+    finally:
+        store.delete(name)
+
+
+def over(store: Store, entries: Sequence[Entry], now: float) -> bool:
+    """Whether nobody holds a lease, by all objects in its folder; `now` is the server's time."""
+    return _owner_of(store, entries, now) is None
+
+
+def _owner_of(store: Store, entries: Sequence[Entry], now: float | None = None) -> dict[str, Any] | None:
+    """Who holds a lease, by all objects in its folder; None where its newest epoch is over."""
+    epoch = _newest(entries)
+    label = f"/e{epoch:04d}."
+    signs = [entry for entry in entries if label in entry.name]
+    if epoch == 0 or any(entry.name.endswith(".released") for entry in signs):
+        return None
+    owner = _owner(store.read(next(entry.name for entry in signs if entry.name.endswith(".json"))))
+    if owner is None or _is_dead_neighbour(owner):
+        return None
+    age = (server_time(store) if now is None else now) - max(entry.modified for entry in signs)
+    return owner if age <= owner["ttl_seconds"] else None
+
+
+def _newest(entries: Sequence[Entry]) -> int:
     names = (entry.name.rpartition("/")[2] for entry in entries)
     return max((int(name[1:5]) for name in names if name.endswith(".json")), default=0)
+
+
+def _owner(data: bytes) -> dict[str, Any] | None:
+    """Who took an epoch; None where the record is damaged: nothing rests on a lease, so that one is over."""
+    try:
+        found = json.loads(data)
+        return found if {"nonce", "run", "host", "pid", "ttl_seconds"} <= found.keys() else None
+    except (ValueError, AttributeError):
+        return None
 
 
 def _is_dead_neighbour(owner: dict[str, Any]) -> bool:

@@ -39,6 +39,16 @@ Standing: TypeAlias = Literal["none", "open", "closed", "committed", "broken"]
 """How the newest generation stands: not there, unfinished, closed by a tombstone, committed, or damaged."""
 
 
+_LOST = {
+    "artifact.json": "what is complete stays, and a generation that is not is begun anew",
+    "decision.json": "the training goes on from its last checkpoint",
+    "manifest.json": "all parts are complete, so only their merge is done again",
+    "plan.json": "it only says what a run was about to do",
+    "tombstone.json": "the generation is as it was before it was closed",
+}
+"""What is lost with a damaged record, by its name; the others are receipts."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True)
 
@@ -94,7 +104,7 @@ class Ref(BaseModel):
         return folder_of(self.stage, self.key, self.generation)
 
 
-class Source(BaseModel):
+class InputRecord(BaseModel):
     """Which generation of an input an artifact was made from."""
 
     model_config = ConfigDict(frozen=True)
@@ -111,7 +121,7 @@ class Head(_Record):
     key: str
     document: Document
     code: str
-    inputs: dict[str, Source]
+    inputs: dict[str, InputRecord]
     parts: int
     owner: Owner
     created: float
@@ -155,7 +165,7 @@ class Manifest(_Record):
     key: str
     document: Document
     code: str
-    inputs: dict[str, Source]
+    inputs: dict[str, InputRecord]
     parts: int
     objects: dict[str, Object]
     summary: dict[str, Any]
@@ -184,9 +194,13 @@ class Manifest(_Record):
 
 
 class Tombstone(_Record):
-    """`tombstone.json`: why a generation was closed, and by whom."""
+    """`tombstone.json`: why a generation was closed, and by whom.
+
+    `damaged`: objects were lost or changed, so what is intact is carried over into the next generation.
+    """
 
     reason: str
+    damaged: bool = False
     owner: Owner
     created: float
 
@@ -235,10 +249,10 @@ class Survey:
         assert self.manifest is not None
         return Ref(store=store.url, stage=self.stage, key=self.key, generation=self.number, digest=self.manifest.digest)
 
-    def source(self) -> Source:
+    def source(self) -> InputRecord:
         """How it is recorded in what is made from it, once it is committed."""
         assert self.manifest is not None
-        return Source(key=self.key, generation=self.number, digest=self.manifest.digest)
+        return InputRecord(key=self.key, generation=self.number, digest=self.manifest.digest)
 
 
 def survey(store: Store, stage: str, key: str) -> Survey:
@@ -330,10 +344,12 @@ def parse_record(data: bytes, name: str, cls: type[AnyRecord]) -> AnyRecord:
         return cls.model_validate(document)
     except (ValueError, KeyError, TypeError) as error:
         detail = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
+        label = name.rpartition("/")[2]
+        lost = _LOST.get(label, "only that part is done again")
         raise StoreError(
             f"a record in {name}",
             f"a damaged one ({detail})",
-            f"Delete {name.rpartition('/')[0]}, then run the same command again.",
+            f"Delete that object alone, then run the same command again: {lost}.",
         ) from error
 
 
@@ -344,7 +360,7 @@ def write_record(store: Store, name: str, record: AnyRecord) -> tuple[AnyRecord,
 
 
 def open_generation(
-    store: Store, stage: str, key: Key, number: int, code: str, inputs: Mapping[str, Source], parts: int, run: str
+    store: Store, stage: str, key: Key, number: int, code: str, inputs: Mapping[str, InputRecord], parts: int, run: str
 ) -> Head:
     """Opens a generation, or joins the one that another run has opened; returns what stands in its `artifact.json`."""
     head = Head(
@@ -362,9 +378,11 @@ def open_generation(
     return found
 
 
-def close_generation(store: Store, stage: str, key: str, number: int, reason: str, run: str = "") -> None:
-    """Closes a generation for good; closing it again changes nothing."""
-    tombstone = Tombstone(reason=reason, owner=Owner.here(run), created=time.time())
+def close_generation(
+    store: Store, stage: str, key: str, number: int, reason: str, run: str = "", damaged: bool = False
+) -> None:
+    """Closes a generation for good; closing it again changes nothing. `damaged`: see `Tombstone`."""
+    tombstone = Tombstone(reason=reason, damaged=damaged, owner=Owner.here(run), created=time.time())
     write_record(store, f"{folder_of(stage, key, number)}/tombstone.json", tombstone)
 
 

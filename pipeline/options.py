@@ -1,6 +1,31 @@
 """Options and arguments that several commands have."""
 
+import re
+from collections.abc import Iterable
+from typing import Any
+
 import click
+
+
+class RanksOption(click.ParamType):  # type: ignore[type-arg]
+    """A number of ranks, or the fewest and the most: `4`, `2-8`."""
+
+    name = "n|min-max"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """The fewest and the most."""
+        found = re.fullmatch(r"([1-9][0-9]*)(?:-([1-9][0-9]*))?", str(value))
+        least, most = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if least > most:
+            self.fail(f"expected a number of ranks such as 4, or 2-8; found {value!r}.", param, ctx)
+        return least, most
+
+    @staticmethod
+    def text(ranks: tuple[int, int]) -> str:
+        """As a person writes it."""
+        least, most = ranks
+        return str(least) if least == most else f"{least}-{most}"
+
 
 STUDY = click.argument("study", metavar="STUDY")
 STORE = click.option(
@@ -12,3 +37,40 @@ STORE = click.option(
     help="Folder or URL (s3://bucket/path) that holds the artifacts. Also REPSCOPE_STORE.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
+RANKS = click.option(
+    "--ranks",
+    type=RanksOption(),
+    default=None,
+    help="Ranks of a training [default: 1]; 2-8: from 2 to 8, as many as there is room for.",
+)
+FORCE = click.option("--force", multiple=True, metavar="STEP", help="Make this step anew (may be given several times).")
+UNTIL = click.option("--until", default=None, metavar="STEP", help="Only this step and what it needs.")
+KEEP_GOING = click.option(
+    "--keep-going", is_flag=True, help="After a failure, go on with all that does not need what failed."
+)
+ACCEPT_DRIFT = click.option("--accept-drift", is_flag=True, help="Go on with work that was begun with other code.")
+ON_BUSY = click.option(
+    "--on-busy",
+    type=click.Choice(["wait", "fail"]),
+    default="wait",
+    show_default=True,
+    help="When another run is at it.",
+)
+
+
+def run_words(
+    ranks: tuple[int, int] | None,
+    forced: Iterable[str],
+    until: str | None,
+    keep_going: bool,
+    accept_drift: bool,
+    on_busy: str,
+) -> list[str]:
+    """These options as words of a command line, without those that have their default."""
+    words = ["--ranks", RanksOption.text(ranks)] if ranks else []
+    words += [word for step in forced for word in ("--force", step)]
+    words += ["--until", until] if until else []
+    words += ["--keep-going"] if keep_going else []
+    words += ["--accept-drift"] if accept_drift else []
+    words += [] if on_busy == "wait" else ["--on-busy", on_busy]
+    return words

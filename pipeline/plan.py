@@ -8,7 +8,7 @@ from pipeline.drift import Code
 from pipeline.errors import MissingError, UsageError
 from pipeline.fingerprint import Fingerprints
 from pipeline.key import Key, key_of
-from pipeline.manifest import Head, Manifest, Source, Survey, folder_of, read_receipt, read_record, surveys
+from pipeline.manifest import Head, InputRecord, Manifest, Survey, folder_of, read_receipt, read_record, surveys
 from pipeline.speed import REFERENCE, Speed
 from pipeline.step import Step
 from pipeline.store import Store
@@ -75,7 +75,7 @@ def keys_of(graph: Sequence[Step], fingerprints: Fingerprints) -> dict[str, Key]
     return keys
 
 
-def fits(record: Head | Manifest, sources: Mapping[str, Source]) -> str:
+def fits(record: Head | Manifest, sources: Mapping[str, InputRecord]) -> str:
     """Why a record does not belong to these inputs; empty where it does."""
     for name, source in sources.items():
         recorded = record.inputs.get(name)
@@ -84,7 +84,9 @@ def fits(record: Head | Manifest, sources: Mapping[str, Source]) -> str:
     return ""
 
 
-def judge(found: Survey, sources: Mapping[str, Source], code: str, accept_drift: bool = False) -> tuple[State, str]:
+def judge(
+    found: Survey, sources: Mapping[str, InputRecord], code: str, accept_drift: bool = False
+) -> tuple[State, str]:
     """State and reason of a step whose inputs are all there. `accept_drift`: what other code began is gone on with."""
     if found.standing == "none":
         return "missing", "never made"
@@ -123,7 +125,7 @@ def plan(
     keys = keys_of(graph, fingerprints)
     surveyed = surveys(store, [(step.stage.name, keys[step.name].digest) for step in graph])
     standings: dict[str, tuple[Survey, State, str]] = {}
-    sources: dict[str, Source] = {}
+    sources: dict[str, InputRecord] = {}
     for step in graph:
         found = surveyed[keys[step.name].digest]
         ready = {name: sources[source] for name, source in step.inputs.items() if source in sources}
@@ -141,21 +143,21 @@ def plan(
     done = {
         name: found.manifest.summary for name, (found, *_) in standings.items() if name in sources and found.manifest
     }
-    guesses = _guesses(graph, done) if len(sources) < len(graph) else {}
-    machine = speed() if guesses else REFERENCE
-    return [_state(step, *standings[step.name], guesses.get(step.name), store, machine) for step in graph]
+    expected = guesses(graph, done) if len(sources) < len(graph) else {}
+    machine = speed() if expected else REFERENCE
+    return [_state(step, *standings[step.name], expected.get(step.name), store, machine) for step in graph]
 
 
-def _guesses(graph: Sequence[Step], done: Mapping[str, Summary]) -> dict[str, Estimate]:
+def guesses(graph: Sequence[Step], done: Mapping[str, Summary]) -> dict[str, Estimate]:
     """What every stage expects of itself, and knows where it is `done`, by the summaries.
 
     Not asked where all is finished: stages may import much to answer.
     """
-    guesses: dict[str, Estimate] = {}
+    found: dict[str, Estimate] = {}
     for step in graph:
-        guess = step.stage.estimate({name: guesses[source] for name, source in step.inputs.items()})
-        guesses[step.name] = step.stage.known(guess, done[step.name]) if step.name in done else guess
-    return guesses
+        guess = step.stage.estimate({name: found[source] for name, source in step.inputs.items()})
+        found[step.name] = step.stage.refined(guess, done[step.name]) if step.name in done else guess
+    return found
 
 
 def _state(

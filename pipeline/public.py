@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, require_run
 from pipeline.graph import encoder_steps_of, encoders_of, graph_of, samples_of, spec_of
 from pipeline.plan import StepState
 from pipeline.plan import plan as plan_graph
@@ -41,16 +41,20 @@ def run(
     executor: Executors = "ray",
     address: str | None = None,
     force: Sequence[str] = (),
+    until: str | None = None,
+    keep_going: bool = False,
     listener: "Listener | None" = None,
 ) -> "RunResult":
     """Brings every step of a study to done, doing only what the store does not hold; says where the artifacts are.
 
     `executor`: `ray` starts a local Ray, or connects to the cluster at `address`; `inline` works in this process.
-    `force` names steps that are made anew. `listener` is called with each event. Raises `UsageError`, `InputError`,
-    `StepFailedError`, `BusyError`, `StoreError`.
+    `force` names steps that are made anew, `until` the only one that is wanted, with all that it needs; `keep_going`
+    goes on after a failure with what does not need what failed. `listener` is called with each event.
+    Raises `UsageError`, `InputError`, `StepFailedError`, `BusyError`, `StoreError`.
     """
     from pipeline.run import run as run_graph
 
+    require_run()
     read = _study(study)
     return run_graph(
         graph_of(read),
@@ -58,6 +62,8 @@ def run(
         _executor(executor, address),
         study=read.study,
         force=force,
+        until=until,
+        keep_going=keep_going,
         ranks=None,
         listener=listener,
     )
@@ -75,28 +81,26 @@ def show(
 ) -> bytes:
     """A PNG: `image` (a file, or its bytes) and `samples` samples, one row per tap of a finished study.
 
-    `taps` are `encoder:tap`; all that see pixels where it is empty. Raises `UsageError` where the study is not
-    finished, `InputError` for an unknown tap or an image that cannot be read.
+    `taps` are `encoder:tap`; all that see pixels where it is empty. Warns where the study as given is not its newest
+    finished run. Raises `UsageError` where the study is not finished, `InputError` for an unknown tap or an image that
+    cannot be read.
     """
+    require_run()
     from cluster.resources import device
-    from pipeline.artifact import StoredInput
-    from pipeline.studies import latest
+    from pipeline.reading import OpenStore
     from stages.samples.show import show as show_image
 
-    read, opened = _study(study), _store(store)
-    pointer = latest(opened, read.study)
-    if pointer is None:
-        raise UsageError(f"a finished run of {read.study} in {opened.url}", "none", "Run it first: `repscope.run`.")
+    read = _study(study)
+    done = OpenStore(_store(store)).study(read)
     if not isinstance(image, bytes):
         if not Path(image).is_file():
             raise UsageError("an image file", f"no file {str(image)!r}", "Name an image: PNG or JPEG.")
         image = Path(image).read_bytes()
-    done = {name: StoredInput(ref, opened) for name, ref in pointer.steps.items()}
     picture, _ = show_image(
         image,
-        [done[step.name] for step in graph_of(read) if step.name.split(".")[0] in ("decoder", "extension")],
+        [done.artifact(step.name) for step in graph_of(read) if step.name.split(".")[0] in ("decoder", "extension")],
         specs={name: spec_of(encoder) for name, encoder in encoders_of(read).items()},
-        encoders={name: done[f"encoder.{name}"] for name in encoder_steps_of(read)},
+        encoders={name: done.artifact(f"encoder.{name}") for name in encoder_steps_of(read)},
         taps=taps,
         settings=samples_of(read).model_copy(update={"per_source": samples, "seed": seed}),
         device=device(),

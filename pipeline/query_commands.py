@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import shlex
 import sys
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.reading import OpenStudy
+    from pipeline.study import Study
+    from stages.embeddings.neighbours import Metric
+    from stages.embeddings.query import TapTable
 
 FORMATS = ("table", "json", "csv", "parquet")
 SHOWN_ROWS = 40
@@ -33,7 +35,7 @@ def path(study: str, step: str | None, root: str, as_env: bool) -> None:
     """Print the folder or URL of STEP of a finished STUDY."""
     from pipeline.errors import UsageError
 
-    opened = _opened(study, root)
+    opened = opened_study(study, root)
     if step is None and not as_env:
         raise UsageError(f"a step: {', '.join(opened.steps())}", "none", "Name one, or say --env for all.")
     for name in [step] if step is not None else opened.steps():
@@ -65,41 +67,106 @@ def list_store(root: str, as_json: bool) -> None:
 
 @click.command()
 @STUDY
-@click.argument("sql", metavar="SQL")
+@click.argument("sql", metavar="[SQL]", required=False)
 @STORE
+@click.option("--near", metavar="IMAGE|KEY", help="In place of SQL: the images nearest to a photograph, or to a key.")
+@click.option("--where", help="With --near: a condition in SQL over the columns of `rows`.")
+@click.option("-k", "count", type=click.IntRange(1), default=10, show_default=True, help="With --near: how many.")
+@click.option("--metric", type=click.Choice(("l2", "cosine")), default="l2", show_default=True, help="With --near.")
+@click.option(
+    "--sheet",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --near: also write the images found to this PNG, with names and distances.",
+)
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
-@click.option("--tap", metavar="ENCODER:TAP", help="Whose vectors `embeddings` has [default: the study's first].")
+@click.option("--tap", metavar="ENCODER:TAP", help="Whose vectors are meant [default: the study's first].")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file instead.")
-def query(study: str, sql: str, root: str, form: str, tap: str | None, out: Path | None) -> None:
-    """Ask a finished STUDY in SQL (DuckDB).
+def query(
+    study: str,
+    sql: str | None,
+    root: str,
+    near: str | None,
+    where: str | None,
+    count: int,
+    metric: "Metric",
+    sheet: Path | None,
+    form: str,
+    tap: str | None,
+    out: Path | None,
+) -> None:
+    """Ask a finished STUDY in SQL (DuckDB), or for the images nearest to one.
 
     Views: rows (one per image, with its labels), results (of all questions), samples, and embeddings (row, key and one
-    list per view of --tap).
+    list per view of --tap). --near embeds a photograph by the study's own encoder; `random_pairs` are distances in
+    units of the mean distance of two images.
     """
     from pipeline.errors import UsageError
 
-    opened = _opened(study, root)
+    if (sql is None) == (near is None):
+        found = "neither" if sql is None else "both"
+        raise UsageError("SQL or --near", found, "Say what to ask: one of both.")
+    if near is None and (where is not None or sheet is not None):
+        raise UsageError("--where and --sheet with --near", "SQL", "Write the condition into the SQL.")
+    opened = opened_study(study, root)
     if form == "parquet" and out is None and sys.stdout.isatty():
         raise UsageError("a file for Parquet", "a terminal", "Say --out FILE.")
-    content = _written(_asked(opened, sql, tap), form)
+    if near is not None:
+        answer = _near(opened[tap or opened.taps()[0]], near, count, where, metric, sheet)
+    else:
+        assert sql is not None
+        answer = _asked(opened, sql, tap)
+    content = _written(answer, form)
     if out is not None:
         out.write_bytes(content)
         return
     click.echo(content, nl=False)
 
 
+def _near(
+    table: "TapTable", near: str, count: int, where: str | None, metric: "Metric", sheet: Path | None
+) -> "pa.Table":
+    """The nearest images, distances also in units of random pairs; writes the contact sheet where one is named."""
+    import pyarrow as pa
+
+    found = table.nearest(near, count, where, metric).drop_columns(["query"])
+    distances = found.column("distance").to_numpy()
+    pairs = distances / (table.random_pair(metric) or 1.0)
+    found = found.add_column(2, "random_pairs", pa.array(pairs))
+    if sheet is not None:
+        from stages.images.contact import SIDE, Picture
+        from stages.images.contact import sheet as drawn
+        from stages.images.pixels import decode_fit
+
+        rows = found.column("row").to_numpy()
+        named = [*table.rows.column("key").to_pylist()]
+        asked = (
+            table.pictures([named.index(near)], SIDE)[0] if near in named else decode_fit(Path(near).read_bytes(), SIDE)
+        )
+        pictures = [Picture(asked, (near, table.name))]
+        for pixels, name, distance in zip(
+            table.pictures(rows, SIDE), found.column("name").to_pylist(), pairs, strict=True
+        ):
+            pictures.append(Picture(pixels, (name, f"{distance:.3g} random pairs")))
+        sheet.write_bytes(drawn(pictures))
+    return found
+
+
 COMMANDS = (path, list_store, query)
 
 
-def _opened(study: str, root: str) -> "OpenStudy":
-    """A study by its name in the store, or by its file."""
-    from pipeline.reading import open
+def opened_study(study: "str | Study", root: str) -> "OpenStudy":
+    """A study by its name in the store, or by its file; where that is not its newest run, the user is notified."""
+    from pipeline.errors import UsageError
+    from pipeline.reading import open_study
+    from pipeline.store import open_store
 
-    if study.endswith((".yaml", ".yml")) or os.sep in study:
-        from pipeline.study import load
-
-        study = load(study).study
-    return open(root).study(study)
+    store = open_store(root)
+    if not store.recognise():
+        raise UsageError(f"a store at {store.url}", "none", "Name the folder or URL of `--store`.")
+    opened = open_study(study, store)
+    if opened.notice:
+        click.echo(f"repscope: {opened.notice}", err=True)
+    return opened
 
 
 def _variable(step: str) -> str:
@@ -116,7 +183,7 @@ def _asked(study: "OpenStudy", sql: str, tap: str | None) -> "pa.Table":
         "rows": study.rows,
         "results": study.results,
         "samples": study.samples,
-        "embeddings": lambda: _embeddings(study, tap),
+        "embeddings": lambda: study.embeddings(tap or study.taps()[0]),
     }
     with duckdb.connect() as connection:
         for name, read in views.items():
@@ -134,18 +201,6 @@ def _asked(study: "OpenStudy", sql: str, tap: str | None) -> "pa.Table":
     if found is None:
         raise UsageError("SQL that answers with rows", repr(sql), "Begin it with `select`.")
     return found
-
-
-def _embeddings(study: "OpenStudy", tap: str | None) -> "pa.Table":
-    """Row, key and, for each view, the vectors of a tap as lists."""
-    import pyarrow as pa
-
-    table = study[tap or study.taps()[0]]
-    columns: dict[str, Any] = {name: table.rows.column(name) for name in ("row", "key")}
-    for view in table.views:
-        vectors = pa.array(table.numpy(view=view).reshape(-1))
-        columns[view] = pa.FixedSizeListArray.from_arrays(vectors, table.width)
-    return pa.table(columns)
 
 
 def _written(table: "pa.Table", form: str) -> bytes:

@@ -68,7 +68,7 @@ class Store:
         if not exists or not self.far or not self._holds(record):
             self._probe()
             if self.far:
-                self.create_or_read(record, _dump({"format": FORMAT, "url": self.url, "create_only": True}))
+                self.create_or_read(record, _dump({"format": FORMAT, "create_only": True}))
         if not exists:
             self.create_or_read("store.json", _dump({"format": FORMAT, "create_only": True}))
             self.recognise()
@@ -153,6 +153,22 @@ class Store:
                 raise failure
             time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
         raise AssertionError("unreachable")
+
+    def copy(self, source: str, target: str) -> None:
+        """Creates an object with the bytes of another, by a hard link or by the server where that is possible.
+
+        Raises `ExistsError` where the name is taken, maybe by ourselves where an answer was lost, and `MissingError`.
+        """
+        _check(source)
+        _check(target)
+        for attempt in range(1, CREATE_TRIES + 1):
+            try:
+                self._backend.copy(source, target)
+                return
+            except UnansweredError:
+                if attempt == CREATE_TRIES:
+                    raise
+            time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
 
     def read(self, name: str) -> bytes:
         """The whole object. Raises `MissingError`."""

@@ -285,7 +285,7 @@ def _spot(error: Exception) -> str:
 
 def _message(error: Any) -> str:
     """One validation error as a person reads it."""
-    where = _place(error["loc"])
+    where = _field_path(error["loc"])
     if error["type"] == "extra_forbidden":
         *parent, name = error["loc"]
         return f"unknown field {where!r}{_meant(str(name), _fields(Study, tuple(parent)))}"
@@ -297,7 +297,7 @@ def _message(error: Any) -> str:
     return f"{where}: {message[0].lower()}{message[1:]}" if where else message
 
 
-def _place(where: Sequence[str | int]) -> str:
+def _field_path(where: Sequence[str | int]) -> str:
     """Where an error stands in the file.
 
     Fields of an encoder's source are written beside its other fields, and those of a decoder below no name of its kind.

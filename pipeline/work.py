@@ -4,12 +4,13 @@ What is decided here is small, because all that must survive is written by the w
 are submitted, which events are emitted, and which of several failures is the step's.
 """
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cluster.executor import Call, Executor, OnDone, Outcome, Progress
-from pipeline.errors import PipelineError, StepFailedError
+from cluster.executor import Call, Claim, Executor, OnDone, Outcome, Progress, Room
+from pipeline.errors import PipelineError, SeveralFailedError, StepFailedError
 from pipeline.events import EventLog
 from pipeline.lease import Lease
 from pipeline.step import Step
@@ -47,24 +48,50 @@ def split(step: Step, inputs: Mapping[str, Input]) -> list[Part]:
     return parts
 
 
+class Halt:
+    """Whether further steps and parts begin: no more once something has failed, unless the run is to keep going."""
+
+    def __init__(self, keep_going: bool) -> None:
+        self._keep_going = keep_going
+        self._event = threading.Event()
+
+    def failed(self) -> None:
+        """Something has failed."""
+        if not self._keep_going:
+            self._event.set()
+
+    def now(self) -> None:
+        """Nothing begins from now on."""
+        self._event.set()
+
+    def __call__(self) -> bool:
+        """Whether nothing further is to begin."""
+        return self._event.is_set()
+
+
 @dataclass(frozen=True)
 class Work:
-    """The work of a step in one generation; `task` is what its workers are sent."""
+    """The work of a step in one generation; `task` is what its workers are sent.
+
+    `order`: of several steps at work, the lowest goes first where not all have room.
+    """
 
     step: Step
     task: Task
     executor: Executor
     events: EventLog
+    halt: Halt
+    order: int = 0
 
-    def run(self, todo: Sequence[Part], parts: int, lease: Lease, ranks: int | None, least_ranks: int | None) -> None:
-        """Runs those of `parts` that are to do.
+    def run(self, todo: Sequence[Part], parts: int, lease: Lease, ranks: int | None, least_ranks: int | None) -> bool:
+        """Runs those of `parts` that are to do, and returns whether all are done: not where the run was halted.
 
-        An error stops the step. A part that was lost with its workers is reported when the others are done. A training
-        runs on `ranks` (None: as many as it usually takes), on as few as `least_ranks` where there is room for no more.
-        Raises `StepFailedError`, and `BusyError` once the lease is lost.
+        A part that fails is reported when those that have begun are done; whether others begin is for `halt` to say. A
+        training runs on `ranks` (None: as many as it usually takes), on as few as `least_ranks` where there is room for
+        no more. Raises `StepFailedError`, and `BusyError` once the lease is lost.
         """
         if not todo:
-            return
+            return True
         failures: list[StepFailedError] = []
         done = parts - len(todo)
 
@@ -79,24 +106,23 @@ class Work:
                 where = {"host": outcome.host, "pid": outcome.pid, "executor": outcome.executor}
                 self.events.emit("part_done", self.step.name, **outcome.result(), **where, done=done, parts=parts)
                 return
-            failure = self._failure(outcome, part)
-            if outcome.error.kind == "error":
-                raise failure
-            failures.append(failure)
+            failures.append(self._failure(outcome, part))
+            self.halt.failed()
 
         if isinstance(self.step.stage, Gang):
             self._train(self.step.stage, ranks, least_ranks, on_done, lease)
         else:
-            self.executor.run(self._calls(todo), on_done, self.step.stage.gpu)
+            self.executor.run(self._calls(todo), on_done, self.step.stage.gpu, self._claim())
         if failures:
-            raise failures[0]
+            raise failures[0] if len(failures) == 1 else SeveralFailedError(failures)
+        return done == parts
 
     def merge(self) -> dict[str, Any]:
         """Merges the parts and commits; what `pipeline.worker.merge` returns. Raises `StepFailedError`."""
         outcomes: list[Outcome] = []
         call = Call(f"{self.step.name}/merge", "pipeline.worker:merge", self.task.model_dump(mode="json"))
-        # On a worker that has done parts, where there are any left.
-        self.executor.run([call], outcomes.append, self.step.stage.gpu)
+        # On a worker that has done parts, where there are any left. What is all done is committed, halted or not.
+        self.executor.run([call], outcomes.append, self.step.stage.gpu, Claim(self.step.name, self.order))
         if outcomes[0].error is not None:
             raise self._failure(outcomes[0], None)
         return outcomes[0].result()
@@ -117,7 +143,13 @@ class Work:
         most = min(asked, stage.max_ranks or asked)
         least = None if least_ranks is None else min(least_ranks, most)
         call = Call(f"{self.step.name}/0", "pipeline.worker:train", self.task.model_dump(mode="json"))
-        on_done(self.executor.gang(call, most, on_progress, least))
+        on_done(self.executor.gang(call, most, on_progress, least, self._claim()))
+
+    def _claim(self) -> Claim:
+        def on_room(room: Room) -> None:
+            self.events.emit("step_room", self.step.name, **asdict(room))
+
+        return Claim(self.step.name, self.order, self.halt, on_room)
 
     def _failure(self, outcome: Outcome, part: int | None) -> StepFailedError:
         error = outcome.error

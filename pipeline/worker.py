@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from cluster.resources import device
-from pipeline.artifact import StoredCheckpoints, StoredInput, StoredOutput, TrainingOutput
+from pipeline.artifact import StoredCheckpoints, StoredInput, StoredOutput, TornPartError, TrainingOutput
 from pipeline.drift import Code, combined_code
-from pipeline.errors import PipelineError, StaleCodeError
+from pipeline.errors import MissingError, PipelineError, StaleCodeError
 from pipeline.key import key_of
 from pipeline.manifest import (
     Head,
@@ -119,7 +119,10 @@ class _NoOutput:
 
 
 def work(payload: dict[str, Any]) -> dict[str, Any]:
-    """Does one part and writes its receipt; a part that has one is left alone."""
+    """Does one part and writes its receipt; a part that has one is left alone.
+
+    A part whose objects would be of two attempts gets no receipt. `merge` misses it then, and the part is made again.
+    """
     assignment = _assignment(payload)
     part = assignment.task.part
     assert part is not None
@@ -128,8 +131,12 @@ def work(payload: dict[str, Any]) -> dict[str, Any]:
         started = time.perf_counter()
         state = _state(assignment)
         out = assignment.output()
-        with noted() as precisions:
-            summary = _plain(assignment.stage.work(part, state, assignment.inputs, out))
+        try:
+            with noted() as precisions:
+                summary = _plain(assignment.stage.work(part, state, assignment.inputs, out))
+        except TornPartError:
+            seconds = time.perf_counter() - started
+            return {"part": part.index, "seconds": seconds, "adopted": len(out.adopted), "size_bytes": 0}
         seconds = time.perf_counter() - started
         ours = _receipt(assignment, part.index, out.objects, tuple(out.adopted), summary, seconds, precisions)
         receipt, _ = write_record(assignment.store, f"{assignment.folder}/{receipt_name(part.index)}", ours)
@@ -167,11 +174,14 @@ def merge(payload: dict[str, Any]) -> dict[str, Any]:
     """Merges the parts and commits: writes the manifest, last.
 
     Returns `{"digest", "size_bytes", "seconds", "summary", "drift"}`, or `{"problems"}` where objects that a receipt
-    lists are gone: then nothing was committed.
+    lists, or receipts themselves, are gone: then nothing was committed.
     """
     assignment = _assignment(payload)
     started = time.perf_counter()
-    receipts = read_receipts(assignment.store, assignment.folder, assignment.head.parts)
+    try:
+        receipts = read_receipts(assignment.store, assignment.folder, assignment.head.parts)
+    except MissingError as error:
+        return {"problems": [f"a part has no receipt that is its own ({error.expected})"]}
     objects: dict[str, Object] = {}
     for receipt in receipts:
         if problems := _disagreements(objects, receipt.objects):
@@ -184,7 +194,10 @@ def merge(payload: dict[str, Any]) -> dict[str, Any]:
         summary = receipts[0].summary
     else:
         out = assignment.output(objects)
-        summary = _plain(assignment.stage.merge([receipt.summary for receipt in receipts], assignment.inputs, out))
+        try:
+            summary = _plain(assignment.stage.merge([receipt.summary for receipt in receipts], assignment.inputs, out))
+        except TornPartError as error:
+            return {"problems": [f"another merge has ended in between ({error.expected})"]}
         if problems := _disagreements(objects, out.objects):
             return {"problems": problems}
         objects |= out.objects

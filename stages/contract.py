@@ -44,6 +44,12 @@ Summary: TypeAlias = dict[str, Any]
 """A small JSON object: what a part or an artifact says about itself."""
 
 
+class Settings(BaseModel):
+    """Base of settings that several stages share: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
 @dataclass(frozen=True)
 class Unkeyed:
     """Marks a field that cannot change the answer; it stays out of the key. `why` says why."""
@@ -235,7 +241,7 @@ class Stage(BaseModel):
         """Rough cost, from the estimates of the inputs."""
         raise NotImplementedError
 
-    def known(self, guess: Estimate, summary: Summary) -> Estimate:
+    def refined(self, guess: Estimate, summary: Summary) -> Estimate:
         """What `guess` becomes once the step is done and has this summary: later steps are estimated from it."""
         return guess
 

@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 SHARED = {"local_ray": "ray", "finished": "finished"}
-"""Fixtures that are dear: all tests on one of them go to one process of pytest-xdist, so that it is made once."""
+"""Fixtures that take long: all tests on one of them go to one process of pytest-xdist, so that it is made once."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
@@ -42,6 +42,17 @@ def _same_numbers_in_any_order() -> None:
     """What a test draws from torch's one generator does not depend on the tests before it."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread, so that its rounding does not depend on the machine's CPUs."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ def write_digits(folder: Path, count: int | None = None) -> int:
     digits = load_digits()
     for number, (grey, label) in enumerate(zip(digits.images[:count], digits.target[:count], strict=True)):
         pixels = np.kron(grey / 16.0 * 255.0, np.ones((SIZE // 8, SIZE // 8))).round().astype(np.uint8)
-        place = folder / str(label)
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{number:04d}.png").write_bytes(encode_png(np.repeat(pixels[..., None], 3, axis=2)))
+        class_folder = folder / str(label)
+        class_folder.mkdir(parents=True, exist_ok=True)
+        (class_folder / f"{number:04d}.png").write_bytes(encode_png(np.repeat(pixels[..., None], 3, axis=2)))
     return number + 1

@@ -15,7 +15,7 @@ MICRO = STUDIES / "micro.yaml"
 
 @dataclass(frozen=True)
 class Finished:
-    """Where a study and its store are, and what the run that made it said."""
+    """The paths of a study and its store, and the output of the run that made it."""
 
     study: Path
     store: Path

@@ -39,7 +39,7 @@ KEPT_PROCESSES = ("from multiprocessing.resource_tracker import", "from multipro
 
 
 @dataclass(frozen=True)
-class State:
+class ProcessState:
     """What a test must leave as it is."""
 
     environment: dict[str, str]
@@ -51,7 +51,7 @@ class State:
     """All processes of the machine: what descends from one of them is that one's."""
 
     @classmethod
-    def now(cls) -> "State":
+    def now(cls) -> "ProcessState":
         """As it is now."""
         ignored = SET_BY_PYTEST | SET_BY_IMPORTS
         return cls(
@@ -65,7 +65,7 @@ class State:
 
     def changed_environment(self) -> list[str]:
         """Variables and working folder that differ now."""
-        now = State.now()
+        now = ProcessState.now()
         names = sorted(self.environment.keys() | now.environment.keys())
         values = [(name, self.environment.get(name), now.environment.get(name)) for name in names]
         found = [f"variable {name}: {before!r} became {after!r}" for name, before, after in values if before != after]
@@ -75,7 +75,7 @@ class State:
 
     def changed_handlers(self) -> list[str]:
         """Signals that are handled otherwise now."""
-        now = State.now().handlers
+        now = ProcessState.now().handlers
         return [f"handler of signal {n}: {old} became {now[n]}" for n, old in self.handlers.items() if now[n] != old]
 
     def files_in_home(self) -> list[Path]:
@@ -155,18 +155,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def session_state() -> Iterator[State]:
+def session_state() -> Iterator[ProcessState]:
     """The state before the first fixture; in the end it is the same again, or the last test fails."""
-    before = State.now()
+    before = ProcessState.now()
     yield before
     changed = before.changed_environment, before.changed_handlers
     _refuse("fixtures of a wider scope than a test have left:", *changed, lambda: before.left_running(None))
 
 
 @pytest.fixture(autouse=True)
-def leaves_nothing(session_state: State, request: pytest.FixtureRequest) -> Iterator[None]:
+def leaves_nothing(session_state: ProcessState, request: pytest.FixtureRequest) -> Iterator[None]:
     """Compares before and after each test. It is set up after all fixtures of a wider scope, and before all others."""
-    before = State.now()
+    before = ProcessState.now()
     yield
     test = request.node.nodeid
     try:
@@ -186,7 +186,7 @@ def _refuse(who: str, *finders: Callable[[], list[str]]) -> None:
         pytest.fail("\n".join([who, *found]), pytrace=False)
 
 
-def _put_back(session: State, before: State) -> None:
+def _put_back(session: ProcessState, before: ProcessState) -> None:
     """So that a leak fails one test and not all that follow it. Threads and processes stay."""
     for name in os.environ.keys() - session.environment.keys() - SET_BY_PYTEST - SET_BY_IMPORTS:
         del os.environ[name]

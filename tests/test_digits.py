@@ -1,4 +1,4 @@
-"""Real images from files to a report: the handwritten digits, their class, and what pixels tell."""
+"""Real images from files to a report: the handwritten digits, their class, and attributes of their pixels."""
 
 import json
 from pathlib import Path

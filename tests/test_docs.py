@@ -65,6 +65,20 @@ def test_the_formats_open_with_the_tools_that_the_page_names(
     assert "000000000" in out
 
 
+def test_the_python_that_is_shown_runs_a_study(
+    finished: Finished, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "study.yaml").symlink_to(finished.study)
+    (tmp_path / "store").symlink_to(finished.store)
+    monkeypatch.chdir(tmp_path)
+    shown = blocks("docs/reference/python.md", "python")
+    assert len(shown) == 2
+    for block in shown:
+        exec(compile(block, "docs/reference/python.md", "exec"), {})
+        *_, url = capsys.readouterr().out.splitlines()
+        assert Path(url, "report.html").is_file()
+
+
 def test_the_stage_that_is_shown_runs_and_is_cached(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,8 +187,8 @@ def test_the_extension_that_is_shown_is_one(tmp_path: Path) -> None:
 def test_the_encoders_that_are_shown_are_taken_as_they_stand(tmp_path: Path) -> None:
     section = (ROOT / "docs" / "guide" / "encoders.md").read_text()
     (shown,) = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
-    rest = "\nstudy: shown\ndataset: {listing: {source: {kind: scenes}}}\ndecoder: {taps: ['resnet:layer3']}\n"
-    (tmp_path / "study.yaml").write_text(shown + rest)
+    remaining = "\nstudy: shown\ndataset: {listing: {source: {kind: scenes}}}\ndecoder: {taps: ['resnet:layer3']}\n"
+    (tmp_path / "study.yaml").write_text(shown + remaining)
     encoders = load(str(tmp_path / "study.yaml")).encoders
     known = {name: taps_of(encoder) for name, encoder in encoders.items()}
     assert known["resnet"] == ("backbone", "layer3", "layer4.2.conv1")

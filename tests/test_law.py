@@ -131,8 +131,8 @@ def test_a_stage_says_that_it_uses_a_gpu_exactly_where_it_looks_at_the_device() 
         for stage in (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)):
             setups = [node for node in stage.body if isinstance(node, ast.FunctionDef) and node.name == "setup"]
             uses = any(isinstance(node, ast.Name) and node.id == "device" for each in setups for node in ast.walk(each))
-            says = any(isinstance(node, ast.AnnAssign) and ast.unparse(node) == GPU for node in stage.body)
-            assert uses == says, f"{path.relative_to(ROOT)}: {stage.name}"
+            declares = any(isinstance(node, ast.AnnAssign) and ast.unparse(node) == GPU for node in stage.body)
+            assert uses == declares, f"{path.relative_to(ROOT)}: {stage.name}"
 
 
 def test_every_room_has_its_place_in_the_order() -> None:

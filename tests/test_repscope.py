@@ -56,5 +56,7 @@ def test_a_finished_study_is_a_hit_and_its_taps_are_shown_as_a_picture(finished:
 
 
 def test_showing_a_study_that_has_not_run_says_how_to_run_it(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"expected a finished run of tiny .* `repscope\.run`"):
+    with pytest.raises(
+        UsageError, match=r"expected a finished study in .*; found 'tiny'\. Name one of these, or run it first"
+    ):
         repscope.show("tiny", b"", tmp_path)

@@ -259,7 +259,7 @@ class FolderSource(BaseModel):
         return Attribute(name="class", kind="class", classes=classes)
 
 
-Source: TypeAlias = Annotated[
+DatasetSource: TypeAlias = Annotated[
     ScenesSource | FolderSource | WebdatasetSource | ParquetSource | Cifar10Source, Field(discriminator="kind")
 ]
 

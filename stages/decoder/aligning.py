@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stages.decoder.conditioning import Projection
 from stages.decoder.data import PairedSet
-from stages.decoder.network import Network
+from stages.decoder.network import DecoderNetwork
 
 IMAGES = 8_192
 """Train images that the rotations are fitted on."""
@@ -32,7 +32,7 @@ LEAST_STD = 0.03
 
 
 @torch.no_grad()
-def align(network: Network, train: PairedSet, seed: int) -> None:
+def align(network: DecoderNetwork, train: PairedSet, seed: int) -> None:
     """Sets the projections of all taps, at the sketch and at the U-Net. Mixes by torch's own generator."""
     order = np.random.Generator(np.random.Philox(key=[seed, len(train)])).permutation(len(train))
     rows = np.sort(order[:IMAGES])
@@ -83,6 +83,6 @@ def embeddings(train: PairedSet, number: int, rows: "np.ndarray") -> Tensor:
     return h[:, : train.widths[number]]
 
 
-def projections(network: Network) -> tuple[Projection, Projection]:
+def projections(network: DecoderNetwork) -> tuple[Projection, Projection]:
     """At the sketch and at the U-Net."""
     return network.sketch.projection, network.painter.projection

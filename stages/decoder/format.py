@@ -21,7 +21,7 @@ from stages.decoder.card import CARD as CARD
 from stages.decoder.card import FORMAT, Snapshot
 from stages.decoder.card import Point as Point
 from stages.decoder.conditioning import NULL
-from stages.decoder.network import Network
+from stages.decoder.network import DecoderNetwork
 from stages.decoder.rcdm import format as rcdm_format
 from stages.decoder.rcdm.format import AdmCard, AdmDecoder
 from stages.decoder.spec import NetworkSettings, TrainingSettings
@@ -81,11 +81,11 @@ class DecoderCard(BaseModel):
 
 
 @dataclass(frozen=True)
-class Decoder:
+class TrainedDecoder:
     """A trained decoder on a device."""
 
     card: DecoderCard
-    network: Network
+    network: DecoderNetwork
     means: Mapping[str, Tensor]
     scales: Mapping[str, Tensor]
     device: str
@@ -151,10 +151,10 @@ class Decoder:
 
 
 AnyCard: TypeAlias = DecoderCard | AdmCard
-AnyDecoder: TypeAlias = Decoder | AdmDecoder
+AnyDecoder: TypeAlias = TrainedDecoder | AdmDecoder
 
 
-def require_one_file(network: Network) -> None:
+def require_one_file(network: DecoderNetwork) -> None:
     """Raises InputError where the weights are too many for `WEIGHTS`: to be asked before a training, not after it."""
     sketch, painter = (4 * sum(p.numel() for p in part.parameters()) for part in (network.sketch, network.painter))
     # What standardises embeddings, and the names of all, are small beside it.
@@ -168,7 +168,7 @@ def require_one_file(network: Network) -> None:
 
 
 def dump(
-    network: Network,
+    network: DecoderNetwork,
     final: Mapping[str, Tensor],
     halfway: Mapping[str, Tensor],
     statistics: "Sequence[Statistics]",
@@ -221,7 +221,7 @@ def load(inp: Input, device: str, snapshot: Snapshot = "final") -> AnyDecoder:
     standard = {name: tensors.pop(name) for name in list(tensors) if name.startswith(STANDARD)}
     if snapshot == "halfway":
         tensors |= load_tensors(inp.read(HALFWAY))
-    network = Network(card.network, list(card.taps.values()), card.size)
+    network = DecoderNetwork(card.network, list(card.taps.values()), card.size)
     network.residual_std = card.rest
     try:
         network.load_state_dict(tensors)
@@ -230,4 +230,4 @@ def load(inp: Input, device: str, snapshot: Snapshot = "final") -> AnyDecoder:
     except (RuntimeError, KeyError) as error:
         raise FormatError(f"tensors that {CARD} describes", str(error), "Train the decoder again.") from error
     network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return Decoder(card, network, means, scales, device)
+    return TrainedDecoder(card, network, means, scales, device)

@@ -137,7 +137,7 @@ class Parts(nn.Module):
         return {}
 
 
-class Network(Parts):
+class DecoderNetwork(Parts):
     """Sketch and painter. `residual_std` is measured when the sketch is trained."""
 
     sketch: Sketch

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stages.decoder.data import Batch
-from stages.decoder.network import Network, Parts
+from stages.decoder.network import DecoderNetwork, Parts
 from stages.diffusion import edm
 
 
@@ -37,7 +37,7 @@ class Edm:
 
     def losses(self, network: Parts, batch: Batch) -> Tensor:
         """See `Objective`; the sketch stays as it is."""
-        assert isinstance(network, Network)
+        assert isinstance(network, DecoderNetwork)
         noisy = batch.clean + batch.level[:, None, None, None] * batch.noise
         with torch.no_grad():
             drawn = network.sketch(batch.h, batch.tap)

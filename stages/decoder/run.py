@@ -14,7 +14,7 @@ from stages.decoder.aligning import align
 from stages.decoder.card import Point, still_falling
 from stages.decoder.data import VIEWS, PairedSet
 from stages.decoder.loop import Training, fit
-from stages.decoder.network import Network
+from stages.decoder.network import DecoderNetwork
 from stages.decoder.objective import Edm
 from stages.decoder.recipe import Recipe
 from stages.embeddings.format import OK, Table, open_table
@@ -58,7 +58,7 @@ def run(stage: "Decoder", context: Context, inputs: Inputs, out: Output) -> Summ
     """Trains on the train images of `shards`; rank 0 writes the decoder's files."""
     train, heldout = read_sets(stage, inputs, context.rank, context.world)
     torch.manual_seed(stage.seed)
-    network = Network(stage.network, train.widths, train.size)
+    network = DecoderNetwork(stage.network, train.widths, train.size)
     if fresh(context):
         align(network, train, stage.seed)
     objective = Edm(stage.training.log_sigma_mean, stage.training.log_sigma_std)
@@ -77,7 +77,7 @@ def fit_and_write(
 ) -> Summary:
     """Trains to the end; rank 0 writes the files of a decoder, whose card repeats the settings of `stage`."""
     train, network = training.data, training.network
-    assert isinstance(network, Network)
+    assert isinstance(network, DecoderNetwork)
     format.require_one_file(network)
     fit(training, context, stage.checkpoint_images, stage.taps)
     curve = curve_of(training, stage.taps)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from stages.contract import Added, Unkeyed
+from stages.contract import Added, Settings, Unkeyed
 
 WITHOUT_SKETCH: Mapping[str, Any] = {"sigma_max": 80.0, "rho": 7.0}
 """How to sample where a study does not say and no sketch was trained: from noise that hides whole images."""
@@ -13,12 +13,6 @@ WITHOUT_SKETCH: Mapping[str, Any] = {"sigma_max": 80.0, "rho": 7.0}
 
 SKETCH_IMAGES = 60_000
 """Embeddings of each tap that the sketch is shown by default."""
-
-
-class Settings(BaseModel):
-    """Base of the settings in this room: frozen, and an unknown field is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class NetworkSettings(Settings):

@@ -83,8 +83,8 @@ class Chunks:
         found = np.empty((len(chunks), self._chunk_rows, self.width), dtype=self.dtype)
         for run in np.split(np.arange(len(chunks)), np.flatnonzero(np.diff(offsets) != size) + 1):
             data = self._input.read_range(self._shard(part), int(offsets[run[0]]), size * len(run))
-            for place, number in enumerate(run):
-                chunk = self._checked(part, data[place * size : (place + 1) * size])
+            for position, number in enumerate(run):
+                chunk = self._checked(part, data[position * size : (position + 1) * size])
                 found[number] = np.frombuffer(chunk, self.dtype).reshape(self._chunk_rows, self.width)
         vectors: NDArray[Any] = found[back, rows % self._chunk_rows]
         return vectors

@@ -1,11 +1,20 @@
 """The layout of a table of embeddings, and reading one.
 
     embeddings.zarr/<tap>/<view>     Zarr v3, float16 or float32 [rows, features]; a row without an image is NaN
-    rows.parquet                     row, key, split, status: one record per row, in order
+    embeddings.zarr/<tap>/<column>   the columns of rows.parquet, coordinates of the tap's group
+    rows.parquet                     one record per row, in order: row, key, kind, status, and
+                                       of images: file_name, split, labels
+                                       of samples: source_key, painted_from, variant, k
     statistics.safetensors           <tap>/mean, <tap>/std [features] and <tap>/rms, from train rows of all views
+    CARD.md, card.json               what the vectors are, for people and for programs
 
-One part of the images is one shard of every array (two writers in one shard lose data silently). Inner chunks of 64
-rows carry crc32c: a flipped byte is an error and never data. A shard is encoded by Zarr itself, in memory.
+Rows of samples are counted in the column and dimension `sample`, not `row`: they are other things than images.
+
+One part of the images is one shard of every array (two writers in one shard lose data silently). Inner chunks of
+`CHUNK_ROWS` rows carry crc32c: a flipped byte is an error and never data. A shard is encoded by Zarr itself, in memory.
+
+Attributes are flat, since netCDF and xarray have no others: `encoder` and `fingerprint` are JSON as text. Format 1 has
+them nested, chunks of 64 rows, no coordinates, no card, and row, key, split and status alone.
 """
 
 import io
@@ -18,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages import coordinates
 from stages.contract import Input
 from stages.encoders.spec import require
 from stages.errors import FormatError, InputError
@@ -28,11 +38,18 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
     from zarr.core.buffer import Buffer
 
-FORMAT = 1
+FORMAT = 2
 STORE, ROWS, STATISTICS = "embeddings.zarr", "rows.parquet", "statistics.safetensors"
-CHUNK_ROWS = 64
+IMAGE, SAMPLE = "image", "sample"
+"""Kinds of rows."""
+NUMBER = {IMAGE: "row", SAMPLE: "sample"}
+"""The column that counts the rows of a kind, and the dimension of its arrays."""
+CHUNK_ROWS = 128
+"""Rows of an inner chunk, which is what a reader of one row reads, and what a scan decodes at a time."""
 BLOCK_BYTES = 2**26
 """Of vectors that are asked for at once: what reading takes beside its answer is this, or a few times this."""
+REPEATED = ("taps", "widths", "encoder", "fingerprint")
+"""Attributes that stand at the root alone."""
 SPARSE = 4
 """Of so many rows in a run one is wanted at least, or rows are picked one by one."""
 OK = "ok"
@@ -94,14 +111,7 @@ class Table:
 
         self._input = inp
         self._group: Any = zarr.open_group(inp.zarr(STORE), mode="r", zarr_format=3)
-        found = self._group.attrs.get("format")
-        if found != FORMAT:
-            raise FormatError(
-                expected=f"{STORE} of format {FORMAT}",
-                found=f"format {found!r}",
-                remedy="Read it with the version of Repscope that wrote it, or embed again.",
-            )
-        self.attributes: dict[str, Any] = dict(self._group.attrs)
+        self.attributes: dict[str, Any] = read_attributes(dict(self._group.attrs))
         """What the store says of itself: encoder, fingerprint, views, keys of what it was made from."""
         self.taps: dict[str, int] = self.attributes["fingerprint"]["taps"]
         """Name -> width."""
@@ -168,7 +178,7 @@ class Table:
         return np.array([status == OK for status in self.rows().column("status").to_pylist()], dtype=np.bool_)
 
     def rows(self) -> "pa.Table":
-        """`rows.parquet`: row int64, key, split, status."""
+        """`rows.parquet`: row or sample int64, key, status, and what else the format has."""
         import pyarrow.parquet as pq
 
         return pq.read_table(io.BytesIO(self._input.read(ROWS)))
@@ -229,31 +239,50 @@ def decode_shard(data: bytes, part_rows: int, width: int, dtype: str) -> NDArray
 def metadata(
     taps: Mapping[str, int],
     views: Sequence[str],
-    count: int,
+    rows: "pa.Table",
     part_rows: int,
     dtype: str,
     attributes: Mapping[str, Any],
 ) -> dict[str, bytes]:
-    """Every `zarr.json` by object name, the root last; the root repeats the others, so that one read opens all."""
+    """Everything of the store but its shards, by object name, the root's `zarr.json` last.
+
+    `rows` are those of `rows.parquet`: the coordinates of each tap. `attributes` are flat, and each tap repeats them.
+    """
     import zarr
 
-    objects: dict[str, Buffer] = {}
-    store = _memory(objects)
-    root = zarr.create_group(store, zarr_format=3, attributes=dict(attributes))
+    written: dict[str, Buffer] = {}
+    store = _memory(written)
+    names = coordinates.attribute(rows)
+    dimension = NUMBER[attributes["kind"]]
+    root = zarr.create_group(store, zarr_format=3, attributes={"format": FORMAT, **attributes})
+    shared = coordinates.objects(rows, dimension)
     for tap, width in taps.items():
-        root.create_group(tap, attributes={"tap": tap})
+        own = {name: value for name, value in attributes.items() if name not in REPEATED}
+        root.create_group(tap, attributes={"format": FORMAT, "tap": tap, "width": width, **own, **names})
         for view in views:
-            own = {name: attributes[name] for name in ("encoder", "fingerprint", "images_key", "encoder_key")}
-            _create(store, f"{tap}/{view}", count, width, part_rows, dtype, {"tap": tap, "view": view, **own})
-    documents = {name: json.loads(value.to_bytes()) for name, value in objects.items()}
-    members = {name.removesuffix("/zarr.json"): value for name, value in documents.items() if name != "zarr.json"}
-    documents["zarr.json"]["consolidated_metadata"] = {
-        "kind": "inline",
-        "must_understand": False,
-        "metadata": dict(sorted(members.items())),
-    }
-    ordered = [*sorted(set(documents) - {"zarr.json"}), "zarr.json"]
-    return {f"{STORE}/{name}": json.dumps(documents[name], indent=1).encode() for name in ordered}
+            about = {"tap": tap, "view": view, **{name: own[name] for name in ("kind", "units", "metric")}}
+            _create(store, f"{tap}/{view}", rows.num_rows, width, part_rows, dtype, about | names, dimension)
+    objects = {name: value.to_bytes() for name, value in written.items()}
+    objects |= {f"{tap}/{name}": data for tap in taps for name, data in shared.items()}
+    return {f"{STORE}/{name}": data for name, data in coordinates.consolidated(objects).items()}
+
+
+def read_attributes(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a store says of itself, alike for all formats: `encoder` and `fingerprint` nested, absent keys None.
+
+    FormatError where the format is newer.
+    """
+    number = found.get("format")
+    if number == 1:
+        return {"kind": IMAGE, **found}
+    if number != FORMAT:
+        raise FormatError(
+            f"{STORE} of format {FORMAT} or older",
+            f"format {number!r}",
+            "Read it with the version of Repscope that wrote it, or embed again.",
+        )
+    nested = {name: json.loads(found[name]) for name in ("encoder", "fingerprint")}
+    return {"encoder_key": None, **found, **nested}
 
 
 def dump_statistics(moments: Mapping[str, Moments]) -> bytes:
@@ -277,6 +306,7 @@ def _create(
     part_rows: int,
     dtype: str,
     attributes: Mapping[str, Any] | None = None,
+    dimension: str = NUMBER[IMAGE],
 ) -> "zarr.Array[Any]":
     import zarr
     from zarr.codecs import Crc32cCodec
@@ -286,13 +316,13 @@ def _create(
         name=path,
         shape=(rows, width),
         # The inner chunks must divide the shard.
-        chunks=(np.gcd(part_rows, CHUNK_ROWS).item(), width),
+        chunks=(max(n for n in range(1, min(part_rows, CHUNK_ROWS) + 1) if part_rows % n == 0), width),
         shards=(part_rows, width),
         dtype=dtype,
         compressors=Crc32cCodec(),
         filters=None,
         fill_value=float("nan"),
-        dimension_names=("row", "feature"),
+        dimension_names=(dimension, "feature"),
         attributes=dict(attributes or {}),
         # A shard of missing rows only is stored too: then an object that is absent is always damage.
         config={"write_empty_chunks": True},

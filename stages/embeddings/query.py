@@ -6,20 +6,19 @@ Needs numpy and pyarrow; DuckDB where there is a condition, Zarr and xarray for 
 
 import copy
 import io
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.attributes import PREFIX
+from stages import attributes
 from stages.embeddings.chunks import Chunks, Rows, documents
-from stages.embeddings.format import FORMAT, OK, ROWS, STORE, Vectors
-from stages.embeddings.neighbours import Metric, nearest
+from stages.embeddings.format import OK, ROWS, STORE, Vectors, read_attributes
+from stages.embeddings.neighbours import Metric, confused, nearest, random_pair
 from stages.encoders.spec import require
 from stages.errors import FormatError, InputError
 
@@ -31,9 +30,24 @@ if TYPE_CHECKING:
     from stages.contract import Input
 
 BATCH_ROWS = 8192
+UNIT_ROWS = 4096
+"""Rows among which random pairs are drawn."""
+INSTALL = "Install it: pip install 'repscope[run]'."
 SHOWN = ("row", "key", "name", "split", "status")
 """Columns of `rows` before the labels."""
+NAME, KIND = "file_name", "kind"
+"""Columns of `rows.parquet`: the first is `name` here, since nothing but pandas has another use for that word."""
 INDEX, ATTRIBUTES = "index.parquet", "attributes.json"
+
+
+class TapStudy(Protocol):
+    """What a table needs of the study that it belongs to."""
+
+    def tap(self, name: str) -> "TapTable":
+        """The table of another tap, by `encoder:tap`."""
+
+    def encoder(self, name: str) -> "Input | None":
+        """The artifact of an encoder by the study's name for it; None where settings alone make it."""
 
 
 class TapTable:
@@ -42,23 +56,19 @@ class TapTable:
     `name` is `encoder:tap`, `count` rows of `width` features are stored as `dtype` (float16 or float32) in `views`.
     """
 
-    def __init__(self, name: str, table: "Input", images: "Input", generation: int = 0) -> None:
-        """`table` is the artifact of the embeddings, `images` that of the shards they were made of.
+    def __init__(
+        self, name: str, table: "Input", images: "Input", generation: int = 0, study: "TapStudy | None" = None
+    ) -> None:
+        """`table` is the artifact of the embeddings, `images` that of the shards they were made of; `study` has both.
 
         InputError where the encoder has no such tap; FormatError where the two do not belong together.
         """
         self.name = name
         self._tap = name.partition(":")[2]
-        self._table, self._images, self._generation = table, images, generation
+        self._table, self._images, self._generation, self._study = table, images, generation, study
         root = documents(table)
-        self.attributes: dict[str, Any] = root["attributes"]
+        self.attributes: dict[str, Any] = read_attributes(root["attributes"])
         """What the table says of itself: encoder, fingerprint, views, keys of what it was made from."""
-        if self.attributes["format"] != FORMAT:
-            raise FormatError(
-                f"{STORE} of format {FORMAT}",
-                f"format {self.attributes['format']!r}",
-                "Read it with the version of Repscope that wrote it, or embed again.",
-            )
         if self.attributes["images_key"] != images.key:
             raise FormatError(
                 f"embeddings of the images with key {images.key[:16]}",
@@ -93,13 +103,16 @@ class TapTable:
     def rows(self) -> "pa.Table":
         """One record per row, in order: row, key, name, split, status, and the labels as people write them.
 
-        A class is its name, a number a float; what is undefined is null. A label called like one of the other columns
-        keeps `attribute.` before its name. FormatError where vectors and images are not in the same order.
+        A class is its name, a number a float; what is undefined is null. A label called like another column of any
+        table is `attribute_<name>`. FormatError where vectors and images are not in the same order.
         """
         import pyarrow as pa
-        import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
+        if self.attributes["format"] > 1:
+            own = {name: self._own.column(name) for name in self._own.column_names if name != KIND}
+            own["name"] = own.pop(NAME)
+            return pa.table({name: own[name] for name in (*SHOWN, *(name for name in own if name not in SHOWN))})
         index = pq.read_table(io.BytesIO(self._images.read(INDEX)))
         for column in ("row", "key"):
             if not self._own.column(column).equals(index.column(column)):
@@ -108,14 +121,12 @@ class TapTable:
                     f"{self._own.num_rows} and {index.num_rows} rows that differ",
                     "Embed again: run with --force for that embeddings step.",
                 )
-        columns = {name: index.column(name) for name in SHOWN}
-        for attribute in json.loads(self._images.read(ATTRIBUTES)):
-            values = index.column(PREFIX + attribute["name"])
-            values = pc.if_else(pc.is_nan(values), None, values)
-            if attribute["kind"] == "class":
-                values = pa.array(attribute["classes"], pa.string()).take(values.cast(pa.int64()).combine_chunks())
-            columns[PREFIX * (attribute["name"] in SHOWN) + attribute["name"]] = values
-        return pa.table(columns)
+        columns = {name: index.column(name) for name in SHOWN if name in index.column_names}
+        columns["name"] = index.column("name" if "name" in index.column_names else NAME)
+        known = attributes.load(self._images.read(ATTRIBUTES))
+        return pa.table(
+            {name: columns[name] for name in SHOWN} | attributes.labels(known, attributes.values(known, index))
+        )
 
     def where(self, condition: str | None = None) -> Rows:
         """Rows int64 [N], rising, that have a vector and meet a condition of SQL over the columns of `rows`.
@@ -200,7 +211,7 @@ class TapTable:
 
     def nearest(
         self,
-        query: str | Sequence[str] | NDArray[Any],
+        query: str | Path | Sequence[str] | NDArray[Any],
         k: int = 10,
         where: str | None = None,
         metric: Metric = "l2",
@@ -208,9 +219,10 @@ class TapTable:
     ) -> "pa.Table":
         """The `k` nearest rows to each query: query, rank (from 0), distance, and the columns of `rows`. Exact.
 
-        `query` is a key or several, whose own rows are left out, or vectors [D] or [Q, D]. The distance is Euclidean
-        or, by `cosine`, 1 - cosine. The table is read block by block, so memory does not grow with it. InputError where
-        fewer than `k` rows meet the condition: it says how many there are.
+        `query` is a key or several, whose own rows are left out, a photograph by its path, or vectors [D] or [Q, D]. A
+        photograph is embedded by the study's own encoder, with its preprocessing, which needs what runs studies
+        (`repscope[run]`). The distance is Euclidean or, by `cosine`, 1 - cosine. The table is read block by block, so
+        memory does not grow with it. InputError where fewer than `k` rows meet the condition: it says how many.
         """
         import pyarrow as pa
 
@@ -230,6 +242,55 @@ class TapTable:
         taken = self.rows.take(pa.array(found.rows.reshape(-1)))
         return pa.table(columns | {name: taken.column(name) for name in taken.column_names})
 
+    def random_pair(self, metric: Metric = "l2", view: str = "plain", where: str | None = None) -> float:
+        """The mean distance of two rows drawn at random: the unit in which distances of several taps are compared."""
+        rows = self.where(where)
+        self._enough(rows, 2, where)
+        order = np.random.Generator(np.random.Philox(key=[1, len(rows)])).permutation(len(rows))
+        return random_pair(self.numpy(np.sort(rows[order[:UNIT_ROWS]]), view), metric)
+
+    def confuses(
+        self,
+        against: "str | TapTable",
+        n: int = 20,
+        where: str | None = None,
+        metric: Metric = "l2",
+        view: str = "plain",
+    ) -> "pa.Table":
+        """The `n` pairs of rows that are near at this tap and far at another, by all pairs; the clearest first.
+
+        `against` is a tap of the same study, as `encoder:tap`, or its table. Columns: pair (from 0), near and far (the
+        distances here and there, in units of random pairs: what counts is far - near), the columns of `rows` of one
+        image, and those of the other after `other_`. Vectors of both taps are held in memory and time grows with the
+        square of the rows, so say `where` for a large table.
+        """
+        import pyarrow as pa
+
+        require("metric", metric, ("l2", "cosine"))
+        if n < 1:
+            raise InputError("n of 1 or more", str(n), "Raise it.")
+        other = self._opened(against)
+        require("view", view, other.views)
+        if not self._own.column("key").equals(other._own.column("key")):
+            raise InputError(
+                f"a table of the images of {self.name}", f"{other.name} of others", "Name a tap of the same study."
+            )
+        rows = np.intersect1d(self.where(where), other.where())
+        self._enough(rows, 2, where)
+        found = confused(rows, self.numpy(rows, view), other.numpy(rows, view), n, metric)
+        columns: dict[str, Any] = {"pair": np.arange(len(found.near)), "near": found.near, "far": found.far}
+        for side, prefix in enumerate(("", "other_")):
+            taken = self.rows.take(pa.array(found.rows[:, side]))
+            columns |= {prefix + name: taken.column(name) for name in taken.column_names}
+        return pa.table(columns)
+
+    def _opened(self, table: "str | TapTable") -> "TapTable":
+        if isinstance(table, TapTable):
+            return table
+        if self._study is None:
+            raise InputError("a table", repr(table), "Name a tap by its name where the table is one of a study.")
+        return self._study.tap(table)
+
     def join(
         self, other: "str | Path | pa.Table", on: str = "name", missing: Literal["error", "null"] = "error"
     ) -> "TapTable":
@@ -243,7 +304,7 @@ class TapTable:
         import pyarrow.compute as pc
 
         require("missing", missing, ("error", "null"))
-        given = other if isinstance(other, pa.Table) else _read(str(other))
+        given = other if isinstance(other, pa.Table) else read_table(str(other))
         what = "the table" if isinstance(other, pa.Table) else str(other)
         for columns, whose in ((given.column_names, what), (self.rows.column_names, "rows")):
             if on not in columns:
@@ -257,9 +318,9 @@ class TapTable:
             raise InputError(f"{keys.type} in the column {on} of {what}", str(error), "Correct that column.") from error
         if twice := [e["values"] for e in theirs.value_counts().to_pylist() if e["counts"] > 1]:
             raise InputError(f"one row for each {on} in {what}", f"{twice[0]} twice", "Take one of both away.")
-        places = pc.index_in(keys, value_set=theirs)
-        if lost := places.null_count:
-            first = keys.filter(pc.is_null(places))[0].as_py()
+        indices = pc.index_in(keys, value_set=theirs)
+        if lost := indices.null_count:
+            first = keys.filter(pc.is_null(indices))[0].as_py()
             if missing == "error" or lost == len(keys):
                 raise InputError(
                     f"a row in {what} for each of {len(keys)} rows, by {on}",
@@ -269,7 +330,7 @@ class TapTable:
         labelled = self.rows
         for name in given.column_names:
             if name != on:
-                labelled = labelled.append_column(name, given.column(name).take(places))
+                labelled = labelled.append_column(name, given.column(name).take(indices))
         joined = copy.copy(self)
         joined.__dict__["rows"] = labelled
         return joined
@@ -280,14 +341,23 @@ class TapTable:
             import xarray as xr
         except ImportError as error:
             raise InputError("the package xarray", str(error), "pip install xarray") from error
-        found: xr.Dataset = xr.open_zarr(self._table.zarr(STORE), group=self._tap, consolidated=False)
-        columns = {name: ("row", self.rows.column(name).to_numpy()) for name in self.rows.column_names}
+        found: xr.Dataset = xr.open_zarr(self._table.zarr(STORE), group=self._tap, consolidated=False, chunks=None)
+        found = found.drop_vars(NAME, errors="ignore")
+        columns = {
+            name: ("row", _decoded(self.rows.column(name)).to_numpy())
+            for name in self.rows.column_names
+            if name not in found.coords
+        }
         labelled: xr.Dataset = found.assign_coords(columns)
+        for view in self.views:
+            # Where a user asks for dask's chunks without a size, they are what was written as one object.
+            chunks = dict(zip(labelled[view].dims, labelled[view].encoding["shards"], strict=True))
+            labelled[view].encoding["preferred_chunks"] = chunks
         return labelled
 
     @cached_property
     def _own(self) -> "pa.Table":
-        """`rows.parquet`: row, key, split, status."""
+        """`rows.parquet`: row, key, status, and the rest of what the table's format has."""
         import pyarrow.parquet as pq
 
         return pq.read_table(io.BytesIO(self._table.read(ROWS)))
@@ -299,7 +369,49 @@ class TapTable:
 
         return np.asarray(pc.equal(self._own.column("status"), OK))
 
-    def _queries(self, query: str | Sequence[str] | NDArray[Any], view: str) -> tuple[Vectors, Rows]:
+    def embed(self, photograph: bytes, view: str = "plain") -> Vectors:
+        """The vector of a photograph at this tap, float32 [D], rounded as the table's are.
+
+        It is embedded by the encoder of the table, whose fingerprint is compared. InputError where the tap does not
+        read pixels, the image cannot be read, or what runs studies is not installed.
+        """
+        if self._study is None:
+            raise InputError("the table of a study, whose encoder embeds", "a table alone", "Open it by its study.")
+        require("view", view, self.views)
+        encoder = self._study.encoder(self.name.partition(":")[0])
+        try:
+            from stages.embeddings.photographs import embed
+
+            vectors = embed(self.attributes, self._images, encoder, photograph, view)
+        except ModuleNotFoundError as error:
+            raise InputError("what runs studies, to embed a photograph", str(error), INSTALL) from error
+        require("tap that reads pixels", self._tap, vectors)
+        found: Vectors = vectors[self._tap].astype(self.dtype).astype(np.float32)
+        return found
+
+    def files(self, rows: "Rows | Sequence[int]") -> Iterator[tuple[str, bytes]]:
+        """The images of `rows` as they stand in the tars: format (`png`, `jpg`) and bytes, in the order of the rows.
+
+        FormatError where a row holds no image, or bytes that are not those that were listed.
+        """
+        from stages.images.sets import open_images
+
+        yield from open_images(self._images).files(rows)
+
+    def pictures(self, rows: "Rows | Sequence[int]", side: int) -> "NDArray[np.uint8]":
+        """The centre squares of the images of `rows`, uint8 [N, side, side, 3]."""
+        from stages.images.sets import open_images
+
+        return open_images(self._images).decode(np.asarray(rows, dtype=np.int64), side)
+
+    def _photograph(self, path: Path, view: str) -> Vectors:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"an image at {path}", str(error.strerror), "Correct the path.") from error
+        return self.embed(data, view)
+
+    def _queries(self, query: str | Path | Sequence[str] | NDArray[Any], view: str) -> tuple[Vectors, Rows]:
         """Vectors float32 [Q, D], and for each the row that it is, or -1."""
         if isinstance(query, np.ndarray):
             vectors = np.atleast_2d(query).astype(np.float32)
@@ -308,15 +420,17 @@ class TapTable:
                     f"finite vectors [Q, {self.width}]", f"an array {list(query.shape)}", "Take those of this tap."
                 )
             return vectors, np.full(len(vectors), -1)
-        keys = [query] if isinstance(query, str) else list(query)
         known = {key: row for row, key in enumerate(self._own.column("key").to_pylist())}
+        if isinstance(query, Path) or (isinstance(query, str) and query not in known and Path(query).is_file()):
+            return self._photograph(Path(query), view)[None], np.array([-1])
+        keys = [query] if isinstance(query, str) else list(query)
         rows = np.array([known.get(key, -1) for key in keys], dtype=np.int64)
         for key, row in zip(keys, rows, strict=True):
             if row < 0 or not self._embedded[row]:
                 raise InputError(
-                    f"keys of rows that have an image, such as {next(iter(known), '')}",
+                    f"keys of rows that have an image, such as {next(iter(known), '')}, or a photograph's path",
                     repr(key),
-                    "Take them from the column `key` of `rows`.",
+                    "Take them from the column `key` of `rows`, or correct the path.",
                 )
         return self.numpy(rows, view), rows
 
@@ -330,7 +444,15 @@ class TapTable:
             )
 
 
-def _read(url: str) -> "pa.Table":
+def _decoded(column: "pa.ChunkedArray") -> "pa.ChunkedArray":
+    """Text in place of dictionary-encoded text."""
+    import pyarrow as pa
+
+    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+
+
+def read_table(url: str) -> "pa.Table":
+    """A CSV or Parquet file by path or URL. InputError where there is none."""
     import pyarrow as pa
     import pyarrow.csv as csv
     import pyarrow.parquet as pq

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 class Embeddings(Stage):
     """Inputs: `images` (of `shards` or `samples`), and the encoder's own where its spec names one.
 
-    Writes `embeddings.zarr/<tap>/<view>`, `rows.parquet` and, where the images have a split, `statistics.safetensors`
-    (see `stages.embeddings.format`). One part is one tar or one shard of samples.
+    Writes `embeddings.zarr/<tap>/<view>`, `rows.parquet`, a card and, where the images have a split,
+    `statistics.safetensors` (see `stages.embeddings.format`). One part is one tar or one shard of samples.
     """
 
     name: ClassVar[str] = "embeddings"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
     gpu: ClassVar[bool] = True
 

@@ -1,7 +1,8 @@
 """How a table of embeddings is made: each part embedded in one pass, then rows, statistics and metadata."""
 
 import base64
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract import Inputs, Output, Summary
+from stages.embeddings import card
 from stages.embeddings.format import (
-    FORMAT,
-    OK,
     ROWS,
     STATISTICS,
     Moments,
@@ -22,6 +22,7 @@ from stages.embeddings.format import (
     shard_name,
 )
 from stages.embeddings.pace import Passes, choose_batch, choose_decoding, keep_memory
+from stages.embeddings.rows import rows_of
 from stages.encoders.encoder import Encoder, Fingerprint
 from stages.encoders.load import load
 from stages.encoders.spec import EncoderSpec, Pretrained
@@ -30,8 +31,6 @@ from stages.images.sets import Decoding, Images, Rows, open_images
 from stages.parquet import table_bytes
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from stages.embeddings.stage import Embeddings
 
 
@@ -114,7 +113,8 @@ def merge(stage: "Embeddings", summaries: Sequence[Summary], inputs: Inputs, out
         )
     fingerprint = _agreed([Fingerprint.model_validate(summary["fingerprint"]) for summary in summaries])
     images = open_images(inputs["images"])
-    out.put(ROWS, _rows(images.table(("key", "split", "status")), images.count))
+    rows = rows_of(images, inputs["images"])
+    out.put(ROWS, table_bytes(rows))
     total: dict[str, Moments] = {}
     for summary in summaries:
         for tap, packed in summary["moments"].items():
@@ -123,20 +123,21 @@ def merge(stage: "Embeddings", summaries: Sequence[Summary], inputs: Inputs, out
     train_vectors = min((sums.n for sums in total.values()), default=0)
     if train_vectors > 0:
         out.put(STATISTICS, dump_statistics(total))
-    attributes = {
-        "format": FORMAT,
-        "encoder": stage.encoder.model_dump(mode="json"),
-        "fingerprint": fingerprint.model_dump(mode="json"),
-        "views": list(stage.views),
-        "images_key": inputs["images"].key,
-        "encoder_key": inputs[stage.encoder.input].key if isinstance(stage.encoder, Pretrained) else None,
+    embedded = sum(summary["embedded"] for summary in summaries)
+    encoder = inputs[stage.encoder.input] if isinstance(stage.encoder, Pretrained) else None
+    found = card.Card.of(stage, fingerprint, rows, embedded, inputs["images"], encoder)
+    out.put(card.JSON, found.json_bytes())
+    out.put(card.MARKDOWN, found.markdown())
+    about = {
+        **found.flat(),
+        "encoder": json.dumps(stage.encoder.model_dump(mode="json")),
+        "fingerprint": json.dumps(fingerprint.model_dump(mode="json")),
     }
-    documents = metadata(fingerprint.taps, stage.views, images.count, images.part_rows, stage.dtype, attributes)
-    for name, data in documents.items():
+    for name, data in metadata(fingerprint.taps, stage.views, rows, images.part_rows, stage.dtype, about).items():
         out.put(name, data)
     return {
         "rows": images.count,
-        "embedded": sum(summary["embedded"] for summary in summaries),
+        "embedded": embedded,
         "train_vectors": train_vectors,
         "taps": fingerprint.taps,
         "views": list(stage.views),
@@ -192,23 +193,6 @@ def _agreed(fingerprints: Sequence[Fingerprint]) -> Fingerprint:
                 remedy="Install the same library versions on every node, then run again with --force for that step.",
             )
     return first
-
-
-def _rows(table: "pa.Table", count: int) -> bytes:
-    import pyarrow as pa
-
-    def column(name: str, otherwise: Callable[[], "pa.Array"]) -> "pa.Array":
-        return table.column(name).cast(pa.string()) if name in table.column_names else otherwise()
-
-    records = pa.table(
-        {
-            "row": pa.array(np.arange(count, dtype=np.int64)),
-            "key": column("key", lambda: pa.array([f"{row:09d}" for row in range(count)])),
-            "split": column("split", lambda: pa.nulls(count, pa.string())),
-            "status": column("status", lambda: pa.array([OK] * count)),
-        }
-    )
-    return table_bytes(records)
 
 
 def _pack(sums: Moments) -> dict[str, int | str]:

@@ -4,10 +4,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from stages.contract import Settings
 from stages.encoders.augment import Augmentations
 from stages.encoders.format import parsed
 from stages.encoders.sources.settings import Tap
-from stages.encoders.spec import Preprocessing, Settings
+from stages.encoders.spec import Preprocessing
 
 FORMAT = 1
 CARD = "network.json"

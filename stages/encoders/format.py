@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from stages.contract import Input
+from stages.contract import Input, Settings
 from stages.encoders.augment import Augmentations
-from stages.encoders.spec import Architecture, Preprocessing, Settings
+from stages.encoders.spec import Architecture, Preprocessing
 from stages.errors import FormatError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stages.encoders.network import Network
+    from stages.encoders.network import EncoderNetwork
 
 FORMAT = 1
 WEIGHTS, CARD = "encoder.safetensors", "encoder.json"
@@ -72,7 +72,7 @@ def digest(state: "dict[str, Tensor]") -> str:
     return total.hexdigest()
 
 
-def dump(network: "Network", card: TrainedCard, probes: "dict[str, Tensor]") -> dict[str, bytes]:
+def dump(network: "EncoderNetwork", card: TrainedCard, probes: "dict[str, Tensor]") -> dict[str, bytes]:
     """The two files by name; `probes` are the embeddings of the probe batch, per tap."""
     from safetensors.torch import save
 
@@ -111,7 +111,7 @@ def parsed(model: type[Model], data: bytes, name: str, version: int) -> Model:
         ) from error
 
 
-def read_network(inp: Input) -> "tuple[Network, TrainedCard, dict[str, Tensor]]":
+def read_network(inp: Input) -> "tuple[EncoderNetwork, TrainedCard, dict[str, Tensor]]":
     """The network (evaluation mode, CPU), its card and the stored embeddings of the probe batch.
 
     Raises FormatError where the weights do not fit the architecture or are not those the card was written for.
@@ -119,7 +119,7 @@ def read_network(inp: Input) -> "tuple[Network, TrainedCard, dict[str, Tensor]]"
     import torch
     from safetensors.torch import load
 
-    from stages.encoders.network import Network
+    from stages.encoders.network import EncoderNetwork
 
     card = read_card(inp)
     tensors = load(inp.read(WEIGHTS))
@@ -132,6 +132,6 @@ def read_network(inp: Input) -> "tuple[Network, TrainedCard, dict[str, Tensor]]"
             found=f"{found} in {WEIGHTS}",
             remedy="Run again with --force for the encoder's step.",
         )
-    network = Network(card.architecture, card.projector_norm)
+    network = EncoderNetwork(card.architecture, card.projector_norm)
     network.load_state_dict(weights)
     return network.eval().to(memory_format=torch.channels_last), card, probes

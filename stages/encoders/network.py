@@ -74,7 +74,7 @@ def projector(width: int, widths: Sequence[int], last_norm: bool = True) -> nn.S
     return nn.Sequential(*layers)
 
 
-class Network(nn.Module):
+class EncoderNetwork(nn.Module):
     """Backbone and projector, read at every tap in one pass; `projector_norm`: see `projector`."""
 
     def __init__(self, architecture: Architecture, projector_norm: bool = True) -> None:
@@ -96,9 +96,9 @@ class Network(nn.Module):
         return taps
 
 
-def initialise(architecture: Architecture, seed: int) -> Network:
+def initialise(architecture: Architecture, seed: int) -> EncoderNetwork:
     """A network whose weights are a function of `architecture` and `seed`, in channels-last layout on the CPU."""
-    network = Network(architecture)
+    network = EncoderNetwork(architecture)
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

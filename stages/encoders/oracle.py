@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages import attributes as attribute_format
-from stages.attributes import PREFIX, Attribute
+from stages.attributes import Attribute
 from stages.contract import Input
 from stages.encoders.encoder import Encoder, Vectors, View, bytes_digest, sized
 from stages.encoders.spec import Preprocessing
@@ -76,9 +76,6 @@ def vectors(attributes: Sequence[Attribute], values: Mapping[str, NDArray[np.flo
 def _columns(images: Input, attributes: Sequence[Attribute]) -> dict[str, NDArray[np.float64]]:
     import pyarrow.parquet as pq
 
-    names = [PREFIX + attribute.name for attribute in attributes]
-    table = pq.read_table(io.BytesIO(images.read(INDEX)), columns=names)
-    return {
-        attribute.name: table.column(name).to_numpy().astype(np.float64)
-        for attribute, name in zip(attributes, names, strict=True)
-    }
+    file = pq.ParquetFile(io.BytesIO(images.read(INDEX)))
+    columns = attribute_format.label_columns(attributes, file.schema_arrow.names)
+    return attribute_format.values(attributes, file.read(columns=list(columns.values())))

@@ -4,9 +4,9 @@ import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
-from stages.contract import Added
+from stages.contract import Added, Settings
 from stages.errors import InputError
 from stages.images.pixels import Framing, Interpolation, normalise
 
@@ -16,12 +16,6 @@ if TYPE_CHECKING:
 Colour = tuple[float, float, float]
 """One number each for red, green and blue."""
 Positives = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-
-
-class Settings(BaseModel):
-    """Base of the settings in this room: frozen, and an unknown field is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Preprocessing(Settings):
@@ -58,6 +52,22 @@ class Preprocessing(Settings):
     def framing(self) -> Framing:
         """How an image becomes the square that the encoder is given."""
         return Framing(self.size, self.resize, self.squash, self.interpolation, self.rounding, self.halve)
+
+    @property
+    def words(self) -> str:
+        """How an encoder sees an image, in words."""
+        size, wanted = f"{self.size} x {self.size} px", self.resize or self.size
+        if self.squash:
+            framed = f"the image squeezed to {wanted} x {wanted} px"
+            framed += f", of which the centre, {size}" if wanted != self.size else ""
+        elif self.resize is None:
+            framed = f"the centre square at {size}"
+        else:
+            shorter = "both sides halved while that leaves enough, the shorter" if self.halve else "the shorter side"
+            framed = f"{shorter} resized to {wanted} px, of which the centre, {size}"
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        order = "; channels in the order blue, green, red" if self.channels == "bgr" else ""
+        return f"{framed} ({self.interpolation}); mean {mean}; standard deviation {std}{order}"
 
     def normalise(self, images: "Tensor") -> "Tensor":
         """Pixels float32 [B, 3, H, W] in [0, 1] as the network is given them; passes gradients on."""

@@ -11,7 +11,7 @@ from stages.encoders.augment import Augmentations
 from stages.encoders.sources.settings import RESERVED, TAP_NAME, AnySource, Override, Overrides, Tap, Taps
 
 if TYPE_CHECKING:
-    from stages.encoders.sources.settings import Source
+    from stages.encoders.sources.settings import EncoderSource
 
 
 def _seconds(parameters: float, size: int) -> float:
@@ -65,7 +65,7 @@ class Imported(Stage):
 
     def tap_names(self) -> tuple[str, ...]:
         """All taps, in the order of the table."""
-        source: Source = self.source
+        source: EncoderSource = self.source
         return (*source.taps(), *self.taps)
 
     def external(self) -> Mapping[str, External]:
@@ -84,7 +84,7 @@ class Imported(Stage):
             features=2048,
         )
 
-    def known(self, guess: Estimate, summary: Summary) -> Estimate:
+    def refined(self, guess: Estimate, summary: Summary) -> Estimate:
         """What the network turned out to be."""
         return replace(
             guess,

@@ -1,8 +1,9 @@
 """Child processes that decode images for a worker that has many CPUs.
 
-On 16 virtual CPUs 16 threads decoded 1 844 JPEGs of 256 x 256 per second, 16 processes 5 179 (docs/results/gpu.md);
-probably threads wait for Python's lock, which every image takes several times. A child is sent the encoded bytes of
-some images and answers with their pixels, both through pipes. It ends when its input ends, so none outlives its parent.
+On 16 virtual CPUs 16 threads decoded 1 844 JPEGs of 256 x 256 per second, 16 processes 5 179
+(docs/results/gpu/decoding.md). Probably threads wait for Python's lock, which every image takes several times. A child
+is sent the encoded bytes of some images and answers with their pixels, both through pipes. It ends when its input
+ends, so none outlives its parent.
 """
 
 import contextlib

@@ -4,7 +4,7 @@ import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from stages import attributes
 from stages.contract import Input
 from stages.errors import FormatError, InputError
 from stages.images import pixels
@@ -40,9 +41,15 @@ class Opened:
     """Whether JPEGs may be decoded at a part of their size."""
 
 
-INDEX = "index.parquet"
+INDEX, ATTRIBUTES = "index.parquet", "attributes.json"
 SAMPLES = "samples.parquet"
-ARRAY = "images.zarr"
+ARRAY, PIXELS = "images.zarr", "pixels"
+"""A group with one array; in format 1 the array alone."""
+INDEX_FORMAT = 2
+FORMAT = b"format"
+"""Key in the metadata of `index.parquet` under which its format stands; an index of format 1 has none."""
+NAMES = {"file_name": "name", "bytes": "size"}
+"""What columns were called in format 1."""
 PART_ROWS = b"part_rows"
 """Key in the metadata of `index.parquet` under which the number of rows of a tar stands."""
 DECODE = b"decode"
@@ -57,6 +64,8 @@ PAYS = 5.0
 """Seconds of decoding from which processes are worth their start, which takes one."""
 BATCH = 2**16
 """Rows of an index that are read at once."""
+PNG = b"\x89PNG"
+"""How a PNG begins; the other files in tars are JPEGs."""
 DIGITS = 16
 """Hexadecimal digits of an image's sha256 that are kept in memory and compared."""
 
@@ -85,6 +94,8 @@ class Images(ABC):
     """Whether images are stored as files of images, which have to be decoded, and not as pixels."""
     count: int
     part_rows: int
+    scaled: bool = False
+    """Whether JPEGs are decoded at a part of their size."""
 
     @property
     def parts(self) -> int:
@@ -93,7 +104,14 @@ class Images(ABC):
 
     @abstractmethod
     def table(self, columns: Sequence[str] | None = None) -> "pa.Table":
-        """One record per row: `index.parquet` or `samples.parquet`, or those of `columns` that it has."""
+        """One record per row: `index.parquet` or `samples.parquet`, or those of `columns` that it has.
+
+        Columns are called as in the newest format, whatever the format is.
+        """
+
+    @abstractmethod
+    def values(self, names: Sequence[str] | None = None) -> "dict[str, NDArray[np.float64]]":
+        """The dataset's attributes of all rows, or those of `names`, float64 [N] by name; NaN where undefined."""
 
     @abstractmethod
     def read_part(self, part: int) -> tuple[Rows, list[bytes] | Pixels]:
@@ -146,6 +164,10 @@ class Images(ABC):
             pool.shutdown(cancel_futures=True)
 
     @abstractmethod
+    def files(self, rows: Sequence[int] | Rows) -> Iterator[tuple[str, bytes]]:
+        """Single rows as files: format (`png`, `jpg`) and bytes. FormatError as `decode`."""
+
+    @abstractmethod
     def _open(self, part: int) -> Opened:
         """The rows of a part that hold an image, and what frames each of them."""
 
@@ -183,7 +205,13 @@ class _Tars(Images):
         if PART_ROWS not in metadata:
             raise FormatError(f"{INDEX} with its rows per tar", "none in its metadata", "Make the shards again.")
         self.part_rows = int(metadata[PART_ROWS])
-        self._scaled = DECODE in metadata
+        self.scaled = DECODE in metadata
+        if int(metadata.get(FORMAT, b"1")) > INDEX_FORMAT:
+            raise FormatError(
+                f"{INDEX} of format {INDEX_FORMAT} or older",
+                f"format {metadata[FORMAT].decode()}",
+                "Read it with the version of Repscope that wrote it.",
+            )
         if metadata.get(DECODE, SCALED) != SCALED:
             raise FormatError(
                 f"{INDEX} that says {SCALED.decode()} or nothing of how images are decoded",
@@ -196,10 +224,10 @@ class _Tars(Images):
         self._size: Rows = np.empty(self.count, dtype=np.int64)
         self._sha256 = np.empty(self.count, dtype=f"S{DIGITS}")
         self._shard: list[str] = []
-        start = 0
-        for batch in index.iter_batches(BATCH, columns=["shard", "offset", "size", "sha256"]):
+        start, size = 0, _stored("bytes", index.schema_arrow.names)
+        for batch in index.iter_batches(BATCH, columns=["shard", "offset", size, "sha256"]):
             own = slice(start, start + batch.num_rows)
-            self._offset[own], self._size[own] = batch["offset"].to_numpy(), batch["size"].to_numpy()
+            self._offset[own], self._size[own] = batch["offset"].to_numpy(), batch[size].to_numpy()
             self._sha256[own] = pc.utf8_slice_codeunits(batch["sha256"], 0, DIGITS).to_numpy(zero_copy_only=False)
             firsts = np.arange(-start % self.part_rows, batch.num_rows, self.part_rows)
             self._shard += batch["shard"].take(firsts).to_pylist()
@@ -208,6 +236,13 @@ class _Tars(Images):
     def table(self, columns: Sequence[str] | None = None) -> "pa.Table":
         return _parquet(self._artifact, INDEX, columns)
 
+    def values(self, names: Sequence[str] | None = None) -> "dict[str, NDArray[np.float64]]":
+        known = attributes.load(self._artifact.read(ATTRIBUTES))
+        file = _file(self._artifact, INDEX)
+        columns = attributes.label_columns(known, file.schema_arrow.names)
+        wanted = list(columns) if names is None else names
+        return attributes.values(known, file.read(columns=[columns[name] for name in wanted]))
+
     def read_part(self, part: int) -> tuple[Rows, list[bytes] | Pixels]:
         rows, tar = self._tar(part)
         return rows, [self._bytes(tar, row) for row in rows]
@@ -215,13 +250,21 @@ class _Tars(Images):
     def decode(self, rows: Sequence[int] | Rows, size: int | Framing) -> Pixels:
         images = _empty(len(rows), size)
         for index, row in enumerate(map(int, rows)):
-            if not 0 <= row < self.count or self._offset[row] < 0:
-                raise FormatError("a row that holds an image", f"row {row}", "Choose among rows of status ok.")
-            data = self._artifact.read_range(
-                self._shard[row // self.part_rows], int(self._offset[row]), int(self._size[row])
-            )
-            images[index] = self._decode(row, data, size)
+            images[index] = self._decode(row, self._one(row), size)
         return images
+
+    def files(self, rows: Sequence[int] | Rows) -> Iterator[tuple[str, bytes]]:
+        for row in map(int, rows):
+            data = self._one(row)
+            self._compare(row, data)
+            yield ("png" if data.startswith(PNG) else "jpg"), data
+
+    def _one(self, row: int) -> bytes:
+        if not 0 <= row < self.count or self._offset[row] < 0:
+            raise FormatError("a row that holds an image", f"row {row}", "Choose among rows of status ok.")
+        return self._artifact.read_range(
+            self._shard[row // self.part_rows], int(self._offset[row]), int(self._size[row])
+        )
 
     def _open(self, part: int) -> Opened:
         rows, tar = self._tar(part)
@@ -234,7 +277,7 @@ class _Tars(Images):
             row = int(rows[index])
             return Encoded(self._bytes(tar, row), bytes(self._sha256[row]))
 
-        return Opened(rows, frame, encoded, self._scaled)
+        return Opened(rows, frame, encoded, self.scaled)
 
     def _tar(self, part: int) -> tuple[Rows, bytes]:
         rows = np.arange(part * self.part_rows, min((part + 1) * self.part_rows, self.count))
@@ -244,7 +287,7 @@ class _Tars(Images):
     def _bytes(self, tar: bytes, row: int) -> bytes:
         return tar[self._offset[row] : self._offset[row] + self._size[row]]
 
-    def _decode(self, row: int, data: bytes, size: int | Framing) -> Pixels:
+    def _compare(self, row: int, data: bytes) -> None:
         # A JPEG has no checksum of its own: most changed bytes decode to other pixels without a word.
         if hashlib.sha256(data).hexdigest()[:DIGITS].encode() != self._sha256[row]:
             raise FormatError(
@@ -252,9 +295,12 @@ class _Tars(Images):
                 f"{len(data)} others",
                 "The tar is damaged: run again with --force for the shards.",
             )
+
+    def _decode(self, row: int, data: bytes, size: int | Framing) -> Pixels:
+        self._compare(row, data)
         try:
             # The pixel limit was applied when the image was accepted.
-            return pixels.decode_fit(data, size, pixel_limit=2**62, scaled=self._scaled)
+            return pixels.decode_fit(data, size, pixel_limit=2**62, scaled=self.scaled)
         except InputError as error:
             raise FormatError(
                 f"an image in {self._named(row)}, as when it was listed",
@@ -263,7 +309,7 @@ class _Tars(Images):
             ) from error
 
     def _named(self, row: int) -> str:
-        name = self.table(("name",)).column("name")[row].as_py()
+        name = self.table(("file_name",)).column("file_name")[row].as_py()
         return f"row {row} ({name}) of {self._shard[row // self.part_rows]}"
 
 
@@ -274,7 +320,8 @@ class _Array(Images):
         import zarr
 
         self._artifact = artifact
-        self._array: Any = zarr.open_array(store=artifact.zarr(ARRAY), mode="r", zarr_format=3)
+        found: Any = zarr.open(store=artifact.zarr(ARRAY), mode="r", zarr_format=3)
+        self._array: Any = found if isinstance(found, zarr.Array) else found[PIXELS]
         if self._array.ndim != 4 or self._array.shape[3] != 3 or self._array.dtype != np.uint8:
             raise FormatError(
                 f"{ARRAY} uint8 [M, H, W, 3]",
@@ -287,11 +334,18 @@ class _Array(Images):
     def table(self, columns: Sequence[str] | None = None) -> "pa.Table":
         return _parquet(self._artifact, SAMPLES, columns)
 
+    def values(self, names: Sequence[str] | None = None) -> "dict[str, NDArray[np.float64]]":
+        return {}
+
     def read_part(self, part: int) -> tuple[Rows, list[bytes] | Pixels]:
         rows = np.arange(part * self.part_rows, min((part + 1) * self.part_rows, self.count))
         if not len(rows):
             return rows, []
         return rows, np.asarray(self._array[rows[0] : rows[-1] + 1])
+
+    def files(self, rows: Sequence[int] | Rows) -> Iterator[tuple[str, bytes]]:
+        for row in map(int, rows):
+            yield "png", pixels.encode_png(np.asarray(self._array[row]))
 
     def decode(self, rows: Sequence[int] | Rows, size: int | Framing) -> Pixels:
         images = np.asarray(self._array.oindex[np.asarray(rows, dtype=np.int64)])
@@ -351,8 +405,20 @@ def seconds_to_decode(images: Images, size: int | Framing) -> float:
 
 def _parquet(artifact: Input, name: str, columns: Sequence[str] | None) -> "pa.Table":
     file = _file(artifact, name)
-    wanted = None if columns is None else [column for column in columns if column in file.schema_arrow.names]
-    return file.read(columns=wanted)
+    there = file.schema_arrow.names
+    if columns is None:
+        table = file.read()
+    else:
+        table = file.read(columns=[_stored(column, there) for column in columns if _stored(column, there) in there])
+    if name == INDEX and FORMAT not in (file.schema_arrow.metadata or {}):
+        renamed = {old: new for new, old in NAMES.items()}
+        table = table.rename_columns([renamed.get(column, column) for column in table.column_names])
+    return table
+
+
+def _stored(column: str, there: Sequence[str]) -> str:
+    """What a column is called in a file with these columns."""
+    return column if column in there else NAMES.get(column, column)
 
 
 def _file(artifact: Input, name: str) -> "pq.ParquetFile":

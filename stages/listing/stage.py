@@ -12,7 +12,7 @@ from stages import attributes
 from stages.contract import Estimate, External, Inputs, Output, Part, Stage, Summary, Unkeyed
 from stages.datasets.columns import Split
 from stages.datasets.files import FileReader, FilesSource, Notes
-from stages.datasets.sources import Catalogue, FolderSource, ScenesSource, Source
+from stages.datasets.sources import Catalogue, DatasetSource, FolderSource, ScenesSource
 from stages.errors import InputError
 from stages.external.passed_over import PassedOver
 from stages.external.ranges import FILE_LIMIT_BYTES, FileInfo, Unreadable, readable
@@ -35,7 +35,7 @@ class Listing(Stage):
     version: ClassVar[int] = 1
     bitwise: ClassVar[bool] = True
 
-    source: Source
+    source: DatasetSource
     holdout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.17
     """Share of images that no training sees. An image's own sha256 decides, so that adding images moves none and equal
     images stay together; the share is met in the mean."""

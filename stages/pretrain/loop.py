@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stages.contract import Checkpoint, Context
 from stages.encoders import augment
-from stages.encoders.network import Network, initialise
+from stages.encoders.network import EncoderNetwork, initialise
 from stages.errors import InputError
 from stages.pretrain import methods
 from stages.pretrain.ranks import gathered, sum_gradients, synchronise
@@ -78,7 +78,7 @@ class Trainer:
         self.stage, self.images, self.device, self.rank, self.world = stage, images, device, rank, world
         self.precision = computed(stage.precision, device)
         method = methods.build(stage, None if images.labels is None else images.labels.classes)
-        self.network: Network = initialise(stage.architecture, stage.seed)
+        self.network: EncoderNetwork = initialise(stage.architecture, stage.seed)
         self.network.projector = method.projector
         self.loss = method.loss
         self.projector_norm = method.projector_norm
@@ -182,9 +182,9 @@ class Trainer:
         """Images seen, images in all, and metrics."""
         return self.step * self.stage.batch, self.steps * self.stage.batch, {"loss": self.recent_loss}
 
-    def trained(self) -> Network:
+    def trained(self) -> EncoderNetwork:
         """The network in evaluation mode, as it would be had one rank trained it."""
-        network = Network(self.stage.architecture, self.projector_norm).to(self.device)
+        network = EncoderNetwork(self.stage.architecture, self.projector_norm).to(self.device)
         network.load_state_dict(self.network.state_dict())
         return network.to(memory_format=torch.channels_last).eval()
 

@@ -131,8 +131,7 @@ def write_rows(shards: Input, preprocessing: Preprocessing, rank: int, world: in
 
 def _values(shards: Input, attribute: Attribute) -> "NDArray[np.float64]":
     """An attribute of all rows; NaN where it is unknown."""
-    column = open_images(shards).table().column(attributes.PREFIX + attribute.name)
-    return np.asarray(column.to_numpy(), dtype=np.float64)
+    return open_images(shards).values([attribute.name])[attribute.name]
 
 
 def _quality(

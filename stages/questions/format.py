@@ -19,10 +19,12 @@ from stages.parquet import table_bytes
 from stages.readers.score import Interval
 from stages.samples.format import CONDITIONS, NUMBER, VECTORS
 from stages.samples.format import read_conditions as read_table
+from stages.shards.format import key_of
 
 if TYPE_CHECKING:
     pass
 
+KIND = "condition"
 RESULTS, RANKS = "results.parquet", "ranks.parquet"
 BOTH = "backbone - projector"
 """Tap of rows that compare the two ends of an encoder."""
@@ -87,13 +89,23 @@ def note(question: str, metric: str, tap_id: str, why: str) -> Row:
     return Row(question, metric, *split_tap(tap_id), "", nothing, nothing, nothing, 0, "", why=why)
 
 
-def put_conditions(out: Output, conditions: Sequence[Condition], vectors: Vectors) -> None:
-    """Writes an ask's conditions; `vectors`: per `encoder:tap` float32 [n, D], in the order of its conditions."""
+def put_conditions(out: Output, conditions: Sequence[Condition], vectors: Vectors, prefix: str) -> None:
+    """Writes an ask's conditions; `vectors`: per `encoder:tap` float32 [n, D], in the order of its conditions.
+
+    Their keys begin with `prefix`, which is what `stages.samples.format.digits` gives.
+    """
     import pyarrow as pa
     from safetensors.numpy import save
 
     columns = {field.name: [getattr(c, field.name) for c in conditions] for field in fields(Condition)}
-    table = pa.table({"condition": pa.array(range(len(conditions)), pa.int64()), **columns})
+    count = len(conditions)
+    identity = {
+        "condition": pa.array(range(count), pa.int64()),
+        "key": pa.array([f"{KIND}-{prefix}-{number:09d}" for number in range(count)], pa.string()),
+        "kind": pa.DictionaryArray.from_arrays(np.zeros(count, dtype=np.int8), pa.array([KIND])),
+        "source_key": pa.array([key_of(c.source_row) for c in conditions], pa.string()),
+    }
+    table = pa.table(identity | columns)
     tensors: dict[str, NDArray[np.float32] | NDArray[np.int64]] = {}
     for tap_id, values in sorted(vectors.items()):
         numbers = [i for i, c in enumerate(conditions) if c.tap_id == tap_id]

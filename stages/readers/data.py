@@ -52,12 +52,7 @@ def rows_of(shards: Input, split: Literal["train", "heldout"]) -> Numbers:
 
 def truth(shards: Input, rows: Numbers, images: NDArray[np.uint8]) -> dict[str, Floats]:
     """Values of all attributes of images uint8 [N, H, W, 3] at `rows` [N]: by name, float64 [N]."""
-    table = open_images(shards).table()
-    values = {
-        a.name: table.column(attributes.PREFIX + a.name).to_numpy().astype(np.float64)[rows]
-        for a in table_attributes(shards)
-    }
-    return pixel.read(images) | values
+    return pixel.read(images) | {name: column[rows] for name, column in open_images(shards).values().items()}
 
 
 def labelled(shards: Input, split: Literal["train", "heldout"], size: int, limit: int, seed: int = 0) -> Labelled:

@@ -8,7 +8,6 @@ from typing import Any
 from stages.contract import Input, Inputs
 from stages.encoders import card, format
 from stages.encoders.sources.settings import FIRST_FIELD
-from stages.encoders.spec import Preprocessing
 from stages.questions.drawing import charts
 from stages.questions.drawing.charts import Axis, Line, nice_axis
 from stages.questions.drawing.numbers import PageTable, TableRow, count, number, plain
@@ -103,7 +102,7 @@ def _imported(name: str, artifact: Input) -> TrainedBlock:
     facts += [(file if file == "commit" else f"sha256 of {file}", digest) for file, digest in about.files.items()]
     if "parameters" in artifact.summary:
         facts.append(("parameters", count(artifact.summary["parameters"])))
-    facts += [("sees", seen(about.preprocessing)), ("computes in", about.precision)]
+    facts += [("sees", about.preprocessing.words), ("computes in", about.precision)]
     if about.unused:
         facts.append(("in the file without use", _names(about.unused)))
     if about.zeroed:
@@ -125,7 +124,7 @@ def _trained(name: str, artifact: Input, taps: Sequence[StyledTap]) -> TrainedBl
             different = f"{count(int(settings['train_images']))} different ones"
             images = f"{count(int(settings['num_images']))} ({different}), batches of {settings['batch']}"
             facts.append(("images shown", images))
-        facts += [("sees", seen(about.preprocessing)), ("taps", _taps(about.taps, {}))]
+        facts += [("sees", about.preprocessing.words), ("taps", _taps(about.taps, {}))]
         facts.append(("fingerprint of the weights", about.weights_sha256))
     quality = summary.get("quality", [])
     loss = f"Loss at the end {number(summary['loss'], 3)}." if "loss" in summary else ""
@@ -150,22 +149,6 @@ def _quality(name: str, quality: Sequence[Mapping[str, Any]], taps: Sequence[Sty
     rows.append(TableRow(None, "chance", tuple(text for value in chance for text in (number(value), number(value)))))
     head = ("tap", *(text for a in attributes for text in (f"{plain(a)}, k-NN", "linear")))
     return PageTable("", head, tuple(rows))
-
-
-def seen(how: Preprocessing) -> str:
-    """How an encoder sees an image, in words."""
-    size, wanted = f"{how.size} x {how.size} px", how.resize or how.size
-    if how.squash:
-        framed = f"the image squeezed to {wanted} x {wanted} px"
-        framed += f", of which the centre, {size}" if wanted != how.size else ""
-    elif how.resize is None:
-        framed = f"the centre square at {size}"
-    else:
-        shorter = "both sides halved while that leaves enough, the shorter" if how.halve else "the shorter side"
-        framed = f"{shorter} resized to {wanted} px, of which the centre, {size}"
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in (how.mean, how.std))
-    order = "; channels in the order blue, green, red" if how.channels == "bgr" else ""
-    return f"{framed} ({how.interpolation}); mean {mean}; standard deviation {std}{order}"
 
 
 def shown(url: str) -> str:

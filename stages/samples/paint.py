@@ -14,6 +14,8 @@ from stages.decoder.format import AnyDecoder, load, read_card
 from stages.diffusion import denoisers, noise, samplers
 from stages.errors import FormatError, InputError
 from stages.images.pixels import from_network
+from stages.images.sets import SAMPLES
+from stages.parquet import table_bytes
 from stages.samples import format
 from stages.samples.stage import PUBLISHED
 
@@ -29,7 +31,7 @@ PIXELS = 256 * 32 * 32
 
 
 @dataclass(frozen=True)
-class State:
+class PaintingState:
     """What a worker keeps between parts."""
 
     decoder: AnyDecoder
@@ -37,7 +39,7 @@ class State:
     vectors: list[NDArray[np.float32]]
 
     @classmethod
-    def load(cls, stage: "Samples", inputs: Inputs, device: str) -> "State":
+    def load(cls, stage: "Samples", inputs: Inputs, device: str) -> "PaintingState":
         """Loads the decoder and all conditions."""
         conditions = format.read_conditions(inputs["conditions"])
         vectors = format.read_vectors(inputs["conditions"], conditions)
@@ -99,7 +101,7 @@ def _sampling(
     return lambda drawn, h: sampler(denoiser, noise.around(drawn, mean(h) / levels[0].to(h)), levels, h)
 
 
-def paint_part(stage: "Samples", part: int, state: State, out: Output) -> Summary:
+def paint_part(stage: "Samples", part: int, state: PaintingState, out: Output) -> Summary:
     """Paints the conditions of a part, tap by tap, and writes its shard."""
     first = part * stage.part_conditions
     conditions = state.conditions.slice(first, stage.part_conditions).to_pylist()
@@ -124,7 +126,7 @@ def paint_part(stage: "Samples", part: int, state: State, out: Output) -> Summar
 
 
 def merge(stage: "Samples", summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
-    """Writes `samples.parquet` and then `zarr.json`."""
+    """Writes `samples.parquet`, then what stands beside the pixels, the root of the Zarr group last."""
     conditions = format.read_conditions(inputs["conditions"])
     card = read_card(inputs["decoder"])
     count = conditions.num_rows * stage.per_source
@@ -132,7 +134,8 @@ def merge(stage: "Samples", summaries: Sequence[Summary], inputs: Inputs, out: O
     if painted != count:
         raise FormatError(f"{count} samples", f"{painted}", "Run again with --force for that samples step.")
     how = {"seed": stage.seed, "sampler": stage.sampler, "steps": stage.steps, "guidance": 1.0}
-    out.put(format.SAMPLES, format.dump_samples(conditions, stage.per_source, how))
+    samples = format.samples_of(conditions, stage.per_source, how, format.digits(stage, inputs))
+    out.put(SAMPLES, table_bytes(samples))
     chosen = {"sigma_min": stage.sigma_min, "sigma_max": stage.sigma_max, "rho": stage.rho}
     levels = {} if stage.sampler == PUBLISHED else chosen
     attributes = {
@@ -143,7 +146,8 @@ def merge(stage: "Samples", summaries: Sequence[Summary], inputs: Inputs, out: O
         **how,
     }
     part_rows = stage.part_conditions * stage.per_source
-    out.put(f"{format.ARRAY}/zarr.json", format.metadata(count, card.size, part_rows, stage.per_source, attributes))
+    for name, data in format.metadata(samples, card.size, part_rows, stage.per_source, attributes).items():
+        out.put(name, data)
     return {
         "conditions": conditions.num_rows,
         "samples": count,

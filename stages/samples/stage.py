@@ -8,8 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from stages.contract import Added, Estimate, Inputs, Output, Part, Stage, Summary
 
 if TYPE_CHECKING:
-    from stages.samples.paint import State
-
+    from stages.samples.paint import PaintingState
 
 PUBLISHED = "published"
 """The sampler of the authors of RCDM, which walks a decoder's own steps in place of noise levels."""
@@ -25,7 +24,7 @@ class Samples(Stage):
     """
 
     name: ClassVar[str] = "samples"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     bitwise: ClassVar[bool] = False
     gpu: ClassVar[bool] = True
 
@@ -67,20 +66,20 @@ class Samples(Stage):
         count = read_conditions(inputs["conditions"]).num_rows
         return [Part(index=part) for part in range(-(-count // self.part_conditions))]
 
-    def setup(self, inputs: Inputs, device: str) -> "State":
+    def setup(self, inputs: Inputs, device: str) -> "PaintingState":
         """Loads the decoder and the conditions."""
-        from stages.samples.paint import State
+        from stages.samples.paint import PaintingState
 
-        return State.load(self, inputs, device)
+        return PaintingState.load(self, inputs, device)
 
-    def work(self, part: Part, state: "State", inputs: Inputs, out: Output) -> Summary:
+    def work(self, part: Part, state: "PaintingState", inputs: Inputs, out: Output) -> Summary:
         """Paints one part and writes its shard."""
         from stages.samples.paint import paint_part
 
         return paint_part(self, part.index, state, out)
 
     def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
-        """Writes `samples.parquet`, and last the array's metadata."""
+        """Writes `samples.parquet`, and last the root of the pixels' group."""
         from stages.samples.paint import merge
 
         return merge(self, summaries, inputs, out)

@@ -6,11 +6,16 @@ tar the image's bytes stand.
 
 import io
 import json
-import math
 import tarfile
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KIND = "image"
+"""What a row of the index is."""
+INTEGERS = ("row", "offset", "bytes", "width", "height")
 KEPT = ("jpg", "png")
 """Formats whose bytes go into the tars as they are; others are written as PNG, which every reader of tars decodes."""
 
@@ -45,6 +50,10 @@ def write_tar(samples: Iterable[tuple[str, str, bytes, Mapping[str, Any]]]) -> t
     return tar, [offsets[name] for name in wanted]
 
 
-def defined(value: float) -> float | None:
-    """A value as JSON has it: NaN is null."""
-    return None if math.isnan(value) else value
+def index_of(columns: Mapping[str, Sequence[Any]], labels: "Mapping[str, pa.Array]") -> "pa.Table":
+    """Rows of an index: numbers int64, all others text, then the labels."""
+    import pyarrow as pa
+
+    types = dict.fromkeys(INTEGERS, pa.int64()) | {"kind": pa.dictionary(pa.int8(), pa.string())}
+    own = {name: pa.array(values, types.get(name, pa.string())) for name, values in columns.items()}
+    return pa.table(own | dict(labels))

@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 from stages import attributes
 from stages.contract import Added, Estimate, Input, Inputs, Output, Part, Stage, Summary
 from stages.datasets.files import FileReader, FilesSource, Wanted
-from stages.datasets.sources import FolderSource, ScenesSource, Source
+from stages.datasets.sources import DatasetSource, FolderSource, ScenesSource
 from stages.errors import InputError
 from stages.external.ranges import Unreadable
 from stages.listing import ATTRIBUTES, LISTING_ROWS, OK
@@ -25,11 +25,12 @@ class Shards(Stage):
     """Packs the sound images of a listing as tars; input `listing`.
 
     Writes `shard-00000.tar` … (webdataset's layout, original bytes for JPEG and PNG), `index.parquet` and
-    `attributes.json`. Rows of bad images stand in the index with offset -1 and in no tar.
+    `attributes.json`. Rows of bad images stand in the index with offset -1 and in no tar. Both say labels as people
+    write them: `shape` is `disc` and not a number.
     """
 
     name: ClassVar[str] = "shards"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = True
 
     shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
@@ -53,7 +54,7 @@ class Shards(Stage):
 
     def setup(self, inputs: Inputs, device: str) -> ScenesSource | FolderSource | FileReader:
         """The source that was listed, or what reads its files."""
-        source: Source = TypeAdapter(Source).validate_python(inputs["listing"].summary["source"])
+        source: DatasetSource = TypeAdapter(DatasetSource).validate_python(inputs["listing"].summary["source"])
         return source.reader() if isinstance(source, FilesSource) else source
 
     def work(self, part: Part, state: Any, inputs: Inputs, out: Output) -> Summary:
@@ -62,7 +63,7 @@ class Shards(Stage):
 
         from stages.images.pixels import decode, encode_png
         from stages.listing.members import ListingRows
-        from stages.shards.format import KEPT, defined, key_of, shard_name, write_tar
+        from stages.shards.format import KEPT, key_of, shard_name, write_tar
 
         start, stop = part.fields["start"], part.fields["stop"]
         members = ListingRows(inputs["listing"], LISTING_ROWS).read(start, stop).to_pylist()
@@ -74,7 +75,11 @@ class Shards(Stage):
                 f"{len(sound)} images of {size} bytes for {shard_name(part.index)}",
                 f"Set `shard_rows` to {max(1, self.shard_rows * TAR_LIMIT_BYTES // (2 * size))} or less.",
             )
-        samples = []
+        known = attributes.load(inputs["listing"].read(ATTRIBUTES))
+        labelled = attributes.labels(
+            known, {a.name: [member[attributes.PREFIX + a.name] for member in sound] for a in known}
+        )
+        samples: list[tuple[str, str, bytes, dict[str, Any]]] = []
         converted: dict[str, tuple[int, str]] = {}
         fetched = _fetch(state, sound)
         for member, data in zip(sound, fetched, strict=True):
@@ -89,8 +94,9 @@ class Shards(Stage):
             if ending not in KEPT:
                 data, ending = encode_png(decode(data, 2**62)), "png"
                 converted[str(member["row"])] = (len(data), hashlib.sha256(data).hexdigest())
-            record = {name: member[name] for name in ("row", "name", "split", "width", "height")}
-            record |= {name: defined(value) for name, value in member.items() if name.startswith(attributes.PREFIX)}
+            record = {"row": member["row"], "file_name": member["name"]}
+            record |= {name: member[name] for name in ("split", "width", "height")}
+            record |= {name: column[len(samples)].as_py() for name, column in labelled.items()}
             samples.append((key_of(member["row"]), ending, data, record))
         offsets: list[int] = []
         written = 0
@@ -101,12 +107,13 @@ class Shards(Stage):
 
     def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
         """Writes the index."""
-        from stages.images.sets import DECODE, INDEX, PART_ROWS, SCALED
+        from stages.images.sets import DECODE, FORMAT, INDEX, INDEX_FORMAT, PART_ROWS, SCALED
         from stages.listing.members import publish
 
         listing = inputs["listing"]
         rows = sum(summary["rows"] for summary in summaries)
-        metadata = {PART_ROWS: str(self.shard_rows).encode()} | ({DECODE: SCALED} if self.decode == "scaled" else {})
+        metadata = {FORMAT: str(INDEX_FORMAT).encode(), PART_ROWS: str(self.shard_rows).encode()}
+        metadata |= {DECODE: SCALED} if self.decode == "scaled" else {}
         counts: Counter[str] = Counter()
         publish(out, INDEX, self._index(summaries, listing, rows, counts), metadata)
         out.put(ATTRIBUTES, listing.read(ATTRIBUTES))
@@ -123,10 +130,10 @@ class Shards(Stage):
         self, summaries: Sequence[Summary], listing: Input, rows: int, counts: "Counter[str]"
     ) -> "Iterator[pa.Table]":
         """The index, tar by tar; `counts` the sound images of each split."""
-        from stages.listing.format import table_of
         from stages.listing.members import ListingRows
-        from stages.shards.format import key_of, shard_name
+        from stages.shards.format import KIND, index_of, key_of, shard_name
 
+        known = attributes.load(listing.read(ATTRIBUTES))
         rows_of = ListingRows(listing, LISTING_ROWS)
         for part, summary in enumerate(summaries):
             start = part * self.shard_rows
@@ -139,12 +146,14 @@ class Shards(Stage):
             columns: dict[str, Any] = {
                 "row": listed["row"],
                 "key": [key_of(row) for row in listed["row"]],
+                "kind": [KIND] * len(sound),
                 "shard": [shard_name(part)] * len(sound),
                 "offset": [next(offsets) if ok else -1 for ok in sound],
             }
-            columns |= {n: listed[n] for n in ("size", "sha256", "split", "width", "height", "status", "name")}
-            columns |= {name: column for name, column in listed.items() if name.startswith(attributes.PREFIX)}
-            yield table_of(columns)
+            columns |= {"bytes": listed["size"], "sha256": listed["sha256"], "split": listed["split"]}
+            columns |= {n: listed[n] for n in ("width", "height", "status")} | {"file_name": listed["name"]}
+            labelled = attributes.labels(known, {a.name: listed[attributes.PREFIX + a.name] for a in known})
+            yield index_of(columns, labelled)
 
 
 def _fetch(

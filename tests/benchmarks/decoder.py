@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 from stages.decoder import layers
 from stages.decoder.flat import AdamW, Flat
 from stages.decoder.loop import Training
-from stages.decoder.network import Network
+from stages.decoder.network import DecoderNetwork
 from stages.decoder.objective import Edm
 from stages.decoder.rcdm import network as adm
 from stages.decoder.rcdm.spec import AdmSettings
@@ -47,14 +47,14 @@ ROUNDS = 5
 """How often the steps that are compared take turns."""
 
 
-def made(stage: Decoder, rank: int = 0, world: int = 1) -> Training:
+def training_of(stage: Decoder, rank: int = 0, world: int = 1) -> Training:
     """A training on noise, its sketch just begun: speed does not depend on what is in the pictures."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2048, stage.size, stage.size, 3), dtype=torch.uint8, generator=generator)
     data = paired_set(images, [torch.randn(2, 2048, width, generator=generator) for width in WIDTHS])
     settings = stage.training.model_copy(update={"sketch_images": STEPS * stage.training.sketch_batch})
     objective = Edm(settings.log_sigma_mean, settings.log_sigma_std)
-    network = Network(stage.network, WIDTHS, stage.size)
+    network = DecoderNetwork(stage.network, WIDTHS, stage.size)
     context = InlineContext(rank=rank, world=world)
     return Training(network, objective, Recipe(settings, 10**6, 0), data, data, context)
 
@@ -70,7 +70,7 @@ def timed(work: Callable[[], object], times: int) -> tuple[float, float]:
 
 def training(stage: Decoder, rank: int = 0, world: int = 1) -> None:
     """A step of the sketch and a step of the diffusion model."""
-    trained = made(stage, rank, world)
+    trained = training_of(stage, rank, world)
     for name, batch in (("sketch", stage.training.sketch_batch), ("diffusion", stage.training.batch)):
         wall, cpu = timed(trained.advance, STEPS - 1)
         if rank == 0:
@@ -91,7 +91,7 @@ def rank_of_two(rank: int, port: int) -> None:
 
 def painting(stage: Decoder) -> None:
     """256 samples at the default settings of the samples stage."""
-    trained, settings = made(stage), Samples()
+    trained, settings = training_of(stage), Samples()
     h, tap = torch.randn(256, max(WIDTHS)), torch.zeros(256, dtype=torch.int64)
     unit = noise.by_step([(0, row) for row in range(256)], (3, stage.size, stage.size), "cpu")
     levels = samplers.karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho)
@@ -215,7 +215,7 @@ def released() -> None:
 
 
 def memory() -> None:
-    """Peak memory of a process that lays down images of 64 px and reads each once."""
+    """Peak memory of a process that writes images of 64 px to a row file and reads each once."""
     for count in (2_048, 20_480, 102_400):
         with tempfile.TemporaryDirectory() as folder:
             big(count, Path(folder))
@@ -227,7 +227,7 @@ def memory() -> None:
 def our_training() -> None:
     """Training and painting of the default decoder."""
     stage = Decoder(taps=("a:a", "b:b", "c:c"))
-    trained = made(stage)
+    trained = training_of(stage)
     for name, module in (("sketch", trained.network.sketch), ("painter", trained.network.painter)):
         print(f"{name}: {sum(p.numel() for p in module.parameters()):,} parameters")
     training(stage)

@@ -31,7 +31,7 @@ class Memory:
         self._stop = threading.Event()
 
     def watch(self, process: psutil.Process) -> None:
-        """Looks every few seconds until `stop`."""
+        """Polls every few seconds until `stop`."""
         while not self._stop.wait(POLL_SECONDS):
             try:
                 self.driver = max(self.driver, process.memory_info().rss)
@@ -47,7 +47,7 @@ class Memory:
 
 
 def run(study: str, store: Path) -> tuple[dict[str, Any], float, Memory]:
-    """`repscope run`: what it said, wall seconds, and memory."""
+    """Runs `repscope run`: its JSON, wall seconds, and memory."""
     memory, began = Memory(), time.perf_counter()
     with subprocess.Popen([REPSCOPE, "run", study, "--store", str(store), "--json"], stdout=subprocess.PIPE) as process:
         watcher = threading.Thread(target=memory.watch, args=(psutil.Process(process.pid),))
@@ -68,7 +68,7 @@ def steps(study: str, store: Path) -> dict[str, dict[str, Any]]:
     return {state["name"]: state for state in json.loads(done.stdout)}
 
 
-def said_again(words: list[str]) -> float:
+def seconds_again(words: list[str]) -> float:
     """Least wall seconds of five runs of a command, from process start."""
     times = []
     for _ in range(5):
@@ -95,7 +95,7 @@ def tiny(folder: Path) -> None:
 
 
 def ceiling(folder: Path) -> None:
-    """The gate: a decoder that is told the truth."""
+    """The check on the method: a decoder that is given the true attributes."""
     run("ceiling", folder / "ceiling")
     found = steps("ceiling", folder / "ceiling")
     kept = rows(found, "kept").query("metric == 'kept'").set_index("subject")
@@ -116,8 +116,8 @@ def scenes(folder: Path) -> None:
     painted = sum(state["seconds"] for name, state in found.items() if state["stage"] == "samples")
     line("demo, samples, seconds summed over workers", f"{painted:.0f}", "120 of wall time")
     line("demo, largest driver / worker, MB", f"{memory.driver / 1e6:.0f} / {memory.worker / 1e6:.0f}", "1 074 / 3 221")
-    line("finished study, run again, seconds", f"{said_again(['run', 'scenes', '--store', str(store)]):.2f}", "1.0")
-    line("finished study, status, seconds", f"{said_again(['status', 'scenes', '--store', str(store)]):.2f}", "0.6")
+    line("finished study, run again, seconds", f"{seconds_again(['run', 'scenes', '--store', str(store)]):.2f}", "1.0")
+    line("finished study, status, seconds", f"{seconds_again(['status', 'scenes', '--store', str(store)]):.2f}", "0.6")
 
     kept = rows(found, "kept")
     backbone = kept.query("metric == 'kept' and encoder == 'simclr' and tap == 'backbone'").set_index("subject")
@@ -147,7 +147,7 @@ def scenes(folder: Path) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(temporary)
-        tiny(place)
-        ceiling(place)
-        scenes(place)
+        output_folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(temporary)
+        tiny(output_folder)
+        ceiling(output_folder)
+        scenes(output_folder)

@@ -58,7 +58,7 @@ def pretraining() -> None:
     """A step of the default settings, where its CPU time goes, and that of each method."""
     stage = Pretrain()
     images = render(7, range(2048))[0]
-    shown = TrainSet(len(images), lambda places: images[places])
+    shown = TrainSet(len(images), lambda numbers: images[numbers])
     trainer = Trainer(stage, shown, "cpu")
     views = trainer.views(0)
 

@@ -15,7 +15,7 @@ from pipeline.run import run
 from pipeline.step import Step
 from pipeline.store import Store, open_store
 from tests.faults.arithmetic import Numbers
-from tests.faults.faulty import Place
+from tests.faults.faulty import MemoryRoot
 
 OBJECT_BYTES = 256 << 20
 PARTS = (500, 1000, 2000)
@@ -32,12 +32,12 @@ def main() -> None:
         _manifests(store)
     for parts in PARTS:
         steps = [Step("numbers", Numbers(parts=parts, per_part=1))]
-        place = Place()
-        store, _ = place.process()
+        root = MemoryRoot()
+        store, _ = root.process()
         seconds = _seconds(lambda store=store, steps=steps: run(steps, store, Inline))  # type: ignore[misc]
         print(f"a step of {parts} parts in memory: {seconds:.2f} s, {1000 * seconds / parts:.2f} ms a part")
-        manifest = next(name for name in place.objects("artifacts") if name.endswith("/manifest.json"))
-        place.backend.delete(manifest)
+        manifest = next(name for name in root.objects("artifacts") if name.endswith("/manifest.json"))
+        root.backend.delete(manifest)
         seconds = _seconds(lambda store=store, steps=steps: run(steps, store, Inline))  # type: ignore[misc]
         print(f"the same, resumed with a receipt for every part: {seconds:.2f} s")
 

@@ -46,8 +46,8 @@ Artifacts = dict[str, MemoryArtifact]
 def timed(stage: Stage, inputs: Artifacts) -> tuple[MemoryArtifact, float]:
     """A stage's artifact and the CPU seconds that it took."""
     start = time.process_time()
-    made = run_stage(stage, inputs)
-    return made, time.process_time() - start
+    artifact = run_stage(stage, inputs)
+    return artifact, time.process_time() - start
 
 
 def world() -> tuple[Artifacts, Artifacts]:
@@ -66,10 +66,10 @@ def world() -> tuple[Artifacts, Artifacts]:
     return {"shards": shards} | tables, encoders
 
 
-def reciprocal_ranks(place: str, decoder: MemoryArtifact, given: Artifacts, encoders: Artifacts) -> Floats:
+def reciprocal_ranks(tap_id: str, decoder: MemoryArtifact, given: Artifacts, encoders: Artifacts) -> Floats:
     """Mean reciprocal rank of each source at a tap, float64 [N]."""
-    name = place.split(":")[0]
-    conditions = run_stage(Sources(taps=(place,), count=SOURCES), given | {f"encoder.{name}": encoders[name]})
+    name = tap_id.split(":")[0]
+    conditions = run_stage(Sources(taps=(tap_id,), count=SOURCES), given | {f"encoder.{name}": encoders[name]})
     samples = run_stage(Samples(per_source=PER_SOURCE), {"conditions": conditions, "decoder": decoder})
     seen = run_stage(Embeddings(encoder=Pretrained(), views=("plain",)), {"images": samples, "encoder": encoders[name]})
     painted = {"conditions": conditions, "samples": samples, f"sample_embeddings.{name}": seen}
@@ -92,13 +92,13 @@ def main() -> None:
     base = Decoder(taps=OWN, seed=SEED, num_images=images, training=settings)
     decoder, seconds = timed(base, given)
     print(f"decoder of {len(OWN)} taps, {images:,} images: {seconds:.0f} s of CPU", flush=True)
-    for place in NEW:
-        extended, short = timed(Extension(taps=(place,), seed=SEED), given | {"decoder": decoder})
-        whole, long = timed(base.model_copy(update={"taps": (*OWN, place)}), given)
-        taught, trained = (reciprocal_ranks(place, made, given, encoders) for made in (extended, whole))
+    for tap_id in NEW:
+        extended, short = timed(Extension(taps=(tap_id,), seed=SEED), given | {"decoder": decoder})
+        whole, long = timed(base.model_copy(update={"taps": (*OWN, tap_id)}), given)
+        taught, trained = (reciprocal_ranks(tap_id, artifact, given, encoders) for artifact in (extended, whole))
         gap = mean(taught - trained)
         print(
-            f"{place}: extension {short:.0f} s of CPU, {short / long:.1%} of the {long:.0f} s of a full training; "
+            f"{tap_id}: extension {short:.0f} s of CPU, {short / long:.1%} of the {long:.0f} s of a full training; "
             f"MRR {mean(taught).value:.3f} and {mean(trained).value:.3f}, "
             f"difference {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] over {len(taught)} sources",
             flush=True,

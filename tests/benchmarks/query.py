@@ -1,11 +1,12 @@
 """Reading a table back: opening a store, 100 random rows, a scan, and nearest neighbours against numpy and Zarr.
 
-    python -m tests.benchmarks.query
+    python -m tests.benchmarks.query [STORE STUDY | chunks]
 
 Prints; asserts nothing. The table has 200 000 rows of 512 features in float16, in a local folder; files are in the
 memory of the system, as they have just been written. Medians of several rounds.
 """
 
+import json
 import os
 import statistics
 import subprocess
@@ -18,33 +19,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from stages.attributes import dump
-from stages.embeddings.format import FORMAT, ROWS, Table, encode_shard, metadata, shard_name
+from stages.embeddings import format
+from stages.embeddings.format import ROWS, Table, encode_shard, metadata, shard_name
 from stages.embeddings.query import TapTable
-from stages.listing.format import write_table
+from stages.parquet import table_bytes
 from tests.artifacts import FolderArtifact
 
 COUNT, WIDTH, PART_ROWS, QUERIES, K = 200_000, 512, 1024, 100, 10
 
 
-def write(folder: Path) -> tuple[FolderArtifact, FolderArtifact]:
-    """A table of normal vectors and the index of its images."""
+def write(folder: Path, count: int = COUNT) -> tuple[FolderArtifact, FolderArtifact]:
+    """A table of normal vectors, and a folder for its images, which are not read."""
     generator = np.random.Generator(np.random.Philox(0))
     table, images = FolderArtifact(folder / "table"), FolderArtifact(folder / "images")
-    for part in range(-(-COUNT // PART_ROWS)):
-        vectors = generator.standard_normal((min(PART_ROWS, COUNT - part * PART_ROWS), WIDTH), dtype=np.float32)
+    for part in range(-(-count // PART_ROWS)):
+        vectors = generator.standard_normal((min(PART_ROWS, count - part * PART_ROWS), WIDTH), dtype=np.float32)
         table.put(shard_name("backbone", "plain", part), encode_shard(vectors.astype(np.float16), PART_ROWS))
-    keys = [f"{row:09d}" for row in range(COUNT)]
-    split = ["heldout" if row % 10 == 0 else "train" for row in range(COUNT)]
-    own: dict[str, Any] = {"row": np.arange(COUNT), "key": keys, "split": split, "status": ["ok"] * COUNT}
-    table.put(ROWS, write_table(own))
-    images.put("index.parquet", write_table(own | {"name": keys}))
-    images.put("attributes.json", dump([]))
-    known = {"format": FORMAT, "encoder": {}, "fingerprint": {"taps": {"backbone": WIDTH}}, "views": ["plain"]}
-    keyed = {"images_key": images.key, "encoder_key": None}
-    for name, data in metadata({"backbone": WIDTH}, ("plain",), COUNT, PART_ROWS, "float16", known | keyed).items():
+    keys = [f"{row:09d}" for row in range(count)]
+    split = ["heldout" if row % 10 == 0 else "train" for row in range(count)]
+    own: dict[str, Any] = {"row": np.arange(count), "key": keys, "file_name": keys, "split": split}
+    rows = pa.table(own | {"status": ["ok"] * count})
+    table.put(ROWS, table_bytes(rows))
+    about = {"encoder": "{}", "fingerprint": json.dumps({"taps": {"backbone": WIDTH}}), "views": ["plain"]}
+    about |= {"images_key": images.key, **dict.fromkeys(("kind", "units", "metric"), "image")}
+    for name, data in metadata({"backbone": WIDTH}, ("plain",), rows, PART_ROWS, "float16", about).items():
         table.put(name, data)
     return table, images
 
@@ -66,6 +67,32 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
+def chunk_sizes() -> None:
+    """Prints what the number of rows of an inner chunk costs and gains, over half as many rows."""
+    generator, count = np.random.Generator(np.random.Philox(1)), COUNT // 2
+    chosen = format.CHUNK_ROWS
+    for chunk_rows in (64, 128, 256, 512, 1024):
+        format.CHUNK_ROWS = chunk_rows
+        with tempfile.TemporaryDirectory() as folder:
+            stored, images = write(Path(folder), count)
+            table, by_zarr = TapTable("mine:backbone", stored, images), Table(stored)
+            timed(f"chunks of {chunk_rows}: 100 random rows", partial(some, table, generator, count))
+            timed("  all rows, in batches", partial(batches, table))
+            timed("  all rows by Zarr", partial(by_zarr.read, "backbone"))
+    format.CHUNK_ROWS = chosen
+
+
+def some(table: TapTable, generator: np.random.Generator, count: int) -> None:
+    """Reads 100 random rows."""
+    table.numpy(generator.integers(0, count, 100))
+
+
+def batches(table: TapTable) -> None:
+    """Reads all rows."""
+    for _ in table.batches():
+        pass
+
+
 def brute(vectors: NDArray[np.float16], queries: NDArray[np.float32]) -> NDArray[np.intp]:
     """The nearest by numpy, all in memory: squared distances in float32, then a partition."""
     x = vectors.astype(np.float32)
@@ -83,17 +110,20 @@ OPEN = "import sys, repscope; repscope.open(sys.argv[1]).study(sys.argv[2])"
 
 
 def main(words: list[str]) -> None:
-    """All of it; with STORE and STUDY also how long opening them takes."""
+    """All of it; with STORE and STUDY also how long opening them takes. `chunks`: sizes of inner chunks alone."""
     print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; {COUNT:,} x {WIDTH} float16")
+    if words == ["chunks"]:
+        chunk_sizes()
+        return
     if words:
         opening(*words)
     with tempfile.TemporaryDirectory() as folder:
         stored, images = write(Path(folder))
         table, by_zarr = TapTable("mine:backbone", stored, images), Table(stored)
         generator = np.random.Generator(np.random.Philox(1))
-        timed("100 random rows", lambda: table.numpy(generator.integers(0, COUNT, 100)))
+        timed("100 random rows", partial(some, table, generator, COUNT))
         timed("100 random rows by Zarr", lambda: by_zarr.read("backbone", rows=generator.integers(0, COUNT, 100)))
-        timed("all rows, in batches", lambda: [len(rows) for rows, _ in table.batches()], rounds=3)
+        timed("all rows, in batches", partial(batches, table), rounds=3)
         timed("all rows by Zarr", lambda: by_zarr.read("backbone"), rounds=3)
         vectors = table.numpy().astype(np.float16)
         queries = generator.standard_normal((QUERIES, WIDTH), dtype=np.float32)

@@ -31,7 +31,7 @@ from stages.samples.stage import Samples
 from tests.artifacts import FolderArtifact
 from tests.benchmarks.demo import steps
 
-PLACE, SEEDS = ("simclr", "backbone"), 5
+TAP, SEEDS = ("simclr", "backbone"), 5
 FEW = {
     "dpm++2m, 20 evaluations": Samples(sampler="dpm++2m", rho=7.0),
     "sde-dpm++2m, 20 evaluations": Samples(),
@@ -40,7 +40,7 @@ MANY = {
     "ancestral, 100 evaluations": Samples(sampler="ancestral", steps=100, rho=7.0),
     "ancestral, 100 evaluations to 0.02": Samples(sampler="ancestral", steps=100, sigma_min=0.02, rho=7.0),
 }
-"""Each of `FEW` is held against each of these. Noise levels go from 20 to 0.1 where nothing else is said."""
+"""Each of `FEW` is held against each of these. Noise levels go from 20 to 0.1 unless a name says otherwise."""
 
 
 def embedded(encoder: Encoder, images: "np.ndarray", tap: str) -> Floats:
@@ -53,7 +53,7 @@ def main(store: Path, sources: int) -> None:
     """Prints the figures."""
     found = steps("scenes", store)
     artifact = {name: FolderArtifact(Path(state["url"])) for name, state in found.items()}
-    encoder_name, tap = PLACE
+    encoder_name, tap = TAP
     encoder = load(Pretrained(), {"encoder": artifact["encoder.simclr"]}, "cpu")
     judge = load(Untrained(), {}, "cpu")
     decoder = decoder_format.load(artifact["decoder"], "cpu")
@@ -77,7 +77,7 @@ def main(store: Path, sources: int) -> None:
             samples = paint(
                 stage,
                 decoder,
-                ":".join(PLACE),
+                ":".join(TAP),
                 torch.from_numpy(vectors[chosen]),
                 heldout[chosen].tolist(),
                 [0] * sources,

@@ -38,18 +38,18 @@ def trained(taps: tuple[str, ...], images: int, given: Artifacts) -> MemoryArtif
     return decoder
 
 
-def alone(place: str, images: int, given: Artifacts, encoders: Artifacts) -> Floats:
+def alone(tap_id: str, images: int, given: Artifacts, encoders: Artifacts) -> Floats:
     """Reciprocal ranks at a tap that has a decoder to itself."""
-    ranks = reciprocal_ranks(place, trained((place,), images, given), given, encoders)
+    ranks = reciprocal_ranks(tap_id, trained((tap_id,), images, given), given, encoders)
     print(f"  MRR {ranks.mean():.4f}", flush=True)
     return ranks
 
 
-def climbed(place: str, lengths: tuple[int, ...], given: Artifacts, encoders: Artifacts) -> Ladder:
+def climbed(tap_id: str, lengths: tuple[int, ...], given: Artifacts, encoders: Artifacts) -> Ladder:
     """Trainings of a tap alone, until no more can be gained."""
     ladder: Ladder = {}
     for images in sorted(lengths):
-        ladder[images] = alone(place, images, given, encoders)
+        ladder[images] = alone(tap_id, images, given, encoders)
         if ladder[images].mean() >= NEAR:
             break
     return ladder
@@ -65,17 +65,17 @@ def main(lengths: tuple[int, ...]) -> None:
     """Trains, measures, prints."""
     torch.set_num_threads(1)
     given, encoders = world()
-    ladders = {place: climbed(place, lengths, given, encoders) for place in TAPS}
-    for place, ladder in ladders.items():
-        print(f"{place} alone is within 2 % of its plateau after {enough(ladder):,} images", flush=True)
+    ladders = {tap_id: climbed(tap_id, lengths, given, encoders) for tap_id in TAPS}
+    for tap_id, ladder in ladders.items():
+        print(f"{tap_id} alone is within 2 % of its plateau after {enough(ladder):,} images", flush=True)
     images = max(enough(ladder) for ladder in ladders.values())
     group = trained(TAPS, round(MORE * images), given)
-    for place, ladder in ladders.items():
-        one = ladder[images] if images in ladder else alone(place, images, given, encoders)
-        together = reciprocal_ranks(place, group, given, encoders)
+    for tap_id, ladder in ladders.items():
+        one = ladder[images] if images in ladder else alone(tap_id, images, given, encoders)
+        together = reciprocal_ranks(tap_id, group, given, encoders)
         drop = mean(one - together)
         print(
-            f"{place}: MRR alone {one.mean():.3f}, in the group {together.mean():.3f}, "
+            f"{tap_id}: MRR alone {one.mean():.3f}, in the group {together.mean():.3f}, "
             f"drop {drop.value:+.3f} [{drop.low:+.3f}, {drop.high:+.3f}] over {len(one)} sources "
             "(goal: high <= 0.03)",
             flush=True,

@@ -198,7 +198,7 @@ def test_calls_that_use_no_gpu_have_all_cpus_of_a_machine_with_one() -> None:
                 executor.run([call(f"c{i}", "where") for i in range(4)], done.append, gpu)
                 seen = [outcome.result() for outcome in done]
                 alike = {(one["OMP_NUM_THREADS"], one["CUDA_VISIBLE_DEVICES"]) for one in seen}
-                print(json.dumps([executor.slots, *alike.pop()]), not alike)
+                print(json.dumps([executor.slots(gpu), *alike.pop()]), not alike)
     """
     ended = run_python(program)
     assert ended.returncode == 0, ended.stderr
@@ -214,7 +214,7 @@ def test_an_executor_leaves_a_ray_that_it_did_not_start() -> None:
     from cluster.on_ray import OnRay
 
     with OnRay() as executor:
-        assert executor.slots == 2
+        assert executor.slots() == 2
     assert ray.is_initialized()
 
 

@@ -1,10 +1,13 @@
 """The executor on Ray passes the contract of executors, and that of executors with workers of their own."""
 
+from pathlib import Path
+from typing import Any, cast
+
 import pytest
 
-from cluster.executor import Executor, Retries
+from cluster.executor import Call, Claim, Executor, Outcome, Retries, Room
 from cluster.on_ray import OnRay
-from tests.contracts.executor import ExecutorContract, IsolationContract
+from tests.contracts.executor import TASKS, ExecutorContract, IsolationContract, call, in_threads, wait_until
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -13,3 +16,42 @@ class TestOnRay(ExecutorContract, IsolationContract):
 
     def make(self, retries: Retries | None = None) -> Executor:
         return OnRay(retries=retries)
+
+    def test_a_gang_takes_what_another_job_leaves_of_a_machine(self) -> None:
+        import ray
+
+        class Other:
+            def here(self) -> int:
+                return 1
+
+        other: Any = cast(Any, ray.remote(num_cpus=1)(Other)).remote()
+        try:
+            ray.get(other.here.remote())
+            with OnRay() as executor:
+                found = executor.gang(Call("g", f"{TASKS}:gang_threads", {}), 1).result()
+        finally:
+            ray.kill(other)
+        assert found["OMP_NUM_THREADS"] == "1"
+
+    def test_who_waits_for_room_says_so_and_gets_it_when_it_is_free(self, tmp_path: Path) -> None:
+        rooms: list[Room] = []
+        done: list[Outcome] = []
+
+        def on_room(room: Room) -> None:
+            rooms.append(room)
+            (tmp_path / "go").touch()
+
+        with OnRay() as executor:
+
+            def train() -> None:
+                gang = Call("g", f"{TASKS}:wait_for_word", {"folder": str(tmp_path)})
+                assert executor.gang(gang, 1, claim=Claim("training")).result() == {}
+
+            def fan_out() -> None:
+                # The training has the only machine, and keeps it until this has said that it waits.
+                wait_until((tmp_path / "started").exists, 90)
+                executor.run([call(f"c{i}") for i in range(4)], done.append, claim=Claim("fan", on_room=on_room))
+
+            in_threads([train, fan_out])
+        assert rooms[0] == Room({}, "room that is taken by training")
+        assert len(done) == 4

@@ -12,7 +12,6 @@ from cluster.resources import (
     available_cpus,
     layout_for_gang,
     layout_for_parts,
-    layout_for_retry,
     this_machine,
     visible_gpus,
 )
@@ -82,27 +81,7 @@ def test_what_does_not_fit_is_refused(machines: list[Machine], ranks: int, found
         layout_for_gang(machines, ranks)
 
 
-@pytest.mark.parametrize(
-    ("left", "ranks", "least", "layout"),
-    [
-        ([Machine(4, 0, GB)], 2, None, Layout(2, 2, 0)),
-        ([Machine(4, 0, GB)] * 2, 2, None, Layout(2, 4, 0)),
-        ([Machine(4, 0, GB)], 8, 1, Layout(4, 1, 0)),
-        ([Machine(1, 0, GB)], 2, None, Layout(2, 4, 0)),
-        ([], 2, None, Layout(2, 4, 0)),
-    ],
-)
-def test_ranks_are_tried_again_as_wide_as_fits_now_or_wait_for_what_was_lost(
-    left: list[Machine], ranks: int, least: int | None, layout: Layout
-) -> None:
-    assert layout_for_retry(left, ranks, least, Layout(2, 4, 0)) == layout
-
-
-def test_ranks_with_gpus_wait_for_gpus_where_only_cpus_are_left() -> None:
-    assert layout_for_retry([Machine(64, 0, GB)], 1, None, Layout(1, 16, 1)) == Layout(1, 16, 1)
-
-
-def test_this_machine_has_what_it_was_told_or_what_there_is() -> None:
+def test_this_machine_has_what_its_settings_give_or_what_there_is() -> None:
     assert this_machine(cpus=3, gpus=1) == Machine(3, 1, this_machine().memory_bytes)
     assert this_machine().cpus == available_cpus() >= 1
     assert this_machine().memory_bytes > 2**28

@@ -3,12 +3,12 @@
 import pytest
 
 from cluster.errors import CallFailedError, QuarantinedError, WorkerLostError
-from cluster.executor import Answer, Call, Failure, Loss, Outcome, Retries
+from cluster.executor import AttemptResult, Call, Failure, Loss, Outcome, Retries
 from cluster.retry import Tally
 
-GOOD = Answer('{"n": 1}', None, "host", 7, 0.5)
-BAD = Answer(None, Failure("error", "ValueError", "bad", "Traceback"), "host", 7, 0.5)
-BUSY = Answer(None, Failure("error", "BusyError", "busy", transient=True), "host", 7, 0.5)
+GOOD = AttemptResult('{"n": 1}', None, "host", 7, 0.5)
+BAD = AttemptResult(None, Failure("error", "ValueError", "bad", "Traceback"), "host", 7, 0.5)
+BUSY = AttemptResult(None, Failure("error", "BusyError", "busy", transient=True), "host", 7, 0.5)
 
 
 def history(events: list[str], retries: Retries) -> Outcome | None:

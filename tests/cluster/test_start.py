@@ -29,24 +29,24 @@ def init(folder):
     ray.init(num_cpus=1, include_dashboard=False, object_store_memory=80 * 2**20, _temp_dir=str(folder))
     return "started"
 
-def gcs_server(says, does):
-    """A program in the place of Ray's first: it writes a line to the file that Ray names for that, as Ray's does."""
+def gcs_server(message, does):
+    """Replaces Ray's first process by a program that writes a line to the file that Ray names for it."""
     path = Path(sys.argv[1], "gcs_server")
     path.write_text(f"""#!/bin/sh
-for word in "$@"; do case $word in --stderr_filepath=*) echo "{says}" > "${{word#*=}}";; esac; done
+for word in "$@"; do case $word in --stderr_filepath=*) echo "{message}" > "${{word#*=}}";; esac; done
 {does}
 """)
     path.chmod(0o755)
     services.GCS_SERVER_EXECUTABLE = str(path)
 
 def report(act):
-    before, said = state(), None
+    before, reported = state(), None
     try:
-        said = act()
+        reported = act()
     except ConnectError as error:
-        said = str(error)
+        reported = str(error)
     print(json.dumps({
-        "said": said,
+        "reported": reported,
         "state": [old == new for old, new in zip(before, state(), strict=True)],
         "children": [process.name() for process in psutil.Process().children()],
         "folders": [[str(folder), folder.exists()] for folder in folders],
@@ -77,9 +77,9 @@ report(connect)
         tmp_path,
         RAY_gcs_server_port_wait_time_s="1",
     )
-    assert "expected an embedded Ray to start on this machine; found RuntimeError: Timed out" in found["said"]
-    assert "; gcs_server ended with exit code 3; gcs_server: the disk is on fire. Without Ray," in found["said"]
-    assert "\n" not in found["said"]
+    assert "expected an embedded Ray to start on this machine; found RuntimeError: Timed out" in found["reported"]
+    assert "; gcs_server ended with exit code 3; gcs_server: the disk is on fire. Without Ray," in found["reported"]
+    assert "\n" not in found["reported"]
     assert found["state"] == [True, True, True]
     assert (found["children"], found["home"]) == ([], [])
 
@@ -108,9 +108,9 @@ report(lambda: start(begin, "a cluster", "Mend it."))
             RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
             **environments[cause],
         )
-    assert "; gcs_server ended with exit code 1; gcs_server: " in found["said"]
-    assert reason in found["said"]
-    assert "bug in Ray" not in found["said"]
+    assert "; gcs_server ended with exit code 1; gcs_server: " in found["reported"]
+    assert reason in found["reported"]
+    assert "bug in Ray" not in found["reported"]
     assert found["children"] == []
     assert not any(exists for _, exists in found["folders"])
 
@@ -136,7 +136,7 @@ report(act)
         tmp_path,
         RAY_gcs_server_port_wait_time_s="2",
     )
-    assert found["said"] == "6"
+    assert found["reported"] == "6"
     first, second = found["folders"]
     assert first[0] != second[0]
     assert not first[1]
@@ -148,8 +148,8 @@ def test_a_start_that_stays_slow_ends_with_the_last_that_was_heard(tmp_path: Pat
     found = outcome(
         SLOW + 'report(lambda: start(init, "a Ray", "Wait."))', tmp_path, RAY_gcs_server_port_wait_time_s="1"
     )
-    assert "expected a Ray; found at the second try RuntimeError: Timed out waiting for file" in found["said"]
-    assert found["said"].endswith("; gcs_server: I am on my way. Wait.")
+    assert "expected a Ray; found at the second try RuntimeError: Timed out waiting for file" in found["reported"]
+    assert found["reported"].endswith("; gcs_server: I am on my way. Wait.")
     assert len(found["folders"]) == 2
     assert not any(exists for _, exists in found["folders"])
     assert found["children"] == []

@@ -6,15 +6,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.errors import CallFailedError, QuarantinedError, ResourceError
-from cluster.executor import Call, Executor, Outcome, Progress, Retries
+from cluster.errors import CallFailedError, QuarantinedError, ResourceError, StoppedError
+from cluster.executor import Call, Claim, Executor, Outcome, Progress, Retries
 
 TASKS = "tests.contracts.tasks"
 
@@ -30,6 +31,15 @@ def outcomes(executor: Executor, calls: list[Call]) -> dict[str, Outcome]:
     executor.run(calls, done.append)
     assert sorted(outcome.id for outcome in done) == sorted(one.id for one in calls)
     return {outcome.id: outcome for outcome in done}
+
+
+def in_threads(actions: list[Callable[[], None]]) -> None:
+    """Does things at once, each in a thread of its own."""
+    threads = [threading.Thread(target=action) for action in actions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 class ExecutorContract:
@@ -162,7 +172,7 @@ class ExecutorContract:
 
         executor.run(calls(), on_done)
         assert ended == 12
-        assert most <= executor.slots
+        assert most <= executor.slots()
 
     def test_what_a_function_memoises_in_its_process_is_set_up_once_for_each_worker(self, executor: Executor) -> None:
         values = [
@@ -171,7 +181,7 @@ class ExecutorContract:
         again = [
             done.result() for done in outcomes(executor, [call(f"d{i}", "set_up_once") for i in range(4)]).values()
         ]
-        assert len({value["pid"] for value in values}) <= executor.slots
+        assert len({value["pid"] for value in values}) <= executor.slots()
         assert sum(value["set_up"] for value in values + again) <= len({value["pid"] for value in values + again})
 
     def test_what_on_done_raises_stops_the_run_and_the_executor_lives_on(self, executor: Executor) -> None:
@@ -202,9 +212,9 @@ class ExecutorContract:
         assert (seen[-1].done, seen[-1].total, seen[-1].attempt) == (30, 30, 1)
         assert seen[-1].metrics == {"loss": 1.0 / 30}
         assert len(seen) <= 4
-        told = executor.gang(call("g", "describe"), 1).result()
-        assert (told["rank"], told["world"], told["attempt"]) == (0, 1, 1)
-        assert told["device"] in {"cpu", "cuda:0"}
+        reported = executor.gang(call("g", "describe"), 1).result()
+        assert (reported["rank"], reported["world"], reported["attempt"]) == (0, 1, 1)
+        assert reported["device"] in {"cpu", "cuda:0"}
 
     def test_two_ranks_add_up(self, executor: Executor) -> None:
         seen: list[Progress] = []
@@ -241,6 +251,73 @@ class ExecutorContract:
     def test_more_ranks_than_there_are_are_refused(self, executor: Executor) -> None:
         with pytest.raises(ResourceError, match=r"10000 .*one for each rank"):
             executor.gang(call("g", "describe"), 10_000)
+
+    def test_runs_and_a_gang_of_several_threads_end_with_their_own_outcomes(self, executor: Executor) -> None:
+        found: dict[str, list[Any]] = {}
+
+        def many(name: str) -> None:
+            done: list[Outcome] = []
+            threads = set[str]()
+
+            def on_done(outcome: Outcome) -> None:
+                done.append(outcome)
+                threads.add(threading.current_thread().name)
+
+            executor.run([call(f"{name}{i}", number=i) for i in range(6)], on_done, claim=Claim(name))
+            found[name] = [sorted(outcome.result()["id"] for outcome in done), threads]
+
+        def train() -> None:
+            done = executor.gang(call("g", "report_steps", steps=3, seconds=0.01), 1, claim=Claim("gang"))
+            found["gang"] = [done.result()]
+
+        in_threads([lambda name=name: many(name) for name in ("a", "b")] + [train])
+        for name in ("a", "b"):
+            assert found[name][0] == [f"{name}{i}" for i in range(6)]
+            assert len(found[name][1]) == 1
+        assert found["gang"] == [{"steps": 3}]
+
+    def test_a_failure_in_one_thread_leaves_the_calls_of_another_alone(self, executor: Executor) -> None:
+        errors: list[BaseException] = []
+        done: list[Outcome] = []
+
+        def fail() -> None:
+            def on_done(outcome: Outcome) -> None:
+                raise KeyError("enough")
+
+            try:
+                executor.run([call(f"bad{i}") for i in range(4)], on_done)
+            except KeyError as error:
+                errors.append(error)
+
+        in_threads([fail, lambda: executor.run([call(f"good{i}") for i in range(6)], done.append)])
+        assert len(errors) == 1
+        assert sorted(outcome.id for outcome in done) == [f"good{i}" for i in range(6)]
+
+    def test_once_halted_what_has_begun_ends_and_nothing_else_begins(self, executor: Executor, tmp_path: Path) -> None:
+        done: list[Outcome] = []
+        calls = [call(f"c{i}", plan=["ok"], folder=str(tmp_path)) for i in range(30)]
+        claim = Claim(halted=lambda: bool(done))
+        executor.run(calls, done.append, claim=claim)
+        assert len(done) == len(list(tmp_path.iterdir())) <= executor.slots()
+        assert all(outcome.error is None for outcome in done)
+        with pytest.raises(StoppedError):
+            executor.gang(call("g", "describe"), 1, claim=claim)
+
+    def test_stop_ends_the_runs_of_all_threads(self, tmp_path: Path) -> None:
+        with self.make() as executor:
+            stopped: list[str] = []
+
+            def many(name: str) -> None:
+                def on_done(outcome: Outcome) -> None:
+                    executor.stop()
+
+                try:
+                    executor.run((call(f"{name}{i}") for i in range(10**9)), on_done)
+                except StoppedError:
+                    stopped.append(name)
+
+            in_threads([lambda: many("a"), lambda: many("b")])
+            assert sorted(stopped) == ["a", "b"]
 
     @pytest.mark.parametrize(("work", "how"), [("gang", "SIGINT"), ("run", "SIGTERM"), ("run", "SIGKILL")])
     def test_a_driver_that_is_ended_leaves_no_process_behind(self, tmp_path: Path, work: str, how: str) -> None:
@@ -310,7 +387,7 @@ class IsolationContract:
 
 
 def wait_until(condition: Any, seconds: float) -> None:
-    """Waits for something to be true, and lets the caller look at what it became."""
+    """Waits for something to be true, and returns what it became."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.05)

@@ -2,7 +2,7 @@
 
 class TestMyStore(StoreContract):
     def open(self) -> Store:
-        return open_store("…a place nobody has used…")
+        return open_store("…a root that nobody has used…")
 """
 
 import threading
@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from pipeline.backends import COPIED_BYTES
 from pipeline.errors import ExistsError, MissingError
 from pipeline.store import Store
 
@@ -28,7 +29,7 @@ NAMES = st.builds(
 class StoreContract(ABC):
     """The suite. `examples` random histories are compared with a dict, and `many` objects are listed at once.
 
-    `clock_seconds` is how finely the place tells the time of an object.
+    `clock_seconds` is the resolution of the times that the backend gives objects.
     """
 
     examples = 30
@@ -37,7 +38,7 @@ class StoreContract(ABC):
 
     @abstractmethod
     def open(self) -> Store:
-        """A store in a place that nobody has used."""
+        """A store at a root that nobody has used."""
 
     def test_what_is_created_is_read_back(self) -> None:
         store = self.open()
@@ -57,6 +58,23 @@ class StoreContract(ABC):
         with pytest.raises(ExistsError):
             store.create("a/b", b"second")
         assert store.read("a/b") == b"first"
+
+    @pytest.mark.parametrize("size", [0, 1000, COPIED_BYTES + 1])
+    def test_a_copy_is_an_object_of_its_own_and_takes_no_name_that_is_taken(self, size: int) -> None:
+        store = self.open()
+        store.create("a/b", b"\x01" * size)
+        store.copy("a/b", "c/d/e")
+        with pytest.raises(ExistsError):
+            store.copy("a/b", "c/d/e")
+        store.create("taken", b"other")
+        with pytest.raises(ExistsError):
+            store.copy("a/b", "taken")
+        assert store.read("taken") == b"other"
+        store.delete("a/b")
+        assert store.read("c/d/e") == b"\x01" * size
+        with pytest.raises(MissingError):
+            store.copy("a/b", "c/f")
+        assert [entry.name for entry in store.entries("probes")] == []
 
     def test_of_many_who_create_one_name_one_succeeds(self) -> None:
         store = self.open()
@@ -89,7 +107,7 @@ class StoreContract(ABC):
         assert store.read_range("a/b", 99, 1) == b"\x63"
         assert store.read_range("a/b", 50, 0) == b""
 
-    def test_what_is_missing_is_said_to_be_missing(self) -> None:
+    def test_reading_what_is_missing_is_an_error_of_its_own(self) -> None:
         store = self.open()
         for ask in (store.read, store.head, lambda name: store.read_range(name, 0, 1)):
             with pytest.raises(MissingError, match="no such object"):

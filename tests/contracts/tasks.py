@@ -100,7 +100,7 @@ def gang_threads(payload: dict[str, Any], context: GangContext) -> dict[str, Any
 
 
 def describe(payload: dict[str, Any], context: GangContext) -> dict[str, Any]:
-    """What a rank is told; needs no torch."""
+    """What a rank's context holds; needs no torch."""
     return {
         "rank": context.rank,
         "world": context.world,
@@ -139,3 +139,11 @@ def wait_for_ever(payload: dict[str, Any], context: GangContext) -> dict[str, An
     Path(payload["folder"], "started").touch()
     while True:
         time.sleep(0.1)
+
+
+def wait_for_word(payload: dict[str, Any], context: GangContext) -> dict[str, Any]:
+    """A training that ends once the file `go` is there."""
+    Path(payload["folder"], "started").touch()
+    while not Path(payload["folder"], "go").exists():
+        time.sleep(0.05)
+    return {}

@@ -34,7 +34,7 @@ def executor(name: str) -> Callable[[], Executor]:
     return lambda: OnRay(cpus=2)
 
 
-def tell(event: Event) -> None:
+def print_event(event: Event) -> None:
     """Prints an event."""
     print(json.dumps({"kind": event.kind, "step": event.step, **event.fields}, default=str), flush=True)
 
@@ -43,7 +43,7 @@ def main(store: str, name: str, gates: Sequence[str]) -> int:
     """Runs the study; the exit code is that of the command line."""
     steps = gated.graph(gates[0]) if gates else graph()
     try:
-        run(steps, open_store(store), executor(name), study="driven", listener=tell)
+        run(steps, open_store(store), executor(name), study="driven", listener=print_event)
     except PipelineError as error:
         print(error, file=sys.stderr)
         return exit_code(error)

@@ -41,8 +41,8 @@ def main() -> None:
     """Runs the study until it stops."""
     write = table._put
 
-    def stopping(out: Any, name: str, *rest: Any) -> Any:
-        stored = write(out, name, *rest)
+    def stopping(out: Any, name: str, *others: Any) -> Any:
+        stored = write(out, name, *others)
         while name == FIRST:
             time.sleep(1)
         return stored

@@ -49,6 +49,13 @@ class FaultyBackend:
 
         self._call(f"create {name}", action)
 
+    def copy(self, source: str, target: str) -> None:
+        def action() -> None:
+            self._inner.copy(source, target)
+            self._own.add(target)
+
+        self._call(f"copy {source} {target}", action)
+
     def read(self, name: str) -> bytes:
         return self._call(f"read {name}", lambda: self._inner.read(name))
 
@@ -94,14 +101,14 @@ def full(what: str) -> Exception:
     return FullError(f"room to {what}", "No space left on device", "Free some space, then run the same command again.")
 
 
-class Place:
+class MemoryRoot:
     """A memory store of its own, seen by one process after another, each through a backend of its own."""
 
     count = 0
 
     def __init__(self) -> None:
-        Place.count += 1
-        self.url = f"memory://place-{Place.count}"
+        MemoryRoot.count += 1
+        self.url = f"memory://root-{MemoryRoot.count}"
         self.backend: Backend = ObjectBackend(MemoryStore(), self.url)
 
     def process(self, fault: Fault | None = None, at: int = -1) -> tuple[Store, FaultyBackend]:
@@ -112,5 +119,5 @@ class Place:
         return store, backend
 
     def objects(self, folder: str) -> dict[str, bytes]:
-        """All objects below a folder, without a word to any process."""
+        """All objects below a folder, as no process sees them: uncounted and without faults."""
         return {entry.name: self.backend.read(entry.name) for entry in self.backend.entries(folder)}

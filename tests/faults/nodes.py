@@ -3,7 +3,7 @@
     python -m tests.faults.nodes FOLDER
 
 Ray's own Cluster gives the machines, of one CPU each. The training waits for each change, so no change comes too late.
-What was reported is in FOLDER/reports, what became of it in FOLDER/told.json.
+What was reported is in FOLDER/reports, what became of it in FOLDER/outcome.json.
 """
 
 import contextlib
@@ -72,11 +72,11 @@ def main() -> None:
     first = start(begin, "a cluster to start on this machine", "See what its log says.")
     cluster = first.value
     heard: list[Event] = []
-    told: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
 
     def study() -> None:
         done = run(steps, store, lambda: OnRay(resize_seconds=1.0), ranks=2, least_ranks=1, listener=heard.append)
-        told["decoder"] = done.url("decoder")
+        outcome["decoder"] = done.url("decoder")
 
     training = threading.Thread(target=study, daemon=True)
     training.start()
@@ -94,13 +94,13 @@ def main() -> None:
             "See what its log says.",
         )
         wait_for("2")
-        told["machines_of_mailboxes"] = machines_of_mailboxes()
-        told["machine"] = ray.get_runtime_context().get_node_id()
+        outcome["machines_of_mailboxes"] = machines_of_mailboxes()
+        outcome["machine"] = ray.get_runtime_context().get_node_id()
         cluster.remove_node(second.value, allow_graceful=False)
         second.end()
         training.join()
-        told["lost"] = [event.fields["reason"] for event in heard if event.kind == "part_lost"]
-        (folder / "told.json").write_text(json.dumps(told))
+        outcome["lost"] = [event.fields["reason"] for event in heard if event.kind == "part_lost"]
+        (folder / "outcome.json").write_text(json.dumps(outcome))
     finally:
         ray.shutdown()
         cluster.shutdown()  # type: ignore[no-untyped-call]

@@ -28,6 +28,6 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, list[str], str]:
-    """Waits for the end: exit code, events as lines, and what was said on standard error."""
-    out, said = process.communicate()
-    return process.returncode, out.splitlines(), said
+    """Waits for the end: exit code, events as lines, and standard error."""
+    out, errors = process.communicate()
+    return process.returncode, out.splitlines(), errors

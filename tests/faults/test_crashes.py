@@ -1,4 +1,4 @@
-"""Every call to the store as a place to die: what a second run makes of it is what an undisturbed run makes."""
+"""A process dies at every call to the store in turn: a second run then makes what an undisturbed run makes."""
 
 from contextlib import suppress
 from functools import cache
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.errors import PipelineError, exit_code
 from pipeline.plan import plan
 from tests.faults.arithmetic import graph
-from tests.faults.faulty import DeadError, Fault, Place
+from tests.faults.faulty import DeadError, Fault, MemoryRoot
 from tests.faults.truth import finished, go, undisturbed
 
 GRAPH = graph(parts=2, steps=3)
@@ -24,7 +24,7 @@ def truth() -> tuple[dict[str, dict[str, bytes]], list[str]]:
     return undisturbed(GRAPH)
 
 
-def made() -> dict[str, dict[str, bytes]]:
+def expected() -> dict[str, dict[str, bytes]]:
     """Step -> objects of an undisturbed run."""
     return truth()[0]
 
@@ -44,16 +44,16 @@ def test_the_study_goes_through_every_kind_of_call() -> None:
 @pytest.mark.parametrize("fault", ["die before", "die after", "lose the answer"])
 def test_a_run_after_a_fault_at_any_call_makes_what_an_undisturbed_run_makes(fault: Fault, shard: int) -> None:
     for at in range(shard, len(calls()), SHARDS):
-        place = Place()
-        store, backend = place.process(fault, at)
+        root = MemoryRoot()
+        store, backend = root.process(fault, at)
         with suppress(DeadError, PipelineError):
             go(GRAPH, store)
         assert backend.calls > at
-        store, _ = place.process()
-        for name, objects in finished(place, GRAPH, store).items():
-            assert objects == made()[name], f"half-written {name} is a hit after: {fault} {calls()[at]} (call {at})"
+        store, _ = root.process()
+        for name, objects in finished(root, GRAPH, store).items():
+            assert objects == expected()[name], f"half-written {name} is a hit after: {fault} {calls()[at]} (call {at})"
         go(GRAPH, store)
-        assert finished(place, GRAPH, store) == made(), f"{fault} {calls()[at]} (call {at})"
+        assert finished(root, GRAPH, store) == expected(), f"{fault} {calls()[at]} (call {at})"
         assert go(GRAPH, store).run_id is None
 
 
@@ -66,49 +66,49 @@ def test_a_run_after_a_fault_at_any_call_makes_what_an_undisturbed_run_makes(fau
     )
 )
 def test_faults_upon_faults_change_nothing(faults: list[tuple[Fault, int]]) -> None:
-    place = Place()
+    root = MemoryRoot()
     for fault, at in faults:
-        store, _ = place.process(fault, at)
+        store, _ = root.process(fault, at)
         with suppress(DeadError, PipelineError):
             go(GRAPH, store)
-    store, _ = place.process()
+    store, _ = root.process()
     go(GRAPH, store)
-    assert finished(place, GRAPH, store) == made()
+    assert finished(root, GRAPH, store) == expected()
 
 
 def test_a_disk_that_fills_gives_one_message_and_the_same_command_goes_on() -> None:
     # A log that cannot be written ends no run.
     creates = [at for at, call in enumerate(calls()) if call.startswith("create") and "/events/" not in call]
     for at in creates[:: len(creates) // 12]:
-        place = Place()
-        store, _ = place.process("fill the disk", at)
+        root = MemoryRoot()
+        store, _ = root.process("fill the disk", at)
         with suppress(PipelineError):
             go(GRAPH, store)
             raise AssertionError(f"a full disk at {calls()[at]} went unseen")
-        store, _ = place.process()
-        for name, objects in finished(place, GRAPH, store).items():
-            assert objects == made()[name]
+        store, _ = root.process()
+        for name, objects in finished(root, GRAPH, store).items():
+            assert objects == expected()[name]
         go(GRAPH, store)
-        assert finished(place, GRAPH, store) == made()
+        assert finished(root, GRAPH, store) == expected()
 
 
-def test_a_full_disk_is_told_with_its_remedy_and_exit_code_3() -> None:
+def test_a_full_disk_is_reported_with_its_remedy_and_exit_code_3() -> None:
     at = next(at for at, call in enumerate(calls()) if "/parts/" in call and call.startswith("create"))
-    store, _ = Place().process("fill the disk", at)
+    store, _ = MemoryRoot().process("fill the disk", at)
     with pytest.raises(PipelineError, match=r"No space left on device.*Free some space") as caught:
         go(GRAPH, store)
     assert exit_code(caught.value) == 3
 
 
 def test_the_part_that_was_done_before_a_crash_is_not_done_again() -> None:
-    place = Place()
+    root = MemoryRoot()
     at = max(
         at for at, call in enumerate(calls()) if call.startswith("create") and "squares" in call and "parts" in call
     )
-    store, _ = place.process("die before", at)
+    store, _ = root.process("die before", at)
     with suppress(DeadError):
         go(GRAPH, store)
-    store, _ = place.process()
+    store, _ = root.process()
     states = {state.name: state for state in plan(GRAPH, store)}
     assert (states["squares"].state, states["squares"].parts_done, states["squares"].parts) == ("partial", 1, 2)
     assert [step.parts_run for step in go(GRAPH, store).steps] == [0, 1, 1]

@@ -51,7 +51,7 @@ def test_a_worker_killed_in_a_tar_loses_that_tar_and_no_other(tmp_path: Path, mo
     assert [step.outcome for step in result.steps][:2] == ["hit", "hit"]
 
     fresh = run(graph(), open_store(str(tmp_path / "fresh")), Inline)
-    ours, theirs = (open_table(FolderArtifact(Path(made.url("embeddings")))) for made in (result, fresh))
+    ours, theirs = (open_table(FolderArtifact(Path(one.url("embeddings")))) for one in (result, fresh))
     for tap in TAPS:
         for view in VIEWS:
             np.testing.assert_allclose(ours.read(tap, view), theirs.read(tap, view), rtol=1e-5, atol=1e-6)

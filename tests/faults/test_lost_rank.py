@@ -64,7 +64,7 @@ def killing(title: str, due: Callable[[], bool]) -> Iterator[list[int]]:
 
 
 def on_two_ranks(store: Store) -> tuple[dict[str, torch.Tensor], list[Event]]:
-    """Weights of the decoder that two ranks have trained, and what was told meanwhile."""
+    """Weights of the decoder that two ranks have trained, and the events of the run."""
     heard: list[Event] = []
     done = run(graph(DECODER), store, OnRay, ranks=2, listener=heard.append)
     assert len([event for event in heard if event.kind == "part_lost"]) == 1

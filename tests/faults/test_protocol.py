@@ -33,44 +33,46 @@ from pipeline.store import Store, share
 from stages.contract import Context, Estimate, Gang, Inputs, Output, Summary
 from stages.errors import FormatError
 from tests.faults.arithmetic import graph
-from tests.faults.faulty import DeadError, FaultyBackend, Place
+from tests.faults.faulty import DeadError, FaultyBackend, MemoryRoot
 from tests.faults.truth import finished, go, undisturbed
 
 GRAPH = graph(parts=2, steps=3)
 
 
-def test_a_flipped_byte_of_an_input_is_refused_and_forcing_its_step_repairs_it() -> None:
-    place = Place()
-    store, _ = place.process()
+def test_a_flipped_byte_of_an_input_is_refused_and_repaired_by_deleting_that_object() -> None:
+    root = MemoryRoot()
+    store, _ = root.process()
     go(GRAPH, store)
-    truth = finished(place, GRAPH, store)
-    name = next(name for name in place.objects("artifacts/numbers") if name.endswith("/numbers-00001.json"))
-    data = place.backend.read(name)
-    place.backend.delete(name)
-    place.backend.create(name, bytes([data[0], data[1] ^ 1]) + data[2:])
-    store, _ = place.process()
-    with pytest.raises(StepFailedError, match=rf"{name}.*--force for the step of stage numbers"):
+    truth = finished(root, GRAPH, store)
+    name = next(name for name in root.objects("artifacts/numbers") if name.endswith("/numbers-00001.json"))
+    data = root.backend.read(name)
+    root.backend.delete(name)
+    root.backend.create(name, bytes([data[0], data[1] ^ 1]) + data[2:])
+    store, _ = root.process()
+    with pytest.raises(StepFailedError, match=rf"{name}.*Delete it alone from the store"):
         run(GRAPH, store, Inline, force=["squares"])
-    store, _ = place.process()
-    run(GRAPH, store, Inline, study="arithmetic", force=["numbers"])
-    assert finished(place, GRAPH, store) == truth
+    root.backend.delete(name)
+    store, _ = root.process()
+    mended = run(GRAPH, store, Inline, study="arithmetic")
+    assert mended.steps[0].parts_run == 1
+    assert finished(root, GRAPH, store) == truth
 
 
 def test_a_worker_reads_the_manifest_of_an_input_once_for_all_parts() -> None:
-    store, backend = Place().process()
+    store, backend = MemoryRoot().process()
     go(graph(parts=5), store)
     manifest = re.compile(r"read artifacts/numbers/\w+/g0000/manifest\.json")
     reads = [call for call in backend.log if manifest.fullmatch(call)]
-    store, backend = Place().process()
+    store, backend = MemoryRoot().process()
     go(graph(parts=1), store)
     assert len(reads) == len([call for call in backend.log if manifest.fullmatch(call)])
 
 
 def test_receipts_of_a_remote_store_are_read_together_and_in_order() -> None:
-    place = Place()
-    store, _ = place.process()
+    root = MemoryRoot()
+    store, _ = root.process()
     go(GRAPH[:1], store)
-    folder = plan(GRAPH, store)[0].url.removeprefix(f"{place.url}/")
+    folder = plan(GRAPH, store)[0].url.removeprefix(f"{root.url}/")
     before = read_receipts(store, folder, 2)
     both = threading.Barrier(2, timeout=30)
 
@@ -79,7 +81,7 @@ def test_receipts_of_a_remote_store_are_read_together_and_in_order() -> None:
             both.wait()
             return super().read(name)
 
-    far = Store(Remote(place.backend), "s3://bucket/store")
+    far = Store(Remote(root.backend), "s3://bucket/store")
     assert read_receipts(far, folder, 2) == before
     assert [receipt.part for receipt in before] == [0, 1]
 
@@ -97,13 +99,13 @@ class Conflicting(FaultyBackend):
 
 
 def test_a_name_that_is_taken_by_no_object_is_tried_again() -> None:
-    place = Place()
-    backend = Conflicting(place.backend)
-    store = Store(backend, place.url)
+    root = MemoryRoot()
+    backend = Conflicting(root.backend)
+    store = Store(backend, root.url)
     share(store)
     go(GRAPH[:1], store)
     assert backend.refused == 2
-    assert finished(place, GRAPH[:1], store)["numbers"]["index.json"]
+    assert finished(root, GRAPH[:1], store)["numbers"]["index.json"]
 
 
 class Expiring(FaultyBackend):
@@ -118,9 +120,9 @@ class Expiring(FaultyBackend):
 
 
 def test_expired_credentials_end_a_run_with_one_message_and_exit_code_3() -> None:
-    place = Place()
-    backend = Expiring(place.backend)
-    store = Store(backend, place.url)
+    root = MemoryRoot()
+    backend = Expiring(root.backend)
+    store = Store(backend, root.url)
     share(store)
 
     def expire(event: Event) -> None:
@@ -147,9 +149,9 @@ class Deaf(FaultyBackend):
 
 def test_events_that_cannot_be_written_end_no_run_and_are_written_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "FLUSH_SECONDS", 0.0)
-    place = Place()
-    backend = Deaf(place.backend)
-    store = Store(backend, place.url)
+    root = MemoryRoot()
+    backend = Deaf(root.backend)
+    store = Store(backend, root.url)
     share(store)
     seen: list[Event] = []
 
@@ -166,15 +168,20 @@ def test_events_that_cannot_be_written_end_no_run_and_are_written_later(monkeypa
     assert [event for event in kept if event[0] != "progress"] == [e for e in expected if e[0] != "progress"]
 
 
-class Twofold(Gang):
-    """A training whose two files belong together. No two attempts give the same."""
+class Training(Gang):
+    """A training that costs nothing. No two attempts give the same."""
 
-    name = "twofold"
     version = 1
     bitwise = False
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         return Estimate(rows=1, size_bytes=1, cpu_seconds=0.1)
+
+
+class Twofold(Training):
+    """A training whose two files belong together."""
+
+    name = "twofold"
 
     def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:
         own = secrets.token_hex(4)
@@ -191,19 +198,19 @@ BETWEEN: list[Callable[[], object]] = []
 
 def test_files_of_two_trainings_of_one_generation_do_not_mix() -> None:
     class Recorder(Inline):
-        def gang(self, call: Call, *rest: Any, **more: Any) -> Outcome:
+        def gang(self, call: Call, *others: Any, **more: Any) -> Outcome:
             context = GangContext(0, 1, "cpu", 1, send=lambda progress: None)
             BETWEEN.append(lambda: worker.train(call.payload, context))
-            return super().gang(call, *rest, **more)
+            return super().gang(call, *others, **more)
 
-    place = Place()
-    store, _ = place.process()
+    root = MemoryRoot()
+    store, _ = root.process()
     steps = [Step("twofold", Twofold())]
     result = run(steps, store, Recorder)
-    files = finished(place, steps, store)["twofold"]
+    files = finished(root, steps, store)["twofold"]
     assert len(set(files.values())) == 1
     assert {value.encode() for value in result.summary("twofold").values()} == set(files.values())
-    assert not [name for name in place.objects("artifacts") if "/files/" in name]
+    assert not [name for name in root.objects("artifacts") if "/files/" in name]
 
 
 def test_a_training_that_was_decided_on_is_published_and_not_repeated() -> None:
@@ -211,26 +218,21 @@ def test_a_training_that_was_decided_on_is_published_and_not_repeated() -> None:
     _, calls = undisturbed(steps)
     decided = next(at for at, call in enumerate(calls) if call.startswith("create") and "decision.json" in call)
     for at in range(decided + 1, len(calls)):
-        place = Place()
-        store, _ = place.process("die before", at)
+        root = MemoryRoot()
+        store, _ = root.process("die before", at)
         with suppress(DeadError):
             go(steps, store)
-        record = next(data for name, data in place.objects("artifacts").items() if name.endswith("/decision.json"))
-        store, _ = place.process()
+        record = next(data for name, data in root.objects("artifacts").items() if name.endswith("/decision.json"))
+        store, _ = root.process()
         result = go(steps, store)
         assert result.summary("twofold") == json.loads(record)["receipt"]["summary"]
-        assert set(finished(place, steps, store)["twofold"].values()) == {result.summary("twofold")["of"].encode()}
+        assert set(finished(root, steps, store)["twofold"].values()) == {result.summary("twofold")["of"].encode()}
 
 
-class Endless(Gang):
+class Endless(Training):
     """A training that goes on until it is stopped."""
 
     name = "endless"
-    version = 1
-    bitwise = False
-
-    def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
-        return Estimate(rows=1, size_bytes=1, cpu_seconds=0.1)
 
     def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:
         BETWEEN.pop()()
@@ -240,8 +242,8 @@ class Endless(Gang):
 
 
 def test_a_training_that_has_lost_its_lease_ends_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Place()
-    store, _ = place.process()
+    root = MemoryRoot()
+    store, _ = root.process()
     taken: list[Lease] = []
     acquire = Lease.acquire
 
@@ -252,7 +254,7 @@ def test_a_training_that_has_lost_its_lease_ends_while_it_runs(monkeypatch: pyte
     monkeypatch.setattr(Lease, "acquire", remember)
 
     def take() -> None:
-        folder = next(name for name in place.objects("leases") if name.endswith("/e0001.json")).rpartition("/")[0]
+        folder = next(name for name in root.objects("leases") if name.endswith("/e0001.json")).rpartition("/")[0]
         store.create(f"{folder}/e0002.json", b"{}")
         taken[0].beat()
 
@@ -262,7 +264,7 @@ def test_a_training_that_has_lost_its_lease_ends_while_it_runs(monkeypatch: pyte
 
 
 def test_a_heartbeat_that_fails_for_any_reason_is_followed_by_others() -> None:
-    place = Place()
+    root = MemoryRoot()
     refused = threading.Event()
     again = threading.Event()
 
@@ -275,20 +277,22 @@ def test_a_heartbeat_that_fails_for_any_reason_is_followed_by_others() -> None:
                 again.set()
             super().create(name, data)
 
-    lease = Lease(Store(Refusing(place.backend), place.url), "x/y", "run", ttl_seconds=0.1)
+    lease = Lease(Store(Refusing(root.backend), root.url), "x/y", "run", ttl_seconds=0.1)
     lease.acquire("fail", print)
     with lease:
         assert again.wait(30)
 
 
 def test_a_damaged_checkpoint_is_refused_by_name() -> None:
-    place = Place()
-    store, _ = place.process()
+    root = MemoryRoot()
+    store, _ = root.process()
     StoredCheckpoints(store, "artifacts/x/ab/g0000").save(1, {"model": b"1234"})
-    name = next(name for name in place.objects("artifacts") if name.endswith("/model"))
-    place.backend.delete(name)
-    place.backend.create(name, b"1235")
+    name = next(name for name in root.objects("artifacts") if name.endswith("/model"))
+    root.backend.delete(name)
+    root.backend.create(name, b"1235")
     checkpoint = StoredCheckpoints(store, "artifacts/x/ab/g0000").latest()
     assert checkpoint is not None
-    with pytest.raises(FormatError, match=rf"{name}.*--force"):
+    with pytest.raises(
+        FormatError, match=rf"{name}.*Delete the folder .*/step-000000001, then run again: the training goes on"
+    ):
         checkpoint.read("model")

@@ -1,31 +1,35 @@
 """Two runs at once, without a lease that would keep them apart, in many orders; and workers that finish too late."""
 
 import random
+import re
+import secrets
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
 
 import pytest
 
-from cluster.executor import Call, OnDone
+from cluster.executor import ALONE, Call, Claim, OnDone
 from cluster.inline import Inline
 from pipeline import worker
 from pipeline.backends import Backend, Entry
 from pipeline.errors import StepFailedError, UsageError
 from pipeline.plan import plan
 from pipeline.run import RunResult, run
+from pipeline.step import Step
 from pipeline.store import Store, share
+from stages.contract import Inputs, Output, Part, Stage, Summary
 from tests.faults.arithmetic import graph
-from tests.faults.faulty import Place
+from tests.faults.faulty import DeadError, MemoryRoot
 from tests.faults.truth import contents, finished, go, undisturbed
 
 GRAPH = graph(parts=2, steps=2)
 
 
 @cache
-def made() -> dict[str, dict[str, bytes]]:
+def expected() -> dict[str, dict[str, bytes]]:
     """What an undisturbed run makes."""
     return undisturbed(GRAPH)[0]
 
@@ -77,6 +81,10 @@ class ContestedBackend:
         if not name.startswith("leases/"):
             self._inner.create(name, data)
 
+    def copy(self, source: str, target: str) -> None:
+        self._turnstile.pass_()
+        self._inner.copy(source, target)
+
     def read(self, name: str) -> bytes:
         self._turnstile.pass_()
         return self._inner.read(name)
@@ -102,17 +110,19 @@ class ContestedBackend:
         self._inner.delete(name)
 
 
-def race(place: Place, seed: int, force: tuple[str, ...] = ()) -> tuple[RunResult, RunResult]:
+def race(
+    root: MemoryRoot, seed: int, force: tuple[str, ...] = (), steps: Sequence[Step] = GRAPH
+) -> tuple[RunResult, RunResult]:
     """Two runs of the study, call by call in an order drawn from the seed."""
     turnstile = Turnstile(seed)
-    store = Store(ContestedBackend(place.backend, turnstile), place.url)
+    store = Store(ContestedBackend(root.backend, turnstile), root.url)
     share(store)
     results: dict[str, RunResult] = {}
     errors: list[BaseException] = []
 
     def contend() -> None:
         try:
-            results[threading.current_thread().name] = run(GRAPH, store, Inline, study="arithmetic", force=force)
+            results[threading.current_thread().name] = run(steps, store, Inline, study="arithmetic", force=force)
         except BaseException as error:
             errors.append(error)
         finally:
@@ -131,24 +141,24 @@ def race(place: Place, seed: int, force: tuple[str, ...] = ()) -> tuple[RunResul
 @pytest.mark.parametrize("seeds", [range(start, start + 20) for start in (0, 20, 40)])
 def test_two_runs_at_once_without_a_lease_give_one_truth(seeds: range) -> None:
     for seed in seeds:
-        place = Place()
-        a, b = race(place, seed)
+        root = MemoryRoot()
+        a, b = race(root, seed)
         assert [step.url for step in a.steps] == [step.url for step in b.steps]
-        store, _ = place.process()
-        assert finished(place, GRAPH, store) == made()
+        store, _ = root.process()
+        assert finished(root, GRAPH, store) == expected()
         assert {state.state for state in plan(GRAPH, store)} == {"done"}
 
 
 def test_two_forced_runs_at_once_end_in_a_store_that_one_more_run_agrees_with() -> None:
     for seed in range(20):
-        place = Place()
-        store, _ = place.process()
+        root = MemoryRoot()
+        store, _ = root.process()
         go(GRAPH, store)
         with suppress(StepFailedError):
-            race(place, seed, force=("squares",))
-        store, _ = place.process()
+            race(root, seed, force=("squares",))
+        store, _ = root.process()
         go(GRAPH, store)
-        assert finished(place, GRAPH, store) == made()
+        assert finished(root, GRAPH, store) == expected()
         assert {state.state for state in plan(GRAPH, store)} == {"done"}
 
 
@@ -159,13 +169,13 @@ class Recorder(Inline):
         super().__init__()
         self.calls: list[Call] = []
 
-    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False) -> None:
+    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False, claim: Claim = ALONE) -> None:
         def remembered() -> Iterable[Call]:
             for call in calls:
                 self.calls.append(call)
                 yield call
 
-        super().run(remembered(), on_done, gpu)
+        super().run(remembered(), on_done, gpu, claim)
 
 
 def functions() -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
@@ -174,49 +184,49 @@ def functions() -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
 
 
 def test_a_zombie_that_finishes_in_a_closed_generation_does_no_harm() -> None:
-    place = Place()
-    store, _ = place.process()
+    root = MemoryRoot()
+    store, _ = root.process()
     recorder = Recorder()
     run(GRAPH, store, lambda: recorder)
     run(GRAPH, store, Inline, force=["numbers"])
-    before = {state.name: (state.url, contents(place, state)) for state in plan(GRAPH, store)}
+    before = {state.name: (state.url, contents(root, state)) for state in plan(GRAPH, store)}
     numbers = next(state for state in plan(GRAPH, store) if state.name == "numbers")
     assert numbers.url.endswith("g0001")
     for call in recorder.calls:
         functions()[call.function](call.payload)
-    assert {state.name: (state.url, contents(place, state)) for state in plan(GRAPH, store)} == before
+    assert {state.name: (state.url, contents(root, state)) for state in plan(GRAPH, store)} == before
     assert {state.state for state in plan(GRAPH, store)} == {"done"}
 
 
 def test_a_zombie_that_writes_into_an_emptied_closed_generation_cannot_commit_it() -> None:
-    place = Place()
-    store, _ = place.process()
+    root = MemoryRoot()
+    store, _ = root.process()
     recorder = Recorder()
     run(GRAPH, store, lambda: recorder)
     run(GRAPH, store, Inline, force=["numbers"])
     old = next(state for state in plan(GRAPH, store) if state.name == "numbers").url
-    old = old.removeprefix(f"{place.url}/").replace("g0001", "g0000")
-    for name in place.objects(old):
+    old = old.removeprefix(f"{root.url}/").replace("g0001", "g0000")
+    for name in root.objects(old):
         if not name.endswith(("artifact.json", "tombstone.json")):
-            place.backend.delete(name)
+            root.backend.delete(name)
     for call in recorder.calls:
         if call.id.startswith("numbers/"):
             functions()[call.function](call.payload)
-    assert f"{old}/manifest.json" in place.objects(old)
+    assert f"{old}/manifest.json" in root.objects(old)
     states = {state.name: state for state in plan(GRAPH, store)}
     assert states["numbers"].url.endswith("g0001")
     assert states["numbers"].state == "done"
 
 
 def test_a_part_that_runs_twice_is_done_once() -> None:
-    place = Place()
-    store, _ = place.process()
+    root = MemoryRoot()
+    store, _ = root.process()
     recorder = Recorder()
     run(GRAPH, store, lambda: recorder)
-    before = place.objects("artifacts")
+    before = root.objects("artifacts")
     for call in recorder.calls:
         functions()[call.function](call.payload)
-    assert place.objects("artifacts") == before
+    assert root.objects("artifacts") == before
 
 
 def test_a_store_in_memory_is_refused_where_workers_are_other_processes() -> None:
@@ -225,6 +235,60 @@ def test_a_store_in_memory_is_refused_where_workers_are_other_processes() -> Non
         def name(self) -> str:
             return "ray"
 
-    store, _ = Place().process()
+    store, _ = MemoryRoot().process()
     with pytest.raises(UsageError, match="Use a folder or a bucket"):
         run(GRAPH, store, Elsewhere)
+
+
+class Tapped(Stage):
+    """Parts of two objects each, which differ from attempt to attempt."""
+
+    name = "tapped"
+    version = 1
+    bitwise = False
+
+    def split(self, inputs: Inputs) -> list[Part]:
+        return [Part(index=index) for index in range(2)]
+
+    def work(self, part: Part, state: None, inputs: Inputs, out: Output) -> Summary:
+        own = secrets.token_hex(4).encode()
+        for tap in ("a", "b"):
+            out.put(f"{tap}/{part.index}", own)
+        return {}
+
+    def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
+        own = secrets.token_hex(4).encode()
+        for tap in ("a", "b"):
+            out.put(f"{tap}/merged", own)
+        return {}
+
+
+@pytest.mark.parametrize("seeds", [range(start, start + 20) for start in (0, 20)])
+def test_objects_of_one_part_are_of_one_attempt_in_any_order_of_two_runs(
+    seeds: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.artifact.FOLLOW_SECONDS", (0.0,) * 50)
+    for seed in seeds:
+        place = MemoryRoot()
+        race(place, seed, steps=[Step("tapped", Tapped())])
+        (newest,) = {name.rpartition("/")[0] for name in place.objects("artifacts") if name.endswith("/manifest.json")}
+        for index in ("0", "1", "merged"):
+            assert len({place.backend.read(f"{newest}/{tap}/{index}") for tap in ("a", "b")}) == 1
+
+
+def test_a_part_of_which_a_dead_attempt_has_put_a_half_is_made_again_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.artifact.FOLLOW_SECONDS", (0.0,))
+    steps = [Step("tapped", Tapped())]
+    _, calls = undisturbed(steps)
+    for at in (at for at, call in enumerate(calls) if re.search(r"create .*g0000/[ab]/", call)):
+        place = MemoryRoot()
+        store, _ = place.process("die after", at)
+        with suppress(DeadError):
+            go(steps, store)
+        store, _ = place.process()
+        result = go(steps, store)
+        (folder,) = {name.rpartition("/")[0] for name in place.objects("artifacts") if name.endswith("/manifest.json")}
+        for index in ("0", "1", "merged"):
+            assert len({place.backend.read(f"{folder}/{tap}/{index}") for tap in ("a", "b")}) == 1
+        # A part that had its receipt was not made again.
+        assert result.steps[0].parts_run <= 3

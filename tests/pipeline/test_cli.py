@@ -66,8 +66,8 @@ def test_a_changed_field_recomputes_what_depends_on_it_only(finished: Finished, 
     study.write_text(MICRO.read_text().replace("faithfulness: {}", "faithfulness: {seed: 1}"))
     states = json.loads(repscope("plan", study, "--store", finished.store, "--json").stdout)
     assert [state["name"] for state in states if state["state"] != "done"] == ["faithfulness", "report"]
-    told = repscope("explain", study, "faithfulness", "--store", finished.store).stdout
-    assert "fields.seed: now 1, there 0" in told
+    output = repscope("explain", study, "faithfulness", "--store", finished.store).stdout
+    assert "fields.seed: now 1, there 0" in output
 
 
 def test_show_paints_an_image_of_ones_own(finished: Finished, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_init_writes_a_study_that_can_be_planned_and_overwrites_nothing(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (("faithfulness: {}", "faithfulnes: {}"), "did you mean 'faithfulness'?"),
         (("num_images: 2048", "num_image: 2048"), "unknown field 'readers.num_image' (did you mean 'num_images'?)"),
@@ -119,13 +119,13 @@ def test_init_writes_a_study_that_can_be_planned_and_overwrites_nothing(tmp_path
         (("dataset:", "datasets:"), "did you mean 'dataset'?"),
     ],
 )
-def test_a_wrong_field_is_named_with_what_was_meant(change: tuple[str, str], said: str, tmp_path: Path) -> None:
+def test_a_wrong_field_is_named_with_what_was_meant(change: tuple[str, str], expected: str, tmp_path: Path) -> None:
     study = tmp_path / "wrong.yaml"
     text = MICRO.read_text()
     assert change[0] in text
     study.write_text(text.replace(*change))
     message = repscope("plan", study, "--store", tmp_path / "store", code=2).stderr
-    assert said in message
+    assert expected in message
     assert "Traceback" not in message
 
 
@@ -136,7 +136,7 @@ def test_a_study_that_is_not_there_names_the_recipes(name: str, tmp_path: Path) 
     assert "repscope init" in message
 
 
-def test_a_missing_or_empty_folder_of_images_is_said_before_anything_runs(tmp_path: Path) -> None:
+def test_a_missing_or_empty_folder_of_images_is_reported_before_anything_runs(tmp_path: Path) -> None:
     study = tmp_path / "mine.yaml"
     repscope("init", "folder", study)
     study.write_text(study.read_text().replace("./images", str(tmp_path / "images")))
@@ -155,24 +155,25 @@ def test_a_bad_image_stops_the_run_by_name_and_leaves_nothing_taken_for_done(tmp
     from stages.images.pixels import encode_png
 
     for number in range(8):
-        place = tmp_path / "images" / ("even", "odd")[number % 2]
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{number}.png").write_bytes(encode_png(np.full((16, 16, 3), number * 9, dtype=np.uint8)))
+        folder = tmp_path / "images" / ("even", "odd")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").write_bytes(encode_png(np.full((16, 16, 3), number * 9, dtype=np.uint8)))
     (tmp_path / "images" / "odd" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     study = tmp_path / "mine.yaml"
     repscope("init", "folder", study)
     study.write_text(study.read_text().replace("./images", str(tmp_path / "images")))
-    flags = ("--ranks", "1", "--accept-drift", "--on-busy", "fail", "--force", "listing", "--force", "report")
+    flags = ["--ranks", "1", "--accept-drift", "--on-busy", "fail", "--force", "listing", "--force", "report"]
+    flags += ["--until", "report", "--keep-going"]
     message = repscope("run", study, "--store", tmp_path / "store", "--executor", "inline", *flags, code=3).stderr
     assert "torn.png" in message
     # All but forcing what has been begun anew already: that would give up what is complete of it.
     command = f"repscope run {study} --store {tmp_path / 'store'} --executor inline --ranks 1 --force report"
-    assert f"To go on from here: {command} --accept-drift --on-busy fail\n" in message
+    assert f"To go on from here: {command} --until report --keep-going --accept-drift --on-busy fail\n" in message
     assert "Traceback" not in message
     assert not list((tmp_path / "store").glob("artifacts/*/*/g*/manifest.json"))
 
 
-def test_a_store_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_is_reported_at_once(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     message = repscope("run", MICRO, "--store", blocked, "--executor", "inline", code=2).stderr

@@ -114,7 +114,7 @@ TAPS = {"taps": {"layer3": "layer3@mean", "early": {"module": "layer1"}}}
         ({"kind": "timm", "name": "hf-hub:x/y", "untrained": True}, "should match pattern"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_built(encoder: Any, why: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_reported_before_anything_is_built(encoder: Any, why: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=why):
         study(tmp_path, encoder)
 
@@ -161,16 +161,16 @@ def test_a_plan_knows_an_encoder_that_is_imported_by_what_it_turned_out_to_be(we
 
     guessed = planned()
     run(graph[:1], store, Inline)
-    known = planned()
-    assert known.seconds < guessed.seconds
-    assert known.size_bytes == 16 * 2 * 64 * 4 < guessed.size_bytes
+    refined = planned()
+    assert refined.seconds < guessed.seconds
+    assert refined.size_bytes == 16 * 2 * 64 * 4 < guessed.size_bytes
 
 
 def key(stage: Imported) -> str:
     return keys_of([Step("encoder", stage)], Fingerprints(refresh=True))["encoder"].digest
 
 
-def test_the_key_knows_the_weights_by_their_bytes_and_not_by_their_place(weights: Path) -> None:
+def test_the_key_knows_the_weights_by_their_bytes_and_not_by_their_path(weights: Path) -> None:
     def stage(path: Path, **more: Any) -> Imported:
         fields = {"kind": "timm", "name": "test_vit", "weights": str(path), "options": {"img_size": 32}}
         return Imported.model_validate(fields | more)

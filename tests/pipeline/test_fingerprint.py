@@ -98,7 +98,7 @@ def test_one_file_is_a_source_too(images: Path) -> None:
     assert digest(images / "b.png", "content") != digest(images / "a.png", "content")
 
 
-def test_a_source_that_is_missing_or_empty_is_told(tmp_path: Path) -> None:
+def test_a_source_that_is_missing_or_empty_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing of that name.*Check the source's URL"):
         digest(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()

@@ -31,7 +31,7 @@ def age(tmp_path: Path, seconds: float) -> None:
             os.utime(path, (path.stat().st_atime, path.stat().st_mtime - seconds))
 
 
-def test_a_second_owner_is_told_who_the_first_is(store: Store) -> None:
+def test_a_second_owner_learns_who_the_first_is(store: Store) -> None:
     first, second = Lease(store, "numbers/ab", "run-1"), Lease(store, "numbers/ab", "run-2")
     first.acquire("fail", nobody)
     with pytest.raises(BusyError, match=rf"run run-1 on .* \(process {os.getpid()}\).*--on-busy wait") as caught:
@@ -56,15 +56,15 @@ def test_who_waits_gets_it_after_the_owner(store: Store, monkeypatch: pytest.Mon
     monkeypatch.setattr(lease_module, "POLL_SECONDS", 0.02)
     first, second = Lease(store, "numbers/ab", "run-1"), Lease(store, "numbers/ab", "run-2")
     first.acquire("fail", nobody)
-    told: list[str] = []
-    thread = threading.Thread(target=second.acquire, args=("wait", told.append))
+    waited_for: list[str] = []
+    thread = threading.Thread(target=second.acquire, args=("wait", waited_for.append))
     with first:
         thread.start()
-        while not told:
+        while not waited_for:
             time.sleep(0.01)
     thread.join(timeout=30)
     assert not thread.is_alive()
-    assert len(told) == 1
+    assert len(waited_for) == 1
 
 
 def test_an_owner_without_a_sign_of_life_is_succeeded_and_stops(store: Store, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tests.finished import MICRO, STUDIES
 
 
 def refused(study: Path) -> str:
-    """What is said of a study that cannot be used, in one line."""
+    """The message of a study that cannot be used, in one line."""
     with pytest.raises(UsageError) as caught:
         load(str(study))
     message = str(caught.value)
@@ -32,7 +32,7 @@ def refused(study: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (("batch: 64", "batch: lots"), "unable to parse string as an integer, not 'lots'"),
         (("sources: {count: 16}", "sources: {count: -3}"), "should be greater than 0, not -3"),
@@ -52,19 +52,21 @@ def refused(study: Path) -> str:
         (("study: micro", "study: !!python/object:os.system x"), "column 8: could not determine a constructor for"),
     ],
 )
-def test_a_mistake_in_a_study_is_told_where_it_is(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+def test_a_mistake_in_a_study_is_reported_where_it_is(tmp_path: Path, change: tuple[str, str], expected: str) -> None:
     text = MICRO.read_text()
     assert change[0] in text
     study = tmp_path / "study.yaml"
     study.write_text(text.replace(*change))
-    assert said in refused(study)
+    assert expected in refused(study)
 
 
-@pytest.mark.parametrize(("levels", "said"), [("sigma_min: 30", "30 and 20"), ("sigma_max: 0.1", "0.1 and 0.1")])
-def test_noise_levels_that_do_not_fall_are_refused_before_anything_runs(tmp_path: Path, levels: str, said: str) -> None:
+@pytest.mark.parametrize(("levels", "expected"), [("sigma_min: 30", "30 and 20"), ("sigma_max: 0.1", "0.1 and 0.1")])
+def test_noise_levels_that_do_not_fall_are_refused_before_anything_runs(
+    tmp_path: Path, levels: str, expected: str
+) -> None:
     study = tmp_path / "study.yaml"
     study.write_text(MICRO.read_text().replace("steps: 4", f"steps: 4, {levels}"))
-    with pytest.raises(UsageError, match=rf"sigma_min below samples\.sigma_max; found {said}\. Lower"):
+    with pytest.raises(UsageError, match=rf"sigma_min below samples\.sigma_max; found {expected}\. Lower"):
         graph_of(load(str(study)))
     # Without a sketch painting starts from level 80 unless a study says otherwise.
     study.write_text(study.read_text().replace("sketch_images: 4096", "sketch_images: 0"))
@@ -72,7 +74,7 @@ def test_noise_levels_that_do_not_fall_are_refused_before_anything_runs(tmp_path
         assert graph_of(load(str(study)))
 
 
-def test_a_key_that_is_written_twice_is_refused_with_its_place(tmp_path: Path) -> None:
+def test_a_key_that_is_written_twice_is_refused_with_its_line(tmp_path: Path) -> None:
     study = tmp_path / "study.yaml"
     text = MICRO.read_text().replace("{sketch_images: 4096}", "{sketch_images: 4096, sketch_images: 8}")
     study.write_text(text)
@@ -96,7 +98,7 @@ def test_a_key_is_the_text_that_is_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted([*RECIPES.glob("*.yaml"), *STUDIES.glob("*.yaml")]), ids=lambda path: path.stem)
 def test_studies_are_read_as_plain_yaml_reads_them(path: Path, tmp_path: Path) -> None:
-    # A published file is named by where it stands; here any place will do.
+    # A published file is named by its path; here any path will do.
     text = path.read_text().replace("SHA256", "ab" * 32)
     (tmp_path / "study.yaml").write_text(text)
     assert load(str(tmp_path / "study.yaml")) == Study.model_validate(yaml.safe_load(text))
@@ -110,7 +112,7 @@ def test_keys_that_are_merged_in_are_text_too(tmp_path: Path) -> None:
     assert (decoder.training.null, decoder.training.sketch_images) == (0.25, 4096)
 
 
-def test_a_file_that_is_no_study_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_no_study_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = tmp_path / "study.yaml"
     study.write_text("")
     assert "to hold fields; found nothing. Begin with `study: <name>`." in refused(study)
@@ -124,7 +126,7 @@ def test_a_file_that_is_no_study_is_told_as_such(tmp_path: Path, monkeypatch: py
     assert f"expected to read {study}; found Permission denied. Give yourself the right to." in refused(study)
 
 
-def test_a_source_that_its_file_system_refuses_with_an_error_of_its_own_is_told_by_url(
+def test_a_source_that_its_file_system_refuses_with_an_error_of_its_own_is_named_by_url(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class NoCredentialsError(Exception):

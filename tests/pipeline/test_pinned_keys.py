@@ -1,6 +1,6 @@
 """The keys of every step of every recipe and of the studies of the tests: an artifact that was made stays made.
 
-`tests/data/keys.json` holds them. A key changes where a field, a default or a version does, which is said in the
+`tests/data/keys.json` holds them. A key changes where a field, a default or a version does, which is described in the
 changelog; no move or rename of code may change one. What lies outside the store has the same digest everywhere here.
 """
 

@@ -15,7 +15,7 @@ from pipeline.plan import Difference, explain, plan
 from pipeline.run import run
 from pipeline.store import Store, open_store, share
 from tests.faults.arithmetic import graph
-from tests.faults.faulty import Place
+from tests.faults.faulty import MemoryRoot
 
 
 @pytest.fixture
@@ -64,10 +64,10 @@ def test_an_unfinished_step_says_what_is_left_by_what_was_measured(store: Store)
 
 
 def test_a_finished_study_is_looked_at_with_two_calls_a_step_and_one_for_the_layout() -> None:
-    place = Place()
-    store, _ = place.process()
+    root = MemoryRoot()
+    store, _ = root.process()
     run(graph(), store, Inline)
-    store, backend = place.process()
+    store, backend = root.process()
     plan(graph(), store)
     assert [call.split()[0] for call in backend.log] == ["read", *["list", "read"] * 3]
 

@@ -48,7 +48,7 @@ def test_its_decoder_reads_nothing_of_the_study_and_has_no_half_of_a_training(re
     assert "halfway_samples" not in steps["kept"].inputs
 
 
-def test_it_samples_on_the_noise_levels_of_its_schedule_unless_told_otherwise(
+def test_it_samples_on_the_noise_levels_of_its_schedule_unless_a_study_names_others(
     read: Study, study: Path, tmp_path: Path
 ) -> None:
     sampling = samples_of(read)
@@ -62,19 +62,19 @@ def test_it_samples_on_the_noise_levels_of_its_schedule_unless_told_otherwise(
 def test_it_samples_as_its_authors_did_where_a_study_says_so_and_no_other_decoder_can(
     study: Path, tmp_path: Path
 ) -> None:
-    def told(levels: str, path: Path = study) -> Study:
+    def with_levels(levels: str, path: Path = study) -> Study:
         return load(str(changed(path, tmp_path, "samples: {", "samples: {sampler: published, " + levels)))
 
-    assert samples_of(told("")).sampler == "published"
+    assert samples_of(with_levels("")).sampler == "published"
     with pytest.raises(UsageError, match=r"schedule; found samples\.sigma_max, samples\.sigma_min"):
-        samples_of(told("sigma_min: 0.1, sigma_max: 80, "))
+        samples_of(with_levels("sigma_min: 0.1, sigma_max: 80, "))
     few = changed(study, tmp_path, "  network:", "  steps: 2\n  network:")
-    assert samples_of(told("", few)).steps == 2
+    assert samples_of(with_levels("", few)).steps == 2
     few.write_text(few.read_text().replace("steps: 2,", "steps: 3,"))
     with pytest.raises(UsageError, match=r"samples\.steps of 2 at most, .* found 3"):
         samples_of(load(str(few)))
     with pytest.raises(UsageError, match=r"kind: released or architecture: adm; found .* no.* learned variance"):
-        graph_of(told("", MICRO))
+        graph_of(with_levels("", MICRO))
 
 
 def test_the_published_training_is_a_decoder_that_is_trained_and_samples_like_a_published_one(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_study_on_it_runs_to_the_page_and_shows_an_image_of_the_users(study: P
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (
             ("kind: released", "kind: publshed"),
@@ -128,10 +128,10 @@ def test_a_study_on_it_runs_to_the_page_and_shows_an_image_of_the_users(study: P
         (("sha256: ", "sha256: x"), "mistake: decoder.sha256"),
     ],
 )
-def test_a_wrong_field_of_it_is_named(change: tuple[str, str], said: str, study: Path, tmp_path: Path) -> None:
+def test_a_wrong_field_of_it_is_named(change: tuple[str, str], expected: str, study: Path, tmp_path: Path) -> None:
     path = changed(study, tmp_path, "  network:", "  schedule: linear\n  network:")
     message = repscope("plan", changed(path, tmp_path, *change), "--store", tmp_path / "store", code=2).stderr
-    assert said in message
+    assert expected in message
     assert "Traceback" not in message
 
 

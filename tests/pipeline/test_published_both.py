@@ -15,7 +15,7 @@ from torchvision import models
 
 from stages.decoder.rcdm.published import skeleton
 from stages.decoder.rcdm.spec import AdmSettings
-from stages.images.sets import open_images
+from stages.images.sets import ARRAY, PIXELS, open_images
 from stages.samples import format
 from tests.artifacts import FolderArtifact
 from tests.finished import STUDIES, repscope
@@ -95,25 +95,27 @@ def test_trunk_and_head_are_shown_what_their_decoder_was_trained_with_and_painte
     expected = published.head(h) if tap == "projector" else h
     assert vectors.shape == (4, WIDTHS[tap])
     np.testing.assert_allclose(vectors, expected.numpy(), rtol=1e-3, atol=1e-4)
-    samples: Any = zarr.open_array(published.artifact(study, "samples.sources").zarr(format.ARRAY), mode="r")[:]
+    stored = published.artifact(study, "samples.sources").zarr(ARRAY)
+    samples: Any = zarr.open_array(stored, path=PIXELS, mode="r")[:]
     assert (samples.shape, samples.dtype) == ((8, 32, 32, 3), np.uint8)
     assert samples.std() > 10
 
 
 def test_the_decoder_of_another_tap_is_refused_before_an_image_is_read(published: Published, tmp_path: Path) -> None:
     study = published.study("projector", decoder="backbone")
-    said = repscope("run", study, "--store", tmp_path / "store", "--executor", "inline", code=3).stderr
-    assert "expected a tap of width 512, as the decoder was trained with; found net:projector of width 16" in said
-    assert "this encoder's taps are backbone (512), projector.0 (32), projector (16)." in said
+    message = repscope("run", study, "--store", tmp_path / "store", "--executor", "inline", code=3).stderr
+    assert "expected a tap of width 512, as the decoder was trained with; found net:projector of width 16" in message
+    assert "this encoder's taps are backbone (512), projector.0 (32), projector (16)." in message
     assert {path.name for path in (tmp_path / "store" / "artifacts").iterdir()} == {"encoder", "released"}
 
 
 @pytest.mark.parametrize("shown", [{}, "imagenet", {"resize": 224}])
 def test_an_encoder_that_sees_images_otherwise_is_refused_by_the_plan(shown: Any, published: Published) -> None:
     study = published.study("backbone", "backbone", shown)
-    said = repscope("plan", study, "--store", published.store, code=2).stderr
+    message = repscope("plan", study, "--store", published.store, code=2).stderr
     assert (
-        "expected preprocessing: rcdm at encoders.net, as published decoders were trained with; found another" in said
+        "expected preprocessing: rcdm at encoders.net, as published decoders were trained with; found another"
+        in message
     )
     study.write_text(study.read_text().replace("decoder:\n", "decoder:\n  preprocessing: unchecked\n"))
     repscope("plan", study, "--store", published.store)

@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 import pytest
 
-from cluster.executor import Call, OnProgress, Outcome
+from cluster.executor import ALONE, Call, Claim, OnProgress, Outcome
 from cluster.inline import Inline
-from pipeline.cli import Ranks
+from pipeline.options import RanksOption
 from pipeline.run import run
 from pipeline.store import open_store
 from tests.faults.arithmetic import graph
@@ -15,14 +15,14 @@ from tests.faults.arithmetic import graph
 
 @pytest.mark.parametrize(("text", "ranks"), [("4", (4, 4)), ("2-8", (2, 8)), ("1-1", (1, 1))])
 def test_ranks_are_a_number_or_a_range(text: str, ranks: tuple[int, int]) -> None:
-    assert Ranks().convert(text, None, None) == ranks
-    assert Ranks().convert(Ranks.text(ranks), None, None) == ranks
+    assert RanksOption().convert(text, None, None) == ranks
+    assert RanksOption().convert(RanksOption.text(ranks), None, None) == ranks
 
 
 @pytest.mark.parametrize("text", ["0", "8-2", "2-", "-2", "two", "1-2-3", "0-2"])
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter, match="2-8"):
-        Ranks().convert(text, None, None)
+        RanksOption().convert(text, None, None)
 
 
 class Recording(Inline):
@@ -32,7 +32,14 @@ class Recording(Inline):
         super().__init__()
         self.asked: list[tuple[int, int | None]] = []
 
-    def gang(self, call: Call, ranks: int, on_progress: OnProgress | None = None, least: int | None = None) -> Outcome:
+    def gang(
+        self,
+        call: Call,
+        ranks: int,
+        on_progress: OnProgress | None = None,
+        least: int | None = None,
+        claim: Claim = ALONE,
+    ) -> Outcome:
         self.asked.append((ranks, least))
         return super().gang(call, 1, on_progress)
 

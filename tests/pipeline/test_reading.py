@@ -1,5 +1,6 @@
 """A store opened for reading: studies and tables are found by the study's pointer, without torch and Ray."""
 
+import io
 import json
 import os
 import shutil
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 import repscope
@@ -74,6 +77,26 @@ def test_a_study_knows_its_taps_steps_folders_results_and_samples(finished: Fini
     assert study.rows().num_rows == 768
     assert "micro" in repr(store)
     assert "simclr:projector" in repr(study)
+
+
+def test_every_table_says_its_study_step_and_kind_and_no_key_is_of_two_things(finished: Finished) -> None:
+    study = repscope.open(finished.store).study("micro")
+    rows, samples, embeddings = study.rows(), study.samples(), study.embeddings("simclr:projector")
+    assert rows.column_names[:5] == ["study", "step", "kind", "row", "key"]
+    assert embeddings.column_names == ["study", "step", "encoder", "tap", "kind", "row", "key", "plain", "flip"]
+    first = embeddings.slice(7, 1).to_pylist()[0]
+    known = ["micro", "embeddings.simclr", "simclr", "projector", "000000007"]
+    assert [first[name] for name in ("study", "step", "encoder", "tap", "key")] == known
+    np.testing.assert_array_equal(np.float32(first["plain"]), study["simclr:projector"].numpy([7])[0])
+    assert study.results().column_names[:2] == samples.column_names[:2] == ["study", "step"]
+    painted, images = samples.column("key").to_pylist(), set(rows.column("key").to_pylist())
+    assert len(set(painted)) == len(painted)
+    assert not images & set(painted)
+    assert set(samples.column("source_key").to_pylist()) <= images
+    embedded = pq.read_table(io.BytesIO(study.artifact("samples.sources.simclr").read("rows.parquet")))
+    of_step = samples.filter(pc.equal(samples.column("step"), "samples.sources"))
+    for name in ("key", "source_key", "painted_from", "variant", "k"):
+        assert embedded.column(name).to_pylist() == of_step.column(name).to_pylist()
 
 
 def test_a_store_that_was_moved_is_read_where_it_is_now(finished: Finished, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The records of a generation: read by later versions, refused from newer ones, told where damaged."""
+"""The records of a generation: read by later versions, refused from newer ones, named where damaged."""
 
 import json
 from pathlib import Path
@@ -19,12 +19,15 @@ from pipeline.errors import (
     VerificationError,
     exit_code,
 )
-from pipeline.manifest import Head, Manifest, Object, Receipt, Tombstone, parse_record, survey
+from pipeline.events import read_events
+from pipeline.lease import Lease
+from pipeline.manifest import Decision, Head, Manifest, Object, Receipt, Tombstone, parse_record, survey
 from pipeline.run import run
 from pipeline.store import open_store
 from stages.errors import ConflictError, FormatError, InputError
 from stages.training.precision import computed
 from tests.faults.arithmetic import graph
+from tests.faults.faulty import MemoryRoot
 from tests.finished import Finished
 
 DATA = Path(__file__).parents[1] / "data" / "formats" / "v1" / "artifact"
@@ -53,8 +56,39 @@ def test_a_newer_record_is_refused_with_a_message() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"not json", b"[]", b"{}", b'{"format": 1}', b'{"format": 1, "reason": 5}'])
 def test_a_damaged_record_is_told(data: bytes) -> None:
-    with pytest.raises(StoreError, match=r"a damaged one.*Delete artifacts/x"):
+    with pytest.raises(StoreError, match=r"tombstone\.json; found a damaged one.*Delete that object alone"):
         parse_record(data, "artifacts/x/tombstone.json", Tombstone)
+
+
+@pytest.mark.parametrize(
+    ("name", "cls", "lost"),
+    [
+        ("manifest.json", Manifest, "only their merge is done again"),
+        ("parts/00012.json", Receipt, "only that part is done again"),
+        ("train/decision.json", Decision, "goes on from its last checkpoint"),
+        ("artifact.json", Head, "what is complete stays"),
+    ],
+)
+def test_of_an_empty_record_the_remedy_says_what_is_lost_with_it(name: str, cls: type[Manifest], lost: str) -> None:
+    with pytest.raises(StoreError, match=rf"g0000/{name}; found a damaged one .*Delete that object alone.*{lost}"):
+        parse_record(b"", f"artifacts/x/ab/g0000/{name}", cls)
+
+
+def test_an_empty_record_of_a_lease_keeps_nobody_out() -> None:
+    store, _ = MemoryRoot().process()
+    store.create("leases/x/ab/e0001.json", b"")
+    lease = Lease(store, "x/ab", "run")
+    lease.acquire("fail", print)
+    assert [entry.name for entry in store.entries("leases/x")] == ["leases/x/ab/e0001.json", "leases/x/ab/e0002.json"]
+
+
+def test_damaged_events_cost_nothing_but_these_lines() -> None:
+    store, _ = MemoryRoot().process()
+    store.create("runs/r/events/000000-1.jsonl", b'{"kind": "run_st')
+    with pytest.raises(
+        StoreError, match=r"runs/r/events/000000-1\.jsonl; found damaged ones .*Delete that object alone"
+    ):
+        read_events(store, "r")
 
 
 def test_a_record_keeps_what_a_later_minor_version_adds_out_of_the_way() -> None:

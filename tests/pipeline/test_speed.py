@@ -1,4 +1,4 @@
-"""Estimates are those of this machine: by one trial, kept, and never made by a command that only looks."""
+"""Estimates are those of this machine: by one trial, kept, and never made by a command that only reads."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Roots that cannot be used: each is told with its remedy, and nothing half-written is left."""
+"""Roots that cannot be used: each is refused with its remedy, and nothing half-written is left."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ import pytest
 from pipeline.backends import LocalBackend
 from pipeline.errors import FullError, RootError, StoreError, UnansweredError, UsageError, exit_code
 from pipeline.store import MAX_OBJECT_BYTES, Store, canonical_url, open_store
-from tests.faults.faulty import FaultyBackend, Place
+from tests.faults.faulty import FaultyBackend, MemoryRoot
 
 
 def test_opening_and_looking_write_nothing(tmp_path: Path) -> None:
@@ -68,10 +68,10 @@ def test_a_root_that_may_not_be_written_is_refused(tmp_path: Path, root: str) ->
     closed.mkdir()
     closed.chmod(0o555)
     command = [sys.executable, "-c", UNWRITABLE, str(closed / root)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout
-    assert "expected a writable store" in said
-    assert "Permission denied" in said
-    assert "Change the folder's rights or name another store." in said
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout
+    assert "expected a writable store" in output
+    assert "Permission denied" in output
+    assert "Change the folder's rights or name another store." in output
 
 
 def test_a_file_system_without_hard_links_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,26 +94,26 @@ class Overwriting(FaultyBackend):
 
 def test_a_store_is_probed_again_behind_another_url_or_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    place = Place()
-    Store(FaultyBackend(place.backend), "s3://bucket/store").prepare()
-    again = FaultyBackend(place.backend)
+    shared = MemoryRoot()
+    Store(FaultyBackend(shared.backend), "s3://bucket/store").prepare()
+    again = FaultyBackend(shared.backend)
     Store(again, "s3://bucket/store").prepare()
     assert {call.split()[0] for call in again.log} == {"read", "head"}
     for url, endpoint in (("s3://copy/store", "http://127.0.0.1:1"), ("s3://bucket/store", "http://127.0.0.1:2")):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         with pytest.raises(RootError, match=r"refuse to create an object twice.*conditional writes"):
-            Store(Overwriting(place.backend), url).prepare()
-        moved = FaultyBackend(place.backend)
+            Store(Overwriting(shared.backend), url).prepare()
+        moved = FaultyBackend(shared.backend)
         Store(moved, url).prepare()
         assert "create" in {call.split()[0] for call in moved.log}
 
 
 def test_a_place_that_overwrites_is_refused() -> None:
-    place = Place()
+    shared = MemoryRoot()
     with pytest.raises(RootError, match=r"refuse to create an object twice.*conditional writes"):
-        Store(Overwriting(place.backend), place.url).prepare()
-    assert place.objects("probes") == {}
-    assert "store.json" not in place.objects("")
+        Store(Overwriting(shared.backend), shared.url).prepare()
+    assert shared.objects("probes") == {}
+    assert "store.json" not in shared.objects("")
 
 
 def test_a_newer_or_foreign_store_is_refused(tmp_path: Path) -> None:
@@ -142,9 +142,9 @@ except FullError as error:
 def test_a_write_that_does_not_fit_leaves_nothing_of_that_name(tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
     command = [sys.executable, "-c", FULL, str(tmp_path / "store")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout
-    assert "expected room for another object" in said
-    assert "Free some space, then run the same command again" in said
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout
+    assert "expected room for another object" in output
+    assert "Free some space, then run the same command again" in output
     assert open_store(str(tmp_path / "store")).entries("artifacts") == []
     assert list((tmp_path / "store" / ".staging").iterdir()) == []
 

@@ -31,19 +31,24 @@ def scalars(folder: Path) -> list[tuple[str, int, float]]:
 
 
 def test_each_training_is_a_run_of_its_own_with_all_its_scalars(tmp_path: Path) -> None:
-    told = [
+    reports = [
         progress(10, loss=0.5),
         progress(10, step="encoder.a", loss=2.0),
         progress(20, loss=0.25, learning_rate=0.1),
     ]
-    assert export([Event("run_started", "", 0.0), *told], tmp_path) == ["decoder", "encoder.a"]
+    assert export([Event("run_started", "", 0.0), *reports], tmp_path) == ["decoder", "encoder.a"]
     assert scalars(tmp_path / "decoder") == [("loss", 10, 0.5), ("loss", 20, 0.25), ("learning_rate", 20, 0.1)]
     assert scalars(tmp_path / "encoder.a") == [("loss", 10, 2.0)]
 
 
 def test_what_an_attempt_repeats_stands_once(tmp_path: Path) -> None:
-    told = [progress(10, loss=1.0), progress(20, loss=2.0), progress(30, loss=3.0), progress(20, attempt=2, loss=4.0)]
-    export(told, tmp_path)
+    reports = [
+        progress(10, loss=1.0),
+        progress(20, loss=2.0),
+        progress(30, loss=3.0),
+        progress(20, attempt=2, loss=4.0),
+    ]
+    export(reports, tmp_path)
     assert scalars(tmp_path / "decoder") == [("loss", 10, 1.0), ("loss", 20, 4.0)]
 
 

@@ -71,7 +71,7 @@ def _mounted(folder: Path, command: list[str]) -> Iterator[Path]:
 
 
 def _run(command: list[str]) -> str:
-    """Runs a command; fails with what it said, and with what it takes."""
+    """Runs a command; fails with its output, and with what it needs."""
     assert os.geteuid() == 0, "expected root, which mounting needs; run `make test-system` as root"
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command} ended with {done.returncode}: {done.stderr}"

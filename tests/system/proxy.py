@@ -1,7 +1,7 @@
 """A proxy before an HTTP server that answers late, badly or not at all, request by request, by a plan.
 
 The interesting faults are those after which nobody can know what became of a request: it was carried out and its answer
-never came (`lose`), or an error was said of it all the same (`deny after`).
+never came (`lose`), or an error was answered all the same (`deny after`).
 """
 
 import contextlib

@@ -63,7 +63,7 @@ def test_show_paints_old_and_new_taps_each_with_its_decoder(extended: Finished, 
     image = tmp_path / "image.png"
     rng = np.random.default_rng(0)
     image.write_bytes(pixels.encode_png(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)))
-    told = repscope(
+    output = repscope(
         "show", extended.study, image, "--store", extended.store, "--samples", "1", "--out", tmp_path / "shown.png"
     ).stdout
-    assert "simclr:backbone, simclr:projector, oracle:pixels, other:backbone" in told
+    assert "simclr:backbone, simclr:projector, oracle:pixels, other:backbone" in output

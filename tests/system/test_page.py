@@ -58,7 +58,7 @@ class Opened:
     """A page, and what it did while it was opened."""
 
     page: Page
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
 
@@ -87,8 +87,8 @@ def opened(browser: Browser, report: Path, width: int, scheme: Any = "light", **
         viewport={"width": width, "height": WIDTHS[width]}, color_scheme=scheme, reduced_motion="reduce", **more
     )
     found = Opened(context.new_page())
-    found.page.on("console", lambda message: found.said.append(message.text))
-    found.page.on("pageerror", lambda error: found.said.append(str(error)))
+    found.page.on("console", lambda message: found.messages.append(message.text))
+    found.page.on("pageerror", lambda error: found.messages.append(str(error)))
     found.page.on("request", lambda request: found.asked.append(request.url))
     found.page.goto(report.as_uri())
     return found
@@ -104,7 +104,7 @@ def window(request: pytest.FixtureRequest, browser: Browser, report: Path) -> It
 def test_nothing_is_complained_of_and_nothing_outside_is_asked_for(window: Opened, report: Path) -> None:
     window.page.mouse.wheel(0, 100_000)
     window.page.wait_for_timeout(200)
-    assert window.said == []
+    assert window.messages == []
     assert [url for url in window.asked if not url.startswith("data:")] == [report.as_uri()]
 
 
@@ -179,14 +179,14 @@ def test_the_button_turns_light_to_dark_and_back(browser: Browser, report: Path,
 def test_a_tap_that_is_switched_off_leaves_every_section(browser: Browser, report: Path) -> None:
     found = opened(browser, report, 1440)
     chip = found.page.locator("button.chip", has_text="simclr:projector.0")
-    places = found.page.locator("main .tap-1:visible")
-    assert places.count() > 50
+    marks = found.page.locator("main .tap-1:visible")
+    assert marks.count() > 50
     chip.click()
     assert chip.get_attribute("aria-pressed") == "false"
-    assert places.count() == 0
+    assert marks.count() == 0
     assert found.page.locator("main .tap-0:visible").count() > 50
     chip.click()
-    assert places.count() > 50
+    assert marks.count() > 50
     found.page.context.close()
 
 

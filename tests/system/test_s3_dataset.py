@@ -89,11 +89,11 @@ def test_a_study_of_images_in_a_bucket_runs_on_ray_with_its_store_there_too(
 
     states = json.loads(repscope("status", *words, "--json", "--check").stdout)
     assert {state["state"] for state in states} == {"done"}
-    places = {state["name"]: state["url"].removeprefix("s3://") for state in states}
-    index = pd.read_parquet(io.BytesIO(server.cat_file(f"{places['shards']}/index.parquet")))
+    folders = {state["name"]: state["url"].removeprefix("s3://") for state in states}
+    index = pd.read_parquet(io.BytesIO(server.cat_file(f"{folders['shards']}/index.parquet")))
     assert (len(index), set(index.status)) == (COUNT, {"ok"})
-    results = pd.read_parquet(io.BytesIO(server.cat_file(f"{places['kept']}/results.parquet")))
+    results = pd.read_parquet(io.BytesIO(server.cat_file(f"{folders['kept']}/results.parquet")))
     assert attribute in set(results.subject)
-    assert b"vit:blocks.2" in server.cat_file(f"{places['report']}/report.html")
-    receipts = [json.loads(server.cat_file(path)) for path in server.glob(f"{places['embeddings.vit']}/parts/*.json")]
+    assert b"vit:blocks.2" in server.cat_file(f"{folders['report']}/report.html")
+    receipts = [json.loads(server.cat_file(path)) for path in server.glob(f"{folders['embeddings.vit']}/parts/*.json")]
     assert {receipt["executor"] for receipt in receipts} == {"ray"}

@@ -1,4 +1,4 @@
-"""The store's contract on a real S3 server; and what is said of a bucket that cannot be used."""
+"""The store's contract on a real S3 server; and the message for a bucket that cannot be used."""
 
 import os
 import secrets
@@ -32,18 +32,18 @@ class TestS3(StoreContract):
         return open_store(f"s3://{BUCKET}/{secrets.token_hex(4)}")
 
 
-def told(url: str, environment: Mapping[str, str]) -> str:
+def refusal(url: str, environment: Mapping[str, str]) -> str:
     """What the command line says of a store that it cannot use; it must end with 2."""
     without = {name: "" for name in os.environ if name.startswith("AWS_")}
     return repscope("status", MICRO, "--store", url, code=2, **without, **environment).stderr
 
 
-def test_a_bucket_that_is_not_there_is_told_as_such(s3_server: S3Server) -> None:
-    said = told("s3://nobody/prefix", access(s3_server.url))
-    assert "expected a bucket at s3://nobody/prefix; found that there is none of that name" in said
+def test_a_bucket_that_is_not_there_is_reported_as_such(s3_server: S3Server) -> None:
+    message = refusal("s3://nobody/prefix", access(s3_server.url))
+    assert "expected a bucket at s3://nobody/prefix; found that there is none of that name" in message
 
 
-def test_creating_in_a_bucket_that_is_not_there_is_told_as_such(
+def test_creating_in_a_bucket_that_is_not_there_is_reported_as_such(
     s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in access(s3_server.url).items():
@@ -52,6 +52,6 @@ def test_creating_in_a_bucket_that_is_not_there_is_told_as_such(
         open_store(f"s3://nobody-{secrets.token_hex(4)}").prepare()
 
 
-def test_a_server_that_is_not_there_is_told_as_such() -> None:
-    said = repscope("status", MICRO, "--store", "s3://bucket/x", code=3, **access(f"http://127.0.0.1:{free_port()}"))
-    assert "Check the connection, then run the same command again." in said.stderr
+def test_a_server_that_is_not_there_is_reported_as_such() -> None:
+    message = repscope("status", MICRO, "--store", "s3://bucket/x", code=3, **access(f"http://127.0.0.1:{free_port()}"))
+    assert "Check the connection, then run the same command again." in message.stderr

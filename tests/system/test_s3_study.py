@@ -3,6 +3,7 @@
 import json
 import secrets
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
@@ -19,20 +20,20 @@ from tests.faults import gated
 from tests.faults.driver import graph
 from tests.faults.processes import finish, start, wait_for
 from tests.faults.truth import undisturbed
-from tests.system.looks import looked_at
 from tests.system.proxy import Fault, FaultProxy
 from tests.system.s3 import BUCKET, S3Server, access
+from tests.system.stored import stored_objects
 
 pytestmark = pytest.mark.system
 
 
 @cache
-def made() -> dict[str, dict[str, bytes]]:
+def expected() -> dict[str, dict[str, bytes]]:
     """What an undisturbed run in memory makes."""
     return undisturbed(graph())[0]
 
 
-def place() -> str:
+def new_prefix() -> str:
     """A prefix that nobody has used."""
     return f"s3://{BUCKET}/{secrets.token_hex(4)}"
 
@@ -44,15 +45,15 @@ def use(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
 
 
 @pytest.mark.parametrize("executor", ["inline", "ray"])
-def test_a_study_is_run_in_a_bucket_and_its_artifacts_are_those_of_any_other_place(
+def test_a_study_is_run_in_a_bucket_and_its_artifacts_are_those_of_any_other_store(
     s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, executor: str
 ) -> None:
-    url = place()
-    code, lines, said = finish(start(url, executor, **access(s3_server.url)))
-    assert (code, said) == (0, "")
+    url = new_prefix()
+    code, lines, standard_error = finish(start(url, executor, **access(s3_server.url)))
+    assert (code, standard_error) == (0, "")
     assert {event["executor"] for event in map(json.loads, lines) if event["kind"] == "part_done"} == {executor}
     use(monkeypatch, s3_server.url)
-    assert looked_at(open_store(url), graph()) == made()
+    assert stored_objects(open_store(url), graph()) == expected()
     assert run(graph(), open_store(url), Inline, study="driven").run_id is None
 
 
@@ -70,18 +71,24 @@ def in_the_middle(store: Store) -> bool:
     return any(entry.name.endswith(f"first-{gated.WAITING}.bin") for entry in store.entries("artifacts/gated"))
 
 
+def killed_in_the_middle(server: S3Server, tmp_path: Path) -> tuple[str, Path, subprocess.Popen[str]]:
+    """Starts a run, and kills the server in its first part: the store, the gate of that part, and the driver."""
+    url, gate = new_prefix(), tmp_path / "gate"
+    process = start(url, "inline", gate)
+    wait_for(lambda: in_the_middle(open_store(url)), process)
+    server.kill()
+    return url, gate, process
+
+
 def test_a_server_that_is_killed_and_comes_back_is_waited_for(
     own_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    url, gate = place(), tmp_path / "gate"
     use(monkeypatch, own_server.url)
-    process = start(url, "inline", gate)
-    wait_for(lambda: in_the_middle(open_store(url)), process)
-    own_server.kill()
+    url, gate, process = killed_in_the_middle(own_server, tmp_path)
     gate.touch()
     own_server.start()
-    code, lines, said = finish(process)
-    assert (code, said) == (0, "")
+    code, lines, standard_error = finish(process)
+    assert (code, standard_error) == (0, "")
     assert [json.loads(line)["part"] for line in lines if '"part_done"' in line] == list(range(gated.PARTS))
     assert [state.state for state in plan(gated.graph(str(gate)), open_store(url))] == ["done"]
 
@@ -89,11 +96,8 @@ def test_a_server_that_is_killed_and_comes_back_is_waited_for(
 def test_after_server_and_driver_were_killed_the_next_run_does_the_rest(
     own_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    url, gate = place(), tmp_path / "gate"
     use(monkeypatch, own_server.url)
-    process = start(url, "inline", gate)
-    wait_for(lambda: in_the_middle(open_store(url)), process)
-    own_server.kill()
+    url, gate, process = killed_in_the_middle(own_server, tmp_path)
     process.send_signal(signal.SIGKILL)
     finish(process)
     own_server.start()
@@ -108,9 +112,9 @@ def test_after_server_and_driver_were_killed_the_next_run_does_the_rest(
 @pytest.fixture
 def proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
     """A proxy before the server, without faults as yet."""
-    made = FaultProxy(s3_server.port)
-    yield made
-    made.close()
+    expected = FaultProxy(s3_server.port)
+    yield expected
+    expected.close()
 
 
 @pytest.mark.parametrize(
@@ -121,7 +125,7 @@ def proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
 def test_a_bad_line_to_the_bucket_changes_nothing_of_what_is_made(
     s3_server: S3Server, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, faults: tuple[Fault, ...]
 ) -> None:
-    url = place()
+    url = new_prefix()
     use(monkeypatch, proxy.url)
     store = open_store(url)
     proxy.faults, proxy.share, proxy.delay_seconds = faults, 0.2, 0.002
@@ -131,5 +135,5 @@ def test_a_bad_line_to_the_bucket_changes_nothing_of_what_is_made(
             break
     assert set(proxy.met) == set(faults)
     proxy.share = 0.0
-    assert looked_at(store, graph()) == made()
+    assert stored_objects(store, graph()) == expected()
     assert run(graph(), store, Inline, study="driven").run_id is None

@@ -18,7 +18,7 @@ from stages.decoder.aligning import embeddings, projections
 from stages.decoder.conditioning import NULL, Projection
 from stages.decoder.data import PairedSet
 from stages.decoder.loop import Training
-from stages.decoder.network import Network
+from stages.decoder.network import DecoderNetwork
 from stages.decoder.objective import Edm
 from stages.decoder.recipe import Recipe
 from stages.decoder.run import fit_and_write, fresh, read_sets
@@ -40,14 +40,14 @@ EVALUATIONS = 4
 def run(stage: "Extension", context: Context, inputs: Inputs, out: Output) -> Summary:
     """Trains the new taps on the train images of `shards`; rank 0 writes the files."""
     base = format.load(inputs["decoder"], "cpu")
-    if not isinstance(base, format.Decoder):
+    if not isinstance(base, format.TrainedDecoder):
         raise InputError(
             "a decoder that was trained here", "a published one", "Extend a decoder of a study's own training."
         )
     described = as_decoder(stage, base.card)
     train, heldout = read_sets(described, inputs, context.rank, context.world)
     torch.manual_seed(stage.seed)
-    network = grown(base.network, Network(base.card.network, train.widths, train.size))
+    network = grown(base.network, DecoderNetwork(base.card.network, train.widths, train.size))
     if fresh(context):
         fit_projections(network, base, train, inputs, stage.seed)
     objective = Edm(described.training.log_sigma_mean, described.training.log_sigma_std)
@@ -90,7 +90,7 @@ def as_decoder(stage: "Extension", card: format.DecoderCard) -> Decoder:
     )
 
 
-def grown(trunk: Network, network: Network) -> Network:
+def grown(trunk: DecoderNetwork, network: DecoderNetwork) -> DecoderNetwork:
     """`network`, built for new taps, with the weights of `trunk`, all frozen but the projections of its taps."""
     network.residual_std = trunk.residual_std
     learned = trunk.state_dict()
@@ -108,7 +108,9 @@ def grown(trunk: Network, network: Network) -> Network:
 
 
 @torch.no_grad()
-def fit_projections(network: Network, base: format.Decoder, train: PairedSet, inputs: Inputs, seed: int) -> None:
+def fit_projections(
+    network: DecoderNetwork, base: format.TrainedDecoder, train: PairedSet, inputs: Inputs, seed: int
+) -> None:
     """Sets each new tap's projections to the ridge regression of an old tap's on the new embeddings.
 
     Each old tap whose embeddings are among the inputs is tried; the one is followed that leaves the sketch the least
@@ -132,7 +134,7 @@ def fit_projections(network: Network, base: format.Decoder, train: PairedSet, in
             set_projections(network, number, best)
 
 
-def _old_projections(base: format.Decoder, rows: "np.ndarray", inputs: Inputs) -> Iterator[list[Tensor]]:
+def _old_projections(base: format.TrainedDecoder, rows: "np.ndarray", inputs: Inputs) -> Iterator[list[Tensor]]:
     """What the projections of the trunk's taps give for images, float32 [B, width] at the sketch and at the U-Net."""
     for number, name in enumerate(base.taps):
         encoder, tap = name.split(":")
@@ -152,7 +154,7 @@ def regressed(h: Tensor, targets: Tensor) -> Tensor:
     return solved.float()
 
 
-def set_projections(network: Network, number: int, solved: Tensor) -> None:
+def set_projections(network: DecoderNetwork, number: int, solved: Tensor) -> None:
     """Takes over projections of a tap, float32 [D + 1, sketch's + U-Net's], the last row being the vector."""
     first = 0
     for projection in projections(network):

@@ -17,7 +17,7 @@ from stages.encoders.sources.settings import IMAGENET
 from stages.encoders.taps import Trunk, pool
 from stages.encoders.weights import Filled, fill, read, state_of
 from stages.errors import InputError
-from stages.external.files import fetched, sha256_of
+from stages.external.files import code_file, fetched, sha256_of
 
 if TYPE_CHECKING:
     from stages.encoders.sources.settings import Torch
@@ -70,8 +70,9 @@ def _created(factory: str, options: Mapping[str, Any], weights: bool) -> tuple[n
     files: dict[str, str] = {}
     try:
         if location.endswith(".py"):
-            files = {Path(location).name: sha256_of(Path(location))}
-            module = _from_file(Path(location), next(iter(files.values())))
+            path = code_file(location)
+            files = {path.name: sha256_of(path)}
+            module = _from_file(path, files[path.name])
         else:
             module = importlib.import_module(location)
         function = getattr(module, name)

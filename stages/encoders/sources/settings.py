@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator
 
-from stages.contract import Added, External, Unkeyed
-from stages.encoders.spec import Colour, Preprocessing, Settings
-from stages.external.files import absolute, local
+from stages.contract import Added, External, Settings, Unkeyed
+from stages.encoders.spec import Colour, Preprocessing
+from stages.external.files import absolute, code_file, local
 from stages.images.pixels import Interpolation
 
 Pool = Literal["auto", "cls", "mean"]
@@ -118,7 +118,7 @@ Taps = Annotated[dict[str, Tap], BeforeValidator(_tap_fields)]
 """Name -> submodule; also a list of `module@pool`."""
 
 
-class Source(Settings):
+class EncoderSource(Settings):
     """What all kinds of sources have."""
 
     def external(self) -> Mapping[str, External]:
@@ -138,7 +138,7 @@ class Source(Settings):
         return 224
 
 
-class FileSource(Source):
+class FileSource(EncoderSource):
     """A source whose weights may be a file of their own."""
 
     weights: Annotated[str | None, Unkeyed(WEIGHTS_WHY)] = None
@@ -216,7 +216,7 @@ class Timm(LibrarySource):
         return asked if isinstance(asked, int) else super().usual_size()
 
 
-class Hf(Source):
+class Hf(EncoderSource):
     """A vision model of transformers, as `save_pretrained` writes it; needs `pip install 'repscope[hf]'`."""
 
     kind: Literal["hf"] = "hf"
@@ -289,7 +289,7 @@ class Torch(FileSource):
     def external(self) -> Mapping[str, External]:
         """The file of weights, and the file of code."""
         module = self.factory.rpartition(":")[0]
-        code = {"code": External(module, "content")} if module.endswith(".py") else {}
+        code = {"code": External(str(code_file(module)), "content")} if module.endswith(".py") else {}
         return {**super().external(), **code}
 
 
@@ -319,7 +319,7 @@ class PublishedEncoder(FileSource):
 
 
 AnySource = Annotated[Timm | Hf | Torchvision | Torch | PublishedEncoder, Field(discriminator="kind")]
-KINDS: Mapping[str, type[Source]] = {
+KINDS: Mapping[str, type[EncoderSource]] = {
     "timm": Timm,
     "hf": Hf,
     "torchvision": Torchvision,

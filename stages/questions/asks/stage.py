@@ -34,7 +34,7 @@ class Sources(AskStage):
     """
 
     name: ClassVar[str] = "sources"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
     gpu: ClassVar[bool] = True
 
@@ -68,7 +68,7 @@ class Transformed(AskStage):
     """
 
     name: ClassVar[str] = "transformed"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
     gpu: ClassVar[bool] = True
 

@@ -26,6 +26,7 @@ from stages.questions.asks.transforms import TRANSFORMS, transformed
 from stages.questions.format import Condition, put_conditions, split_tap
 from stages.readers.data import rows_of
 from stages.readers.score import Numbers
+from stages.samples.format import digits
 
 if TYPE_CHECKING:
     from stages.questions.asks.stage import Sources, Transformed
@@ -67,7 +68,7 @@ def ask_sources(stage: "Sources", inputs: Inputs, out: Output, device: str) -> S
         light = partial(transformed, name="crop", strength=LIGHT_CROP, seed=stage.seed)
         cropped = _embed(seeing, images, rows, light)
         crops |= {f"{encoder}:{tap}": cropped[tap] for tap in taps if tap in cropped}
-    put_conditions(out, conditions, vectors)
+    put_conditions(out, conditions, vectors, digits(stage, inputs))
     out.put(CROPS, save(crops))
     return {"conditions": len(conditions), "sources": len(rows), "crops": sorted(crops)}
 
@@ -126,7 +127,7 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
         raise InputError(
             "at least one tap that reads pixels", ", ".join(stage.taps) or "no taps", "Ask this question of an encoder."
         )
-    put_conditions(out, conditions, vectors)
+    put_conditions(out, conditions, vectors, digits(stage, inputs))
     out.put(SHOWN, save(shown))
     about = {"rows": rows.tolist(), "variants": variants, "painted": middle, "trained": trained, "left_out": left_out}
     out.put(TRANSFORMED, json.dumps(about).encode())

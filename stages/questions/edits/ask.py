@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.attributes import PREFIX, Attribute
+from stages.attributes import Attribute
 from stages.contract import Input, Inputs, Output, Summary
 from stages.embeddings.format import Table
 from stages.encoders.spec import require
@@ -36,6 +36,7 @@ from stages.questions.format import Condition, put_conditions
 from stages.readers import score
 from stages.readers.data import rows_of, table_attributes
 from stages.readers.score import Floats, Numbers
+from stages.samples.format import digits
 
 if TYPE_CHECKING:
     from stages.questions.edits.stage import Edited
@@ -75,7 +76,7 @@ def ask_edited(stage: "Edited", inputs: Inputs, out: Output) -> Summary:
             found = list(_edits(stage, table, tap, rows, train, goals, partners))
             vectors[f"{encoder}:{tap}"] = np.concatenate([x for _, _, x in found])
             conditions += [Condition(encoder, tap, int(r), name, length) for name, length, _ in found for r in rows]
-    put_conditions(out, conditions, vectors)
+    put_conditions(out, conditions, vectors, digits(stage, inputs))
     about: Mapping[str, Any] = {
         "rows": rows.tolist(),
         "partners": partners.tolist(),
@@ -166,6 +167,5 @@ def _goals(stage: "Edited", shards: Input, rows: Numbers, train: Numbers) -> lis
 
 def values_of(shards: Input, attribute: str) -> Floats:
     """Values of an attribute of the dataset by row, float64, NaN where unknown."""
-    column = open_images(shards).table([PREFIX + attribute]).column(0)
-    values: Floats = column.to_numpy().astype(np.float64)
+    values: Floats = open_images(shards).values([attribute])[attribute]
     return values

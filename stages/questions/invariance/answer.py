@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.attributes import PREFIX
 from stages.contract import Input, Inputs, Output, Summary
 from stages.embeddings.format import open_table
 from stages.errors import FormatError
@@ -144,12 +143,12 @@ def _rows(seed: int, inputs: Inputs, tap_id: str, tap: _Tap, sources: Numbers) -
     rows = [at("r", subject, tap.r(subject)) for subject in tap.moved]
     rows += [at("cosine distance", subject, score.mean(values), "1 - cosine") for subject, values in tap.turned.items()]
     rows.append(at("reference", "nearest other image", measures.invariance(tap.nearest, tap.pairs)))
-    table = open_images(inputs["shards"]).table()
+    values = open_images(inputs["shards"]).values()
     everyone = np.ones(tap.pairs.shape, dtype=np.bool_)
     for attribute in table_attributes(inputs["shards"]):
         if attribute.kind == "class":
-            values = table.column(PREFIX + attribute.name).to_numpy()[sources]
-            same = values[:, None] == values[None, :]
+            classes = values[attribute.name][sources]
+            same = classes[:, None] == classes[None, :]
             alike = score.ratio(measures.pair_mean(tap.pairs, same), measures.pair_mean(tap.pairs, everyone))
             rows.append(at("reference", f"same {attribute.name}", alike))
     return rows

@@ -1,6 +1,6 @@
 """The answer to kept: rows and figures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,14 +47,45 @@ class _Asked:
     halfway: dict[str, Floats] | None
     """The same at half of the decoder's training."""
 
-    def kept(self, attribute: Attribute, place: str, readings: dict[str, Floats] | None = None) -> Estimate:
+    def kept(self, attribute: Attribute, tap_id: str, readings: dict[str, Floats] | None = None) -> Estimate:
         """kept of an attribute at a tap."""
-        values = (readings or self.readings)[attribute.name][self.found.numbers[place][0]]
+        values = (readings or self.readings)[attribute.name][self.found.numbers[tap_id][0]]
         return score.kept(attribute, values, self.truth[attribute.name])
 
     def interval(self, estimate: Estimate, n: int | None = None) -> Interval:
         """The estimate with its interval over sources."""
         return score.interval(estimate, len(self.found.rows), self.seed, n)
+
+
+@dataclass(frozen=True)
+class _Distances:
+    """Distances to a source's embedding."""
+
+    samples: Floats
+    """Of each of its samples' embeddings, float64 [N, K]."""
+    nearest: Floats
+    """Of the nearest other image's, float64 [N]."""
+    unit: float
+    """Mean distance of two random images."""
+
+    @classmethod
+    def of(cls, tap_space: Space) -> "_Distances | None":
+        """None where samples are not embedded again."""
+        if tap_space.samples is None:
+            return None
+        _, nearest = measures.nearest_other(tap_space.gallery, tap_space.positions)
+        return cls(measures.l2(tap_space.samples[0], tap_space.sources[:, None]), nearest, tap_space.unit)
+
+    def nearness(self, asked: _Asked) -> Interval:
+        """Median over sources of d(sample, source) / d(nearest other image, source), the samples' own median first."""
+        values = score.divide(np.median(self.samples, axis=1), self.nearest)
+        return asked.interval(score.median(values))
+
+    def twins(self, images: NDArray[np.uint8]) -> tuple[Numbers, NDArray[np.bool_]]:
+        """The twins of each source, int64 [N, 2], and whether both are nearer than its nearest other image, [N]."""
+        pairs = measures.twins(images, self.samples)
+        near: NDArray[np.bool_] = np.take_along_axis(self.samples, pairs, axis=1).max(axis=1) < self.nearest
+        return pairs, near
 
 
 def answer(stage: "Kept", inputs: Inputs, out: Output, device: str) -> Summary:
@@ -65,31 +96,31 @@ def answer(stage: "Kept", inputs: Inputs, out: Output, device: str) -> Summary:
     found = painting(inputs)
     reader = readers_format.load(inputs["readers"], device)
     sources = open_images(inputs["shards"]).decode(found.rows, found.size)
-    known = truth(inputs["shards"], found.rows, sources)
+    true_values = truth(inputs["shards"], found.rows, sources)
     halfway = None
     if all(of_group(HALFWAY, group) in inputs for group in found.starts):
         halfway = _read(reader, painting(inputs, HALFWAY).images)
-    asked = _Asked(stage.seed, found, known, _read(reader, found.images), halfway)
+    asked = _Asked(stage.seed, found, true_values, _read(reader, found.images), halfway)
     probes: dict[tuple[str, str], Probe] = {}
     for name in inputs:
         if name.split(".")[0] == "probes":
             probes |= {(f"{p.encoder}:{p.tap}", p.attribute): p for p in load_probes(inputs[name].read(PROBES))}
-    spaces = {place: space(inputs, found, place) for place in found.tap_ids}
+    distances = {tap_id: _Distances.of(space(inputs, found, tap_id)) for tap_id in found.tap_ids}
 
     rows = [note(QUESTION, "rules", "", verdicts.THRESHOLDS)]
     for attribute in reader.card.attributes:
         held = reader.card.scores[attribute.name]
         alone = Interval(held.value, float("nan"), float("nan"), held.n)
         rows.append(row(QUESTION, "reader", "", attribute.name, alone, held.measure))
-    for place in found.tap_ids:
-        rows += _tap_rows(asked, reader.card, place, probes, spaces[place])
+    for tap_id in found.tap_ids:
+        rows += _tap_rows(asked, reader.card, tap_id, probes, distances[tap_id])
     for encoder, backbone, projector in found.ends():
         both = f"{encoder}:{BOTH}"
         for attribute in reader.card.attributes:
             gap = score.difference(asked.kept(attribute, backbone), asked.kept(attribute, projector))
             rows.append(row(QUESTION, "kept difference", both, attribute.name, asked.interval(gap), SCORE))
     rows = put_rows(out, rows)
-    for figure in _figures(stage, found, sources, spaces):
+    for figure in _figures(stage, found, sources, distances):
         figure.put(out)
     scored = [r for r in rows if r.metric == "kept"]
     return {
@@ -109,54 +140,54 @@ def _read(reader: readers_format.Reader, images: NDArray[np.uint8]) -> dict[str,
 def _tap_rows(
     asked: _Asked,
     card: readers_format.ReaderCard,
-    place: str,
+    tap_id: str,
     probes: dict[tuple[str, str], Probe],
-    tap_space: Space,
+    distances: _Distances | None,
 ) -> list[Row]:
     """Every row of one tap, the sentence last."""
     rows: list[Row] = []
-    nearness = _nearness(asked, tap_space)
+    nearness = None if distances is None else distances.nearness(asked)
     if nearness is not None:
-        rows.append(row(QUESTION, "nearness", place, "", nearness, "distance of the nearest other image"))
-    said = []
-    power = _power(probes, place)
+        rows.append(row(QUESTION, "nearness", tap_id, "", nearness, "distance of the nearest other image"))
+    by_attribute = []
+    power = _power(probes, tap_id)
     for attribute in card.attributes:
         name = attribute.name
-        readings = asked.readings[name][asked.found.numbers[place][0]]
+        readings = asked.readings[name][asked.found.numbers[tap_id][0]]
         n = score.num_defined(asked.truth[name], readings)
-        kept = asked.kept(attribute, place)
+        kept = asked.kept(attribute, tap_id)
         shuffled = score.derangement(len(asked.found.rows), asked.seed)
         floor = score.kept(attribute, readings, asked.truth[name], shown=shuffled)
         bounds, ceiling, rise = asked.interval(kept, n), None, None
         dispersion = None
         others = [
-            row(QUESTION, "fixed", place, name, asked.interval(score.fixed(attribute, readings), n), SCORE),
-            row(QUESTION, "floor", place, name, asked.interval(floor, n), SCORE),
+            row(QUESTION, "fixed", tap_id, name, asked.interval(score.fixed(attribute, readings), n), SCORE),
+            row(QUESTION, "floor", tap_id, name, asked.interval(floor, n), SCORE),
         ]
         if CEILING in asked.found.tap_ids and name in {a.name for a in card.network}:
             best = asked.kept(attribute, CEILING)
             ceiling = asked.interval(best, n)
             bounds = asked.interval(score.ratio(kept, best), n)
-            others.append(row(QUESTION, "kept / ceiling", place, name, bounds, "share of the ceiling"))
-            if place == CEILING:
-                others.append(row(QUESTION, "ceiling", place, name, ceiling, SCORE))
+            others.append(row(QUESTION, "kept / ceiling", tap_id, name, bounds, "share of the ceiling"))
+            if tap_id == CEILING:
+                others.append(row(QUESTION, "ceiling", tap_id, name, ceiling, SCORE))
         if asked.found.per_source > 1:
             dispersion = asked.interval(score.dispersion(attribute, readings, asked.truth[name]), n)
-            others.append(row(QUESTION, "fixed - kept", place, name, dispersion, SCORE))
+            others.append(row(QUESTION, "fixed - kept", tap_id, name, dispersion, SCORE))
             odd = asked.interval(score.outermost(attribute, readings, asked.truth[name], asked.seed), n)
-            others.append(row(QUESTION, "odd one out", place, name, odd, "times chance"))
+            others.append(row(QUESTION, "odd one out", tap_id, name, odd, "times chance"))
         if asked.halfway is not None:
-            early = asked.kept(attribute, place, asked.halfway)
+            early = asked.kept(attribute, tap_id, asked.halfway)
             rise = asked.interval(score.difference(kept, early), n)
-            others.append(row(QUESTION, "kept halfway", place, name, asked.interval(early, n), SCORE))
-            others.append(row(QUESTION, "kept rise", place, name, rise, SCORE))
-        probe = probes.get((place, name))
+            others.append(row(QUESTION, "kept halfway", tap_id, name, asked.interval(early, n), SCORE))
+            others.append(row(QUESTION, "kept rise", tap_id, name, rise, SCORE))
+        probe = probes.get((tap_id, name))
         if probe is not None:
             top = _interval(probe.score, probe.low, probe.high, probe.n)
-            others.append(row(QUESTION, "probe", place, name, top, SCORE))
+            others.append(row(QUESTION, "probe", tap_id, name, top, SCORE))
             bottom = _interval(probe.floor, probe.floor_low, probe.floor_high, probe.n)
-            others.append(row(QUESTION, "probe floor", place, name, bottom, SCORE))
-        first = row(QUESTION, "kept", place, name, asked.interval(kept, n), SCORE)
+            others.append(row(QUESTION, "probe floor", tap_id, name, bottom, SCORE))
+        first = row(QUESTION, "kept", tap_id, name, asked.interval(kept, n), SCORE)
         verdict, why = verdicts.judge(
             verdicts.Evidence(
                 low=bounds.low,
@@ -171,14 +202,14 @@ def _tap_rows(
                 rise_high=None if rise is None else rise.high,
             )
         )
-        said.append((name, verdict))
+        by_attribute.append((name, verdict))
         rows += [Row(**{**vars(first), "verdict": verdict, "why": why}), *others]
-    return [*rows, note(QUESTION, "sentence", place, verdicts.sentence(place, said))]
+    return [*rows, note(QUESTION, "sentence", tap_id, verdicts.sentence(tap_id, by_attribute))]
 
 
-def _power(probes: dict[tuple[str, str], Probe], place: str) -> float | None:
+def _power(probes: dict[tuple[str, str], Probe], tap_id: str) -> float | None:
     """Share of a planted attribute that the probe of a tap finds; None where none was planted."""
-    planted = probes.get((place, PLANTED))
+    planted = probes.get((tap_id, PLANTED))
     return None if planted is None or planted.score is None else planted.score / PLANTED_SHARE
 
 
@@ -187,76 +218,54 @@ def _interval(value: float | None, low: float | None, high: float | None, n: int
     return Interval(value, low, high, n)
 
 
-def _distances(tap_space: Space) -> Floats | None:
-    """Distance of each sample's embedding to its source's, float64 [N, K]."""
-    if tap_space.samples is None:
-        return None
-    return measures.l2(tap_space.samples[0], tap_space.sources[:, None])
-
-
-def _twins(samples: NDArray[np.uint8], distances: Floats, tap_space: Space) -> tuple[Numbers, NDArray[np.bool_]]:
-    """The twins of each source, int64 [N, 2], and whether both lie nearer to it than its nearest other image, [N]."""
-    pairs = measures.twins(samples, distances)
-    _, nearest = measures.nearest_other(tap_space.gallery, tap_space.positions)
-    near: NDArray[np.bool_] = np.take_along_axis(distances, pairs, axis=1).max(axis=1) < nearest
-    return pairs, near
-
-
-def _nearness(asked: _Asked, tap_space: Space) -> Interval | None:
-    """Median over sources of d(sample, source) / d(nearest other image, source), the samples' own median first."""
-    distances = _distances(tap_space)
-    if distances is None:
-        return None
-    _, nearest = measures.nearest_other(tap_space.gallery, tap_space.positions)
-    values = score.divide(np.median(distances, axis=1), nearest)
-    return asked.interval(score.median(values))
-
-
-def _figures(stage: "Kept", found: Painting, sources: NDArray[np.uint8], spaces: dict[str, Space]) -> Sequence[Figure]:
+def _figures(
+    stage: "Kept",
+    found: Painting,
+    sources: NDArray[np.uint8],
+    distances: Mapping[str, _Distances | None],
+) -> Sequence[Figure]:
     """Twins, grid and map of every tap; the maps of all taps have one scale."""
     count = min(stage.shown, len(found.rows))
     labels = tuple(f"image {number}" for number in found.rows[:count])
-    maps = {place: measures.deviation(found.at(place)[:count]) for place in found.tap_ids}
+    maps = {tap_id: measures.deviation(found.at(tap_id)[:count]) for tap_id in found.tap_ids}
     scale = float(np.quantile(np.stack(list(maps.values())), DEVIATION_QUANTILE))
     seeds = {"bootstrap": stage.seed}
     figures = []
-    for number, place in enumerate(found.tap_ids):
-        samples = found.at(place)
-        where = dict(zip(("encoder", "tap"), split_tap(place), strict=True))
-        name = place.replace(":", "-")
-        distances = _distances(spaces[place])
-        twins = None
-        if distances is not None and found.per_source > 1:
-            twins = _twins(samples, distances, spaces[place])
-        if distances is not None and twins is not None and twins[1].any():
-            pairs, near = twins
+    for number, tap_id in enumerate(found.tap_ids):
+        samples = found.at(tap_id)
+        where = dict(zip(("encoder", "tap"), split_tap(tap_id), strict=True))
+        name = tap_id.replace(":", "-")
+        apart = distances[tap_id]
+        if apart is not None and found.per_source > 1:
+            pairs, near = apart.twins(samples)
             line = np.flatnonzero(near)[:count]
             pair = pairs[line]
-            own = distances[line[:, None], pair] / spaces[place].unit
-            figures.append(
-                Figure(
-                    name=f"twins-{name}",
-                    kind="twins",
-                    title=f"Twins at {place}",
-                    caption=(
-                        "For each source the two samples that lie near it in embedding and differ most in pixels. "
-                        f"Their embeddings are {own.mean():.2f} of the distance of two random images away from the "
-                        f"source's. The sources are the first of the {near.sum()} of {len(near)} whose two samples "
-                        "both lie nearer to it than its nearest other image."
-                    ),
-                    tiles=np.stack([sources[line], samples[line, pair[:, 0]], samples[line, pair[:, 1]]], axis=1),
-                    rows=tuple(f"image {number}" for number in found.rows[line]),
-                    columns=("source", "twin a", "twin b"),
-                    order=number,
-                    seeds=seeds,
-                    **where,
+            if len(line):
+                own = apart.samples[line[:, None], pair] / apart.unit
+                figures.append(
+                    Figure(
+                        name=f"twins-{name}",
+                        kind="twins",
+                        title=f"Twins at {tap_id}",
+                        caption=(
+                            "For each source the two samples that lie near it in embedding and differ most in pixels. "
+                            f"Their embeddings are {own.mean():.2f} of the distance of two random images away from the "
+                            f"source's. The sources are the first of the {near.sum()} of {len(near)} whose two samples "
+                            "both lie nearer to it than its nearest other image."
+                        ),
+                        tiles=np.stack([sources[line], samples[line, pair[:, 0]], samples[line, pair[:, 1]]], axis=1),
+                        rows=tuple(f"image {number}" for number in found.rows[line]),
+                        columns=("source", "twin a", "twin b"),
+                        order=number,
+                        seeds=seeds,
+                        **where,
+                    )
                 )
-            )
         figures.append(
             Figure(
                 name=f"grid-{name}",
                 kind="grid",
-                title=f"Samples at {place}",
+                title=f"Samples at {tap_id}",
                 caption="The source and its samples; column k has the same noise at every tap.",
                 tiles=np.concatenate([sources[:count, None], samples[:count]], axis=1),
                 rows=labels,
@@ -270,12 +279,12 @@ def _figures(stage: "Kept", found: Painting, sources: NDArray[np.uint8], spaces:
             Figure(
                 name=f"maps-{name}",
                 kind="maps",
-                title=f"Where samples vary at {place}",
+                title=f"Where samples vary at {tap_id}",
                 caption=(
                     "Standard deviation of the samples at each pixel, RMS over colours: black 0, white "
                     f"{scale:.3f} of full intensity, the same scale at every tap."
                 ),
-                tiles=np.stack([sources[:count], measures.painted(maps[place], scale)], axis=1),
+                tiles=np.stack([sources[:count], measures.painted(maps[tap_id], scale)], axis=1),
                 rows=labels,
                 columns=("source", "deviation"),
                 order=200 + number,

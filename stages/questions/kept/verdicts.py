@@ -140,7 +140,7 @@ def _doubts(e: Evidence) -> list[str]:
     return doubts
 
 
-def sentence(place: str, verdicts: Sequence[tuple[str, str]]) -> str:
+def sentence(tap_id: str, verdicts: Sequence[tuple[str, str]]) -> str:
     """One sentence on a tap from its (attribute, verdict) pairs."""
     by = {verdict: [a for a, found in verdicts if found == verdict] for _, verdict in verdicts}
     clauses = [
@@ -154,8 +154,8 @@ def sentence(place: str, verdicts: Sequence[tuple[str, str]]) -> str:
         if verdict in by
     ]
     if "CANNOT TELL" in by:
-        clauses.append(f"{'' if clauses else 'is such that '}nothing can be told of {joined(by['CANNOT TELL'])}")
-    return f"{place} {'; '.join(clauses)}." if clauses else f"{place} was asked about no attribute."
+        clauses.append(f"{'' if clauses else 'is such that '}no verdict is possible on {joined(by['CANNOT TELL'])}")
+    return f"{tap_id} {'; '.join(clauses)}." if clauses else f"{tap_id} was asked about no attribute."
 
 
 def _between(bounds: tuple[float, float] | None) -> str:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.attributes import PREFIX, Attribute
+from stages.attributes import Attribute
 from stages.contract import Input, Inputs, Output, Summary
 from stages.embeddings.format import Table
 from stages.encoders import format as trained
@@ -26,6 +26,7 @@ from stages.questions.robustness import attacks
 from stages.questions.robustness.attacks import LinearProbe
 from stages.readers.data import rows_of, table_attributes
 from stages.readers.score import Numbers
+from stages.samples.format import digits
 from stages.training.precision import unrounded
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def ask_attacked(stage: "Attacked", inputs: Inputs, out: Output, device: str) ->
         strengths = (0.0, *levels, stage.eps[len(stage.eps) // 2])
         for kind, strength in zip(names, strengths, strict=True):
             conditions += [Condition(encoder_name, at.tap, int(r), kind, strength) for r in rows[: stage.paint]]
-    put_conditions(out, conditions, painted)
+    put_conditions(out, conditions, painted, digits(stage, inputs))
     encoders = {tap_id.partition(":")[0]: at.encoder for tap_id, at in taps.items()}
     about = {
         "rows": rows.tolist(),
@@ -231,8 +232,7 @@ def _labels(shards: Input, attribute: str | None) -> _Labels | None:
     if attribute is not None:
         require("class attribute of the dataset", attribute, known)
     found = known[attribute] if attribute is not None else next(iter(known.values()))
-    column = open_images(shards).table([PREFIX + found.name]).column(0)
-    return _Labels(found, column.to_numpy().astype(np.float64))
+    return _Labels(found, open_images(shards).values([found.name])[found.name])
 
 
 def _probe(at: _Tap, table: Table, shards: Input, labels: _Labels, seed: int) -> LinearProbe:

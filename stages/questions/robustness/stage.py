@@ -28,7 +28,7 @@ class Attacked(AskStage):
     """
 
     name: ClassVar[str] = "attacked"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     bitwise: ClassVar[bool] = False
     gpu: ClassVar[bool] = True
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stages.decoder.layers import GroupNorm, attention, group_norm
 from stages.decoder.loop import Training
-from stages.decoder.network import Network, Parts
+from stages.decoder.network import DecoderNetwork, Parts
 from stages.decoder.objective import Edm
 from stages.decoder.rcdm.spec import AdmSettings
 from stages.decoder.rcdm.train import AdmNetwork
@@ -39,7 +39,7 @@ def networks() -> dict[str, tuple[Parts, Callable[[Parts, str], Tensor]]]:
     images = torch.randn(BATCH, 3, SIZE, SIZE, generator=generator)
     sigma, h = torch.rand(BATCH, generator=generator) + 0.1, torch.randn(BATCH, WIDTH, generator=generator)
     step, tap = torch.tensor([0, 3, 500, 999]), torch.zeros(BATCH, dtype=torch.int64)
-    published, ours = AdmNetwork(PUBLISHED, WIDTH), Network(OURS, (WIDTH,), SIZE)
+    published, ours = AdmNetwork(PUBLISHED, WIDTH), DecoderNetwork(OURS, (WIDTH,), SIZE)
     for network in (ours, published):
         for parameter in network.parameters():
             nn.init.normal_(parameter, std=0.05, generator=generator)
@@ -136,7 +136,9 @@ def losses(settings: TrainingSettings, device: str) -> Tensor:
     """Losses of 24 steps, float64 on the CPU."""
     torch.manual_seed(0)
     data, heldout = paired(100), paired(20, seed=1)
-    network = Network(NetworkSettings(channels=(8, 12), blocks=(1, 1), width=16, sketch=(16, 24)), data.widths, 8)
+    network = DecoderNetwork(
+        NetworkSettings(channels=(8, 12), blocks=(1, 1), width=16, sketch=(16, 24)), data.widths, 8
+    )
     objective = Edm(settings.log_sigma_mean, settings.log_sigma_std)
     context = InlineContext(device=device)
     with Training(network, objective, Recipe(settings, 1000, 0), data, heldout, context) as training:

@@ -12,7 +12,7 @@ from torch import Tensor
 from stages.datasets.scenes import render
 from stages.decoder.data import PairedSet
 from stages.decoder.loop import Training
-from stages.decoder.network import Network
+from stages.decoder.network import DecoderNetwork
 from stages.decoder.objective import Edm
 from stages.decoder.rcdm.spec import AdmSettings
 from stages.decoder.recipe import Recipe
@@ -145,7 +145,7 @@ def timed(
     def build(data: PairedSet, device: str, compiled: bool) -> Training:
         settings = training.model_copy(update={"precision": precision, "compile": compiled})
         torch.manual_seed(0)
-        net = Network(network, data.widths, data.size)
+        net = DecoderNetwork(network, data.widths, data.size)
         objective = Edm(settings.log_sigma_mean, settings.log_sigma_std)
         return Training(net, objective, Recipe(settings, 10**7, 0), data, data, InlineContext(device=device))
 
@@ -165,7 +165,7 @@ def trained(device: str, full: bool, rank: int = 0, world: int = 1) -> tuple[Ten
     network = (
         NetworkSettings(channels=(64, 128), blocks=(1, 1)) if full else NetworkSettings(channels=(8,), blocks=(1,))
     )
-    net = Network(network, data.widths, data.size)
+    net = DecoderNetwork(network, data.widths, data.size)
     objective = Edm(RANKED.log_sigma_mean, RANKED.log_sigma_std)
     context = InlineContext(rank, world, device)
     with Training(net, objective, Recipe(RANKED, 10_000, 0), data, data, context) as training:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.study import load
 from stages.decoder.data import Batch, PairedSet
 from stages.decoder.loop import Training
-from stages.decoder.network import Network
+from stages.decoder.network import DecoderNetwork
 from stages.decoder.objective import Edm
 from stages.decoder.rcdm.spec import AdmSettings, AdmTraining
 from stages.decoder.rcdm.train import AdmNetwork, Hybrid, published_recipe
@@ -64,7 +64,7 @@ def ours(stage: Decoder, precision: Precision = "bfloat16") -> Callable[[PairedS
 
     def build(data: PairedSet, device: str, compiled: bool) -> Training:
         settings = TrainingSettings.model_validate(stage.training.model_dump() | changed | {"compile": compiled})
-        network = Network(stage.network, data.widths, data.size)
+        network = DecoderNetwork(stage.network, data.widths, data.size)
         objective = Edm(settings.log_sigma_mean, settings.log_sigma_std)
         return Training(network, objective, Recipe(settings, 10**8, 0), data, data, InlineContext(device=device))
 

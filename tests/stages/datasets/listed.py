@@ -12,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from stages import attributes
-from stages.datasets.sources import Source
+from stages.datasets.sources import DatasetSource
 from stages.errors import InputError
 from stages.images.sets import open_images
 from stages.listing.stage import Listing
@@ -22,7 +22,7 @@ from tests.stages.datasets.written import (
     picture,
 )
 
-SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
+SOURCE: TypeAdapter[Any] = TypeAdapter(DatasetSource)
 
 
 def fill(root: str, files: Mapping[str, bytes]) -> str:
@@ -38,7 +38,12 @@ def listed(holdout: float = 0.4, max_bad: float = 0.001, **source: Any) -> Memor
 
 
 def table(artifact: MemoryArtifact, name: str = "index.parquet") -> pd.DataFrame:
-    return pq.read_table(io.BytesIO(artifact.objects[name])).to_pandas()
+    """A table as it is stored; beside the labels of an index stand their values, as `attribute.<name>`."""
+    found: pd.DataFrame = pq.read_table(io.BytesIO(artifact.objects[name])).to_pandas()
+    if name != "index.parquet":
+        return found
+    values = open_images(artifact).values()
+    return found.assign(**{attributes.PREFIX + name: column for name, column in values.items()})
 
 
 def both(rows: int = 7, **settings: Any) -> tuple[MemoryArtifact, MemoryArtifact, list[bytes]]:
@@ -58,7 +63,7 @@ def both(rows: int = 7, **settings: Any) -> tuple[MemoryArtifact, MemoryArtifact
     return listing, shards, [found[row] for row in sorted(found)]
 
 
-def known(shards: MemoryArtifact) -> dict[str, tuple[str, tuple[str, ...]]]:
+def declared(shards: MemoryArtifact) -> dict[str, tuple[str, tuple[str, ...]]]:
     return {a.name: (a.kind, a.classes) for a in attributes.load(shards.objects["attributes.json"])}
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from stages.images import pixels
-from tests.stages.datasets.listed import both, fill, known, refusal, table
+from tests.stages.datasets.listed import both, declared, fill, refusal, table
 from tests.stages.datasets.written import (
     CIFAR_CLASSES,
     cifar_archive,
@@ -20,18 +20,18 @@ def test_cifar_is_the_same_in_a_folder_and_in_the_archive(root: str) -> None:
     assert packed[1].objects == shards.objects
     index = table(shards)
     assert index.split.tolist() == ["train"] * 30 + ["heldout"] * 6
-    assert known(shards) == {"class": ("class", CIFAR_CLASSES)}
+    assert declared(shards) == {"class": ("class", CIFAR_CLASSES)}
     record = np.frombuffer(files["data_batch_2.bin"], np.uint8).reshape(-1, 3073)[3]
     assert np.array_equal(pixels.decode(images[9]), record[1:].reshape(3, 32, 32).transpose(1, 2, 0))
     assert index["attribute.class"][9] == record[0]
-    assert index.name[9] == "data_batch_2.bin/3"
+    assert index.file_name[9] == "data_batch_2.bin/3"
     assert {"heldout", "train"} == set(
         table(both(kind="cifar10", url=f"{root}/cifar-10-batches-bin", split="content")[1]).split[:30]
     )
     assert listing.summary["heldout"] == 6
 
 
-def test_what_is_not_cifars_binary_version_is_told_as_such(root: str) -> None:
+def test_what_is_not_cifars_binary_version_is_reported_as_such(root: str) -> None:
     files = cifar_files()
     message = refusal(kind="cifar10", url=fill(root, {k: v for k, v in files.items() if "5" not in k}))
     assert "the folder cifar-10-batches-bin with its six batches" in message

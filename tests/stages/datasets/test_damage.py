@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from stages.datasets.sources import Source
+from stages.datasets.sources import DatasetSource
 from stages.errors import InputError
 from stages.images.sets import open_images
 from stages.listing.stage import Listing
@@ -21,7 +21,7 @@ from stages.shards.stage import Shards
 from tests.artifacts import run_stage
 from tests.stages.datasets.written import cifar_archive, cifar_files, hf_parquet, picture, wds_tar
 
-SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
+SOURCE: TypeAdapter[Any] = TypeAdapter(DatasetSource)
 
 LABEL = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
 TAR = wds_tar(

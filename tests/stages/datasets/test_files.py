@@ -18,7 +18,7 @@ from stages.listing import members
 from stages.listing.stage import Listing
 from stages.shards.stage import Shards
 from tests.artifacts import FolderArtifact, MemoryArtifact, run_stage
-from tests.stages.datasets.listed import SOURCE, both, fill, known, refusal, samples, table
+from tests.stages.datasets.listed import SOURCE, both, declared, fill, refusal, samples, table
 from tests.stages.datasets.written import (
     picture,
     wds_tar,
@@ -93,7 +93,7 @@ def test_a_table_says_of_a_folders_images_what_their_folders_do_not(root: str) -
     assert index["attribute.breed"].tolist() == [0, 1, 0] * 2
     assert index["attribute.class"].tolist() == [0] * 3 + [1] * 3
     assert index.split.tolist() == ["train", "train", "heldout"] * 2
-    assert known(shards)["breed"] == ("class", ("x", "y"))
+    assert declared(shards)["breed"] == ("class", ("x", "y"))
     parquet = io.BytesIO()
     pq.write_table(pa.table({"path": ["cat/0.png", "horse/2.png"], "age": [1.0, 2.0]}), parquet)
     fill(root, {"labels.parquet": parquet.getvalue()})
@@ -159,7 +159,7 @@ def test_a_table_that_names_few_of_the_images_is_refused_and_says_how_many(root:
 def test_rows_find_their_images_in_other_spellings_of_the_same_path(root: str) -> None:
     fill(root, {"img/cafe\u0301/0.png": picture(0), "img/b/1.png": picture(1), "img/b/2.png": picture(2)})
     _, shards = labelled(root, "file_name,age\n caf\u00e9/0.png,0.5\nb\\1.png,1.5\n./b/2.png ,2.5\n", columns=["age"])
-    assert table(shards).set_index("name")["attribute.age"].to_dict() == {
+    assert table(shards).set_index("file_name")["attribute.age"].to_dict() == {
         "cafe\u0301/0.png": 0.5,
         "b/1.png": 1.5,
         "b/2.png": 2.5,
@@ -172,7 +172,7 @@ def test_codes_are_classes_as_they_are_written(root: str) -> None:
     split = {"column": "fold", "heldout": ["01"]}
     _, shards = labelled(root, rows, columns={"code": "class"}, split=split)
     index = table(shards)
-    assert known(shards)["code"] == ("class", ("01", "1", "007", "7"))
+    assert declared(shards)["code"] == ("class", ("01", "1", "007", "7"))
     assert index["attribute.code"].tolist() == [0, 1, 2, 3]
     assert index.split.tolist() == ["heldout", "train", "heldout", "train"]
 
@@ -182,7 +182,7 @@ def test_blank_cells_and_na_are_no_classes_and_blanks_around_names_make_none(roo
     fill(root, {f"img/{n}.png": picture(n) for n in range(len(cells))})
     rows = "file_name,breed\n" + "".join(f"{n}.png,{cell}\n" for n, cell in enumerate(cells))
     listing, shards = labelled(root, rows, columns={"breed": "class"})
-    assert known(shards)["breed"] == ("class", ("cat", "d,og", "dog", "none"))
+    assert declared(shards)["breed"] == ("class", ("cat", "d,og", "dog", "none"))
     assert table(shards)["attribute.breed"].fillna(-1).tolist() == [2, -1, 0, 2, 0, -1, -1, 1, 3]
     assert listing.summary["headlines"] == [
         f"listing: 3 images have no value of breed: it is blank or NA in {root}/t.csv"
@@ -221,8 +221,8 @@ def test_a_split_that_holds_nothing_out_is_refused(root: str) -> None:
 def test_folders_that_differ_in_how_accents_are_encoded_are_one_class(tmp_path: Path) -> None:
     fill(str(tmp_path), {"caf\u00e9/0.png": picture(0), "cafe\u0301/1.png": picture(1), "the\u0301/2.png": picture(2)})
     _, shards, _ = both(kind="folder", url=str(tmp_path), holdout=0.0)
-    assert known(shards)["class"] == ("class", ("cafe\u0301", "the\u0301"))
-    assert table(shards).set_index("name")["attribute.class"].to_dict() == {
+    assert declared(shards)["class"] == ("class", ("cafe\u0301", "the\u0301"))
+    assert table(shards).set_index("file_name")["attribute.class"].to_dict() == {
         "cafe\u0301/1.png": 0,
         "caf\u00e9/0.png": 0,
         "the\u0301/2.png": 1,

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.listing import members
-from tests.stages.datasets.listed import both, fill, known, refusal, table
+from tests.stages.datasets.listed import both, declared, fill, refusal, table
 from tests.stages.datasets.written import (
     hf_parquet,
     picture,
@@ -32,12 +32,12 @@ def test_parquet_of_hugging_faces_layout_keeps_bytes_and_names_of_classes(root: 
     split = {"train": ["train-*"], "heldout": ["test-*"]}
     listing, shards, images = both(kind="parquet", url=root, split=split, rows=5)
     assert images == [picture(n, "jpg") for n in range(18)]
-    assert known(shards) == {"label": ("class", ("cat", "dog", "emu"))}
+    assert declared(shards) == {"label": ("class", ("cat", "dog", "emu"))}
     index = table(shards)
     assert index["attribute.label"].tolist() == [float(n % 3) for n in range(18)]
     assert index.split.tolist() == ["heldout"] * 9 + ["train"] * 9
     assert table(listing, "listing.parquet").position.tolist() == [*range(9), *range(9)]
-    assert index.name[10] == "data/train-00001-of-00002.parquet/1"
+    assert index.file_name[10] == "data/train-00001-of-00002.parquet/1"
 
 
 def test_columns_become_what_they_are_or_what_the_study_says(root: str) -> None:
@@ -54,7 +54,7 @@ def test_columns_become_what_they_are_or_what_the_study_says(root: str) -> None:
         "year": "class",
     }
     _, shards, _ = both(kind="parquet", url=f"{root}/x.parquet", columns=columns)
-    assert known(shards) == {
+    assert declared(shards) == {
         "angle": ("circle", ()),
         "kind": ("class", ("a", "b", "c")),
         "label": ("class", ("cat", "dog", "emu")),
@@ -93,7 +93,7 @@ def test_images_may_be_plain_binaries_of_any_column(root: str) -> None:
     fill(root, {"x.parquet": sink.getvalue()})
     _, shards, images = both(kind="parquet", url=root, holdout=0.0)
     assert images == [picture(n) for n in range(3)]
-    assert known(shards) == {}
+    assert declared(shards) == {}
     assert "bytes of images in the column id of x.parquet; found int64" in refusal(kind="parquet", url=root, image="id")
     pq.write_table(pa.table({"id": [1], "left": [b"1"], "right": [b"2"]}), sink := io.BytesIO())
     fill(root, {"x.parquet": sink.getvalue()})
@@ -127,7 +127,7 @@ def test_texts_of_a_column_of_named_classes_are_those_classes_or_bad_rows(root: 
     texts = {"label": ["dog", " dog", "cat ", None, "wolf", "NA"]}
     fill(root, {"x.parquet": hf_parquet([picture(n) for n in range(6)], texts, LABEL)})
     shards = both(kind="parquet", url=root, max_bad=0.5, holdout=0.0)[1]
-    names = known(shards)["label"][1]
+    names = declared(shards)["label"][1]
     index = table(shards)
     found = [None if np.isnan(v) else names[int(v)] for v in index["attribute.label"]]
     assert found == ["dog", "dog", "cat", None, None, None]
@@ -141,7 +141,7 @@ def test_files_that_disagree_about_their_classes_are_named(root: str) -> None:
     assert "found label in b.parquet, other than in a.parquet" in refusal(kind="parquet", url=root)
 
 
-def test_a_cut_parquet_file_and_one_that_is_none_are_told_as_such(root: str) -> None:
+def test_a_cut_parquet_file_and_one_that_is_none_are_reported_as_such(root: str) -> None:
     fill(root, {"x.parquet": hf(6)[:-50]})
     assert "a whole Parquet file in x.parquet; found ArrowInvalid: Parquet magic bytes" in refusal(
         kind="parquet", url=root

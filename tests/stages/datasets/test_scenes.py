@@ -36,10 +36,10 @@ def covered(**changed: float) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 def test_an_image_depends_on_seed_and_number_only() -> None:
     images, values = render(3, [7, 0, 500])
-    for place, number in enumerate([7, 0, 500]):
+    for row, number in enumerate([7, 0, 500]):
         alone, its = render(3, [number])
-        assert np.array_equal(images[place], alone[0])
-        assert all(np.array_equal(values[name][place], its[name][0], equal_nan=True) for name in values)
+        assert np.array_equal(images[row], alone[0])
+        assert all(np.array_equal(values[name][row], its[name][0], equal_nan=True) for name in values)
     assert not np.array_equal(images[0], render(4, [7])[0][0])
 
 
@@ -146,7 +146,7 @@ def test_every_attribute_changes_the_picture() -> None:
         assert np.abs(draw(one(**{name: value}))[0].astype(int) - base).mean() > 1, name
 
 
-def test_shape_and_background_are_told_apart_even_where_their_hues_agree() -> None:
+def test_shape_and_background_can_be_distinguished_even_where_their_hues_agree() -> None:
     for hue in np.linspace(0, 1, 12):
         for pattern in range(len(PATTERNS)):
             image = draw(one(shape=0, hue=hue, background_hue=hue, pattern=pattern))[0].astype(int)

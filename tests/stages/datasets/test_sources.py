@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from stages.contract import External
-from stages.datasets.sources import FolderSource, ScenesSource, Source
+from stages.datasets.sources import DatasetSource, FolderSource, ScenesSource
 from stages.errors import InputError
 from stages.external.ranges import Unreadable
 from stages.images.pixels import encode_png
@@ -188,7 +188,7 @@ def test_only_folders_read_something_outside_the_store() -> None:
 
 
 def test_the_kind_says_which_source_is_meant() -> None:
-    reader: TypeAdapter[Source] = TypeAdapter(Source)
+    reader: TypeAdapter[DatasetSource] = TypeAdapter(DatasetSource)
     assert reader.validate_python({"kind": "scenes", "count": 5}) == ScenesSource(count=5)
     assert isinstance(reader.validate_python({"kind": "folder", "url": "/data"}), FolderSource)
     with pytest.raises(ValidationError, match="'scenes', 'folder'"):

@@ -15,7 +15,7 @@ from stages.external import ranges
 from stages.listing.stage import Listing
 from stages.shards.stage import Shards
 from tests.artifacts import MemoryArtifact, run_stage
-from tests.stages.datasets.listed import SOURCE, both, fill, known, listed, refusal, samples, table
+from tests.stages.datasets.listed import SOURCE, both, declared, fill, listed, refusal, samples, table
 from tests.stages.datasets.written import (
     cifar_archive,
     hf_parquet,
@@ -30,7 +30,7 @@ def test_tars_of_webdatasets_writer_keep_bytes_order_and_classes(root: str) -> N
     fill(root, files | {"notes.md": b"x", ".cache/old.tar": b"x"})
     listing, shards, images = both(kind="webdataset", url=root)
     assert images == [picture(n, "jpg" if n % 9 % 3 else "png") for n in range(27)]
-    assert known(shards) == {"class": ("class", tuple(map(str, range(11))))}
+    assert declared(shards) == {"class": ("class", tuple(map(str, range(11))))}
     assert table(shards)["attribute.class"].tolist() == [float(n % 11) for n in range(27)]
     rows = table(listing, "listing.parquet")
     assert rows.source.tolist() == [f"train-{n:03d}.tar" for n in range(3) for _ in range(9)]
@@ -66,7 +66,7 @@ def test_fields_of_json_are_what_the_study_says(root: str) -> None:
     fill(root, {"a.tar": wds_tar(samples(12))})
     columns = {"json.shape": "class", "json.pose.angle": {"kind": "circle", "period": 360}, "json.weight": "scalar"}
     _, shards, _ = both(kind="webdataset", url=f"{root}/a.tar", columns=columns)
-    assert known(shards) == {
+    assert declared(shards) == {
         "pose.angle": ("circle", ()),
         "shape": ("class", ("bar", "disc")),
         "weight": ("scalar", ()),
@@ -221,7 +221,7 @@ def test_stems_with_dots_are_samples_of_their_own(root: str) -> None:
     _, shards, images = both(kind="webdataset", url=root, holdout=0.0)
     assert images == [picture(n) for n in range(5)]
     assert table(shards)["attribute.class"].tolist() == [0, 1, 2, 3, 4]
-    assert table(shards).name.tolist() == [f"a.tar/{stem}.png" for stem in stems]
+    assert table(shards).file_name.tolist() == [f"a.tar/{stem}.png" for stem in stems]
 
 
 def test_members_of_other_names_are_one_sample_where_there_is_one_image(root: str) -> None:
@@ -312,4 +312,4 @@ def test_texts_that_no_format_can_hold_make_a_bad_row(root: str) -> None:
         "json.a is no class but a list",
         "ok",
     ]
-    assert known(shards) == {"a": ("class", ("7", "x"))}
+    assert declared(shards) == {"a": ("class", ("7", "x"))}

@@ -43,7 +43,8 @@ def big(count: int, folder: Path) -> None:
     pq.write_table(table_of(index).replace_schema_metadata({PART_ROWS: str(PART)}), folder / "shards" / "index.parquet")
     pq.write_table(pa.table({name: index[name] for name in ("row", "split", "status")}), table.folder / "rows.parquet")
     table.put(embeddings.STATISTICS, embeddings.dump_statistics({"t": Moments(2, np.zeros(32), np.ones(32))}))
-    about = {"format": 1, "fingerprint": {"taps": {"t": 32}}, "views": ["plain", "flip"]}
-    about |= dict.fromkeys(("encoder", "images_key", "encoder_key"), "")
-    for name, data in embeddings.metadata({"t": 32}, ("plain", "flip"), count, PART, "float16", about).items():
+    about: dict[str, Any] = {"fingerprint": '{"taps": {"t": 32}}', "encoder": "{}", "views": ["plain", "flip"]}
+    about |= dict.fromkeys(("images_key", "units", "metric"), "") | {"kind": "image"}
+    beside = pa.table({"row": rows})
+    for name, data in embeddings.metadata({"t": 32}, ("plain", "flip"), beside, PART, "float16", about).items():
         table.put(name, data)

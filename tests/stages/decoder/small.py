@@ -9,7 +9,7 @@ from torch import Tensor
 from stages.datasets.sources import ScenesSource
 from stages.decoder.data import PairedSet
 from stages.decoder.loop import Training
-from stages.decoder.network import Network
+from stages.decoder.network import DecoderNetwork
 from stages.decoder.objective import Edm
 from stages.decoder.recipe import Recipe
 from stages.decoder.spec import NetworkSettings, TrainingSettings
@@ -53,7 +53,7 @@ def training(
     """A training of the small network on `paired`."""
     data, heldout = paired(100), paired(20, seed=1)
     torch.manual_seed(seed)
-    network = Network(NETWORK, data.widths, data.size)
+    network = DecoderNetwork(NETWORK, data.widths, data.size)
     objective = Edm(settings.log_sigma_mean, settings.log_sigma_std)
     context = InlineContext(rank=rank, world=world)
     return Training(network, objective, Recipe(settings, num_images, seed), data, heldout, context)

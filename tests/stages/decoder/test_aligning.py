@@ -1,4 +1,4 @@
-"""Where projections start: taps that tell the same are projected alike."""
+"""Where projections start: taps with the same content are projected alike."""
 
 import numpy as np
 import torch
@@ -6,21 +6,21 @@ from torch import Tensor
 
 from stages.decoder.aligning import align, projections
 from stages.decoder.data import PairedSet
-from stages.decoder.network import Network
+from stages.decoder.network import DecoderNetwork
 from tests.stages.decoder.small import NETWORK, paired_set
 
 
-def aligned(tables: list[Tensor], seed: int = 0) -> tuple[Network, PairedSet]:
+def aligned(tables: list[Tensor], seed: int = 0) -> tuple[DecoderNetwork, PairedSet]:
     """A network for taps with these embeddings [N, D], aligned."""
     count = len(tables[0])
     train = paired_set(torch.zeros(count, 8, 8, 3, dtype=torch.uint8), [table.expand(2, -1, -1) for table in tables])
     torch.manual_seed(seed)
-    network = Network(NETWORK, train.widths, train.size)
+    network = DecoderNetwork(NETWORK, train.widths, train.size)
     align(network, train, seed)
     return network, train
 
 
-def projected(network: Network, train: PairedSet, tap: int) -> list[Tensor]:
+def projected(network: DecoderNetwork, train: PairedSet, tap: int) -> list[Tensor]:
     """What both projections give for all embeddings of a tap, [N, width] each."""
     rows = np.arange(len(train))
     h, taps = train.conditions(rows, np.zeros(len(rows), dtype=np.bool_), np.full(len(rows), tap))
@@ -57,10 +57,10 @@ def test_a_seed_gives_one_start() -> None:
     assert not torch.equal(one, three)
 
 
-def test_what_one_tap_alone_tells_starts_as_loud_as_what_all_tell() -> None:
+def test_what_one_tap_alone_has_starts_at_the_scale_of_what_all_have() -> None:
     generator = torch.Generator().manual_seed(0)
     shared, own = (torch.randn(2_000, 4, generator=generator) for _ in range(2))
     network, _ = aligned([torch.cat([shared, own], dim=1), torch.cat([shared, shared], dim=1), shared])
     for projection in projections(network):
-        loudness = projection.weights[0].detach().square().mean(dim=0).sqrt()
-        assert float(loudness.max() / loudness.min()) < 1.1
+        scale = projection.weights[0].detach().square().mean(dim=0).sqrt()
+        assert float(scale.max() / scale.min()) < 1.1

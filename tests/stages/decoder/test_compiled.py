@@ -63,7 +63,7 @@ def passed(network: nn.Module, *given: Tensor) -> tuple[Tensor, Tensor]:
     return out.detach(), torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
 
 
-def test_a_machine_without_a_compiler_is_told_what_it_lacks() -> None:
+def test_a_machine_without_a_compiler_is_refused_with_what_it_lacks() -> None:
     import torch._inductor.config as settings
 
     with (

@@ -19,15 +19,15 @@ def test_all_rows_give_what_its_rows_give_and_the_same_gradients(
     generator = torch.Generator().manual_seed(0)
     h = torch.randn(6, 5, generator=generator)
     for number in range(3):
-        made = []
+        both = []
         for add in (with_its_rows, with_all_rows):
             out, weight = torch.ones(6, 8, requires_grad=True), torch.full((8, 5), 0.3, requires_grad=True)
             with arithmetic(precision, "cpu"):
                 found = add(out, h, weight, TAPS.eq(number))
             assert found.dtype == torch.float32
             torch.autograd.backward(found.square().sum())
-            made.append((found.detach(), out.grad, torch.zeros(8, 5) if weight.grad is None else weight.grad))
-        for one, other in zip(*made, strict=True):
+            both.append((found.detach(), out.grad, torch.zeros(8, 5) if weight.grad is None else weight.grad))
+        for one, other in zip(*both, strict=True):
             assert torch.allclose(one, other, rtol=limit, atol=10 * limit)
 
 

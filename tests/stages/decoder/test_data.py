@@ -44,13 +44,13 @@ def test_image_and_embedding_of_a_row_are_of_one_view() -> None:
 
 
 def test_pixels_travel_as_bytes_and_become_numbers_where_they_arrive() -> None:
-    for made in (SERIES.pairs(np.arange(5)), SERIES.batch(np.arange(5))):
-        assert made.images.dtype == torch.uint8
-        arrived = made.to("meta")
+    for taken in (SERIES.pairs(np.arange(5)), SERIES.batch(np.arange(5))):
+        assert taken.images.dtype == torch.uint8
+        arrived = taken.to("meta")
         assert (arrived.clean.device.type, arrived.clean.dtype) == ("meta", torch.float32)
-        pieces_of = made.split(2)
+        pieces_of = taken.split(2)
         assert [len(piece.tap) for piece in pieces_of] == [2, 2, 1]
-        assert torch.equal(torch.cat([piece.clean for piece in pieces_of]), made.clean)
+        assert torch.equal(torch.cat([piece.clean for piece in pieces_of]), taken.clean)
 
 
 def test_a_row_without_a_condition_carries_none() -> None:

@@ -10,7 +10,7 @@ from stages.decoder import format
 from stages.decoder.card import Point, Snapshot, still_falling
 from stages.decoder.conditioning import NULL
 from stages.decoder.loop import Training
-from stages.decoder.network import Network
+from stages.decoder.network import DecoderNetwork
 from stages.decoder.run import read_sets
 from stages.decoder.spec import NetworkSettings
 from stages.decoder.stage import Decoder
@@ -35,9 +35,9 @@ def artifact(inputs: dict[str, MemoryArtifact]) -> MemoryArtifact:
     return run_stage(STAGE, inputs)
 
 
-def trained(artifact: MemoryArtifact, snapshot: Snapshot = "final") -> format.Decoder:
+def trained(artifact: MemoryArtifact, snapshot: Snapshot = "final") -> format.TrainedDecoder:
     decoder = format.load(artifact, "cpu", snapshot)
-    assert isinstance(decoder, format.Decoder)
+    assert isinstance(decoder, format.TrainedDecoder)
     return decoder
 
 
@@ -45,7 +45,7 @@ def test_the_decoder_is_written_and_read_back(artifact: MemoryArtifact, inputs: 
     assert artifact.names() == [format.CARD, format.WEIGHTS, format.HALFWAY]
     decoder = trained(artifact)
     table = open_table(inputs["embeddings.oracle"])
-    assert dict(decoder.taps) == {place: table.taps[place.split(":")[1]] for place in STAGE.taps}
+    assert dict(decoder.taps) == {tap_id: table.taps[tap_id.split(":")[1]] for tap_id in STAGE.taps}
     assert [point.images for point in decoder.card.curve] == [8, 16, 24, 32, 40, 48, 56, 64]
     assert artifact.summary["heldout"] == decoder.card.curve[-1].heldout
 
@@ -79,7 +79,7 @@ def test_the_halfway_snapshot_is_another_painter_with_the_same_sketch(artifact: 
 
 
 def test_a_row_is_denoised_alone_as_in_a_mixed_batch() -> None:
-    network = Network(NETWORK, [4, 3], 8).eval()
+    network = DecoderNetwork(NETWORK, [4, 3], 8).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     h = torch.randn(3, 4)
@@ -96,7 +96,7 @@ def test_a_row_is_denoised_alone_as_in_a_mixed_batch() -> None:
 
 
 def test_where_noise_hides_everything_the_denoiser_answers_with_its_sketch() -> None:
-    network = Network(NETWORK, [4], 8).eval()
+    network = DecoderNetwork(NETWORK, [4], 8).eval()
     torch.nn.init.normal_(network.sketch.out.weight, std=0.1)
     h, tap = torch.randn(2, 4), torch.zeros(2, dtype=torch.int64)
     denoised = network(torch.zeros(2, 3, 8, 8), torch.full((2,), 1e4), h, tap)
@@ -121,9 +121,9 @@ def test_a_decoder_too_large_for_one_file_is_refused_before_it_is_trained(
     inputs: dict[str, MemoryArtifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with torch.device("meta"):
-        format.require_one_file(Network(NetworkSettings(), [2048] * 8, 256))
+        format.require_one_file(DecoderNetwork(NetworkSettings(), [2048] * 8, 256))
         with pytest.raises(InputError, match=r"1\.5\d GiB of the sketch.* Lower the last width of network\.sketch"):
-            format.require_one_file(Network(NetworkSettings(sketch=(1024, 2048)), [2048], 256))
+            format.require_one_file(DecoderNetwork(NetworkSettings(sketch=(1024, 2048)), [2048], 256))
     monkeypatch.setattr(format, "LIMIT_BYTES", 1 << 24)
     monkeypatch.delattr(Training, "advance")
     with pytest.raises(InputError, match="one file"):

@@ -66,17 +66,17 @@ def one_of(rank: int, ports: dict[int, int], folder: str) -> None:
     torch.set_num_threads(1)
     for world, port in ports.items():
         if rank < world:
-            place = f"tcp://127.0.0.1:{port}"
-            torch.distributed.init_process_group("gloo", init_method=place, rank=rank, world_size=world)
+            address = f"tcp://127.0.0.1:{port}"
+            torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
             seen = batch_of(Path(folder), rank, world)
             (Path(folder) / f"{rank}of{world}.pickle").write_bytes(pickle.dumps(seen))
             torch.distributed.destroy_process_group()
 
 
 def test_batches_are_the_same_for_one_two_and_four_ranks(tmp_path: Path) -> None:
-    for name, made in zip(("shards", "embeddings.oracle"), scenes(150), strict=True):
+    for name, table in zip(("shards", "embeddings.oracle"), scenes(150), strict=True):
         artifact = FolderArtifact(tmp_path / name)
-        for written, data in made.objects.items():
+        for written, data in table.objects.items():
             artifact.put(written, data)
     ports = {}
     for world in (2, 4):

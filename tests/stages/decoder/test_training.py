@@ -11,7 +11,7 @@ from stages.decoder.averages import averaging_exponent
 from stages.decoder.conditioning import Projection
 from stages.decoder.flat import AdamW, Flat, Muon, like, orthogonal
 from stages.decoder.loop import Training, fit
-from stages.decoder.network import Network
+from stages.decoder.network import DecoderNetwork
 from stages.decoder.phases import rate
 from stages.decoder.spec import TrainingSettings
 from stages.errors import InputError
@@ -24,14 +24,14 @@ TAPS = ("a:colour", "b:colour")
 
 def trained(context: InlineContext, num_images: int = 64, every: int = 1_000) -> Training:
     torch.set_num_threads(1)
-    made = training(num_images, rank=context.rank, world=context.world)
-    fit(made, context, every, TAPS)
-    return made
+    run = training(num_images, rank=context.rank, world=context.world)
+    fit(run, context, every, TAPS)
+    return run
 
 
 def rank_of_two(rank: int) -> dict[str, Any]:
-    made = trained(InlineContext(rank=rank, world=2))
-    return {"weights": made.averages.current.numpy(), "curve": made.curve}
+    run = trained(InlineContext(rank=rank, world=2))
+    return {"weights": run.averages.current.numpy(), "curve": run.curve}
 
 
 def test_two_ranks_train_what_one_trains(tmp_path: Path) -> None:
@@ -71,8 +71,8 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(limit: int, monke
     resumed = trained(InlineContext(checkpoints=checkpoints), num_images=320, every=16)
     assert torch.allclose(resumed.averages.current, whole.averages.current, atol=1e-6)
     assert torch.allclose(resumed.averages.halfway, whole.averages.halfway, atol=1e-6)
-    assert [look["heldout"] for look in resumed.curve] == [
-        pytest.approx(look["heldout"], rel=1e-5) for look in whole.curve
+    assert [entry["heldout"] for entry in resumed.curve] == [
+        pytest.approx(entry["heldout"], rel=1e-5) for entry in whole.curve
     ]
 
 
@@ -90,9 +90,9 @@ def test_an_attempt_after_the_last_step_takes_none_and_has_the_same_weights(monk
 @pytest.mark.parametrize("name", ["learning_rate", "sketch_learning_rate"])
 def test_a_training_whose_losses_do_not_stay_finite_is_ended_with_a_remedy_and_not_saved(name: str) -> None:
     checkpoints = MemoryCheckpoints()
-    made = training(320, FLOAT32.model_copy(update={name: 1e25}))
+    run = training(320, FLOAT32.model_copy(update={name: 1e25}))
     with pytest.raises(InputError, match=rf"images of the .*, at {name} 1e\+25\. Lower training\.{name}\."):
-        fit(made, InlineContext(checkpoints=checkpoints), 8, TAPS)
+        fit(run, InlineContext(checkpoints=checkpoints), 8, TAPS)
     for saved in checkpoints.kept:
         for file, data in saved.files.items():
             assert file == "position.json" or load(data)["values"].isfinite().all()
@@ -107,9 +107,9 @@ def test_the_error_of_a_gpu_that_is_too_small_says_what_was_in_use_and_a_remedy(
         raise torch.OutOfMemoryError(f"{in_use} If reserved but unallocated memory is large try setting something")
 
     monkeypatch.setattr(Training, "advance", full)
-    made = training(settings=TRAINING.model_copy(update={"micro_batch": 4}))
+    run = training(settings=TRAINING.model_copy(update={"micro_batch": 4}))
     with pytest.raises(InputError, match=r"training\.micro_batch, ") as found:
-        fit(made, InlineContext(), 1_000, TAPS)
+        fit(run, InlineContext(), 1_000, TAPS)
     assert found.value.found == f"with micro_batch 4: {in_use}"
 
 
@@ -131,38 +131,38 @@ def test_ranks_agree_on_the_loss_and_on_whether_it_is_finite(losses: list[float]
 @pytest.mark.usefixtures("fast_in_bfloat16")
 @pytest.mark.parametrize(("precision", "rounded"), [("float32", False), ("bfloat16", True)])
 def test_convolutions_of_a_gpu_are_float32_both_ways_in_a_training_in_float32(precision: str, rounded: bool) -> None:
-    made, seen = training(8, TRAINING.model_copy(update={"precision": precision})), []
-    assert isinstance(made.network, Network)
-    last = made.network.painter.unet.out
+    run, seen = training(8, TRAINING.model_copy(update={"precision": precision})), []
+    assert isinstance(run.network, DecoderNetwork)
+    last = run.network.painter.unet.out
 
     def ran(*_: object) -> None:
         seen.append(torch.backends.cudnn.allow_tf32)
 
     last.register_forward_hook(ran)
     last.register_full_backward_hook(ran)
-    made.step = made.first.steps
-    made.advance()
-    made.heldout_losses()
+    run.step = run.first.steps
+    run.advance()
+    run.heldout_losses()
     assert seen == [rounded] * 4
     assert torch.backends.cudnn.allow_tf32
 
 
 def test_training_lowers_the_held_out_loss_and_the_sketch_knows_the_colour() -> None:
     settings = TRAINING.model_copy(update={"sketch_images": 6400, "learning_rate": 3e-3, "sketch_learning_rate": 3e-3})
-    made = training(2_000, settings)
-    fit(made, InlineContext(), 10**6, TAPS)
-    assert made.network.residual_std < 0.25
-    assert made.curve[-1]["heldout"][0] < 0.9 * made.curve[0]["heldout"][0]
-    assert made.curve[-1]["images"] == made.painted == 2_000
+    run = training(2_000, settings)
+    fit(run, InlineContext(), 10**6, TAPS)
+    assert run.network.residual_std < 0.25
+    assert run.curve[-1]["heldout"][0] < 0.9 * run.curve[0]["heldout"][0]
+    assert run.curve[-1]["images"] == run.painted == 2_000
 
 
 def test_the_halfway_average_is_that_of_a_training_stopped_there() -> None:
-    made = training(64, TrainingSettings(**(TRAINING.model_dump() | {"cool_down": 1e-6, "warm_up": 0.0})))
-    half = training(64, made.recipe.settings)
-    fit(made, InlineContext(), 1_000, TAPS)
+    run = training(64, TrainingSettings(**(TRAINING.model_dump() | {"cool_down": 1e-6, "warm_up": 0.0})))
+    half = training(64, run.recipe.settings)
+    fit(run, InlineContext(), 1_000, TAPS)
     while half.painted < 32:
         half.advance()
-    assert torch.allclose(made.averages.halfway, half.averages.current, atol=1e-6)
+    assert torch.allclose(run.averages.halfway, half.averages.current, atol=1e-6)
 
 
 def test_progress_is_reported_to_the_end() -> None:
@@ -183,19 +183,19 @@ def test_the_exponent_of_the_average_is_that_of_the_paper() -> None:
 
 
 def test_each_weight_has_one_optimiser_and_inner_convolutions_have_muon() -> None:
-    made = training(64)
-    assert made.second.muon is not None
-    assert isinstance(made.network, Network)
-    unet = made.network.painter.unet
+    run = training(64)
+    assert run.second.muon is not None
+    assert isinstance(run.network, DecoderNetwork)
+    unet = run.network.painter.unet
     inner = [p for name, p in unet.named_parameters() if p.ndim == 4 and not name.startswith(("stem", "out"))]
-    assert sum(p.numel() for p in inner) == made.second.flat.matrix_elements == len(made.second.momentum) > 0
-    before = {name: p.detach().clone() for name, p in made.network.painter.named_parameters()}
+    assert sum(p.numel() for p in inner) == run.second.flat.matrix_elements == len(run.second.momentum) > 0
+    before = {name: p.detach().clone() for name, p in run.network.painter.named_parameters()}
     # All steps: layers that start as zero let the gradient reach those below only once they have moved.
-    while made.step < made.steps:
-        made.advance()
-    moved = {name for name, p in made.network.painter.named_parameters() if not torch.equal(p, before[name])}
+    while run.step < run.steps:
+        run.advance()
+    moved = {name for name, p in run.network.painter.named_parameters() if not torch.equal(p, before[name])}
     assert {f"unet.{name}" for name, p in unet.named_parameters() if p.ndim == 4} <= moved
-    assert len(made.second.adamw.moments["exp_avg"]) + made.second.flat.matrix_elements == len(made.averages.current)
+    assert len(run.second.adamw.moments["exp_avg"]) + run.second.flat.matrix_elements == len(run.averages.current)
 
 
 def matrices() -> tuple[Flat, torch.Tensor]:
@@ -240,20 +240,20 @@ def test_an_update_is_made_orthogonal_by_three_steps_on_its_singular_values(
 
 
 def test_with_adamw_there_is_no_other_optimiser() -> None:
-    made = training(64, TRAINING.model_copy(update={"optimiser": "adamw"}))
-    assert made.second.muon is None
-    assert not made.second.flat.matrices
-    assert len(made.second.adamw.moments["exp_avg"]) == len(made.averages.current)
+    run = training(64, TRAINING.model_copy(update={"optimiser": "adamw"}))
+    assert run.second.muon is None
+    assert not run.second.flat.matrices
+    assert len(run.second.adamw.moments["exp_avg"]) == len(run.averages.current)
 
 
 def test_what_is_not_an_inner_convolution_learns_at_a_rate_of_its_own() -> None:
-    made = training(64, TRAINING.model_copy(update={"outer": 3.0, "optimiser": "adamw", "warm_up": 0.0}))
-    inner = sum(p.numel() for p in made.network.matrices)
-    shares = [(len(numbers), share) for numbers, share in made.second.flat.groups]
-    assert shares == [(len(made.averages.current) - inner, 3.0), (inner, 1.0)]
-    made.step = made.first.steps
-    made.advance()
-    assert made.second.adamw.rate == pytest.approx(made.recipe.settings.learning_rate)
+    run = training(64, TRAINING.model_copy(update={"outer": 3.0, "optimiser": "adamw", "warm_up": 0.0}))
+    inner = sum(p.numel() for p in run.network.matrices)
+    shares = [(len(numbers), share) for numbers, share in run.second.flat.groups]
+    assert shares == [(len(run.averages.current) - inner, 3.0), (inner, 1.0)]
+    run.step = run.first.steps
+    run.advance()
+    assert run.second.adamw.rate == pytest.approx(run.recipe.settings.learning_rate)
 
 
 def test_the_projection_of_a_wide_embedding_learns_slower() -> None:

@@ -81,13 +81,13 @@ def test_guidance_of_one_is_the_denoiser_itself() -> None:
 
 
 def test_guidance_goes_beyond_the_condition_inside_its_interval_and_nowhere_else() -> None:
-    def told(x: Tensor, sigma: Tensor, h: Tensor) -> Tensor:
+    def conditional(x: Tensor, sigma: Tensor, h: Tensor) -> Tensor:
         return torch.full_like(x, 0.5)
 
     def free(x: Tensor, sigma: Tensor, h: Tensor) -> Tensor:
         return torch.full_like(x, 0.2)
 
-    mixed = denoisers.guided(told, free, 3.0, low=0.2, high=5.0)
+    mixed = denoisers.guided(conditional, free, 3.0, low=0.2, high=5.0)
     sigma = torch.tensor([0.1, 0.2, 1.0, 5.0, 6.0], dtype=torch.float64)
     assert mixed(images(5), sigma, sigma)[:, 0, 0, 0].tolist() == pytest.approx([0.5, 1.1, 1.1, 1.1, 0.5])
 

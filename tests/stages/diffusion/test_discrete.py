@@ -28,7 +28,7 @@ def test_the_linear_schedule_is_that_of_the_paper_and_ends_in_noise() -> None:
     assert shorter.alpha_bar[-1].log().item() == pytest.approx(SCHEDULE.alpha_bar[-1].log().item(), rel=0.05)
 
 
-def test_chosen_steps_keep_their_noise_levels_and_what_the_network_is_told() -> None:
+def test_chosen_steps_keep_their_noise_levels_and_the_times_that_the_network_is_given() -> None:
     chosen = [3, 400, 999]
     few = discrete.respaced(SCHEDULE, chosen)
     assert torch.allclose(few.alpha_bar, SCHEDULE.alpha_bar[chosen])
@@ -43,7 +43,7 @@ def test_steps_are_chosen_with_both_ends() -> None:
     assert discrete.evenly(1000, 1000) == list(range(1000))
 
 
-def test_the_image_is_told_from_its_noise() -> None:
+def test_the_image_is_estimated_from_its_noise() -> None:
     clean, noise, step = images(3), images(3, seed=1), steps(0, 300, 999)
     x = discrete.q_sample(SCHEDULE, clean, step, noise)
     assert torch.allclose(discrete.clean_from_noise(SCHEDULE, x, step, noise), clean)
@@ -87,8 +87,8 @@ def test_at_the_first_step_the_bound_is_the_code_length_of_the_image() -> None:
     step = steps(0)
     x = discrete.q_sample(SCHEDULE, clean, step, noise)
     output = torch.cat([torch.zeros_like(noise), torch.ones_like(noise)], dim=1)
-    said = discrete.predict(SCHEDULE, output, x, step, clip=False)
-    away, spread = clean - said.mean, said.variance.sqrt()
+    predicted = discrete.predict(SCHEDULE, output, x, step, clip=False)
+    away, spread = clean - predicted.mean, predicted.variance.sqrt()
     high, low = (torch.special.ndtr((away + side / 255) / spread) for side in (1, -1))
     high[clean > 0.999], low[clean < -0.999] = 1.0, 0.0
     expected = -(high - low).clamp(min=1e-12).log().mean() / math.log(2)

@@ -13,7 +13,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
+from stages.attributes import columns_of
 from stages.contract import Estimate, Part
+from stages.datasets.scenes import ATTRIBUTES
 from stages.datasets.sources import ScenesSource
 from stages.embeddings import format
 from stages.embeddings.format import (
@@ -39,6 +41,7 @@ from tests.artifacts import FolderArtifact, MemoryArtifact, run_stage
 from tests.stages.encoders.small import IMAGES, SMALL, count_passes, stored_encoder
 
 COUNT, PART_ROWS, BAD = 300, 128, (5, 129, 130, 299)
+FLAT = {"kind": "image", "units": "", "metric": ""}
 SPEC = Untrained(architecture=SMALL)
 TAPS = {"backbone": 16, "projector.0": 12, "projector": 6}
 
@@ -135,7 +138,8 @@ def test_rows_that_do_not_exist_are_refused(table: MemoryArtifact, rows: list[in
 def test_rows_are_joined_by_row_and_key(shards: MemoryArtifact, table: MemoryArtifact) -> None:
     found = open_table(table).rows()
     index = open_images(shards).table()
-    assert found.column_names == ["row", "key", "split", "status"]
+    assert found.column_names[:6] == ["row", "key", "kind", "file_name", "split", "status"]
+    assert found.column_names[6:] == list(columns_of(ATTRIBUTES).values())
     for name in found.column_names:
         assert found.column(name).to_pylist() == index.column(name).to_pylist()
 
@@ -203,7 +207,9 @@ def test_one_part_writes_one_object_per_tap_and_view(shards: MemoryArtifact, tab
     shard_objects = {shard_name(tap, view, part) for tap in TAPS for view in stage.views for part in range(3)}
     documents = {f"{STORE}/zarr.json"} | {f"{STORE}/{tap}/zarr.json" for tap in TAPS}
     documents |= {f"{STORE}/{tap}/{view}/zarr.json" for tap in TAPS for view in stage.views}
-    assert set(table.names()) == shard_objects | documents | {ROWS, STATISTICS}
+    columns = open_table(table).rows().column_names
+    labels = {f"{STORE}/{tap}/{name}/{kind}" for tap in TAPS for name in columns for kind in ("zarr.json", "c/0")}
+    assert set(table.names()) == shard_objects | documents | labels | {ROWS, STATISTICS, "CARD.md", "card.json"}
 
 
 def test_the_root_is_published_last(shards: MemoryArtifact) -> None:
@@ -263,11 +269,30 @@ def test_plain_zarr_opens_the_store(shards: MemoryArtifact, tmp_path: Path) -> N
     array = group["projector.0/plain"]
     assert isinstance(array, zarr.Array)
     assert (array.shape, array.dtype.name) == ((COUNT, 12), "float32")
-    assert (array.shards, array.chunks) == ((128, 12), (64, 12))
+    assert (array.shards, array.chunks) == ((128, 12), (128, 12))
     assert array.metadata.dimension_names == ("row", "feature")  # type: ignore[union-attr]
-    assert {"encoder", "fingerprint", "tap", "view", "images_key"} <= set(array.attrs)
-    assert array.attrs["images_key"] == shards.key
+    assert {"kind", "tap", "view", "units", "metric"} <= set(array.attrs)
+    tap = group["projector.0"].attrs
+    assert (tap["kind"], tap["tap"], tap["images_key"]) == ("image", "projector.0", shards.key)
+    for attributes in (group.attrs, tap, array.attrs):
+        assert all(isinstance(entry, str | int | list) for entry in attributes.values()), "netCDF has no others"
     assert sorted(group.group_keys()) == ["backbone", "projector", "projector.0"]
+
+
+def test_a_card_says_what_the_vectors_are(shards: MemoryArtifact, table: MemoryArtifact) -> None:
+    card = json.loads(table.objects["card.json"])
+    assert (card["kind"], card["rows"], card["embedded"]) == ("image", COUNT, COUNT - len(BAD))
+    assert (card["taps"], card["images_key"]) == (TAPS, shards.key)
+    text = table.objects["CARD.md"].decode()
+    for words in ("projector.0 | 12", "Euclidean (L2)", "the centre square at 32 x 32 px", "Licence: not recorded"):
+        assert words in text
+
+
+def test_inner_chunks_divide_a_shard_of_any_size_and_are_not_small() -> None:
+    for part_rows, chunk_rows in ((1024, 128), (1000, 125), (100, 100), (70, 70)):
+        documents = format.metadata({"a": 2}, ("plain",), pa.table({"row": [0]}), part_rows, "float32", FLAT)
+        codec = json.loads(documents[f"{STORE}/a/plain/zarr.json"])["codecs"][0]
+        assert codec["configuration"]["chunk_shape"] == [chunk_rows, 2]
 
 
 def test_the_store_opens_without_its_consolidated_metadata_too(shards: MemoryArtifact, tmp_path: Path) -> None:
@@ -285,14 +310,23 @@ def test_xarray_opens_a_tap_as_a_dataset(shards: MemoryArtifact, table: MemoryAr
     folder = _on_disk(shards, tmp_path)
     dataset = xarray.open_zarr(folder, group="backbone", chunks=None)
     assert dict(dataset.sizes) == {"row": COUNT, "feature": 16}
+    assert set(dataset.data_vars) == {"plain", "flip"}
     np.testing.assert_array_equal(dataset["flip"].values, open_table(table).read("backbone", "flip"))
+    rows = open_table(table).rows()
+    assert set(dataset.coords) == set(rows.column_names)
+    for name in ("key", "file_name", "split", "shape"):
+        assert dataset[name].values.tolist() == rows.column(name).to_pylist()
+    np.testing.assert_array_equal(dataset["hue"], rows.column("hue").to_numpy())
+    discs = dataset["plain"][dataset["shape"] == "disc"]
+    assert len(discs) == rows.column("shape").to_pylist().count("disc")
+    assert dataset.sel(row=7)["key"] == "000000007"
 
 
-@pytest.mark.parametrize("place", [0, 100, 5000, -40, -1])
-def test_a_flipped_byte_is_an_error_and_never_data(table: MemoryArtifact, place: int) -> None:
+@pytest.mark.parametrize("byte", [0, 100, 5000, -40, -1])
+def test_a_flipped_byte_is_an_error_and_never_data(table: MemoryArtifact, byte: int) -> None:
     name = shard_name("backbone", "plain", 1)
     data = bytearray(table.objects[name])
-    data[place] ^= 1
+    data[byte] ^= 1
     damaged = MemoryArtifact(table.objects | {name: bytes(data)})
     with pytest.raises(FormatError, match="backbone/plain"):
         open_table(damaged).read("backbone")
@@ -355,8 +389,7 @@ def test_a_pretrained_encoder_comes_as_an_input(shards: MemoryArtifact) -> None:
 def test_the_oracle_has_the_truth_and_its_mirror_image(shards: MemoryArtifact) -> None:
     found = open_table(run_stage(Embeddings(encoder=Oracle()), {"images": shards}))
     assert found.taps == {"attributes": 22, "pixels": 192}
-    index = open_images(shards).table()
-    x = index.column("attribute.x").to_numpy()
+    x = open_images(shards).values(["x"])["x"]
     ok = np.setdiff1d(np.arange(COUNT), BAD)
     # Before x stand 8 shapes, two circles and 4 patterns.
     np.testing.assert_allclose(found.read("attributes", "plain", ok)[:, 16], x[ok], atol=1e-6)
@@ -369,7 +402,8 @@ def test_samples_are_embedded_like_images_and_have_no_statistics() -> None:
     found = open_table(artifact)
     assert found.count == 22
     assert artifact.summary["rows"] == 22
-    assert found.rows().column("split").null_count == 22
+    assert found.rows().column_names == ["sample", "key", "kind", "status"]
+    assert found.rows().column("key").to_pylist()[3] == "sample-000000003", "of samples without keys of their own"
     assert found.rows().column("status").to_pylist() == ["ok"] * 22
     pixels = open_images(painted).decode(range(22), 32)
     np.testing.assert_allclose(
@@ -389,8 +423,8 @@ def test_unknown_taps_and_views_are_answered_with_those_that_exist(table: Memory
 
 def test_a_store_of_another_format_is_refused(table: MemoryArtifact) -> None:
     name = f"{STORE}/zarr.json"
-    newer = table.objects[name].replace(b'"format": 1', b'"format": 2', 1)
-    with pytest.raises(FormatError, match="found format 2"):
+    newer = table.objects[name].replace(b'"format": 2', b'"format": 3', 1)
+    with pytest.raises(FormatError, match="found format 3"):
         open_table(MemoryArtifact(table.objects | {name: newer}))
 
 

@@ -45,7 +45,7 @@ class Mean(Encoder):
         return {"mean": images.mean(axis=(1, 2), dtype=np.float32)}
 
 
-def made(decoding: Decoding, batch: int) -> dict[str, bytes]:
+def embedded(decoding: Decoding, batch: int) -> dict[str, bytes]:
     """What a worker writes of two tars."""
     stage = Embeddings(encoder=SPEC, batch=batch)
     images = tar_artifact([encode_png(image) for image in np.concatenate([IMAGES] * 5)], part_rows=32, ending="png")
@@ -58,9 +58,9 @@ def made(decoding: Decoding, batch: int) -> dict[str, bytes]:
 
 
 def test_whoever_decodes_the_bytes_are_the_same() -> None:
-    expected = made(Decoding(), 12)
+    expected = embedded(Decoding(), 12)
     assert len(expected) == 2 * 2 * 3
-    assert made(Decoding(2), 12) == made(Decoding(3, prefetch=True), 12) == expected
+    assert embedded(Decoding(2), 12) == embedded(Decoding(3, prefetch=True), 12) == expected
 
 
 def test_a_batch_too_large_for_the_device_is_split_and_the_next_ones_are_smaller() -> None:

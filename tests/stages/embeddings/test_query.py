@@ -1,6 +1,6 @@
 """Questions to a table of embeddings, against numpy over the same vectors."""
 
-import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from stages.attributes import Attribute, dump
-from stages.embeddings.format import FORMAT, ROWS, Table, encode_shard, metadata, shard_name
-from stages.embeddings.neighbours import nearest
+from stages import attributes
+from stages.attributes import Attribute
+from stages.embeddings import neighbours
+from stages.embeddings.format import ROWS, Table, encode_shard, metadata, shard_name
+from stages.embeddings.neighbours import confused, nearest, random_pair
 from stages.embeddings.query import TapTable
 from stages.errors import FormatError, InputError
 from stages.listing.format import write_table
-from tests.artifacts import MemoryArtifact
+from stages.parquet import table_bytes
+from tests.artifacts import FolderArtifact, MemoryArtifact
 
 COUNT, WIDTH, PART_ROWS = 300, 6, 128
 BAD = 131
@@ -37,14 +40,19 @@ def written(dtype: str = "float32", seed: int = 0) -> tuple[MemoryArtifact, Memo
         "attribute.hue": np.where(np.arange(COUNT) % 7 == 0, np.nan, np.arange(COUNT) / COUNT),
         "attribute.name": np.arange(COUNT) / 2,
     }
-    index = own | {"name": [f"image {row}.png" for row in range(COUNT)]} | labels
-    attributes = [
+    names = [f"image {row}.png" for row in range(COUNT)]
+    index = own | {"name": names} | labels
+    known = [
         Attribute(name="shape", kind="class", classes=SHAPES),
         Attribute(name="hue", kind="circle"),
         Attribute(name="name", kind="scalar"),
     ]
-    images = MemoryArtifact({"index.parquet": write_table(index), "attributes.json": dump(attributes)}, key="1" * 64)
-    table = MemoryArtifact({ROWS: write_table(own)}, key="2" * 64)
+    images = MemoryArtifact(
+        {"index.parquet": write_table(index), "attributes.json": attributes.dump(known)}, key="1" * 64
+    )
+    beside = own | {"kind": ["image"] * COUNT, "file_name": names}
+    rows = pa.table(beside | attributes.labels(known, {a.name: labels[f"attribute.{a.name}"] for a in known}))
+    table = MemoryArtifact({ROWS: table_bytes(rows)}, key="2" * 64)
     taps, views = {"backbone": 4, "projector": WIDTH}, ("plain", "flip")
     plain = np.empty(0)
     for tap, width in taps.items():
@@ -55,15 +63,14 @@ def written(dtype: str = "float32", seed: int = 0) -> tuple[MemoryArtifact, Memo
                 block = vectors[part * PART_ROWS : (part + 1) * PART_ROWS]
                 table.put(shard_name(tap, view, part), encode_shard(block, PART_ROWS))
             plain = vectors if (tap, view) == ("projector", "plain") else plain
-    known = {
-        "format": FORMAT,
-        "encoder": {},
-        "fingerprint": {"taps": taps},
+    about = {
+        "encoder": "{}",
+        "fingerprint": json.dumps({"taps": taps}),
         "views": list(views),
         "images_key": images.key,
-        "encoder_key": None,
+        **dict.fromkeys(("kind", "units", "metric"), "image"),
     }
-    for name, data in metadata(taps, views, COUNT, PART_ROWS, dtype, known).items():
+    for name, data in metadata(taps, views, rows, PART_ROWS, dtype, about).items():
         table.put(name, data)
     return table, images, plain
 
@@ -93,7 +100,7 @@ def test_it_says_what_it_is(table: TapTable) -> None:
 
 def test_labels_are_as_people_write_them_and_what_is_undefined_is_null(table: TapTable) -> None:
     rows = table.rows
-    assert rows.column_names == ["row", "key", "name", "split", "status", "shape", "hue", "attribute.name"]
+    assert rows.column_names == ["row", "key", "name", "split", "status", "shape", "hue", "attribute_name"]
     assert rows.column("shape").to_pylist()[:4] == ["disc", "ring", "square", "disc"]
     assert rows.column("hue").to_pylist()[:2] == [None, 1 / COUNT]
     assert rows.column("name")[2].as_py() == "image 2.png"
@@ -146,6 +153,49 @@ def test_neighbours_are_right_where_float32_cannot_tell_them_apart_and_over_many
     found = nearest(x[:20], blocks, 4, "l2", np.full(20, -1))
     distances = np.sqrt(np.square(x[:20, None].astype(np.float64) - x[None]).sum(axis=2))
     np.testing.assert_array_equal(found.rows, np.argsort(distances, axis=1, kind="stable")[:, :4])
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("pairs_at_once", [1, 900, 2**22])
+def test_pairs_near_here_and_far_there_are_those_of_all_pairs(
+    metric: Any, pairs_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.Generator(np.random.Philox(4))
+    here, there = (generator.standard_normal((80, width)).astype(np.float32) + 2 for width in (3, 5))
+    rows = np.arange(80) * 2 + 1
+    units = [random_pair(vectors, metric) for vectors in (here, there)]
+    monkeypatch.setattr(neighbours, "PAIRS_AT_ONCE", pairs_at_once)
+    found = confused(rows, here, there, 6, metric)
+    first, second = np.triu_indices(80, 1)
+    gaps = []
+    for vectors, unit in zip((here, there), units, strict=True):
+        x = vectors.astype(np.float64)
+        if metric == "l2":
+            distances = np.linalg.norm(x[first] - x[second], axis=1)
+        else:
+            x /= np.linalg.norm(x, axis=1)[:, None]
+            distances = 1 - (x[first] * x[second]).sum(axis=1)
+        # The unit is of pairs drawn at random: near the mean of all.
+        assert unit == pytest.approx(distances.mean(), rel=0.03)
+        gaps.append(distances / unit)
+    best = np.argsort(gaps[0] - gaps[1], kind="stable")[:6]
+    np.testing.assert_array_equal(found.rows, np.stack([rows[first[best]], rows[second[best]]], axis=1))
+    np.testing.assert_allclose(found.near, gaps[0][best], rtol=1e-9)
+    np.testing.assert_allclose(found.far, gaps[1][best], rtol=1e-9)
+
+
+def test_a_table_alone_is_compared_with_a_table_and_embeds_no_photograph(
+    table: TapTable, stored: tuple[MemoryArtifact, MemoryArtifact, NDArray[Any]], tmp_path: Path
+) -> None:
+    other = TapTable("mine:backbone", stored[0], stored[1])
+    found = table.confuses(other, n=4, where="shape = 'disc'")
+    assert set(found.column("other_shape").to_pylist()) == {"disc"}
+    assert (found.column("row").to_numpy() < found.column("other_row").to_numpy()).all()
+    with pytest.raises(InputError, match="where the table is one of a study"):
+        table.confuses("mine:backbone")
+    (tmp_path / "photo.png").write_bytes(b"")
+    with pytest.raises(InputError, match="the table of a study, whose encoder embeds"):
+        table.nearest(tmp_path / "photo.png")
 
 
 def test_the_neighbours_of_a_key_leave_its_own_row_out(table: TapTable) -> None:
@@ -213,6 +263,9 @@ def test_a_join_that_would_mix_rows_up_is_refused(table: TapTable, given: dict[s
 def test_xarray_has_the_views_and_the_labels(table: TapTable, vectors: NDArray[Any]) -> None:
     found = table.to_xarray()
     assert set(found.data_vars) == {"plain", "flip"}
+    assert found["plain"].encoding["preferred_chunks"] == {"row": PART_ROWS, "feature": WIDTH}
+    assert set(found.coords) == {*table.rows.column_names, "kind"}
+    assert set(table.join(pa.table({"name": table.rows["name"], "age": range(COUNT)})).to_xarray().coords) > {"age"}
     np.testing.assert_array_equal(found["plain"].values, vectors)
     assert found["shape"].values[:3].tolist() == ["disc", "ring", "square"]
 
@@ -221,21 +274,40 @@ def test_a_changed_byte_and_a_lost_index_are_errors_and_never_vectors() -> None:
     stored, images, _ = written()
     name = shard_name("projector", "plain", 1)
     data = bytearray(stored.objects[name])
-    for place in (10, len(data) - 10):
-        stored.objects[name] = bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    for offset in (10, len(data) - 10):
+        stored.objects[name] = bytes(data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
         with pytest.raises(FormatError, match="do not fit their checksum"):
             TapTable("mine:projector", stored, images).numpy([PART_ROWS])
 
 
-def test_images_of_another_key_or_in_another_order_are_refused() -> None:
+def test_images_of_another_key_are_refused() -> None:
     stored, images, _ = written()
     with pytest.raises(FormatError, match="1111111111111111"):
         TapTable("mine:projector", stored, MemoryArtifact(images.objects, key="3" * 64))
-    index = pq.read_table(io.BytesIO(images.objects["index.parquet"])).to_pydict()
-    index["key"] = index["key"][::-1]
-    images.objects["index.parquet"] = write_table(index)
+
+
+OLD = Path(__file__).parents[2] / "data" / "formats" / "v1"
+
+
+def test_a_table_of_format_1_takes_its_labels_from_its_images_and_compares_their_order() -> None:
+    table = FolderArtifact(OLD / "embeddings")
+    index = pq.read_table(OLD / "shards" / "index.parquet")
+    own = pq.read_table(OLD / "embeddings" / "rows.parquet")
+    index = index.set_column(index.column_names.index("status"), "status", own.column("status"))
+    key = json.loads(table.read("embeddings.zarr/zarr.json"))["attributes"]["images_key"]
+    attributes_json = (OLD / "shards" / "attributes.json").read_bytes()
+
+    def opened(index: pa.Table) -> TapTable:
+        objects = {"index.parquet": table_bytes(index), "attributes.json": attributes_json}
+        return TapTable("mine:projector", table, MemoryArtifact(objects, key=key))
+
+    rows = opened(index).rows
+    assert rows.column_names[:7] == ["row", "key", "name", "split", "status", "shape", "hue"]
+    known = attributes.load(attributes_json)[0].classes
+    assert rows.column("shape").to_pylist() == [known[int(n)] for n in index.column("attribute.shape").to_pylist()]
+    assert opened(index).nearest(rows.column("key")[0].as_py(), k=3).num_rows == 3
     with pytest.raises(FormatError, match="the same key in each row"):
-        _ = TapTable("mine:projector", stored, images).rows
+        _ = opened(index.set_column(1, "key", index.column("key").take(list(range(10))[::-1]))).rows
 
 
 def test_an_unknown_tap_view_row_and_metric_are_refused(table: TapTable, stored: tuple[MemoryArtifact, ...]) -> None:

@@ -13,7 +13,7 @@ from stages.attributes import Attribute
 from stages.encoders import format
 from stages.encoders.augment import Augmentations
 from stages.encoders.encoder import NetworkEncoder, probe_batch
-from stages.encoders.network import Network, initialise
+from stages.encoders.network import EncoderNetwork, initialise
 from stages.encoders.spec import Architecture, Preprocessing
 from tests.artifacts import MemoryArtifact
 
@@ -21,7 +21,7 @@ SMALL = Architecture(widths=(8, 16), blocks=(1, 1), projector=(12, 6))
 IMAGES = np.random.Generator(np.random.Philox(key=[1, 2])).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
 
 
-def stored_encoder(seed: int = 0) -> tuple[MemoryArtifact, Network]:
+def stored_encoder(seed: int = 0) -> tuple[MemoryArtifact, EncoderNetwork]:
     """An artifact as the `pretrain` stage writes it, and its network."""
     network = initialise(SMALL, seed).eval()
     encoder = NetworkEncoder(network, Preprocessing(), "cpu")
@@ -42,13 +42,13 @@ def stored_encoder(seed: int = 0) -> tuple[MemoryArtifact, Network]:
 def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list that grows by the batch size with each forward pass of any network."""
     calls: list[int] = []
-    forward = Network.forward
+    forward = EncoderNetwork.forward
 
-    def counted(self: Network, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    def counted(self: EncoderNetwork, x: torch.Tensor) -> dict[str, torch.Tensor]:
         calls.append(len(x))
         return forward(self, x)
 
-    monkeypatch.setattr(Network, "forward", counted)
+    monkeypatch.setattr(EncoderNetwork, "forward", counted)
     return calls
 
 

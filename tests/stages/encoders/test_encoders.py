@@ -174,7 +174,7 @@ def test_an_unknown_tap_is_answered_with_those_that_exist_and_a_suggestion() -> 
     require("encoder", "simclr", ["simclr"])
 
 
-def test_a_spec_is_told_by_its_kind_and_an_unknown_one_is_refused() -> None:
+def test_a_spec_is_chosen_by_its_kind_and_an_unknown_one_is_refused() -> None:
     adapter: TypeAdapter[EncoderSpec] = TypeAdapter(EncoderSpec)
     for spec in (Pretrained(), Untrained(seed=4), Oracle()):
         assert adapter.validate_json(adapter.dump_json(spec)) == spec
@@ -210,7 +210,7 @@ def test_the_oracle_of_samples_sees_pixels_only() -> None:
     np.testing.assert_allclose(oracle.embed(flat)["pixels"], 0.2, atol=1e-6)
 
 
-def test_what_is_undefined_is_told_from_every_defined_value() -> None:
+def test_what_is_undefined_differs_from_every_defined_value() -> None:
     known = [Attribute(name="angle", kind="circle"), Attribute(name="kind", kind="class", classes=("a", "b"))]
     found = vectors(known, {"angle": np.array([np.nan, 0.0]), "kind": np.array([np.nan, 1.0])})
     assert found.tolist() == [[0, 0, 0, 0], [1, 0, 0, 1]]

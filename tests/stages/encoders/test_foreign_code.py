@@ -218,7 +218,7 @@ REFUSED = {
     "torch.jit.load",
     "torch.package",
 }
-"""What runs foreign code or reaches a network whatever it is told, or asks on the terminal."""
+"""What runs foreign code or reaches a network whatever its settings, or asks on the terminal."""
 
 
 BUILTIN = {"eval", "exec", "input"}

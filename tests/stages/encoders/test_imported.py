@@ -86,7 +86,7 @@ def _embedded(network: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_how_tokens_become_a_vector_can_be_said(vit: tuple[str, Any]) -> None:
+def test_how_tokens_become_a_vector_can_be_set(vit: tuple[str, Any]) -> None:
     mean, token = (encoder(imported(**fields(vit, pool=pool))) for pool in ("mean", "cls"))
     features = vit[1].forward_features(normalised(IMAGES, mean))
     np.testing.assert_allclose(mean.embed(IMAGES)["backbone"], features[:, 1:].mean(1).numpy(), rtol=1e-4, atol=1e-5)

@@ -98,7 +98,7 @@ def test_a_published_layout_gives_the_backbone_and_every_layer_of_the_head(metho
 
 @pytest.mark.parametrize("method", PUBLISHED)
 def test_the_published_resnet50_is_mapped_name_for_name(method: str) -> None:
-    """At full size, without a byte of weights: every name of the file has its place, and every place its name."""
+    """At full size, without a byte of weights: file and network have the same names."""
     layout, widths, settings = PUBLISHED[method]
     with torch.device("meta"):
         backbone = models.resnet50()

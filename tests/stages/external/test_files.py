@@ -74,7 +74,7 @@ def server() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("where", "message"),
     [
         ("404", "404 Not Found"),
         ("403", "403 Forbidden"),
@@ -82,16 +82,16 @@ def server() -> Iterator[str]:
         ("late", "500 Internal Server Error"),
     ],
 )
-def test_what_a_server_said_is_told(server: str, where: str, said: str) -> None:
+def test_the_answer_of_a_server_is_reported(server: str, where: str, message: str) -> None:
     url = f"{server}/{where}/w.pth"
-    expected = f"expected a file at {url}; found nothing that could be read: the server said {said}. Check the URL"
+    expected = f"expected a file at {url}; found nothing that could be read: the server said {message}. Check the URL"
     with pytest.raises(InputError, match=re.escape(expected)), fetched(url):
         pass
     with pytest.raises(InputError, match=r"a folder at .* found nothing"), fetched_folder(url, (".json",)):
         pass
 
 
-def test_where_nobody_is_or_nothing_is_told_too() -> None:
+def test_a_missing_server_or_file_is_reported_too() -> None:
     with pytest.raises(InputError, match=r"found nothing that could be read: Cannot connect to host"):
         fetched("http://127.0.0.1:9/w.pth").__enter__()
     with pytest.raises(InputError, match=r"found nothing there\. Check the URL"):

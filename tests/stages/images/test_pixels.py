@@ -154,7 +154,7 @@ def test_grey_of_16_bits_is_scaled_and_not_clipped() -> None:
     assert pixels.decode(data)[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-def test_transparency_is_laid_on_white() -> None:
+def test_transparency_is_composited_on_white() -> None:
     layer = Image.new("RGBA", (3, 1))
     layer.putdata([(255, 0, 0, 255), (255, 0, 0, 0), (0, 0, 0, 128)])
     red, clear, half = pixels.decode(encoded(layer, "PNG"))[0].tolist()
@@ -162,7 +162,7 @@ def test_transparency_is_laid_on_white() -> None:
     assert all(126 <= level <= 128 for level in half)
 
 
-def test_a_transparent_palette_colour_is_laid_on_white() -> None:
+def test_a_transparent_palette_colour_is_composited_on_white() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putdata([0, 1])
@@ -184,7 +184,7 @@ def test_a_transparent_palette_colour_is_laid_on_white() -> None:
         (png(2, 1, 1, 0, b"\0\x40", chunk(b"tRNS", b"\0\0")), [[255] * 3, [255] * 3]),
     ],
 )
-def test_the_transparent_colour_of_a_png_without_a_palette_is_laid_on_white(
+def test_the_transparent_colour_of_a_png_without_a_palette_is_composited_on_white(
     data: bytes, expected: list[list[int]]
 ) -> None:
     assert pixels.decode(data)[0].tolist() == expected
@@ -268,9 +268,9 @@ def test_random_bytes_give_an_image_or_a_reason(tail: bytes, head: bytes) -> Non
 
 
 @given(st.integers(0, 10_000), st.integers(0, 255))
-def test_a_changed_byte_gives_an_image_or_a_reason(place: int, value: int) -> None:
+def test_a_changed_byte_gives_an_image_or_a_reason(offset: int, value: int) -> None:
     data = bytearray(encoded(Image.fromarray(GRADIENT), "JPEG"))
-    data[place % len(data)] = value
+    data[offset % len(data)] = value
     assert judged(bytes(data))
 
 

@@ -168,13 +168,13 @@ def test_the_stage_writes_down_how_images_are_decoded_and_an_unknown_way_is_refu
         open_images(MemoryArtifact({"index.parquet": sink.getvalue()}))
 
 
-@pytest.mark.parametrize("place", [0.3, 0.9])
-def test_a_changed_byte_in_a_tar_is_an_error_that_names_the_row(place: float, processes: Decoding) -> None:
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_changed_byte_in_a_tar_is_an_error_that_names_the_row(share: float, processes: Decoding) -> None:
     artifact = tar_artifact(jpegs(2 * RUN), part_rows=20)
     index = pq.read_table(io.BytesIO(artifact.objects["index.parquet"]))
     offset, size = (index.column(name)[27].as_py() for name in ("offset", "size"))
     tar = bytearray(artifact.objects["shard-00001.tar"])
-    tar[offset + int(place * size)] ^= 4
+    tar[offset + int(share * size)] ^= 4
     images = open_images(MemoryArtifact(artifact.objects | {"shard-00001.tar": bytes(tar)}))
     message = r"listed in row 27 \(27\.jpg\) of shard-00001\.tar"
     for decoding in (*DECODINGS, processes):

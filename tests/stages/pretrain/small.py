@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from stages.encoders.network import Network
+from stages.encoders.network import EncoderNetwork
 from stages.encoders.spec import Architecture
 from stages.pretrain import loop
 from stages.pretrain.loop import TrainLabels, TrainSet
@@ -16,15 +16,15 @@ METHODS = ("simclr", "vicreg", "barlow", "supervised")
 
 
 def held(stage: Pretrain, images: np.ndarray) -> TrainSet:
-    """Images uint8 [N, S, S, 3] as a train set; a supervised stage is told which of them are brighter than most."""
+    """Images uint8 [N, S, S, 3] as a train set; labels, where there are any, say whether one is brighter than most."""
     if stage.method != "supervised":
-        return TrainSet(len(images), lambda places: images[places])
+        return TrainSet(len(images), lambda numbers: images[numbers])
     brightness = images.mean((1, 2, 3))
     values = torch.from_numpy((brightness > np.median(brightness)).astype(np.int64))
-    return TrainSet(len(images), lambda places: images[places], TrainLabels(values, 2))
+    return TrainSet(len(images), lambda numbers: images[numbers], TrainLabels(values, 2))
 
 
-def fit(stage: Pretrain, images: np.ndarray, context: InlineContext) -> tuple[Network, float]:
+def fit(stage: Pretrain, images: np.ndarray, context: InlineContext) -> tuple[EncoderNetwork, float]:
     """The trained network and its loss at the end."""
     torch.set_num_threads(1)
     trainer = loop.fit(stage, held(stage, images), context)

@@ -11,6 +11,7 @@ from lightly.models.modules.heads import SimCLRProjectionHead, VICRegProjectionH
 from pydantic import ValidationError
 
 from pipeline.key import key_of
+from stages import attributes
 from stages.datasets.scenes import render
 from stages.datasets.sources import ScenesSource
 from stages.encoders.encoder import NetworkEncoder
@@ -45,8 +46,9 @@ def relabelled(shards: MemoryArtifact) -> MemoryArtifact:
     """The same images with the attributes of other images."""
     table = pq.read_table(io.BytesIO(shards.objects["index.parquet"]))
     order = np.random.Generator(np.random.Philox(key=[3, 0])).permutation(table.num_rows)
+    known = attributes.columns_of(attributes.load(shards.objects["attributes.json"])).values()
     for number, name in enumerate(table.column_names):
-        if name.startswith("attribute."):
+        if name in known:
             table = table.set_column(number, name, table.column(name).take(pa.array(order)))
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
@@ -123,8 +125,8 @@ def test_projectors_are_lightlys_heads() -> None:
     }
     deep = SMALL.model_copy(update={"projector": (16, 16, 8)})
     for method, head in heads.items():
-        made = build(of(method, architecture=deep.model_dump()), 2)
-        assert [type(module) for module in made.projector] == [type(module) for module in head.layers]
+        built = build(of(method, architecture=deep.model_dump()), 2)
+        assert [type(module) for module in built.projector] == [type(module) for module in head.layers]
 
 
 def test_losses_are_those_of_the_papers() -> None:
@@ -162,15 +164,15 @@ def test_the_supervised_loss_is_the_cross_entropy_of_both_views() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS[:-1])
-def test_labels_never_reach_a_method_that_is_not_told_them(shards: MemoryArtifact, method: str) -> None:
+def test_labels_never_reach_a_method_that_is_not_given_them(shards: MemoryArtifact, method: str) -> None:
     digests = {run_stage(of(method), {"shards": given}).summary["weights_sha256"] for given in _both(shards)}
     assert len(digests) == 1
 
 
 def test_labels_reach_the_supervised_method_and_stand_in_the_card(shards: MemoryArtifact) -> None:
-    made = [run_stage(of("supervised", label="pattern"), {"shards": given}) for given in _both(shards)]
-    assert made[0].summary["weights_sha256"] != made[1].summary["weights_sha256"]
-    assert parse_card(made[0].objects[CARD]).training["label"] == "pattern"
+    built = [run_stage(of("supervised", label="pattern"), {"shards": given}) for given in _both(shards)]
+    assert built[0].summary["weights_sha256"] != built[1].summary["weights_sha256"]
+    assert parse_card(built[0].objects[CARD]).training["label"] == "pattern"
 
 
 def _both(shards: MemoryArtifact) -> tuple[MemoryArtifact, MemoryArtifact]:
@@ -206,7 +208,7 @@ def test_each_method_lowers_its_loss_and_keeps_what_both_views_show(method: str)
     wide = SMALL.model_copy(update={"projector": (32, 16)})
     stage = of(method, architecture=wide.model_dump(), batch=32, num_images=60 * 32)
     labels = TrainLabels(sixth[train], 6) if method == "supervised" else None
-    trainer = Trainer(stage, TrainSet(320, lambda places: images[train][places], labels), "cpu")
+    trainer = Trainer(stage, TrainSet(320, lambda numbers: images[train][numbers], labels), "cpu")
     losses = [float(trainer.advance()) for _ in range(trainer.steps)]
     assert np.mean(losses[-10:]) < 0.95 * np.mean(losses[:10])
     backbone = torch.from_numpy(NetworkEncoder(trainer.trained(), stage.preprocessing, "cpu").embed(images)["backbone"])

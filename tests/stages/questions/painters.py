@@ -19,7 +19,9 @@ from stages.encoders.augment import Augmentations
 from stages.encoders.encoder import NetworkEncoder, probe_batch
 from stages.encoders.network import initialise
 from stages.encoders.spec import Architecture, EncoderSpec, Oracle, Preprocessing, Pretrained
+from stages.images.sets import SAMPLES
 from stages.listing.stage import Listing
+from stages.parquet import table_bytes
 from stages.questions.asks.stage import of_group
 from stages.questions.format import read_conditions
 from stages.questions.painted import Painting
@@ -124,10 +126,11 @@ def samples(images: NDArray[np.uint8], conditions: Input, per_source: int) -> Me
     count = len(images)
     shard = samples_format.encode_shard(images, count, per_source)
     how = {"seed": 0, "sampler": "by hand", "steps": 0, "guidance": 1.0}
+    rows = samples_format.samples_of(table, -(-count // table.num_rows), how, "0" * 8).slice(0, count)
     return MemoryArtifact(
         {
             samples_format.shard_name(0): shard,
-            f"{samples_format.ARRAY}/zarr.json": samples_format.metadata(count, SIZE, count, per_source, {}),
-            samples_format.SAMPLES: samples_format.dump_samples(table, per_source, how),
+            **samples_format.metadata(rows, SIZE, count, per_source, {}),
+            SAMPLES: table_bytes(rows),
         }
     )

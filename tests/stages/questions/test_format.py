@@ -19,18 +19,23 @@ CONDITIONS = [format.Condition("a", "x", 7, "plain", 0.0), format.Condition("a",
 def test_conditions_come_back_and_samples_find_their_vectors() -> None:
     out = MemoryArtifact()
     vectors = {"a:y": np.full((1, 3), 2.0, dtype=np.float32), "a:x": np.full((1, 2), 1.0, dtype=np.float32)}
-    format.put_conditions(out, CONDITIONS, vectors)
+    format.put_conditions(out, CONDITIONS, vectors, "0" * 8)
     assert format.read_conditions(out) == CONDITIONS
+    table = read_table(out)
+    assert table.column("key").to_pylist() == ["condition-00000000-000000000", "condition-00000000-000000001"]
+    assert table.column("source_key").to_pylist() == ["000000007"] * 2
     assert [v.tolist() for v in read_vectors(out, read_table(out))] == [[1.0, 1.0], [2.0, 2.0, 2.0]]
 
 
 def test_vectors_of_another_shape_are_not_adopted() -> None:
     out = MemoryArtifact(bitwise=False)
-    format.put_conditions(out, CONDITIONS, {"a:x": np.ones((1, 2), np.float32), "a:y": np.ones((1, 3), np.float32)})
+    format.put_conditions(
+        out, CONDITIONS, {"a:x": np.ones((1, 2), np.float32), "a:y": np.ones((1, 3), np.float32)}, "0" * 8
+    )
     again = {"a:x": np.zeros((1, 2), np.float32), "a:y": np.zeros((1, 3), np.float32)}
-    format.put_conditions(out, CONDITIONS, again)
+    format.put_conditions(out, CONDITIONS, again, "0" * 8)
     with pytest.raises(FormatError, match="--force for the ask"):
-        format.put_conditions(out, CONDITIONS, again | {"a:y": np.zeros((1, 4), np.float32)})
+        format.put_conditions(out, CONDITIONS, again | {"a:y": np.zeros((1, 4), np.float32)}, "0" * 8)
 
 
 def test_rows_come_back_with_undefined_numbers_as_such() -> None:

@@ -1,11 +1,9 @@
 """The three questions from artifacts to rows and figures, on samples painted by hand."""
 
 import json
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load
 
 from stages.contract import Part, Stage
@@ -24,6 +22,8 @@ from stages.readers.data import rows_of
 from tests.artifacts import MemoryArtifact, run_stage
 from tests.stages.questions.painters import EVERYTHING, SIZE, World, samples, world
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TAPS = ("small:backbone", "small:projector", "oracle:attributes", "oracle:pixels")
 COUNT = 40
 KEEPS = {
@@ -32,14 +32,6 @@ KEEPS = {
     "oracle:attributes": EVERYTHING,
     "oracle:pixels": (),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +71,7 @@ def invariance(small: World, transformed: MemoryArtifact) -> MemoryArtifact:
 
 
 def rows(answer: MemoryArtifact, metric: str) -> dict[tuple[str, str], Row]:
-    """Rows of a metric by (place, subject)."""
+    """Rows of a metric by (tap id, subject)."""
     return {
         (f"{r.encoder}:{r.tap}", r.subject): r
         for r in load_rows(answer.objects["results.parquet"])
@@ -94,13 +86,13 @@ def test_sources_are_heldout_images_and_their_conditions_are_the_stored_embeddin
     chosen = [c.source_row for c in asked[:COUNT]]
     assert len(set(chosen)) == COUNT
     assert set(chosen) <= set(rows_of(small.artifacts["shards"], "heldout").tolist())
-    assert [c.tap_id for c in asked] == [place for place in TAPS for _ in range(COUNT)]
+    assert [c.tap_id for c in asked] == [tap_id for tap_id in TAPS for _ in range(COUNT)]
     assert [c.source_row for c in asked] == chosen * len(TAPS)
     vectors = load(conditions.objects["conditions.safetensors"])
-    for number, place in enumerate(TAPS):
-        assert vectors[f"condition.{place}"].tolist() == list(range(number * COUNT, (number + 1) * COUNT))
-        assert vectors[place].dtype == np.float32
-        assert np.isfinite(vectors[place]).all()
+    for number, tap_id in enumerate(TAPS):
+        assert vectors[f"condition.{tap_id}"].tolist() == list(range(number * COUNT, (number + 1) * COUNT))
+        assert vectors[tap_id].dtype == np.float32
+        assert np.isfinite(vectors[tap_id]).all()
     crops = load(conditions.objects["crops.safetensors"])
     assert sorted(crops) == ["oracle:pixels", "small:backbone", "small:projector"]
     assert crops["small:backbone"].shape == vectors["small:backbone"].shape
@@ -158,7 +150,7 @@ def test_shuffled_sources_keep_nothing(kept: MemoryArtifact) -> None:
 
 def test_every_tap_and_attribute_has_a_verdict_that_says_why(kept: MemoryArtifact) -> None:
     found = rows(kept, "kept")
-    assert {place for place, _ in found} == set(TAPS)
+    assert {tap_id for tap_id, _ in found} == set(TAPS)
     assert len(found) == len(TAPS) * 17
     for row in found.values():
         assert row.verdict in {"KEPT", "LOST", "DECODER LIMIT", "CANNOT TELL", "PARTLY"}
@@ -176,7 +168,7 @@ def test_the_ceiling_is_the_tap_that_is_given_the_truth_and_divides_the_datasets
     kept: MemoryArtifact,
 ) -> None:
     ceilings, shares = rows(kept, "ceiling"), rows(kept, "kept / ceiling")
-    assert {place for place, _ in ceilings} == {"oracle:attributes"}
+    assert {tap_id for tap_id, _ in ceilings} == {"oracle:attributes"}
     assert {name for _, name in ceilings} == set(EVERYTHING)
     top = shares["oracle:attributes", "background_hue"]
     assert (top.value, top.low, top.high) == pytest.approx((1.0, 1.0, 1.0))
@@ -191,7 +183,7 @@ def test_paired_differences_between_the_ends_are_tighter_than_the_ends(kept: Mem
         found["small:backbone", "centre_y"].value - found["small:projector", "centre_y"].value
     )
     assert gap.low > 0.5
-    assert {place for place, _ in gaps} == {f"small:{BOTH}"}
+    assert {tap_id for tap_id, _ in gaps} == {f"small:{BOTH}"}
 
 
 def test_what_was_painted_halfway_as_well_did_not_rise(kept: MemoryArtifact) -> None:
@@ -204,12 +196,12 @@ def test_perfect_samples_are_nearer_than_any_other_image_and_random_ones_are_not
     nearness = rows(kept, "nearness")
     assert nearness["small:backbone", ""].value == pytest.approx(0.0, abs=1e-3)
     assert nearness["small:projector", ""].value > 1.0
-    assert {place for place, _ in nearness} == {"small:backbone", "small:projector"}
+    assert {tap_id for tap_id, _ in nearness} == {"small:backbone", "small:projector"}
 
 
 def test_each_tap_has_its_sentence_and_the_rules_are_printed(kept: MemoryArtifact) -> None:
     sentences = rows(kept, "sentence")
-    assert {place for place, _ in sentences} == set(TAPS)
+    assert {tap_id for tap_id, _ in sentences} == set(TAPS)
     assert sentences["small:backbone", ""].why.startswith("small:backbone keeps ")
     assert rows(kept, "rules")[":", ""].why == verdicts.THRESHOLDS
     assert kept.summary["verdicts"]["small:backbone"] == sentences["small:backbone", ""].why
@@ -309,7 +301,7 @@ def test_distances_are_in_units_of_two_random_images(faithfulness: MemoryArtifac
 
 def test_taps_whose_samples_were_not_embedded_are_left_out_and_named(faithfulness: MemoryArtifact) -> None:
     assert faithfulness.summary["left_out"] == ["oracle:attributes", "oracle:pixels"]
-    assert {place for place, _ in rows(faithfulness, "mrr")} == {"small:backbone", "small:projector"}
+    assert {tap_id for tap_id, _ in rows(faithfulness, "mrr")} == {"small:backbone", "small:projector"}
 
 
 def test_transforms_are_asked_at_every_strength_and_painted_at_the_middle(transformed: MemoryArtifact) -> None:

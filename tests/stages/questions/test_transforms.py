@@ -33,8 +33,8 @@ def centre(images: Tensor) -> tuple[float, float]:
     """x and y of the centre of mass, pixels."""
     mass = images[0].mean(0)
     total = mass.sum()
-    place = torch.arange(mass.shape[0], dtype=mass.dtype)
-    return float((mass.sum(0) * place).sum() / total), float((mass.sum(1) * place).sum() / total)
+    position = torch.arange(mass.shape[0], dtype=mass.dtype)
+    return float((mass.sum(0) * position).sum() / total), float((mass.sum(1) * position).sum() / total)
 
 
 @pytest.mark.parametrize(("name", "strength"), EVERY, ids=lambda value: str(value))
@@ -119,8 +119,8 @@ def test_blur_has_the_width_it_says_and_leaves_a_flat_image_flat() -> None:
     point = torch.zeros(1, 3, 33, 33)
     point[..., 16, 16] = 1.0
     spread = apply("blur", 0.06, point)[0, 0]
-    place = torch.arange(33.0) - 16.0
-    assert float((spread.sum(0) * place**2).sum()) == pytest.approx((0.06 * 33) ** 2, rel=0.03)
+    position = torch.arange(33.0) - 16.0
+    assert float((spread.sum(0) * position**2).sum()) == pytest.approx((0.06 * 33) ** 2, rel=0.03)
     assert float(spread.sum()) == pytest.approx(1.0)
     flat = torch.full((1, 3, 8, 8), 0.3)
     torch.testing.assert_close(apply("blur", 0.06, flat), flat)

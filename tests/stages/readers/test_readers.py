@@ -1,7 +1,6 @@
 """Readers and probes: targets, training on a few scenes, storage, and the two stages."""
 
 import io
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -22,17 +21,11 @@ from stages.readers.whitening import SHRINKAGE_MIN, Whitening
 from stages.shards.stage import Shards
 from tests.artifacts import InlineContext, MemoryArtifact, run_stage
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 COLOUR = Attribute(name="hue", kind="circle", mirror="negate")
 WHERE = Attribute(name="x", kind="scalar", mirror="complement")
 WHAT = Attribute(name="shape", kind="class", classes=("a", "b", "c"))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

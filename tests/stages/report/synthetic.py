@@ -1,7 +1,7 @@
 """A made-up study as a report reads it: invented numbers in the real formats, pictures of real scenes.
 
 What a tap keeps is a table of numbers; its samples are scenes that agree with their source in an attribute as often as
-the table says, a little blurred and noisy, so that the page looks as it will with a decoder's samples.
+the table says, a little blurred and noisy, so that the page is like one with a decoder's samples.
 """
 
 import hashlib
@@ -76,7 +76,7 @@ def study() -> dict[str, MemoryArtifact]:
 
 
 def key(name: str) -> str:
-    """A key that looks like one."""
+    """A key of the right form."""
     return hashlib.sha256(name.encode()).hexdigest()
 
 
@@ -106,13 +106,13 @@ def sources() -> NDArray[np.uint8]:
     return scenes.render(5, range(SOURCES), SIZE)[0]
 
 
-def painted(place: str) -> NDArray[np.uint8]:
+def painted(tap_id: str) -> NDArray[np.uint8]:
     """Samples of every source at a tap: uint8 [SOURCES, SAMPLES, SIZE, SIZE, 3]."""
     truth = scenes.sample(5, range(SOURCES))
     other = scenes.sample(6, range(SOURCES * SAMPLES))
     chance = np.random.Generator(np.random.Philox(key=9))
     values = {}
-    for name, strength in zip(SCENE, KEPT[place], strict=False):
+    for name, strength in zip(SCENE, KEPT[tap_id], strict=False):
         own = np.repeat(truth[name], SAMPLES)
         keep = chance.random(len(own)) < strength
         values[name] = np.where(keep, own, other[name])
@@ -133,13 +133,13 @@ def kept() -> MemoryArtifact:
     figures = []
     real = sources()
     labels = [f"image {9000 + 37 * i}" for i in range(SOURCES)]
-    for number, place in enumerate(KEPT):
-        draw = rng("kept", place)
-        if not place.startswith("oracle"):
-            near = 0.9 - 0.3 * KEPT[place][6]
-            rows.append(row("kept", "nearness", place, "", near, low=near - 0.05, high=near + 0.05))
+    for number, tap_id in enumerate(KEPT):
+        draw = rng("kept", tap_id)
+        if not tap_id.startswith("oracle"):
+            near = 0.9 - 0.3 * KEPT[tap_id][6]
+            rows.append(row("kept", "nearness", tap_id, "", near, low=near - 0.05, high=near + 0.05))
         for subject, value, probe, top, reader in zip(
-            SUBJECTS, KEPT[place], PROBE[place], KEPT["oracle:attributes"], READER, strict=True
+            SUBJECTS, KEPT[tap_id], PROBE[tap_id], KEPT["oracle:attributes"], READER, strict=True
         ):
             ceiling = None if subject in PIXEL else top
             half = 0.02 + 0.04 * draw.random()
@@ -160,7 +160,15 @@ def kept() -> MemoryArtifact:
             )
             rows.append(
                 row(
-                    "kept", "kept", place, subject, value, low=value - half, high=value + half, verdict=verdict, why=why
+                    "kept",
+                    "kept",
+                    tap_id,
+                    subject,
+                    value,
+                    low=value - half,
+                    high=value + half,
+                    verdict=verdict,
+                    why=why,
                 )
             )
             beside = {
@@ -173,22 +181,24 @@ def kept() -> MemoryArtifact:
             }
             beside |= {"kept halfway": value - 0.02} | ({} if ceiling is None else {"kept / ceiling": share})
             for metric, found in beside.items():
-                rows.append(row("kept", metric, place, subject, found, low=found - half, high=found + half))
-            if ceiling is not None and place == "oracle:attributes":
-                rows.append(row("kept", "ceiling", place, subject, value, low=value - half, high=value + half))
-        rows.append(row("kept", "sentence", place, "", float("nan"), n=0, why="as the page puts it"))
-        samples = painted(place)
+                rows.append(row("kept", metric, tap_id, subject, found, low=found - half, high=found + half))
+            if ceiling is not None and tap_id == "oracle:attributes":
+                rows.append(row("kept", "ceiling", tap_id, subject, value, low=value - half, high=value + half))
+        rows.append(row("kept", "sentence", tap_id, "", float("nan"), n=0, why="as the page puts it"))
+        samples = painted(tap_id)
         columns = ("source", *(f"k = {k}" for k in range(SAMPLES)))
-        figures.append(figure("grid", place, np.concatenate([real[:, None], samples], axis=1), labels, columns, number))
-        if not place.startswith("oracle"):
+        figures.append(
+            figure("grid", tap_id, np.concatenate([real[:, None], samples], axis=1), labels, columns, number)
+        )
+        if not tap_id.startswith("oracle"):
             tiles = np.stack([real, samples[:, 0], samples[:, 3]], axis=1)
             caption = "Their embeddings are 0.31 of the distance of two random images away from the source's."
-            figures.append(figure("twins", place, tiles, labels, ("source", "twin a", "twin b"), number, caption))
+            figures.append(figure("twins", tap_id, tiles, labels, ("source", "twin a", "twin b"), number, caption))
         spread = np.sqrt((samples / 255.0).var(axis=1).mean(axis=-1))
         grey = np.rint(np.clip(spread / 0.35, 0, 1) * 255).astype(np.uint8)[..., None].repeat(3, axis=-1)
         caption = "Black 0, white 0.350 of full intensity, the same scale at every tap."
         figures.append(
-            figure("maps", place, np.stack([real, grey], axis=1), labels, ("source", "deviation"), number, caption)
+            figure("maps", tap_id, np.stack([real, grey], axis=1), labels, ("source", "deviation"), number, caption)
         )
     for subject, first, last in zip(SUBJECTS, KEPT["simclr:backbone"], KEPT["simclr:projector"], strict=True):
         gap = first - last
@@ -215,8 +225,8 @@ def figure(
 def faithfulness() -> MemoryArtifact:
     """The answer to `faithfulness`; the oracle's taps have none, as they see no pixels of a sample."""
     rows, ranked = [], []
-    for place, values in KEPT.items():
-        if place.startswith("oracle"):
+    for tap_id, values in KEPT.items():
+        if tap_id.startswith("oracle"):
             continue
         strength = float(np.mean(values[:9]))
         mrr = {"samples": 0.08 + 0.75 * strength**2, "nearest": 0.21, "random": 0.004, "shuffled": 0.005, "crop": 0.97}
@@ -232,11 +242,11 @@ def faithfulness() -> MemoryArtifact:
             }
             for metric, (mean, unit) in found.items():
                 rows.append(
-                    row("faithfulness", metric, place, subject, mean, low=0.9 * mean, high=1.1 * mean, unit=unit)
+                    row("faithfulness", metric, tap_id, subject, mean, low=0.9 * mean, high=1.1 * mean, unit=unit)
                 )
             per_source = SAMPLES if subject in ("samples", "shuffled") else 1
-            spread = np.exp(rng("ranks", place, subject).gamma(1.5, np.log(rank), (128, per_source)))
-            ranked.append(Ranks(place, subject, 2000, np.arange(128) * 15, np.clip(np.floor(spread), 1, 2000)))
+            spread = np.exp(rng("ranks", tap_id, subject).gamma(1.5, np.log(rank), (128, per_source)))
+            ranked.append(Ranks(tap_id, subject, 2000, np.arange(128) * 15, np.clip(np.floor(spread), 1, 2000)))
     artifact = answer("faithfulness", rows)
     put_ranks(artifact, ranked)
     return artifact
@@ -246,14 +256,14 @@ def invariance() -> MemoryArtifact:
     """The answer to `invariance`, with painted examples."""
     rows = []
     depth = {"backbone": 1.0, "projector.0": 0.55, "projector": 0.3, "pixels": 1.1}
-    places = [place for place in KEPT if place != "oracle:attributes"]
-    for place in places:
-        deep = depth[place.split(":")[1]]
-        for subject, value in moved(place, deep):
-            rows.append(row("invariance", "r", place, subject, value, low=value * 0.94, high=value * 1.06))
-            rows.append(row("invariance", "cosine distance", place, subject, value / 3, low=value / 4, high=value / 2))
+    tap_ids = [tap_id for tap_id in KEPT if tap_id != "oracle:attributes"]
+    for tap_id in tap_ids:
+        deep = depth[tap_id.split(":")[1]]
+        for subject, value in moved(tap_id, deep):
+            rows.append(row("invariance", "r", tap_id, subject, value, low=value * 0.94, high=value * 1.06))
+            rows.append(row("invariance", "cosine distance", tap_id, subject, value / 3, low=value / 4, high=value / 2))
         for subject, value in (("nearest other image", 0.42), ("same shape", 0.93), ("same pattern", 0.84)):
-            rows.append(row("invariance", "reference", place, subject, value, low=value - 0.02, high=value + 0.02))
+            rows.append(row("invariance", "reference", tap_id, subject, value, low=value - 0.02, high=value + 0.02))
     both = f"simclr:{BOTH}"
     ends = (dict(moved(f"simclr:{end}", depth[end])) for end in ("backbone", "projector"))
     first, last = ends
@@ -266,18 +276,18 @@ def invariance() -> MemoryArtifact:
     seen = np.stack([sources()[:4]] * len(columns), axis=1)
     seen[:, 3] = seen[:, 3, :, ::-1]
     figures = [figure("grid", "simclr", seen, labels, columns, 0), figure("grid", "oracle", seen, labels, columns, 9)]
-    for number, place in enumerate(places):
-        samples = painted(place)[:4]
+    for number, tap_id in enumerate(tap_ids):
+        samples = painted(tap_id)[:4]
         tiles = np.concatenate([samples, samples], axis=1)[:, : len(columns)]
-        figures.append(figure("grid", place, tiles, labels, columns, number + 1))
+        figures.append(figure("grid", tap_id, tiles, labels, columns, number + 1))
     return answer("invariance", rows, figures)
 
 
-def moved(place: str, deep: float) -> list[tuple[str, float]]:
+def moved(tap_id: str, deep: float) -> list[tuple[str, float]]:
     """r by subject."""
     found = [("own", 0.55 * deep)]
     for name, transform in TRANSFORMS.items():
-        base = (0.62 if name in IN_TRAINING else 0.85) * deep * (1 + 0.2 * rng(place, name).normal())
+        base = (0.62 if name in IN_TRAINING else 0.85) * deep * (1 + 0.2 * rng(tap_id, name).normal())
         found += [(f"{name} {s:g}", abs(base) * (s / transform.strengths[-1]) ** 0.7) for s in transform.strengths]
     return found
 
@@ -309,13 +319,13 @@ def pretrained() -> MemoryArtifact:
 
 def decoder() -> MemoryArtifact:
     """The artifact of a decoder: its card and summary, no weights."""
-    taps = {place: WIDTH[place.split(":")[1]] for place in KEPT}
+    taps = {tap_id: WIDTH[tap_id.split(":")[1]] for tap_id in KEPT}
     points = np.linspace(0, 480_000, 25)[1:]
     curve = [
         Point(
             images=int(images),
             loss=0.05 + 0.2 * (images / 20_000) ** -0.7,
-            heldout={place: 0.1 - 0.05 * np.mean(KEPT[place]) + 0.2 * (images / 20_000) ** -0.7 for place in KEPT},
+            heldout={tap_id: 0.1 - 0.05 * np.mean(KEPT[tap_id]) + 0.2 * (images / 20_000) ** -0.7 for tap_id in KEPT},
         )
         for images in points
     ]

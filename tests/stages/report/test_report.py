@@ -60,7 +60,7 @@ class Document(HTMLParser):
         """All values of an attribute."""
         return [value for _, found, value in self.attributes if found == name]
 
-    def said(self) -> str:
+    def words(self) -> str:
         """All text, with single spaces."""
         return re.sub(r"\s+", " ", "".join(self.text))
 
@@ -148,22 +148,22 @@ def test_the_page_says_what_the_listing_left_out(page: str) -> None:
     inputs = synthetic.study()
     inputs["shards"].summary = inputs["shards"].summary | {"left_out": [sentence]}
     found = html(inputs)
-    assert sentence in parsed(found).said()
+    assert sentence in parsed(found).words()
     assert "<b>/1.heic" not in found
     assert "left out" not in page
 
 
 def test_a_cell_says_why(document: Document, study: dict[str, MemoryArtifact]) -> None:
-    said = document.said()
+    words = document.words()
     for row in answers.read("kept", study["results.kept"]).where("kept"):
-        assert row.why in said
+        assert row.why in words
 
 
 def test_each_tap_gets_the_sentence_of_the_rules(document: Document, study: dict[str, MemoryArtifact]) -> None:
     rows = answers.read("kept", study["results.kept"]).where("kept")
     own = [(row.subject.replace("_", " "), row.verdict) for row in rows if answers.tap_id_of(row) == "simclr:projector"]
     sentence = verdicts.sentence("", own).strip()
-    assert sentence[1:] in document.said()
+    assert sentence[1:] in document.words()
 
 
 @pytest.mark.parametrize(
@@ -180,17 +180,17 @@ def test_samples_are_called_twins_only_where_they_are_faithful(near: float | Non
     rows = [synthetic.row("kept", "kept", "simclr:backbone", "hue", 0.1, low=0.0, high=0.2, verdict="LOST", why="-")]
     rows += [] if near is None else [synthetic.row("kept", "nearness", "simclr:backbone", "", near)]
     inputs = {"results.kept": synthetic.answer("kept", rows, [figure]), "encoder.simclr": MemoryArtifact(key="k")}
-    said = parsed(html(inputs)).said()
-    assert title in said
-    assert sign in said
-    assert ("≈" in said) == (sign == "≈")
+    words = parsed(html(inputs)).words()
+    assert title in words
+    assert sign in words
+    assert ("≈" in words) == (sign == "≈")
 
 
 def test_findings_say_what_the_rules_found(document: Document) -> None:
-    said = document.said()
-    assert "Finding i · simclr" in said
-    assert "Finding ii · simclr" in said
-    assert said.count(" shown ") >= 2
+    words = document.words()
+    assert "Finding i · simclr" in words
+    assert "Finding ii · simclr" in words
+    assert words.count(" shown ") >= 2
 
 
 def test_taps_of_an_extension_are_marked_and_the_page_says_what_their_comparisons_are(
@@ -206,27 +206,27 @@ def test_taps_of_an_extension_are_marked_and_the_page_says_what_their_comparison
     extension = MemoryArtifact({CARD: json.dumps(taught).encode()}, key=synthetic.key("extension"))
     extension.summary = {"taps": taught["taps"]}
     extended = html(study | {"extension.1": extension})
-    said = parsed(extended).said()
-    assert "with its weights frozen: simclr:projector.0 (+1). A comparison" in said
-    assert "across trainings" in said
-    assert "Extension 1" in said
-    assert "The decoder for simclr:backbone, simclr:projector, its weights frozen, taught 1 tap, 32 px" in said
+    words = parsed(extended).words()
+    assert "with its weights frozen: simclr:projector.0 (+1). A comparison" in words
+    assert "across trainings" in words
+    assert "Extension 1" in words
+    assert "The decoder for simclr:backbone, simclr:projector, its weights frozen, taught 1 tap, 32 px" in words
     marked = set(re.findall(r"<wbr>([^<]*)<sup", extended))
     assert marked == {"projector.0"}
 
 
 def test_thresholds_and_keys_and_the_command_are_printed(document: Document, study: dict[str, MemoryArtifact]) -> None:
-    said = document.said()
-    assert verdicts.THRESHOLDS in said
-    assert "repscope run scenes" in said
-    assert all(artifact.key in said for artifact in study.values())
+    words = document.words()
+    assert verdicts.THRESHOLDS in words
+    assert "repscope run scenes" in words
+    assert all(artifact.key in words for artifact in study.values())
 
 
 def test_the_page_says_when_and_with_what_the_decoder_was_trained(document: Document) -> None:
-    said = document.said()
-    assert "trained2026-11-22" in said
-    assert "withrepscope 0.1.0, torch 2.14.1+cu130, ray 2.60.0, zarr 3.1.6" in said
-    assert said.count("Trained with Python 3.11.2, repscope 0.1.0") == 2
+    words = document.words()
+    assert "trained2026-11-22" in words
+    assert "withrepscope 0.1.0, torch 2.14.1+cu130, ray 2.60.0, zarr 3.1.6" in words
+    assert words.count("Trained with Python 3.11.2, repscope 0.1.0") == 2
 
 
 def test_a_decoder_with_published_weights_is_shown_without_a_training(study: dict[str, MemoryArtifact]) -> None:
@@ -236,23 +236,23 @@ def test_a_decoder_with_published_weights_is_shown_without_a_training(study: dic
     )  # fmt: skip
     decoder = MemoryArtifact({CARD: card.model_dump_json().encode()}, key="d")
     decoder.summary = {"taps": card.taps, "published_sha256": card.published_sha256}
-    said = parsed(html({"results.kept": study["results.kept"], "decoder": decoder})).said()
-    assert "one for 1 tap, published" in said
-    assert "One decoder for 1 tap, 128 px, with weights as they were published." in said
+    words = parsed(html({"results.kept": study["results.kept"], "decoder": decoder})).words()
+    assert "one for 1 tap, published" in words
+    assert "One decoder for 1 tap, 128 px, with weights as they were published." in words
 
 
 def test_the_spread_of_the_ranks_stands_beside_their_gallery_and_their_controls(
     document: Document, page: str, study: dict[str, MemoryArtifact]
 ) -> None:
-    said = document.said()
-    assert "share of samples by rank of their source, 2 000 held-out images" in said
+    words = document.words()
+    assert "share of samples by rank of their source, 2 000 held-out images" in words
     (ranks,) = (
         found.ranks
         for found in answers.read("faithfulness", study["results.faithfulness"]).ranks
         if (found.tap_id, found.subject) == ("simclr:projector", "samples")
     )
     first, ten = (ranks == 1).mean(), (ranks <= 10).mean()
-    assert f"source first {100 * first:.0f} %, among the first ten {100 * ten:.0f} %" in said
+    assert f"source first {100 * first:.0f} %, among the first ten {100 * ten:.0f} %" in words
     spreads = re.findall(r'<figure class="tap-\d+">.*?</figure>', page, re.DOTALL)
     assert len(spreads) == 4
     assert all(spread.count('<polyline class="line control control-') == 4 for spread in spreads)
@@ -262,9 +262,9 @@ def test_an_answer_of_before_without_single_ranks_is_shown_without_their_spread(
     study: dict[str, MemoryArtifact],
 ) -> None:
     old = MemoryArtifact({RESULTS: study["results.faithfulness"].objects[RESULTS]})
-    said = parsed(html({"results.faithfulness": old})).said()
-    assert "Median rank" in said
-    assert "How the ranks are spread" not in said
+    words = parsed(html({"results.faithfulness": old})).words()
+    assert "Median rank" in words
+    assert "How the ranks are spread" not in words
 
 
 def test_a_number_that_is_none_is_a_dash() -> None:
@@ -274,7 +274,7 @@ def test_a_number_that_is_none_is_a_dash() -> None:
     ]
     page = html({"results.kept": synthetic.answer("kept", rows)})
     assert "<b>–</b>" in page
-    assert not re.search(r"\bnan\b", parsed(page).said().lower())
+    assert not re.search(r"\bnan\b", parsed(page).words().lower())
 
 
 @pytest.mark.parametrize("names", [(), ("results.kept",), ("results.faithfulness",), ("results.invariance", "decoder")])
@@ -288,9 +288,9 @@ def test_what_is_not_given_is_left_out(names: tuple[str, ...], study: dict[str, 
 
 def test_without_an_encoder_under_study_the_references_stand_alone(study: dict[str, MemoryArtifact]) -> None:
     rows = [row for row in answers.read("kept", study["results.kept"]).rows if row.encoder in ("", "oracle")]
-    said = parsed(html({"results.kept": synthetic.answer("kept", rows)})).said()
-    assert "oracle:attributes" in said
-    assert "simclr" not in said
+    words = parsed(html({"results.kept": synthetic.answer("kept", rows)})).words()
+    assert "oracle:attributes" in words
+    assert "simclr" not in words
 
 
 def test_a_question_without_a_section_of_its_own_is_shown_all_the_same() -> None:
@@ -298,9 +298,9 @@ def test_a_question_without_a_section_of_its_own_is_shown_all_the_same() -> None
     tiles = np.zeros((1, 3, 8, 8, 3), dtype=np.uint8)
     figure = synthetic.figure("path", "simclr:backbone", tiles, ["image 1"], ["0", "1/2", "1"], 0, "A path.")
     document = parsed(html({"results.interpolation": synthetic.answer("interpolation", rows, [figure])}))
-    assert "Interpolation" in document.said()
-    assert "0.250 [0.200, 0.300]" in document.said()
-    assert "A path." in document.said()
+    assert "Interpolation" in document.words()
+    assert "0.250 [0.200, 0.300]" in document.words()
+    assert "A path." in document.words()
     assert document.tags["img"] == 1
 
 
@@ -353,7 +353,7 @@ def test_what_users_name_reaches_the_page_as_text_only(
             synthetic.row("kept", "kept", at, about, 0.5, low=0.4, high=0.6, verdict="KEPT", why=why if nasty else ""),
         ]
 
-    def made(nasty: bool) -> Document:
+    def document_of(nasty: bool) -> Document:
         at, label = (f"{encoder}:{tap}", subject) if nasty else ("one:tap", "image")
         tiles = np.zeros((1, 6, 4, 4, 3), dtype=np.uint8)
         columns = [label, *(f"{number} {label}" for number in range(5))]
@@ -367,8 +367,8 @@ def test_what_users_name_reaches_the_page_as_text_only(
         inputs[f"encoder.{encoder if nasty else 'one'}"] = MemoryArtifact(key="k")
         return parsed(html(inputs, study if nasty else "study", title if nasty else "title"))
 
-    plain, nasty = made(False), made(True)
+    plain, nasty = document_of(False), document_of(True)
     assert nasty.tags == plain.tags
     assert {(tag, name) for tag, name, _ in nasty.attributes} == {(tag, name) for tag, name, _ in plain.attributes}
     squeezed = re.sub(r"\s+", " ", title).strip()
-    assert squeezed in nasty.said()
+    assert squeezed in nasty.words()

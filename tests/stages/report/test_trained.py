@@ -8,7 +8,7 @@ import pytest
 
 from stages.encoders.spec import Preprocessing
 from stages.questions.drawing.section import TrainedBlock
-from stages.report.trained import encoders, seen, shown
+from stages.report.trained import encoders, shown
 from tests.artifacts import MemoryArtifact
 
 FORMATS = Path(__file__).parents[2] / "data/formats/v1"
@@ -16,7 +16,7 @@ IMPORTED, TRAINED = FORMATS / "imported/network.json", FORMATS / "encoder/encode
 
 
 def block(card: Path, summary: dict[str, Any] | None = None, **changes: Any) -> TrainedBlock:
-    """What is said of the encoder `own`, whose card is as committed but for `changes`."""
+    """What the page says of the encoder `own`, whose card is as committed but for `changes`."""
     document = json.loads(card.read_text()) | changes
     artifact = MemoryArtifact({card.name: json.dumps(document).encode()})
     artifact.summary = summary or {}
@@ -50,7 +50,7 @@ def test_an_imported_encoder_is_shown_with_where_it_is_from_and_all_that_makes_i
 
 
 @pytest.mark.parametrize(
-    ("changes", "fact", "told"),
+    ("changes", "fact", "expected"),
     [
         ({"source": {"kind": "hf", "path": "gs://me:pw@b/vit", "seed": 0}}, "from", "hf, gs://b/vit"),
         (
@@ -73,8 +73,8 @@ def test_an_imported_encoder_is_shown_with_where_it_is_from_and_all_that_makes_i
         ({"zeroed": ["mask_token"]}, "not in the file, and of no effect", "1 name"),
     ],
 )
-def test_every_kind_of_source_says_what_it_is(changes: dict[str, Any], fact: str, told: str) -> None:
-    assert dict(block(IMPORTED, **changes).facts)[fact] == told
+def test_every_kind_of_source_says_what_it_is(changes: dict[str, Any], fact: str, expected: str) -> None:
+    assert dict(block(IMPORTED, **changes).facts)[fact] == expected
 
 
 def test_a_pretrained_encoder_is_shown_with_its_method_and_seed_beside_its_accuracy() -> None:
@@ -102,7 +102,7 @@ def test_an_encoder_without_class_attributes_to_be_scored_on_has_no_table() -> N
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "expected"),
     [
         (Preprocessing(size=32, squash=True), "the image squeezed to 32 x 32 px (bicubic)"),
         (
@@ -116,23 +116,23 @@ def test_an_encoder_without_class_attributes_to_be_scored_on_has_no_table() -> N
         ),
     ],
 )
-def test_every_framing_has_its_words(how: Preprocessing, told: str) -> None:
-    assert seen(how).partition(";")[0] == told
+def test_every_framing_has_its_words(how: Preprocessing, expected: str) -> None:
+    assert how.words.partition(";")[0] == expected
 
 
-def test_channels_in_another_order_are_said() -> None:
+def test_channels_in_another_order_are_reported() -> None:
     order = "channels in the order blue, green, red"
-    assert seen(Preprocessing(channels="bgr")).endswith(f"; {order}")
-    assert order not in seen(Preprocessing())
+    assert Preprocessing(channels="bgr").words.endswith(f"; {order}")
+    assert order not in Preprocessing().words
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "expected"),
     [
         ("/models/a?b.pth", "/models/a?b.pth"),
         ("https://u:p@host/a.pth?sig=x", "https://host/a.pth"),
         ("simplecache::s3://key:secret@bucket/a", "simplecache::s3://bucket/a"),
     ],
 )
-def test_a_url_is_shown_without_what_may_be_a_secret(url: str, told: str) -> None:
-    assert shown(url) == told
+def test_a_url_is_shown_without_what_may_be_a_secret(url: str, expected: str) -> None:
+    assert shown(url) == expected

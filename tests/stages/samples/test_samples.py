@@ -1,19 +1,22 @@
 """Samples: painted in any order and any batch they are the same, and read back as a set of images."""
 
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import xarray
 import zarr
 from safetensors.numpy import save
 from zarr.core.metadata import ArrayV3Metadata
 
 from stages.contract import Estimate
 from stages.decoder.extension.stage import Extension
-from stages.decoder.format import Decoder, load
+from stages.decoder.format import TrainedDecoder, load
 from stages.decoder.rcdm.published_stage import ReleasedDecoder
 from stages.decoder.rcdm.spec import AdmSettings
 from stages.decoder.rcdm.stage import Rcdm
@@ -26,7 +29,7 @@ from stages.errors import FormatError, InputError
 from stages.images.pixels import encode_png, from_network
 from stages.images.sets import open_images
 from stages.samples.format import decode_shard, shard_name
-from stages.samples.paint import State, paint, paint_part
+from stages.samples.paint import PaintingState, paint, paint_part
 from stages.samples.show import show
 from stages.samples.stage import Samples
 from tests.artifacts import MemoryArtifact, run_stage
@@ -37,22 +40,22 @@ STAGE = Samples(per_source=2, steps=3, part_conditions=4)
 
 
 def conditions(vectors: Mapping[str, np.ndarray]) -> MemoryArtifact:
-    places = [(place, source) for place in vectors for source in SOURCES]
+    tap_ids = [(tap_id, source) for tap_id in vectors for source in SOURCES]
     table = pa.table(
         {
-            "condition": np.arange(len(places)),
-            "encoder": [place.split(":")[0] for place, _ in places],
-            "tap": [place.split(":")[1] for place, _ in places],
-            "source_row": [source for _, source in places],
-            "variant": ["source"] * len(places),
-            "strength": [0.0] * len(places),
+            "condition": np.arange(len(tap_ids)),
+            "encoder": [tap_id.split(":")[0] for tap_id, _ in tap_ids],
+            "tap": [tap_id.split(":")[1] for tap_id, _ in tap_ids],
+            "source_row": [source for _, source in tap_ids],
+            "variant": ["source"] * len(tap_ids),
+            "strength": [0.0] * len(tap_ids),
         }
     )
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     tensors: dict[str, np.ndarray] = dict(vectors)
-    for number, place in enumerate(vectors):
-        tensors[f"condition.{place}"] = np.arange(len(SOURCES)) + number * len(SOURCES)
+    for number, tap_id in enumerate(vectors):
+        tensors[f"condition.{tap_id}"] = np.arange(len(SOURCES)) + number * len(SOURCES)
     objects = {"conditions.parquet": sink.getvalue().to_pybytes(), "conditions.safetensors": save(tensors)}
     return MemoryArtifact(objects, key="1" * 64)
 
@@ -60,11 +63,11 @@ def conditions(vectors: Mapping[str, np.ndarray]) -> MemoryArtifact:
 @pytest.fixture(scope="module")
 def inputs() -> dict[str, MemoryArtifact]:
     shards, embeddings = scenes()
-    places = ("oracle:attributes", "oracle:pixels")
-    stage = DecoderStage(taps=places, size=16, num_images=64, network=NETWORK, training=TRAINING)
+    tap_ids = ("oracle:attributes", "oracle:pixels")
+    stage = DecoderStage(taps=tap_ids, size=16, num_images=64, network=NETWORK, training=TRAINING)
     decoder = run_stage(stage, {"shards": shards, "embeddings.oracle": embeddings})
     table = open_table(embeddings)
-    vectors = {place: table.read(place.split(":")[1], rows=list(SOURCES)) for place in places}
+    vectors = {tap_id: table.read(tap_id.split(":")[1], rows=list(SOURCES)) for tap_id in tap_ids}
     return {"conditions": conditions(vectors), "decoder": decoder}
 
 
@@ -83,11 +86,36 @@ def test_samples_are_a_set_of_images_with_a_table(inputs: dict[str, MemoryArtifa
     assert table.column("condition").to_pylist() == [c for c in range(6) for _ in range(2)]
     assert table.column("source_row").to_pylist() == [s for s in SOURCES for _ in range(2)] * 2
     assert table.column("sampler").unique().to_pylist() == ["sde-dpm++2m"]
-    array = zarr.open_array(artifact.zarr("images.zarr"), mode="r")
+    array = zarr.open_array(artifact.zarr("images.zarr"), path="pixels", mode="r")
     assert isinstance(array.metadata, ArrayV3Metadata)
     assert array.metadata.dimension_names == ("sample", "y", "x", "channel")
     assert array.attrs["decoder_key"] == inputs["decoder"].key
     assert artifact.summary == {"conditions": 6, "samples": 12, "evaluations": 3}
+
+
+def test_keys_of_samples_are_of_no_image_and_of_no_other_samples(inputs: dict[str, MemoryArtifact]) -> None:
+    table = open_images(run_stage(STAGE, inputs)).table()
+    other = open_images(run_stage(STAGE.model_copy(update={"seed": 4}), inputs)).table()
+    keys = table.column("key").to_pylist()
+    assert len({*keys, *other.column("key").to_pylist()}) == 2 * len(keys)
+    assert all(re.fullmatch(r"sample-[0-9a-f]{8}-[0-9]{9}", key) for key in keys)
+    assert table.column("source_key").to_pylist()[:2] == ["000000003"] * 2
+    assert table.column("painted_from").to_pylist()[0] == "oracle:attributes"
+    assert table.column("kind").unique().to_pylist() == ["sample"]
+
+
+def test_xarray_opens_the_samples_with_what_each_was_painted_from(
+    inputs: dict[str, MemoryArtifact], tmp_path: Path
+) -> None:
+    artifact = run_stage(STAGE, inputs)
+    for name, data in artifact.objects.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    found = xarray.open_zarr(tmp_path / "images.zarr", chunks=None)
+    assert dict(found["pixels"].sizes) == {"sample": 12, "y": 16, "x": 16, "channel": 3}
+    assert found["source_row"].values.tolist() == [s for s in SOURCES for _ in range(2)] * 2
+    assert found["key"].values.tolist() == open_images(artifact).table().column("key").to_pylist()
+    assert np.array_equal(found["pixels"].values, images(artifact))
 
 
 def test_a_sample_depends_on_neither_order_nor_parts_nor_its_neighbours(inputs: dict[str, MemoryArtifact]) -> None:
@@ -98,10 +126,10 @@ def test_a_sample_depends_on_neither_order_nor_parts_nor_its_neighbours(inputs: 
     assert np.abs(whole[::2].astype(int) - other_parts.astype(int)).max() <= 1
 
 
-class Indifferent(Decoder):
-    """A decoder that looks at no condition, so that only noise tells its samples apart."""
+class Indifferent(TrainedDecoder):
+    """A decoder that ignores its condition, so that samples differ by noise alone."""
 
-    def denoiser(self, place: str) -> Denoiser:
+    def denoiser(self, tap_id: str) -> Denoiser:
         return lambda x, sigma, h: x / (1 + sigma.view(-1, 1, 1, 1))
 
     def mean(self, tap: str) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -113,11 +141,11 @@ def test_noise_is_matched_across_taps_and_differs_between_samples_sources_and_se
 ) -> None:
     state = STAGE.setup(inputs, "cpu")
     found = state.decoder
-    assert isinstance(found, Decoder)
+    assert isinstance(found, TrainedDecoder)
     indifferent = Indifferent(found.card, found.network, found.means, found.scales, found.device)
     out = MemoryArtifact()
     whole = STAGE.model_copy(update={"part_conditions": 6})
-    paint_part(whole, 0, State(indifferent, state.conditions, state.vectors), out)
+    paint_part(whole, 0, PaintingState(indifferent, state.conditions, state.vectors), out)
     painted = decode_shard(out.objects[shard_name(0)], 16, 12, 2).reshape(2, 6, 16, 16, 3)
     assert np.array_equal(painted[0], painted[1])
     assert len(np.unique(painted[0].reshape(6, -1), axis=0)) == 6
@@ -164,7 +192,7 @@ def test_guidance_of_one_changes_nothing_and_of_two_moves_samples_away_from_thos
 
 def test_samples_start_from_noise_around_the_sketch(inputs: dict[str, MemoryArtifact]) -> None:
     state = STAGE.setup(inputs, "cpu")
-    assert isinstance(state.decoder, Decoder)
+    assert isinstance(state.decoder, TrainedDecoder)
     h = torch.from_numpy(np.stack(state.vectors[:2]))
     tap = "oracle:attributes"
     sketch = state.decoder.mean(tap)(h)
@@ -178,12 +206,12 @@ def test_samples_start_from_noise_around_the_sketch(inputs: dict[str, MemoryArti
 def test_guidance_is_refused_where_no_condition_was_dropped_and_in_extensions_of_such_a_decoder() -> None:
     shards, embeddings = scenes()
     given = {"shards": shards, "embeddings.oracle": embeddings}
-    place, other = "oracle:attributes", "oracle:pixels"
+    tap_id, other = "oracle:attributes", "oracle:pixels"
     training = TRAINING.model_copy(update={"null": 0.0})
-    stage = DecoderStage(taps=(place,), size=16, num_images=16, network=NETWORK, training=training)
-    made = run_stage(stage, given)
-    extended = run_stage(Extension(taps=(other,), num_images=16, sketch_images=16), given | {"decoder": made})
-    for tap, artifact in ((place, made), (other, extended)):
+    stage = DecoderStage(taps=(tap_id,), size=16, num_images=16, network=NETWORK, training=training)
+    trained = run_stage(stage, given)
+    extended = run_stage(Extension(taps=(other,), num_images=16, sketch_images=16), given | {"decoder": trained})
+    for tap, artifact in ((tap_id, trained), (other, extended)):
         decoder = load(artifact, "cpu")
         h = torch.zeros(1, decoder.taps[tap])
         assert paint(STAGE, decoder, tap, h, [0], [0]).shape == (1, 16, 16, 3)

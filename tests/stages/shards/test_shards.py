@@ -59,7 +59,8 @@ def folder(root: Path, rows: int = 16, **settings: Any) -> tuple[MemoryArtifact,
 
 
 def index(shards: MemoryArtifact) -> pd.DataFrame:
-    return pq.read_table(io.BytesIO(shards.read("index.parquet"))).to_pandas()
+    found: pd.DataFrame = pq.read_table(io.BytesIO(shards.read("index.parquet"))).to_pandas()
+    return found
 
 
 def members(listing: MemoryArtifact) -> pd.DataFrame:
@@ -70,17 +71,34 @@ def members(listing: MemoryArtifact) -> pd.DataFrame:
 def test_the_index_holds_the_true_attributes_of_every_scene() -> None:
     _, shards = scenes()
     _, truth = render(0, range(60))
-    table = index(shards)
+    values = open_images(shards).values()
     for attribute in ATTRIBUTES:
-        assert np.array_equal(table[f"attribute.{attribute.name}"], truth[attribute.name], equal_nan=True)
+        assert np.array_equal(values[attribute.name], truth[attribute.name], equal_nan=True)
     assert attributes.load(shards.read("attributes.json")) == list(ATTRIBUTES)
+
+
+def test_labels_are_words_no_column_has_a_dot_and_none_is_one_that_pandas_has_itself() -> None:
+    _, shards = scenes()
+    table = index(shards)
+    assert table["shape"].dtype == "category"
+    assert set(table["shape"]) <= set(ATTRIBUTES[0].classes)
+    assert set(table["kind"]) == {"image"}
+    assert not [name for name in table.columns if "." in name or name in {"size", "name"}]
+    assert not [name for name in json.loads(_record(shards)) if "." in name]
+
+
+def _record(shards: MemoryArtifact) -> bytes:
+    with tarfile.open(fileobj=io.BytesIO(shards.read("shard-00000.tar"))) as archive:
+        file = archive.extractfile("000000000.json")
+        assert file is not None
+        return file.read()
 
 
 def test_the_bytes_at_an_offset_are_the_image_of_that_row() -> None:
     _, shards = scenes()
     pictures, _ = render(0, range(60))
     for entry in index(shards).itertuples():
-        data = shards.read_range(entry.shard, entry.offset, entry.size)
+        data = shards.read_range(entry.shard, entry.offset, entry.bytes)
         assert hashlib.sha256(data).hexdigest() == entry.sha256
         assert np.array_equal(pixels.decode(data), pictures[entry.row])
 
@@ -102,7 +120,7 @@ def test_webdataset_reads_the_tars(tmp_path: Path) -> None:
     for row, (_, image, record) in enumerate(samples):
         assert np.array_equal(image, pictures[row])
         assert record["row"] == row
-        turned = record["attribute.rotation"]
+        turned = record["rotation"]
         assert (turned is None) if math.isnan(truth["rotation"][row]) else (turned == truth["rotation"][row])
 
 
@@ -211,11 +229,11 @@ def test_a_folder_of_images_keeps_their_bytes_and_classes(tmp_path: Path) -> Non
     listing, shards = folder(tmp_path, rows=5, holdout=0.4)
     assert listing.summary["ignored"] == {".txt": 1}
     table = index(shards)
-    assert table.name.tolist() == sorted(files)
+    assert table.file_name.tolist() == sorted(files)
     for entry in table.itertuples():
-        assert shards.read_range(entry.shard, entry.offset, entry.size) == files[entry.name]
+        assert shards.read_range(entry.shard, entry.offset, entry.bytes) == files[entry.file_name]
         assert (entry.width, entry.height) == (9, 8)
-    assert table["attribute.class"].tolist() == [float(name.startswith("dog")) for name in sorted(files)]
+    assert table["class"].tolist() == ["dog" if name.startswith("dog") else "cat" for name in sorted(files)]
 
 
 def test_an_ending_that_lies_does_no_harm(tmp_path: Path) -> None:
@@ -229,10 +247,10 @@ def test_formats_that_tars_readers_do_not_know_become_png(tmp_path: Path) -> Non
     files = {f"a/{n}.{e}": picture(n, e) for n, e in enumerate(("bmp", "png", "webp") * 6)}
     _, shards = folder(fill(tmp_path, files), rows=7, holdout=0.4)
     for entry in index(shards).itertuples():
-        data = shards.read_range(entry.shard, entry.offset, entry.size)
+        data = shards.read_range(entry.shard, entry.offset, entry.bytes)
         assert hashlib.sha256(data).hexdigest() == entry.sha256
         assert pixels.inspect(data).ending == "png"
-        assert np.array_equal(pixels.decode(data), pixels.decode(files[entry.name]))
+        assert np.array_equal(pixels.decode(data), pixels.decode(files[entry.file_name]))
 
 
 BAD = {
@@ -248,7 +266,7 @@ def test_bad_images_keep_their_row_and_a_reason(tmp_path: Path) -> None:
     fill(tmp_path, {f"a/{name}": data for name, (data, _) in BAD.items()})
     (tmp_path / "a" / "gone.png").symlink_to("nowhere")
     listing, shards = folder(tmp_path, rows=8, max_bad=0.2, holdout=0.4)
-    table = index(shards).set_index("name")
+    table = index(shards).set_index("file_name")
     assert len(table) == 35
     for name, (_, reason) in BAD.items():
         assert reason in table.status[f"a/{name}"]
@@ -287,7 +305,7 @@ def test_names_of_any_kind_are_listed(tmp_path: Path) -> None:
     broken = tmp_path.as_posix().encode() + b"/a/\xff\xfe.png"
     Path(broken.decode("utf-8", "surrogateescape")).write_bytes(picture(99))
     _, shards = folder(tmp_path, max_bad=0.2, holdout=0.4)
-    table = index(shards).set_index("name")
+    table = index(shards).set_index("file_name")
     assert table.status[odd] == "ok"
     assert table.status["a/\\xff\\xfe.png"] == "a name that is no UTF-8"
 
@@ -343,5 +361,12 @@ def test_the_example_of_format_1_stays_readable() -> None:
             str(row): hashlib.sha256(image.tobytes()).hexdigest() for row, image in zip(rows, decoded, strict=True)
         }
     assert found == truth["pixels"]
-    assert images.table().column_names == truth["columns"]
+    renamed = {"name": "file_name", "size": "bytes"}
+    assert images.table().column_names == [renamed.get(name, name) for name in truth["columns"]]
+    known = attributes.load(shards.read("attributes.json"))
+    stored = images.table(["attribute.shape", "attribute.hue"]).to_pydict()
+    values = images.values(["shape", "hue"])
+    assert values["shape"].tolist() == stored["attribute.shape"]
+    assert np.array_equal(values["hue"], stored["attribute.hue"], equal_nan=True)
+    assert attributes.labels(known, images.values())["shape"].to_pylist()[0] in known[0].classes
     assert [attribute.name for attribute in attributes.load(shards.read("attributes.json"))] == truth["attributes"]

@@ -100,11 +100,16 @@ def on_a_rank(rank: int, slow_rank: int | None) -> tuple[str, str, str, bytes]:
     """What a rank chooses, what a training on it computes in, and the weights at the end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "trial", lambda: SLOW if rank == slow_rank else FAST)
-        made = training(16, BFLOAT16, rank=rank, world=2)
-        fit(made, InlineContext(rank=rank, world=2), 10**6, TAPS)
-        assert made.second.muon is not None
+        mine = training(16, BFLOAT16, rank=rank, world=2)
+        fit(mine, InlineContext(rank=rank, world=2), 10**6, TAPS)
+        assert mine.second.muon is not None
         chosen = agreed("bfloat16", "cpu", 2)
-        return chosen, made.precision, made.second.muon.precision, made.second.flat.values.numpy().tobytes()
+        return (
+            chosen,
+            mine.precision,
+            mine.second.muon.precision,
+            mine.second.flat.values.numpy().tobytes(),
+        )
 
 
 @pytest.mark.parametrize(("slow_rank", "expected"), [(None, "bfloat16"), (1, "float32")])

@@ -13,8 +13,8 @@ from tests.two_ranks import on_two_ranks
 
 
 def decoder(context: InlineContext) -> None:
-    made = training(16, rank=context.rank, world=context.world)
-    fit_decoder(made, context, 10**6, ("a:colour", "b:colour"))
+    run = training(16, rank=context.rank, world=context.world)
+    fit_decoder(run, context, 10**6, ("a:colour", "b:colour"))
 
 
 def encoder(context: InlineContext) -> None:
@@ -26,15 +26,15 @@ TRAININGS: dict[str, Callable[[InlineContext], None]] = {"decoder": decoder, "en
 
 def on_a_rank(rank: int, saved: dict[str, list[MemoryCheckpoints]]) -> list[str]:
     """What each training says on a rank that sees its own checkpoints."""
-    said = []
+    messages = []
     for name, train in TRAININGS.items():
         for seen in ([saved[name][0], MemoryCheckpoints()], saved[name], [saved[name][0]] * 2):
             try:
                 train(InlineContext(rank=rank, world=2, checkpoints=seen[rank]))
-                said.append("")
+                messages.append("")
             except RaceError as error:
-                said.append(error.found)
-    return said
+                messages.append(error.found)
+    return messages
 
 
 def test_ranks_that_see_different_checkpoints_train_nothing(tmp_path: Path) -> None:

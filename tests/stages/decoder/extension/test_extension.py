@@ -12,7 +12,7 @@ from stages.decoder import format
 from stages.decoder.conditioning import NULL
 from stages.decoder.extension.stage import Extension
 from stages.decoder.extension.train import as_decoder, fit_projections, grown
-from stages.decoder.network import Network
+from stages.decoder.network import DecoderNetwork
 from stages.decoder.run import read_sets
 from stages.decoder.stage import Decoder
 from stages.embeddings.format import open_table
@@ -74,7 +74,7 @@ def test_an_extension_is_a_decoder_of_its_own_taps_and_says_what_it_extends(
     inputs: Inputs, artifact: MemoryArtifact
 ) -> None:
     decoder = format.load(artifact, "cpu")
-    assert isinstance(decoder, format.Decoder)
+    assert isinstance(decoder, format.TrainedDecoder)
     assert list(decoder.taps) == ["oracle:pixels"]
     assert decoder.card.extends == format.Extends(key=inputs["decoder"].key, taps=("oracle:attributes",))
     assert decoder.card.training.null == 0.0
@@ -96,7 +96,7 @@ def test_an_extension_of_an_extension_stands_on_the_same_trunk(inputs: Inputs, a
 
 def test_settings_of_an_extension_are_its_own_and_named_as_a_study_names_them(inputs: Inputs) -> None:
     base = format.load(inputs["decoder"], "cpu")
-    assert isinstance(base, format.Decoder)
+    assert isinstance(base, format.TrainedDecoder)
     own = STAGE.model_copy(update={"compile": False, "micro_batch": 5})
     found = as_decoder(own, base.card).training
     assert (found.compile, found.micro_batch) == (False, 5)
@@ -106,10 +106,10 @@ def test_settings_of_an_extension_are_its_own_and_named_as_a_study_names_them(in
 
 def test_a_tap_that_says_what_an_old_one_says_is_understood_before_any_training(inputs: Inputs) -> None:
     base = format.load(inputs["decoder"], "cpu")
-    assert isinstance(base, format.Decoder)
+    assert isinstance(base, format.TrainedDecoder)
     same = STAGE.model_copy(update={"taps": BASE.taps})
     train, heldout = read_sets(as_decoder(same, base.card), inputs)
-    network = grown(base.network, Network(NETWORK, train.widths, train.size))
+    network = grown(base.network, DecoderNetwork(NETWORK, train.widths, train.size))
     rows, plain = np.arange(len(heldout)), np.zeros(len(heldout), dtype=np.bool_)
     h, tap = heldout.conditions(rows, plain, np.zeros(len(rows), dtype=np.int64))
     with torch.no_grad():
@@ -125,22 +125,22 @@ def test_a_tap_that_says_what_an_old_one_says_is_understood_before_any_training(
 def test_the_fit_follows_the_old_tap_that_leaves_the_sketch_the_least_error(inputs: Inputs) -> None:
     two = BASE.model_copy(update={"taps": ("oracle:attributes", "oracle:pixels")})
     base = format.load(run_stage(two, inputs), "cpu")
-    assert isinstance(base, format.Decoder)
+    assert isinstance(base, format.TrainedDecoder)
     with torch.no_grad():
         # To the first tap now belongs a picture that is far from every image.
         torch.nn.init.constant_(base.network.sketch.out.weight, 0.1)
         base.network.sketch.projection.vectors[0] += 50.0
     train, _ = read_sets(as_decoder(STAGE, base.card), inputs)
-    network = grown(base.network, Network(NETWORK, train.widths, train.size))
+    network = grown(base.network, DecoderNetwork(NETWORK, train.widths, train.size))
     fit_projections(network, base, train, inputs, seed=0)
     assert network.sketch.projection.vectors[0].abs().max() < 10.0
 
 
 def test_without_embeddings_of_the_old_taps_projections_start_at_random_and_are_trained(inputs: Inputs) -> None:
     base = format.load(inputs["decoder"], "cpu")
-    assert isinstance(base, format.Decoder)
+    assert isinstance(base, format.TrainedDecoder)
     train, _ = read_sets(as_decoder(STAGE, base.card), inputs)
-    network = grown(base.network, Network(NETWORK, train.widths, train.size))
+    network = grown(base.network, DecoderNetwork(NETWORK, train.widths, train.size))
     before = network.sketch.projection.weights[0].detach().clone()
     fit_projections(network, base, train, {"shards": inputs["shards"]}, seed=0)
     assert torch.equal(network.sketch.projection.weights[0], before)
@@ -175,16 +175,16 @@ def test_an_interrupted_extension_goes_on_as_if_it_had_not_been(
 
 
 def rank_of_two(rank: int, given: Inputs) -> tuple[dict[str, bytes], Summary]:
-    made = run_stage(STAGE, given, context=InlineContext(rank=rank, world=2))
-    return made.objects, made.summary
+    extension = run_stage(STAGE, given, context=InlineContext(rank=rank, world=2))
+    return extension.objects, extension.summary
 
 
 def test_two_ranks_train_the_extension_that_one_trains(
     inputs: Inputs, artifact: MemoryArtifact, tmp_path: Path
 ) -> None:
-    (first, said), (second, told) = on_two_ranks(rank_of_two, tmp_path, inputs)
+    (first, first_summary), (second, second_summary) = on_two_ranks(rank_of_two, tmp_path, inputs)
     assert second == {}
-    assert said == told
+    assert first_summary == second_summary
     found, expected = (load_tensors(given[format.WEIGHTS]) for given in (first, artifact.objects))
     for name, value in found.items():
         assert torch.allclose(value, expected[name], atol=2e-5), name

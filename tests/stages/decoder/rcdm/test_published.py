@@ -18,19 +18,19 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module", params=["A", "B"])
-def known(request: pytest.FixtureRequest) -> Reference:
+def case(request: pytest.FixtureRequest) -> Reference:
     return reference(request.param)
 
 
 @pytest.fixture(scope="module")
-def network(known: Reference) -> Adm:
+def network(case: Reference) -> Adm:
     torch.set_num_threads(1)
-    return load(known.weights(), known.config)
+    return load(case.weights(), case.config)
 
 
 @pytest.fixture(scope="module")
-def schedule(known: Reference) -> discrete.Schedule:
-    return discrete.SCHEDULES[known.config["noise_schedule"]](1000)
+def schedule(case: Reference) -> discrete.Schedule:
+    return discrete.SCHEDULES[case.config["noise_schedule"]](1000)
 
 
 def assert_same(found: Tensor, expected: Tensor) -> None:
@@ -41,52 +41,52 @@ def assert_same(found: Tensor, expected: Tensor) -> None:
     assert error.abs().max() <= TOLERANCE * expected.abs().max()
 
 
-def test_the_network_computes_what_the_published_one_does(known: Reference, network: Adm) -> None:
-    found = network(known.tensor("x"), known.tensor("t"), known.tensor("h"))
-    assert_same(found, known.tensor("unet_out"))
+def test_the_network_computes_what_the_published_one_does(case: Reference, network: Adm) -> None:
+    found = network(case.tensor("x"), case.tensor("t"), case.tensor("h"))
+    assert_same(found, case.tensor("unet_out"))
 
 
-def test_the_schedule_is_the_published_one(known: Reference, schedule: discrete.Schedule) -> None:
-    assert torch.allclose(schedule.betas, known.tensor("betas"), rtol=1e-12, atol=0.0)
-    assert discrete.evenly(10, 1000) == known.tensor("timesteps10").tolist()
+def test_the_schedule_is_the_published_one(case: Reference, schedule: discrete.Schedule) -> None:
+    assert torch.allclose(schedule.betas, case.tensor("betas"), rtol=1e-12, atol=0.0)
+    assert discrete.evenly(10, 1000) == case.tensor("timesteps10").tolist()
 
 
 def test_mean_variance_and_image_of_a_reverse_step_agree(
-    known: Reference, network: Adm, schedule: discrete.Schedule
+    case: Reference, network: Adm, schedule: discrete.Schedule
 ) -> None:
-    x, t = known.tensor("x"), known.tensor("t")
-    said = discrete.predict(schedule, network(x, t, known.tensor("h")), x, t)
-    assert_same(said.mean, known.tensor("pmv_mean"))
-    assert_same(said.variance, known.tensor("pmv_variance"))
-    assert_same(said.log_variance, known.tensor("pmv_log_variance"))
-    assert_same(said.clean, known.tensor("pmv_pred_xstart"))
+    x, t = case.tensor("x"), case.tensor("t")
+    predicted = discrete.predict(schedule, network(x, t, case.tensor("h")), x, t)
+    assert_same(predicted.mean, case.tensor("pmv_mean"))
+    assert_same(predicted.variance, case.tensor("pmv_variance"))
+    assert_same(predicted.log_variance, case.tensor("pmv_log_variance"))
+    assert_same(predicted.clean, case.tensor("pmv_pred_xstart"))
 
 
-def test_the_forward_process_and_the_losses_agree(known: Reference, network: Adm, schedule: discrete.Schedule) -> None:
-    clean, noise, t = known.tensor("x0"), known.tensor("noise"), known.tensor("t")
+def test_the_forward_process_and_the_losses_agree(case: Reference, network: Adm, schedule: discrete.Schedule) -> None:
+    clean, noise, t = case.tensor("x0"), case.tensor("noise"), case.tensor("t")
     x = discrete.q_sample(schedule, clean, t, noise)
-    assert_same(x, known.tensor("q_sample"))
-    found = discrete.losses(schedule, network(x, t, known.tensor("h")), clean, x, t, noise)
-    assert_same(found.mse, known.tensor("train_mse"))
-    assert_same(found.bound, known.tensor("train_vb"))
-    assert_same(found.hybrid, known.tensor("train_loss"))
+    assert_same(x, case.tensor("q_sample"))
+    found = discrete.losses(schedule, network(x, t, case.tensor("h")), clean, x, t, noise)
+    assert_same(found.mse, case.tensor("train_mse"))
+    assert_same(found.bound, case.tensor("train_vb"))
+    assert_same(found.hybrid, case.tensor("train_loss"))
 
 
-def test_ten_ancestral_steps_agree(known: Reference, network: Adm, schedule: discrete.Schedule) -> None:
+def test_ten_ancestral_steps_agree(case: Reference, network: Adm, schedule: discrete.Schedule) -> None:
     ten = discrete.respaced(schedule, discrete.evenly(10, 1000))
-    assert_same(discrete.ancestral(network, ten, known.loop_noise, known.tensor("h")), known.tensor("ddpm10"))
+    assert_same(discrete.ancestral(network, ten, case.loop_noise, case.tensor("h")), case.tensor("ddpm10"))
 
 
-def test_ten_ddim_steps_agree(known: Reference, network: Adm, schedule: discrete.Schedule) -> None:
-    ten = discrete.respaced(schedule, known.tensor("timesteps_ddim10").tolist())
+def test_ten_ddim_steps_agree(case: Reference, network: Adm, schedule: discrete.Schedule) -> None:
+    ten = discrete.respaced(schedule, case.tensor("timesteps_ddim10").tolist())
     sigmas = torch.cat([ten.sigmas.flip(0), torch.zeros(1, dtype=torch.float64)])
     # Discrete time starts from noise of unit variance, a sampler from noise of the largest level.
-    start = known.tensor("x") * float((1 + sigmas[0] ** 2).sqrt() / sigmas[0])
+    start = case.tensor("x") * float((1 + sigmas[0] ** 2).sqrt() / sigmas[0])
     wrapped = denoisers.discrete(network, schedule, clip=True)
-    assert_same(samplers.ddim(wrapped, lambda step: start, sigmas, known.tensor("h")), known.tensor("ddim10"))
+    assert_same(samplers.ddim(wrapped, lambda step: start, sigmas, case.tensor("h")), case.tensor("ddim10"))
 
 
-def test_every_tensor_of_a_published_checkpoint_has_its_place() -> None:
+def test_every_tensor_of_a_published_checkpoint_is_in_the_network() -> None:
     shapes = full_shapes()
     own = {name: tuple(tensor.shape) for name, tensor in skeleton(AdmSettings(), 2048).state_dict().items()}
     assert len(shapes) == 494
@@ -104,14 +104,14 @@ def test_a_published_checkpoint_of_any_embedding_width_loads(width: int) -> None
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_by_the_names_of_its_tensors() -> None:
-    known = reference("B")
-    weights = known.weights()
+    case = reference("B")
+    weights = case.weights()
     with pytest.raises(InputError, match=r"1 missing \(ssl_emb\.bias\)"):
-        load({name: tensor for name, tensor in weights.items() if name != "ssl_emb.bias"}, known.config)
+        load({name: tensor for name, tensor in weights.items() if name != "ssl_emb.bias"}, case.config)
     with pytest.raises(InputError, match=r"1 of no such network \(label_emb\.weight\)"):
-        load(weights | {"label_emb.weight": torch.zeros(3)}, known.config)
+        load(weights | {"label_emb.weight": torch.zeros(3)}, case.config)
     with pytest.raises(InputError, match=r"ssl_emb\.weight \[128, 24\] instead of \[128, 7\]"):
-        load(weights, known.config | {"ssl_dim": 7})
+        load(weights, case.config | {"ssl_dim": 7})
     with pytest.raises(InputError, match="and 4 more"):
         require({}, {f"layer.{number}": torch.Size([1]) for number in range(10)})
 

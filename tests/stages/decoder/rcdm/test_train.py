@@ -34,7 +34,7 @@ SETTINGS = AdmSettings(
     num_heads=2,
 )
 SCHEDULE = discrete.linear()
-PLACE = "oracle:pixels"
+TAP_ID = "oracle:pixels"
 
 
 def network() -> AdmNetwork:
@@ -57,18 +57,18 @@ def published(
 
 
 def test_a_step_of_the_default_passes_through_the_network_in_pieces_that_a_gpu_can_hold() -> None:
-    made = training(AdmTraining(), num_images=256)
-    assert [len(batch.tap) for batch in made.second.prepare(0)] == [16] * 16
+    run = training(AdmTraining(), num_images=256)
+    assert [len(batch.tap) for batch in run.second.prepare(0)] == [16] * 16
 
 
 def test_a_step_is_the_published_one() -> None:
     settings = AdmTraining(batch=4, learning_rate=1e-3, ema_decay=0.9, micro_batch=3)
-    made = training(settings, num_images=12)
+    run = training(settings, num_images=12)
     own = network().painter
     average = {name: p.detach().clone() for name, p in own.named_parameters()}
     optimiser = torch.optim.AdamW(own.parameters(), lr=1e-3, weight_decay=0.0)
     for step in range(3):
-        batch = made.series.batch(np.arange(4 * step, 4 * step + 4))
+        batch = run.series.batch(np.arange(4 * step, 4 * step + 4))
         x = discrete.q_sample(SCHEDULE, batch.clean, batch.level, batch.noise)
         found = discrete.losses(SCHEDULE, own(x, batch.level, batch.h), batch.clean, x, batch.level, batch.noise)
         expected = (found.mse + found.bound).mean()
@@ -77,41 +77,41 @@ def test_a_step_is_the_published_one() -> None:
         optimiser.step()
         for name, p in own.named_parameters():
             average[name] = 0.9 * average[name] + 0.1 * p.detach()
-        assert made.advance().item() == pytest.approx(expected.item(), rel=1e-4)
-        assert made.second.adamw.rate == 1e-3
+        assert run.advance().item() == pytest.approx(expected.item(), rel=1e-4)
+        assert run.second.adamw.rate == 1e-3
     # AdamW makes whole steps of rounding where a gradient is 0, so the weights are compared as one vector.
     start = torch.cat([p.detach().flatten() for p in network().painter.parameters()])
     moved = torch.cat([p.detach().flatten() for p in own.parameters()]) - start
-    found_moved = torch.cat([p.detach().flatten() for p in made.network.painter.parameters()]) - start
+    found_moved = torch.cat([p.detach().flatten() for p in run.network.painter.parameters()]) - start
     assert (found_moved - moved).norm() < 0.02 * moved.norm()
-    with made.averages.swapped_in(made.averages.current):
-        found_average = torch.cat([p.detach().flatten() for p in made.network.painter.parameters()]) - start
+    with run.averages.swapped_in(run.averages.current):
+        found_average = torch.cat([p.detach().flatten() for p in run.network.painter.parameters()]) - start
     expected_average = torch.cat([p.flatten() for p in average.values()]) - start
     assert (found_average - expected_average).norm() < 0.02 * expected_average.norm()
 
 
 def test_the_optimiser_is_the_published_one_for_all_weights() -> None:
-    made = training(AdmTraining(batch=4), num_images=8)
-    made.advance()
-    optimiser = made.second.adamw._optimiser
+    run = training(AdmTraining(batch=4), num_images=8)
+    run.advance()
+    optimiser = run.second.adamw._optimiser
     assert isinstance(optimiser, torch.optim.AdamW)
     (group,) = optimiser.param_groups
     settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay", "amsgrad")}
     assert settings == {"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False}
-    assert sum(p.numel() for p in group["params"]) == sum(p.numel() for p in made.network.painter.parameters())
-    assert made.second.muon is None
+    assert sum(p.numel() for p in group["params"]) == sum(p.numel() for p in run.network.painter.parameters())
+    assert run.second.muon is None
 
 
 def trained(rank: int = 0, world: int = 1) -> Training:
     # Shares of 4 and 3 images, in micro-batches of 2 and 1.
-    made = training(AdmTraining(batch=7, learning_rate=1e-3, ema_decay=0.9, micro_batch=2), 56, rank, world)
-    fit(made, InlineContext(rank=rank, world=world), 10**6, (PLACE,))
-    return made
+    run = training(AdmTraining(batch=7, learning_rate=1e-3, ema_decay=0.9, micro_batch=2), 56, rank, world)
+    fit(run, InlineContext(rank=rank, world=world), 10**6, (TAP_ID,))
+    return run
 
 
 def rank_of_two(rank: int) -> tuple[torch.Tensor, list[CurvePoint]]:
-    made = trained(rank, 2)
-    return made.averages.current, made.curve
+    run = trained(rank, 2)
+    return run.averages.current, run.curve
 
 
 def test_two_ranks_train_what_one_trains(tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_two_ranks_train_what_one_trains(tmp_path: Path) -> None:
 
 
 def test_steps_of_the_schedule_are_drawn_uniformly_and_no_condition_is_dropped() -> None:
-    made = training(AdmTraining(batch=4), num_images=4)
-    batch = made.series.batch(np.arange(2_000))
+    run = training(AdmTraining(batch=4), num_images=4)
+    batch = run.series.batch(np.arange(2_000))
     assert batch.level.dtype == torch.int64
     counts = torch.histc(batch.level.double(), 10, 0, 1000)
     assert counts.min() > 150
@@ -143,8 +143,8 @@ def test_the_image_and_its_embedding_are_flipped_together_in_half_of_the_rows() 
     images = torch.randint(0, 256, (6, 8, 8, 3), dtype=torch.uint8, generator=generator)
     table = torch.randn(2, 6, 4, generator=generator)
     data = as_they_are(paired_set(images, [table]))
-    made = published(AdmTraining(batch=4), data, data, 4, InlineContext())
-    batch = made.series.batch(np.arange(1_000))
+    run = published(AdmTraining(batch=4), data, data, 4, InlineContext())
+    batch = run.series.batch(np.arange(1_000))
     plain = to_network(images.numpy())
     # Each image of the batch is one of the twelve, and so is each embedding: view and row.
     of_image, of_h = (
@@ -157,14 +157,14 @@ def test_the_image_and_its_embedding_are_flipped_together_in_half_of_the_rows() 
 
 
 def test_training_lowers_the_held_out_loss() -> None:
-    made = training(AdmTraining(batch=8, learning_rate=2e-3, ema_decay=0.8), num_images=800)
-    fit(made, InlineContext(), 10**6, ("a:b",))
-    assert made.curve[-1]["heldout"][0] < 0.7 * made.curve[0]["heldout"][0]
-    assert made.painted == 800
+    run = training(AdmTraining(batch=8, learning_rate=2e-3, ema_decay=0.8), num_images=800)
+    fit(run, InlineContext(), 10**6, ("a:b",))
+    assert run.curve[-1]["heldout"][0] < 0.7 * run.curve[0]["heldout"][0]
+    assert run.painted == 800
 
 
 STAGE = Rcdm(
-    taps=(PLACE,),
+    taps=(TAP_ID,),
     num_images=48,
     network=SETTINGS.model_copy(update={"image_size": 16}),
     training=AdmTraining(batch=8, ema_decay=0.5),
@@ -190,7 +190,7 @@ def test_the_decoder_is_written_and_read_back_with_that_of_half_the_training(
     assert artifact.names() == ["decoder-00.safetensors", "decoder.json", "halfway-00.safetensors"]
     final, halfway = (format.load(artifact, "cpu", snapshot) for snapshot in ("final", "halfway"))
     width = open_table(inputs["embeddings.oracle"]).taps["pixels"]
-    assert dict(final.taps) == {PLACE: width}
+    assert dict(final.taps) == {TAP_ID: width}
     assert isinstance(final, rcdm_format.AdmDecoder)
     assert isinstance(halfway, rcdm_format.AdmDecoder)
     assert not torch.equal(final.network.ssl_emb.weight, halfway.network.ssl_emb.weight)
@@ -212,10 +212,10 @@ def test_it_is_trained_on_embeddings_as_they_are_and_paints_from_them(
     noise = decoder.network(x, step, raw)[:, :3]
     expected = discrete.clean_from_noise(SCHEDULE, x, step, noise).clamp(-1, 1)
     scaled = x * (1 + sigma.view(-1, 1, 1, 1) ** 2).sqrt()
-    assert torch.allclose(decoder.denoiser(PLACE)(scaled, sigma, raw), expected, atol=2e-3)
+    assert torch.allclose(decoder.denoiser(TAP_ID)(scaled, sigma, raw), expected, atol=2e-3)
     # In float32, which a GPU does not round.
     assert seen == [True, False]
-    assert paint(Samples(steps=2), decoder, PLACE, raw, [0, 1], [0, 0]).shape == (2, 16, 16, 3)
+    assert paint(Samples(steps=2), decoder, TAP_ID, raw, [0, 1], [0, 0]).shape == (2, 16, 16, 3)
 
 
 def test_a_second_attempt_after_the_training_writes_the_same_weights(inputs: dict[str, MemoryArtifact]) -> None:

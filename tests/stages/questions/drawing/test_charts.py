@@ -26,8 +26,8 @@ def test_a_value_beyond_the_axis_stands_at_its_end() -> None:
 
 def test_lanes_stand_under_each_other() -> None:
     lanes = [[Mark(1.0, math.nan, math.nan, f"tap-{number}", "circle", "") for _ in range(1)] for number in range(3)]
-    places = re.findall(r'class="mark tap-\d solid" x="50.00%" y="([\d.]+)"', charts.dots(lanes, AXIS, height=30))
-    assert places == ["5.0", "15.0", "25.0"]
+    heights = re.findall(r'class="mark tap-\d solid" x="50.00%" y="([\d.]+)"', charts.dots(lanes, AXIS, height=30))
+    assert heights == ["5.0", "15.0", "25.0"]
 
 
 def test_what_is_not_a_number_is_not_drawn() -> None:

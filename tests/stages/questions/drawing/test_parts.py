@@ -4,11 +4,11 @@ import pytest
 
 from stages.questions.drawing import numbers, taps
 
-PLACES = ["oracle:attributes", "simclr:backbone", "simclr:projector.0", "simclr:projector", "other:backbone"]
+TAP_IDS = ["oracle:attributes", "simclr:backbone", "simclr:projector.0", "simclr:projector", "other:backbone"]
 
 
 def test_encoders_under_study_come_first_and_empty_on_the_way_to_the_projector() -> None:
-    styled = taps.assign_styles(PLACES, {"simclr", "other"}, {"simclr:backbone": 256})
+    styled = taps.assign_styles(TAP_IDS, {"simclr", "other"}, {"simclr:backbone": 256})
     assert [tap.id for tap in styled][-1] == "oracle:attributes"
     shapes = {tap.id: tap.shape for tap in styled}
     assert shapes["simclr:backbone"] == "circle"

@@ -24,7 +24,7 @@ HALF = replace(GONE, low=0.55, high=0.7, kept_low=0.5, probe=(0.55, 0.6))
 
 
 @pytest.mark.parametrize(
-    ("known", "change", "verdict", "says"),
+    ("evidence", "change", "verdict", "reason"),
     [
         (GONE, {}, "LOST", "probe reads only 0.01 to 0.10"),
         (GONE, {"high": 0.2, "probe": (0.1, 0.2), "rise_high": 0.049}, "LOST", "to 0.20"),
@@ -70,11 +70,11 @@ HALF = replace(GONE, low=0.55, high=0.7, kept_low=0.5, probe=(0.55, 0.6))
     ],
 )
 def test_each_verdict_follows_from_its_evidence_and_says_why(
-    known: Evidence, change: dict[str, Any], verdict: str, says: str
+    evidence: Evidence, change: dict[str, Any], verdict: str, reason: str
 ) -> None:
-    found, why = verdicts.judge(replace(known, **change))
+    found, why = verdicts.judge(replace(evidence, **change))
     assert found == verdict
-    assert says in why
+    assert reason in why
     assert why.endswith(".")
 
 
@@ -96,7 +96,7 @@ def test_the_sentence_of_a_tap_names_each_attribute_once() -> None:
     ]
     assert verdicts.sentence("simclr:backbone", found) == (
         "simclr:backbone keeps y, pattern and scale; stands between kept and lost on brightness; has let go of hue; "
-        "holds x, which the decoder does not show; nothing can be told of shape and rotation."
+        "holds x, which the decoder does not show; no verdict is possible on shape and rotation."
     )
-    assert verdicts.sentence("a:b", [("x", "CANNOT TELL")]) == "a:b is such that nothing can be told of x."
+    assert verdicts.sentence("a:b", [("x", "CANNOT TELL")]) == "a:b is such that no verdict is possible on x."
     assert verdicts.sentence("a:b", []) == "a:b was asked about no attribute."

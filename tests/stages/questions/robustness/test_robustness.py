@@ -1,12 +1,11 @@
 """Robustness from end to end: an untrained encoder under attack, painted by hand, answered and shown."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import torch
 from pydantic import ValidationError
 from safetensors.numpy import load
 
@@ -23,6 +22,8 @@ from stages.questions.robustness.stage import Attacked, Robustness
 from tests.artifacts import MemoryArtifact, run_stage
 from tests.stages.questions.painters import EVERYTHING, World, world
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TAPS = ("small:backbone", "small:projector", "labelled:backbone", "oracle:pixels")
 SMALL = {"count": 20, "paint": 2, "steps": 5, "restarts": 2, "eps": (0.5, 1.0, 2.0), "attribute": "pattern"}
 LEVELS = ("0.5", "1", "2", "8")
@@ -36,14 +37,6 @@ class Asked:
     conditions: MemoryArtifact
     painted: MemoryArtifact
     answer: MemoryArtifact
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def of_method(encoder: MemoryArtifact, method: str) -> MemoryArtifact:
@@ -181,7 +174,7 @@ def test_a_study_says_how_an_encoder_without_a_method_was_trained(asked: Asked) 
         asked.study.answer(stage, asked.conditions, asked.painted)
 
 
-def test_encoders_that_frame_images_differently_are_not_compared_and_it_is_said(asked: Asked) -> None:
+def test_encoders_that_frame_images_differently_are_not_compared_and_it_is_reported(asked: Asked) -> None:
     about = json.loads(asked.conditions.objects["attacks.json"])
     about["framings"]["small"] = "another"
     changed = MemoryArtifact(asked.conditions.objects | {"attacks.json": json.dumps(about).encode()})

@@ -8,7 +8,7 @@ from pipeline.step import Step
 from pipeline.store import Store
 
 
-def looked_at(store: Store, graph: Sequence[Step]) -> dict[str, dict[str, bytes]]:
+def stored_objects(store: Store, graph: Sequence[Step]) -> dict[str, dict[str, bytes]]:
     """Step -> objects of all steps that count as finished; checks that they are what their manifests say."""
     found = {}
     for state in plan(graph, store):

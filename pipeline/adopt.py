@@ -1,0 +1,85 @@
+"""Vectors that are adopted for a study: a step of their own beside the study's graph, remembered by a record.
+
+    adopted/<study>/<name>/000001.json     the table that `<name>:<tap>` is read from; the highest number counts
+
+Runs of the study know nothing of it and leave it as it is. It is read for as long as the study has the images that it
+was adopted for.
+"""
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from pipeline.errors import UsageError
+from pipeline.manifest import Ref, survey
+from pipeline.store import Store
+
+if TYPE_CHECKING:
+    from pipeline.study import Study
+    from stages.embeddings.adopted import Adopted
+
+FORMAT = 1
+FOLDER = "adopted"
+
+
+class Record(BaseModel):
+    """One adopted table."""
+
+    format: int = FORMAT
+    stage: str
+    key: str
+    generation: int
+    digest: str
+
+
+def adopt(study: "Study", store: Store, name: str, stage: "Adopted") -> Ref:
+    """Makes the table, unless the store has it, and remembers it as encoder `name`.
+
+    Raises `UsageError` where the study is not finished or has an encoder of that name, `InputError` where the vectors
+    do not fit its images.
+    """
+    from cluster.inline import Inline
+    from pipeline.graph import graph_of
+    from pipeline.run import run
+    from pipeline.step import Step
+    from pipeline.studies import latest
+
+    pointer = latest(store, study.study)
+    if pointer is None:
+        raise UsageError(f"a finished run of {study.study} in {store.url}", "none", "Run it first.")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or f"embeddings.{name}" in pointer.steps:
+        raise UsageError(
+            "a name of letters, digits, `_` and `-` that no encoder of the study has", repr(name), "Choose."
+        )
+    images = [step for step in graph_of(study) if step.name in ("listing", "shards")]
+    adopted = Step(f"embeddings.{name}", stage, {"images": "shards"})
+    result = run([*images, adopted], store, Inline)
+    made = {step.name: step for step in result.steps}
+    if made["shards"].key != pointer.steps["shards"].key:
+        raise UsageError("the images of the newest finished run", "others in the study's file", "Run the study first.")
+    ref = survey(store, stage.name, made[adopted.name].key).ref(store)
+    record = Record(stage=ref.stage, key=ref.key, generation=ref.generation, digest=ref.digest)
+    names = [entry.name for entry in store.entries(f"{FOLDER}/{study.study}/{name}")]
+    number = 1 + max((int(entry.rpartition("/")[2].removesuffix(".json")) for entry in names), default=0)
+    if not names or Record.model_validate_json(store.read(sorted(names)[-1])) != record:
+        store.create(f"{FOLDER}/{study.study}/{name}/{number:06d}.json", record.model_dump_json(indent=1).encode())
+    return ref
+
+
+def adopted(store: Store, study: str) -> dict[str, Ref]:
+    """The tables that were adopted for a study, by step."""
+    newest: dict[str, str] = {}
+    for entry in store.entries(f"{FOLDER}/{study}"):
+        newest[entry.name.split("/")[2]] = entry.name
+    found = {}
+    for name, path in newest.items():
+        document = json.loads(store.read(path))
+        if document["format"] > FORMAT:
+            raise UsageError(
+                f"a record of format {FORMAT} in {path}", f"format {document['format']}", "Update repscope."
+            )
+        record = Record.model_validate(document)
+        found[f"embeddings.{name}"] = Ref(store=store.url, **record.model_dump(exclude={"format"}))
+    return found

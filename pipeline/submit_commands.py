@@ -1,0 +1,126 @@
+"""Commands that run a study as a job of a Ray cluster: `submit` and `stop`. Registered in `pipeline.cli`."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import click
+
+from pipeline.options import ACCEPT_DRIFT, FORCE, KEEP_GOING, ON_BUSY, RANKS, STORE, STUDY, UNTIL, run_words
+
+ADDRESS = click.option(
+    "--address",
+    envvar="RAY_ADDRESS",
+    required=True,
+    help="The cluster's job server (http://host:8265), or its head (host:port). Also RAY_ADDRESS.",
+)
+STOPPED = 143
+"""Exit code of a run that was stopped: that of SIGTERM."""
+
+
+@click.command()
+@STUDY
+@ADDRESS
+@STORE
+@click.option("--follow/--no-follow", default=True, show_default=True, help="Print the run's log until its end.")
+@RANKS
+@FORCE
+@UNTIL
+@KEEP_GOING
+@ACCEPT_DRIFT
+@ON_BUSY
+@click.option("--pass-env", "passed", multiple=True, metavar="NAME", help="Pass this variable on to the run.")
+@click.option(
+    "--runtime-env",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A file (YAML or JSON) with a prepared runtime_env for the run.",
+)
+@click.option("--image-env", is_flag=True, help="Use the Repscope that is installed on the cluster; send none.")
+def submit(
+    study: str,
+    address: str,
+    root: str,
+    follow: bool,
+    ranks: tuple[int, int] | None,
+    force: tuple[str, ...],
+    until: str | None,
+    keep_going: bool,
+    accept_drift: bool,
+    on_busy: str,
+    passed: tuple[str, ...],
+    runtime_env: Path | None,
+    image_env: bool,
+) -> None:
+    """Run STUDY on a Ray cluster, or attach to the run of it that is there.
+
+    The exit code is that of the run. Ctrl-C detaches, and the run goes on.
+    """
+    from cluster.jobs import Jobs, size_of
+    from pipeline.progress import size
+    from pipeline.submitting import COMMAND, packed, runtime_env_of, submission_of
+
+    submission = submission_of(study, root)
+    words = run_words(ranks, force, until, keep_going, accept_drift, on_busy)
+    jobs = Jobs(address)
+    live = [job for job in jobs.attempts(re.escape(submission.name)) if job.live]
+    if live:
+        job, begun = live[-1], False
+    else:
+        with packed(submission, words, own_code=not image_env) as folder:
+            env = runtime_env_of(runtime_env, folder, passed)
+            sent = size(size_of(folder))
+            job, begun = jobs.start(submission.name, COMMAND, env)
+    stopping = shlex.join(["repscope", "stop", job.id, "--address", address])
+    again = ["repscope", "submit", study, "--address", address, "--store", root, *words]
+    again += [word for name in passed for word in ("--pass-env", name)]
+    again += ["--runtime-env", str(runtime_env)] if runtime_env else []
+    again += ["--image-env"] if image_env else []
+    attaching = shlex.join(again)
+    if begun:
+        click.echo(f"{job.id}: submitted, {sent} sent")
+    else:
+        click.echo(f"{job.id}: running already, attached to it; options of this command have no effect on it")
+    if not follow:
+        click.echo(f"To follow it: {attaching}\nTo stop it: {stopping}")
+        return
+    try:
+        job = jobs.follow(job.id, lambda text: click.echo(text, nl=False))
+    except KeyboardInterrupt:
+        click.echo(f"\n{job.id} goes on.\nTo attach again: {attaching}\nTo stop it: {stopping}", err=True)
+        raise click.exceptions.Exit(130) from None
+    if job.status == "STOPPED":
+        click.echo(f"repscope: {job.id} was stopped. To go on from there: {attaching}", err=True)
+        raise click.exceptions.Exit(STOPPED)
+    if job.status == "FAILED" and job.exit_code is None:
+        reason = " ".join(job.message.split())[:600]
+        click.echo(f"repscope: expected {job.id} to run to its end; found {reason}. To go on: {attaching}", err=True)
+        raise click.exceptions.Exit(3)
+    if job.exit_code:
+        click.echo(f"repscope: {job.id} ended with exit code {job.exit_code}. To go on: {attaching}", err=True)
+        # A command that a signal ended has the number below zero.
+        raise click.exceptions.Exit(job.exit_code if job.exit_code > 0 else 128 - job.exit_code)
+
+
+@click.command()
+@click.argument("study", metavar="STUDY|JOB")
+@ADDRESS
+def stop(study: str, address: str) -> None:
+    """Stop the runs of STUDY (a name or a file) that are on a Ray cluster, or the one with the id JOB."""
+    from cluster.jobs import Jobs
+    from pipeline.errors import UsageError
+    from pipeline.study import load
+    from pipeline.submitting import job_pattern
+
+    name = load(study).study if study.endswith((".yaml", ".yml")) or os.sep in study else study
+    jobs = Jobs(address)
+    one = jobs.find(name)
+    live = [job for job in ([one] if one is not None else jobs.attempts(job_pattern(name))) if job.live]
+    if not live:
+        found = f"{one.id}, which has ended ({one.status})" if one is not None else "none"
+        raise UsageError(f"a run of {name} on {address}", found, "`repscope submit` starts one.")
+    for job in live:
+        click.echo(f"{job.id}: {jobs.stop(job.id).status.lower()}; what is finished is kept")
+
+
+COMMANDS = (submit, stop)

@@ -1,0 +1,158 @@
+"""Who works where, from tables: machines, pools and gangs to workers and places."""
+
+import pytest
+
+from cluster.resources import Layout, Machine
+from cluster.shares import GangClaim, Place, PoolClaim, machine_for, share
+
+GB = 1024**3
+
+
+def machines(*cpus: int, gpus: int = 0) -> dict[str, Machine]:
+    """Machines a, b, … with so many CPUs and, each, so many GPUs."""
+    return {chr(ord("a") + i): Machine(count, gpus, 64 * GB) for i, count in enumerate(cpus)}
+
+
+def pool(key: int, wants: int = 100, cpus: int = 1, gpus: int = 0, waiting: bool = True) -> PoolClaim:
+    """A pool that comes after those with lower keys."""
+    return PoolClaim(key, key, wants, cpus, gpus, waiting)
+
+
+def gang(
+    key: int, ranks: int = 1, least: int | None = None, gpus: int | None = None, place: Place | None = None
+) -> GangClaim:
+    """A gang; with a place it has begun there."""
+    return GangClaim(key, key, ranks, ranks if least is None else least, gpus, place, started=place is not None)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "pools", "workers", "granted"),
+    [
+        ([4], [pool(1)], None, {1: 4}),
+        ([4], [pool(1), pool(2)], None, {1: 2, 2: 2}),
+        # What cannot be shared evenly goes to the first.
+        ([5], [pool(1), pool(2)], None, {1: 3, 2: 2}),
+        ([2], [pool(1), pool(2), pool(3)], None, {1: 1, 2: 1, 3: 0}),
+        # Who wants little leaves the others more.
+        ([6], [pool(1), pool(2, wants=1)], None, {1: 5, 2: 1}),
+        ([6], [pool(1, wants=0), pool(2)], None, {1: 0, 2: 6}),
+        ([3, 3], [pool(1), pool(2)], None, {1: 3, 2: 3}),
+        # A wide worker needs its CPUs on one machine.
+        ([3, 3], [pool(1, cpus=2)], None, {1: 2}),
+        ([0, 3], [pool(1)], None, {1: 3}),
+        ([0], [pool(1)], None, {1: 0}),
+        ([8], [pool(1), pool(2)], 3, {1: 2, 2: 1}),
+    ],
+)
+def test_pools_share_evenly_and_in_their_order(
+    cpus: list[int], pools: list[PoolClaim], workers: int | None, granted: dict[int, int]
+) -> None:
+    assert share(machines(*cpus), pools, [], {}, workers).workers == granted
+
+
+def test_workers_with_a_gpu_come_before_those_without_and_these_start_where_there_is_none() -> None:
+    there = machines(8, gpus=2) | {"z": Machine(4, 0, 64 * GB)}
+    assert share(there, [pool(1), pool(2, cpus=4, gpus=1)], [], {}).workers == {1: 4, 2: 2}
+    assert machine_for(pool(1), there) == "z"
+    assert machine_for(pool(2, cpus=4, gpus=1), there) == "a"
+
+
+@pytest.mark.parametrize(
+    ("free", "machine"),
+    [({"a": 1, "b": 3}, "b"), ({"a": 2, "b": 2}, "a"), ({"a": 0, "b": 0}, None), ({}, None)],
+)
+def test_a_worker_starts_where_most_is_free(free: dict[str, int], machine: str | None) -> None:
+    assert machine_for(pool(1), {name: Machine(cpus, 0, GB) for name, cpus in free.items()}) == machine
+
+
+@pytest.mark.parametrize(
+    ("cpus", "busy", "where"),
+    [
+        # A whole machine, and of equal ones that which is drained first.
+        ([3, 3], {"a": 3, "b": 1}, ("b", 3)),
+        ([3, 3], {}, ("a", 3)),
+        # Half the CPUs at once are better than all of them later.
+        ([4, 3], {"a": 4}, ("b", 3)),
+        ([8, 3], {"a": 8}, ("a", 8)),
+        ([0, 2, 2], {}, ("b", 2)),
+    ],
+)
+def test_a_gang_of_one_has_the_machine_that_is_drained_first(
+    cpus: list[int], busy: dict[str, int], where: tuple[str, int]
+) -> None:
+    found = share(machines(*cpus), [pool(1)], [gang(2)], busy)
+    name, width = where
+    assert found.places == {2: Place(Layout(1, width, 0), {name: 1})}
+    assert found.workers == {1: sum(cpus) - width}
+
+
+def test_a_gang_leaves_parts_that_wait_the_last_machine_and_takes_it_when_none_wait() -> None:
+    assert share(machines(2), [pool(1)], [gang(2)], {"a": 2}).places == {}
+    assert share(machines(2), [pool(1, wants=1, waiting=False)], [gang(2)], {"a": 1}).places.keys() == {2}
+    found = share(machines(2, 2), [pool(1)], [gang(2), gang(3)], {})
+    assert (set(found.places), found.workers) == ({2}, {1: 2})
+    found = share(machines(2, 2), [], [gang(2), gang(3), gang(4)], {})
+    assert [set(place.ranks) for place in found.places.values()] == [{"a"}, {"b"}]
+
+
+def test_parts_wait_while_gangs_have_all_machines() -> None:
+    begun = Place(Layout(1, 2, 0), {"a": 1})
+    assert share(machines(2), [pool(1)], [gang(2, place=begun)], {}).workers == {1: 0}
+
+
+def test_a_gang_that_has_begun_stays_and_one_that_waits_is_moved_from_a_lost_machine() -> None:
+    place = Place(Layout(1, 3, 0), {"b": 1})
+    begun = gang(1, place=place)
+    assert share(machines(3), [], [begun], {}).places == {1: place}
+    waiting = GangClaim(1, 1, 1, 1, None, place, started=False)
+    assert share(machines(3, 3), [], [waiting], {}).places == {1: place}
+    assert share(machines(3), [], [waiting], {}).places == {1: Place(Layout(1, 3, 0), {"a": 1})}
+
+
+@pytest.mark.parametrize(
+    ("cpus", "ranks", "least", "place"),
+    [
+        ([3, 3], 2, None, Place(Layout(2, 3, 0), {"a": 1, "b": 1})),
+        ([4], 2, None, Place(Layout(2, 2, 0), {"a": 2})),
+        ([4], 8, 1, Place(Layout(4, 1, 0), {"a": 4})),
+        ([2, 2, 2], 2, None, Place(Layout(2, 2, 0), {"a": 1, "b": 1})),
+        ([1], 8, 1, Place(Layout(1, 1, 0), {"a": 1})),
+        ([2, 1], 8, 2, Place(Layout(3, 1, 0), {"a": 2, "b": 1})),
+        # Too few are left: it waits for those that were lost.
+        ([1], 2, None, None),
+        ([], 2, None, None),
+    ],
+)
+def test_the_ranks_of_a_gang_get_their_room_in_one_piece(
+    cpus: list[int], ranks: int, least: int | None, place: Place | None
+) -> None:
+    found = share(machines(*cpus), [], [gang(1, ranks, least)], {}).places.get(1)
+    assert found == place
+
+
+def test_ranks_wait_for_most_of_a_cluster_that_another_gang_has() -> None:
+    other = Place(Layout(1, 3, 0), {"a": 1})
+    found = share(machines(3, 3), [], [gang(1, place=other), gang(2, ranks=2)], {})
+    assert found.places == {1: other}
+
+
+@pytest.mark.parametrize(
+    ("gpus_before", "there", "width"),
+    [
+        (1, {"a": Machine(64, 0, GB)}, None),
+        (1, {"a": Machine(64, 0, GB), "b": Machine(16, 1, GB)}, ("b", 16)),
+        (0, {"a": Machine(16, 0, GB), "b": Machine(16, 4, GB)}, ("a", 16)),
+        (None, {"a": Machine(64, 0, GB), "b": Machine(16, 1, GB)}, ("b", 16)),
+    ],
+)
+def test_a_gang_has_gpus_where_there_are_any_and_waits_for_them_where_it_had_some(
+    gpus_before: int | None, there: dict[str, Machine], width: tuple[str, int] | None
+) -> None:
+    found = share(there, [], [gang(1, gpus=gpus_before)], {}).places.get(1)
+    assert (None if found is None else (next(iter(found.ranks)), found.layout.cpus)) == width
+
+
+def test_a_narrow_gang_leaves_the_rest_of_its_machine_to_parts() -> None:
+    found = share(machines(7), [pool(1, waiting=False)], [gang(2, ranks=2)], {})
+    assert found.places == {2: Place(Layout(2, 3, 0), {"a": 2})}
+    assert found.workers == {1: 1}
