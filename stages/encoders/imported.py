@@ -208,6 +208,14 @@ def read(inp: Input, device: str) -> NetworkEncoder:
     return encoder
 
 
+def untrained(inp: Input, device: str) -> NetworkEncoder:
+    """The network of an artifact of the `encoder` step with the weights that its library draws."""
+    card = parse_card(inp.read(CARD))
+    with seeded(SEEDS[1]):
+        trunk = rebuild(card.recipe)
+    return encoder_of(trunk, card.own_taps, card.named_taps, card.preprocessing, card.precision, device, UNKNOWN)
+
+
 def _first(stage: "Imported") -> tuple[Vectors, dict[str, str], Preprocessing]:
     """What the second load is compared with, embeddings of the probe batch and a digest of every weight; and how the
     network sees images.

@@ -4,23 +4,32 @@ Every threshold stands here, and every finding reports the numbers that it was j
 """
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from stages.questions.format import BOTH, Row, joined
+from stages.questions.format import AUGMENTATION, BOTH, DUPLICATE, Row, joined
 
 INVARIANT_MAX = 0.1
 """Finding i: an r whose upper bound is at most this is invariance."""
 PROJECTOR_SHARE = 0.5
 """Finding ii: r(projector) / r(backbone) must lie below this."""
+SPECIFIC_MIN = 0.05
+"""Finding ii: the projector must be less moved by the encoder's own augmentations than by other transforms by more than
+this, in ln r(projector) / r(backbone), training against no training: a twentieth of r."""
 ATTRIBUTES_MIN = 2
-"""Finding ii: attributes of which the backbone must keep more than the projector."""
-AUGMENTED = frozenset(
-    {"x", "y", "scale", "centre_x", "centre_y"}
-    | {"hue", "background_hue", "brightness", "mean_hue", "saturation", "mean_brightness"}
-)
-"""Attributes that resized crops, flips and colour jitter change."""
+"""Finding ii: attributes of which the backbone must keep more than the projector. Those that measure the same count
+once."""
+CHANGED: Mapping[str, frozenset[str]] = {
+    "crop": frozenset({"x", "y", "scale", "centre_x", "centre_y"}),
+    "flip": frozenset({"x", "centre_x", "rotation", "orientation"}),
+    "brightness": frozenset({"brightness", "mean_brightness"}),
+    "contrast": frozenset({"contrast"}),
+    "saturation": frozenset({"saturation"}),
+    "hue": frozenset({"hue", "background_hue", "mean_hue"}),
+    "greyscale": frozenset({"hue", "background_hue", "mean_hue", "saturation"}),
+}
+"""By augmentation of pretraining, the attributes that it changes."""
 GAP = "gap at "
 """Metric of rows on a supervised encoder against a self-supervised one, before the name of their tap."""
 ROBUST_MIN = 0.01
@@ -61,20 +70,23 @@ class Finding:
 def findings(rows: Iterable[Row]) -> list[Finding]:
     """Findings i and ii for every encoder whose rows have what they need: r of its own augmentations at both ends."""
     by_name = {(r.metric, r.encoder, r.tap, r.subject): r for r in rows}
+    same_as = {r.subject: r.why for r in by_name.values() if r.metric == DUPLICATE}
     found = []
     for encoder in dict.fromkeys(r.encoder for r in by_name.values()):
         backbone = by_name.get(("r", encoder, "backbone", "own"))
-        gap = by_name.get(("r difference", encoder, BOTH, "own"))
+        gap = by_name.get(("r difference - untrained", encoder, BOTH, "own"))
         share = by_name.get(("r ratio", encoder, BOTH, "own"))
-        if backbone is None or gap is None or share is None:
+        specific = by_name.get(("difference in differences", encoder, BOTH, "own"))
+        if backbone is None or gap is None or share is None or specific is None:
             continue
         found.append(backbone_moves(backbone, gap))
-        augmented = [
+        changed = augmented(by_name.values(), encoder)
+        kept = [
             r
             for (metric, at, tap, subject), r in by_name.items()
-            if (metric, at, tap) == ("kept difference", encoder, BOTH) and subject in AUGMENTED
+            if (metric, at, tap) == ("kept difference", encoder, BOTH) and subject in changed
         ]
-        found.append(projector_rests(share, augmented))
+        found.append(projector_rests(share, specific, kept, same_as))
     gaps = [r for r in by_name.values() if r.metric == f"{GAP}backbone"]
     if gaps:
         found.append(attacks_move(gaps, [r for r in by_name.values() if r.metric == TRAINED]))
@@ -89,10 +101,23 @@ def findings(rows: Iterable[Row]) -> list[Finding]:
     return found
 
 
+def augmented(rows: Iterable[Row], encoder: str) -> frozenset[str]:
+    """The attributes that an encoder's own augmentations change; none where these are not known."""
+    own = [CHANGED[row.subject] for row in rows if (row.metric, row.encoder) == (AUGMENTATION, encoder)]
+    return frozenset().union(*own)
+
+
 def backbone_moves(backbone: Row, gap: Row) -> Finding:
-    """Finding i from r of the encoder's own augmentations at the backbone, and r(backbone) - r(projector), paired."""
+    """Finding i from r of the encoder's own augmentations at the backbone, and from r(backbone) - r(projector).
+
+    `gap` is how much more that is than of the same network untrained, paired. In an untrained network both ends move,
+    and alike.
+    """
     claim = "The backbone is not invariant to the augmentations that the encoder was trained with."
-    why = f"r at the backbone is {_range(backbone)}, r(backbone) - r(projector) {_range(gap)}."
+    why = (
+        f"r at the backbone is {_range(backbone)}; r(backbone) - r(projector) is {_range(gap)} more than in the same "
+        "network untrained."
+    )
     outcome: Literal["shown", "not shown", "opposite"] = "not shown"
     if backbone.low > INVARIANT_MAX and gap.low > EFFECT_MIN:
         outcome = "shown"
@@ -101,22 +126,36 @@ def backbone_moves(backbone: Row, gap: Row) -> Finding:
     return Finding("i", backbone.encoder, claim, outcome, why)
 
 
-def projector_rests(share: Row, kept: Sequence[Row]) -> Finding:
-    """Finding ii from r(projector) / r(backbone) and kept(backbone) - kept(projector) of augmented attributes."""
+def projector_rests(share: Row, specific: Row, kept: Sequence[Row], same_as: Mapping[str, str] = {}) -> Finding:
+    """Finding ii from r(projector) / r(backbone) and kept(backbone) - kept(projector) of augmented attributes.
+
+    `specific` is a difference in differences: ln r(projector) / r(backbone) of the encoder's own augmentations minus
+    that of transforms it was not trained with, minus the same of the untrained network. `same_as` has for an attribute
+    that measures the same as an earlier one the name of that.
+    """
     claim = "The projector is nearly invariant to them, and keeps less of what they change."
-    more = [r.subject for r in kept if r.low > EFFECT_MIN]
-    less = [r.subject for r in kept if r.high < -EFFECT_MIN]
-    needed = min(ATTRIBUTES_MIN, max(1, len(kept)))
+    more = _once([r.subject for r in kept if r.low > EFFECT_MIN], same_as)
+    less = _once([r.subject for r in kept if r.high < -EFFECT_MIN], same_as)
+    asked = _once([r.subject for r in kept], same_as)
+    needed = min(ATTRIBUTES_MIN, max(1, len(asked)))
     why = (
-        f"r(projector) / r(backbone) is {_range(share)}; of {len(kept)} augmented attributes the backbone keeps more "
-        f"of {joined(more) or 'none'} and less of {joined(less) or 'none'} (by {EFFECT_MIN:g} or more)."
+        f"r(projector) / r(backbone) is {_range(share)}; its logarithm is {_range(specific)} more than for other "
+        f"transforms, compared with the same network untrained; of {len(asked)} attributes that they change the "
+        f"backbone keeps more of {joined(more) or 'none'} and less of {joined(less) or 'none'} (by {EFFECT_MIN:g} or "
+        "more)."
     )
     outcome: Literal["shown", "not shown", "opposite"] = "not shown"
-    if share.high < PROJECTOR_SHARE and len(more) >= needed and not less:
+    if share.high < PROJECTOR_SHARE and specific.high < -SPECIFIC_MIN and len(more) >= needed and not less:
         outcome = "shown"
-    elif share.low > 1.0 or (len(less) >= needed and not more):
+    elif share.low > 1.0 or specific.low > SPECIFIC_MIN or (len(less) >= needed and not more):
         outcome = "opposite"
     return Finding("ii", share.encoder, claim, outcome, why)
+
+
+def _once(subjects: Sequence[str], same_as: Mapping[str, str]) -> list[str]:
+    """The subjects, of those that measure the same the first alone."""
+    first = {same_as.get(subject, subject): subject for subject in reversed(subjects)}
+    return [subject for subject in subjects if subject in first.values()]
 
 
 def attacks_move(gaps: Sequence[Row], trained: Sequence[Row]) -> Finding:

@@ -19,15 +19,20 @@ def row(metric: str, tap: str, subject: str, low: float, high: float) -> Row:
         ((0.3, 0.4), (0.1, 0.2), "shown"),
         ((0.1, 0.4), (0.1, 0.2), "not shown"),
         ((0.3, 0.4), (0.04, 0.2), "not shown"),
+        ((0.3, 0.4), (-0.02, 0.02), "not shown"),
         ((0.3, 0.4), (-0.2, -0.01), "not shown"),
         ((0.05, 0.1), (0.01, 0.02), "opposite"),
         ((0.3, 0.4), (-0.2, -0.1), "opposite"),
     ],
 )
 def test_finding_one_has_three_outcomes(backbone: tuple[float, float], gap: tuple[float, float], outcome: str) -> None:
-    found = findings.backbone_moves(row("r", "backbone", "own", *backbone), row("r difference", BOTH, "own", *gap))
+    more = row("r difference - untrained", BOTH, "own", *gap)
+    found = findings.backbone_moves(row("r", "backbone", "own", *backbone), more)
     assert (found.number, found.encoder, found.outcome) == ("i", "simclr", outcome)
     assert f"[{backbone[0]:.2f}, {backbone[1]:.2f}]" in found.why
+
+
+SPECIFIC = row("difference in differences", BOTH, "own", -0.8, -0.2)
 
 
 @pytest.mark.parametrize(
@@ -49,25 +54,61 @@ def test_finding_two_has_three_outcomes(
     share: tuple[float, float], differences: list[tuple[float, float]], outcome: str
 ) -> None:
     kept = [row("kept difference", BOTH, f"a{i}", *d) for i, d in enumerate(differences)]
-    found = findings.projector_rests(row("r ratio", BOTH, "own", *share), kept)
+    found = findings.projector_rests(row("r ratio", BOTH, "own", *share), SPECIFIC, kept)
     assert (found.number, found.outcome) == ("ii", outcome)
+
+
+@pytest.mark.parametrize(
+    ("specific", "outcome"),
+    [((-0.8, -0.2), "shown"), ((-0.8, -0.04), "not shown"), ((-0.1, 0.1), "not shown"), ((0.06, 0.2), "opposite")],
+)
+def test_a_projector_that_rests_under_everything_alike_does_not_show_finding_two(
+    specific: tuple[float, float], outcome: str
+) -> None:
+    kept = [row("kept difference", BOTH, name, 0.1, 0.3) for name in ("hue", "x")]
+    taught = row("difference in differences", BOTH, "own", *specific)
+    assert findings.projector_rests(row("r ratio", BOTH, "own", 0.2, 0.4), taught, kept).outcome == outcome
+
+
+def test_attributes_that_measure_the_same_count_once() -> None:
+    kept = [row("kept difference", BOTH, "x", 0.1, 0.3), row("kept difference", BOTH, "centre_x", 0.1, 0.3)]
+    kept += [row("kept difference", BOTH, "hue", -0.1, 0.1)]
+    share = row("r ratio", BOTH, "own", 0.2, 0.4)
+    assert findings.projector_rests(share, SPECIFIC, kept).outcome == "shown"
+    once = findings.projector_rests(share, SPECIFIC, kept, {"centre_x": "x"})
+    assert once.outcome == "not shown"
+    assert "of 2 attributes" in once.why
+
+
+def augmentation(name: str) -> Row:
+    return row("augmentation", "", name, float("nan"), float("nan"))
 
 
 def test_findings_are_written_for_encoders_whose_rows_are_there() -> None:
     rows = [
         row("r", "backbone", "own", 0.3, 0.4),
         row("r", "projector", "own", 0.05, 0.06),
-        row("r difference", BOTH, "own", 0.2, 0.3),
+        row("r difference - untrained", BOTH, "own", 0.2, 0.3),
         row("r ratio", BOTH, "own", 0.1, 0.2),
+        SPECIFIC,
+        augmentation("crop"),
+        augmentation("hue"),
         row("kept difference", BOTH, "hue", 0.1, 0.2),
         row("kept difference", BOTH, "x", 0.1, 0.2),
         row("kept difference", BOTH, "pattern", -0.2, -0.1),
+        row("kept difference", BOTH, "brightness", -0.2, -0.1),
         Row("q", "r", "oracle", "pixels", "own", 0.5, 0.4, 0.6, 128, ""),
     ]
     found = findings.findings(rows)
     assert [(f.number, f.encoder, f.outcome) for f in found] == [("i", "simclr", "shown"), ("ii", "simclr", "shown")]
     assert "hue and x" in found[1].why
     assert findings.findings(rows[:2]) == []
+
+
+def test_attributes_are_those_that_the_encoders_own_augmentations_change() -> None:
+    rows = [augmentation("brightness"), augmentation("hue")]
+    assert findings.augmented(rows, "simclr") == {"brightness", "mean_brightness", "hue", "background_hue", "mean_hue"}
+    assert findings.augmented(rows, "another") == frozenset()
 
 
 def gap(supervised: str, other: str, eps: str, low: float, high: float) -> Row:
