@@ -3,9 +3,10 @@
 Every threshold stands here, and every finding reports the numbers that it was judged by.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from stages.questions.format import AUGMENTATION, BOTH, DUPLICATE, Row, joined
 
@@ -34,12 +35,25 @@ GAP = "gap at "
 ROBUST_MIN = 0.01
 """Finding iii: a difference between two movements must exceed this, in distances of two random images. With enough
 images an interval excludes 0 by any difference, however small."""
+SEEDS_MIN = 3
+"""Finding iii: pretraining seeds that there must be of each method. One training is no evidence on a method."""
+TRAINED = "trained"
+"""Metric of rows that hold the pretraining seed of an encoder; the subject is its method, with its label."""
+READ_MIN, HELD_MIN = 0.95, 0.5
+"""Finding iv: an attribute is judged where its reader scores at least the first on held-out images, and samples of
+unedited embeddings keep at least the second of it (lower bound)."""
+SELECTIVITY, FINAL_EDIT = "selectivity", "means"
+"""Metric of rows on the effect of an edit on its attribute minus that on any other, and the edit of finding iv. The
+subject of a row is the edit and the attribute; its verdict is `EDITS`, `NO EDIT` or `CANNOT TELL`."""
+EDITS, NO_EDIT, CANNOT_TELL = "EDITS", "NO EDIT", "CANNOT TELL"
 EFFECT_MIN = 0.05
 """The smallest difference of scores that counts, however narrow its interval is."""
 UNASKED = (
     ("robustness", "Finding iii, on small attacks, was not asked in this study"),
-    ("manipulation", "Finding iv, on edits, was not asked in this study"),
+    ("edits", "Finding iv, on edits, was not asked in this study"),
 )
+
+Outcome: TypeAlias = Literal["shown", "not shown", "opposite", "cannot tell"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ class Finding:
     number: str
     encoder: str
     claim: str
-    outcome: Literal["shown", "not shown", "opposite"]
+    outcome: Outcome
     why: str
 
 
@@ -74,7 +88,17 @@ def findings(rows: Iterable[Row]) -> list[Finding]:
         ]
         found.append(projector_rests(share, specific, kept, same_as))
     gaps = [r for r in by_name.values() if r.metric == f"{GAP}backbone"]
-    return [*found, attacks_move(gaps)] if gaps else found
+    if gaps:
+        found.append(attacks_move(gaps, [r for r in by_name.values() if r.metric == TRAINED]))
+    edited = [
+        r
+        for r in by_name.values()
+        if (r.metric, r.tap) == (SELECTIVITY, "backbone") and r.subject.startswith(f"{FINAL_EDIT} ")
+    ]
+    found += [
+        edits_work([r for r in edited if r.encoder == encoder]) for encoder in dict.fromkeys(r.encoder for r in edited)
+    ]
+    return found
 
 
 def augmented(rows: Iterable[Row], encoder: str) -> frozenset[str]:
@@ -134,11 +158,11 @@ def _once(subjects: Sequence[str], same_as: Mapping[str, str]) -> list[str]:
     return [subject for subject in subjects if subject in first.values()]
 
 
-def attacks_move(gaps: Sequence[Row]) -> Finding:
+def attacks_move(gaps: Sequence[Row], trained: Sequence[Row]) -> Finding:
     """Finding iii from movement(supervised) - movement(self-supervised) under PGD, paired, at the backbone.
 
     Of each pair of encoders that at the middle eps counts. Rows have the supervised encoder as theirs, and as subject
-    the self-supervised one and the eps.
+    the self-supervised one and the eps. `trained` has the method and the pretraining seed of every encoder.
     """
     pairs: dict[tuple[str, str], list[tuple[float, Row]]] = {}
     for gap in gaps:
@@ -150,14 +174,83 @@ def attacks_move(gaps: Sequence[Row]) -> Finding:
     }
     eps = joined(list(dict.fromkeys(f"{eps:g}" for eps, _ in judged.values())))
     why = f"Movement under PGD at eps {eps} / 255: " + "; ".join(f"{k} {_range(gap)}" for k, (_, gap) in judged.items())
-    outcome: Literal["shown", "not shown", "opposite"] = "not shown"
-    if all(gap.low > ROBUST_MIN for _, gap in judged.values()):
+    seeds = _seeds(trained, {encoder for pair in pairs for encoder in pair})
+    outcome: Outcome = "not shown"
+    if seeds < SEEDS_MIN:
+        outcome = "cannot tell"
+        why = f"{seeds} of {SEEDS_MIN} seeds of each method. {why}"
+    elif all(gap.low > ROBUST_MIN for _, gap in judged.values()):
         outcome = "shown"
     elif all(gap.high < -ROBUST_MIN for _, gap in judged.values()):
         outcome = "opposite"
     encoders = joined(list(dict.fromkeys(supervised for supervised, _ in pairs)))
     claim = "Small attacks move the backbone of a self-supervised encoder less than that of a supervised one."
     return Finding("iii", encoders, claim, outcome, f"{why}.")
+
+
+def _seeds(trained: Sequence[Row], encoders: Collection[str]) -> int:
+    """Pretraining seeds of the method that has fewest of them."""
+    by_method: dict[str, set[float]] = {}
+    for row in trained:
+        if row.encoder in encoders:
+            by_method.setdefault(row.subject, set()).add(row.value)
+    return min((len(seeds) for seeds in by_method.values()), default=0)
+
+
+@dataclass(frozen=True)
+class EditEvidence:
+    """What the verdict on an edit of one attribute rests on; NaN where it is not known."""
+
+    reader: float
+    """Score of the attribute's reader on held-out images."""
+    held: float
+    """Lower bound of what samples of unedited embeddings keep of the attribute."""
+    selectivity: float
+    """Lower bound of effect on the attribute - largest effect on another, simultaneous over attributes."""
+    over_random: float
+    """Lower bound of effect on the attribute - that of random directions, simultaneous over attributes."""
+    step: float
+    """Smallest lower bound of what a larger strength does more than a smaller one."""
+
+
+def edit_works(found: EditEvidence) -> tuple[str, str]:
+    """The verdict on an edit of one attribute, and why."""
+    if not found.reader >= READ_MIN:
+        return CANNOT_TELL, f"its reader scores {found.reader:.2f} of {READ_MIN:g}"
+    if not found.held >= HELD_MIN:
+        return CANNOT_TELL, f"unedited samples keep {found.held:.2f} of it at least, of {HELD_MIN:g}"
+    if math.isnan(found.selectivity):
+        return CANNOT_TELL, "no other attribute is read well enough to compare with"
+    if not found.selectivity > EFFECT_MIN:
+        return NO_EDIT, f"its effect exceeds that on others by {found.selectivity:.2f} at least"
+    if not found.over_random > EFFECT_MIN:
+        return NO_EDIT, f"its effect exceeds that of random directions by {found.over_random:.2f} at least"
+    if not found.step > -EFFECT_MIN:
+        return NO_EDIT, f"a longer step may have less effect, by {-found.step:.2f}"
+    return EDITS, f"its effect exceeds that on others by {found.selectivity:.2f} at least"
+
+
+def edits_work(rows: Sequence[Row]) -> Finding:
+    """Finding iv at one encoder, from the verdicts on edits by means at the backbone, an attribute each."""
+    names = {row: row.subject.partition(" ")[2] for row in rows}
+    judged = [row for row in rows if row.verdict != CANNOT_TELL]
+    works = [names[row] for row in judged if row.verdict == EDITS]
+    needed = min(ATTRIBUTES_MIN, len(judged))
+    outcome: Outcome = "not shown"
+    if not judged:
+        outcome = "cannot tell"
+    elif len(works) >= needed:
+        outcome = "shown"
+    numbers = "; ".join(f"{names[row]} {_range(row)}" for row in judged)
+    unjudged = "; ".join(f"{names[row]}: {row.why}" for row in rows if row not in judged)
+    why = (
+        (f"Effect on the attribute - largest effect on another: {numbers}. " if judged else "")
+        + f"Edits change {joined(works) or 'none'} alone, of {len(judged)} attributes that were judged; {needed or 1} "
+        + ("is needed" if (needed or 1) == 1 else "are needed")
+        + (f". Not judged: {unjudged}." if unjudged else ".")
+    )
+    claim = "Steps along directions of the backbone's embedding change one attribute and leave the others."
+    return Finding("iv", rows[0].encoder, claim, outcome, why)
 
 
 def unasked(asked: Collection[str]) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 from stages import attributes
 from stages.contract import Added, Estimate, Input, Inputs, Output, Part, Stage, Summary, Unkeyed
 from stages.datasets.files import FileReader, FilesSource, Wanted
-from stages.datasets.sources import DatasetSource, FolderSource, ScenesSource
+from stages.datasets.sources import CataloguedSource, DatasetSource
 from stages.errors import InputError
 from stages.external.ranges import Unreadable
 from stages.listing import ATTRIBUTES, LISTING_ROWS, OK
@@ -55,7 +55,7 @@ class Shards(Stage):
             for start in range(0, count, self.shard_rows)
         ]
 
-    def setup(self, inputs: Inputs, device: str) -> ScenesSource | FolderSource | FileReader:
+    def setup(self, inputs: Inputs, device: str) -> CataloguedSource | FileReader:
         """The source that was listed, or what reads its files."""
         source: DatasetSource = TypeAdapter(DatasetSource).validate_python(
             self.source or inputs["listing"].summary["source"]
@@ -161,9 +161,7 @@ class Shards(Stage):
             yield index_of(columns, labelled)
 
 
-def _fetch(
-    state: ScenesSource | FolderSource | FileReader, members: Sequence[Mapping[str, Any]]
-) -> Iterator[bytes | Unreadable]:
+def _fetch(state: CataloguedSource | FileReader, members: Sequence[Mapping[str, Any]]) -> Iterator[bytes | Unreadable]:
     """The images of these rows of a listing again."""
     if isinstance(state, FileReader):
         return state.fetch([Wanted(m["source"], m["position"], m["size"]) for m in members])

@@ -12,7 +12,7 @@ from cluster.errors import ConnectError, ResourceError
 from cluster.executor import ALONE, Claim, Room
 from cluster.mailbox import Location
 from cluster.resources import Layout, Machine
-from cluster.shares import Place
+from cluster.shares import Placement
 
 GB = 1024**3
 
@@ -78,10 +78,10 @@ def test_a_gang_waits_for_a_machine_and_says_what_for(monkeypatch: pytest.Monkey
     cluster = Cluster({"head": 0})
     found = books(cluster, monkeypatch)
     gang = found.open_gang(Claim("training"), 1, None)
-    assert (gang.place, found.room_of(gang).waits) == (None, "a machine with a CPU to join the cluster")
+    assert (gang.placement, found.room_of(gang).waits) == (None, "a machine with a CPU to join the cluster")
     cluster.cpus["a"] = 4
     found.read()
-    assert found.begin(gang) == Place(Layout(1, 4, 0), {"a": 1})
+    assert found.begin(gang) == Placement(Layout(1, 4, 0), {"a": 1})
     assert found.room_of(gang) == Room({"host-a": 1})
     other = found.open_gang(Claim("another"), 1, None)
     assert found.room_of(other).waits == "room that is taken by training"
