@@ -18,7 +18,7 @@ from stages.datasets.sources import CollageSource
 from stages.errors import InputError
 from stages.images.pixels import decode
 from stages.listing.stage import Listing
-from tests.stages.datasets.listed import both, fill, known, table
+from tests.stages.datasets.listed import both, declared, fill, table
 
 GREY = (128, 128, 128)
 
@@ -101,8 +101,8 @@ def test_held_out_images_share_no_cutout_and_no_background_with_the_others(tmp_p
         assert not sides["train"] & sides["heldout"]
         assert len(sides["train"] | sides["heldout"]) == count
         assert len({name.split("/")[0] for name in sides["heldout"]}) == 2
-    assert known(shards)["class"] == ("class", ("apple", "pear"))
-    assert known(shards)["background"] == ("class", ("sand", "sea"))
+    assert declared(shards)["class"] == ("class", ("apple", "pear"))
+    assert declared(shards)["background"] == ("class", ("sand", "sea"))
     assert index["attribute.class"].tolist() == [float(name.startswith("pear")) for name in pieces.cutout]
     assert index["attribute.background"].tolist() == [float(name.startswith("sea")) for name in pieces.background]
     corners = [decode(data)[0, 0] for data in images]
