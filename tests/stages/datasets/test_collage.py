@@ -94,7 +94,7 @@ def test_held_out_images_share_no_cutout_and_no_background_with_the_others(tmp_p
     _, shards, images = both(rows=100, **settings)
     index = table(shards)
     assert (index.split == "heldout").sum() == 120
-    pieces = index.name.str.extract(r"^(?P<row>\d+): (?P<cutout>.+) on (?P<background>.+)$")
+    pieces = index.file_name.str.extract(r"^(?P<row>\d+): (?P<cutout>.+) on (?P<background>.+)$")
     assert pieces.row.astype(int).tolist() == index.row.tolist()
     for part, count in (("cutout", 10), ("background", 6)):
         sides = {split: set(pieces[part][index.split == split]) for split in ("train", "heldout")}
