@@ -45,7 +45,8 @@ class Hosts:
             for number, name in enumerate(self.names):
                 host, cable = f"{self._prefix}{name}", f"{self._prefix}v{number}"
                 self._begin(stack, f"netns add {host}", f"netns del {host}")
-                _ip(f"link add {cable} type veth peer name eth0 netns {host}")
+                # By itself it would go some time after its host.
+                self._begin(stack, f"link add {cable} type veth peer name eth0 netns {host}", f"link del {cable}")
                 _ip(f"link set {cable} master {self._prefix} up")
                 _ip(f"-n {host} link set lo up")
                 _ip(f"-n {host} addr add {self.ip(name)}/24 dev eth0")

@@ -106,7 +106,7 @@ def test_other_code_a_wrong_clock_and_a_store_out_of_reach_are_named_by_host(scr
     assert faults.keys() == {"othercode", "ahead", "nostore"}
     assert faults["othercode"].startswith("Repscope's code is another")
     assert faults["ahead"] == "the clock is 7200 s ahead. Set it by NTP."
-    assert faults["nostore"].startswith(f"the store file://{store} cannot be used: ")
+    assert faults["nostore"].startswith(f"the store file://{store} cannot be used: what was written to it a moment ago")
 
 
 def wait_until_started(process: "subprocess.Popen[bytes]", log: Path) -> None:
