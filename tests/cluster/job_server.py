@@ -2,7 +2,8 @@
 
     python -m tests.cluster.job_server
 
-Ray's own Cluster gives the nodes, of one CPU each. The first line that it prints is the address of the job server.
+Ray's own Cluster gives the nodes, of one CPU each. It prints the addresses of the job server and of the head, a line
+each.
 """
 
 import os
@@ -50,7 +51,7 @@ def main() -> None:
         lambda scratch: cluster.add_node(**NODE, temp_dir=str(scratch)), "a second node", "See what its log says."
     )
     try:
-        print(f"http://127.0.0.1:{port}", flush=True)
+        print(f"http://127.0.0.1:{port}\n{cluster.address}", flush=True)
         sys.stdin.read()
     finally:
         cluster.shutdown()  # type: ignore[no-untyped-call]

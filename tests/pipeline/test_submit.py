@@ -54,6 +54,10 @@ def make():
 """
 
 
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Without it Ray takes the address of the head, 127.0.0.1, for another one of this machine."""
+
+
 def written(folder: Path, before: str = "pass") -> Path:
     """A small study whose encoder is built by a file beside it, which does `before` first."""
     (folder / "nets.py").write_text(NETWORK.replace("BEFORE", before))
@@ -63,19 +67,25 @@ def written(folder: Path, before: str = "pass") -> Path:
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """The job server of a cluster of two nodes, in processes of its own."""
+def addresses() -> Iterator[list[str]]:
+    """The job server and the head of a cluster of two nodes, in processes of its own."""
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.cluster.job_server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert server.stdin is not None
     assert server.stdout is not None
     try:
-        yield server.stdout.readline().strip()
+        yield [server.stdout.readline().strip() for _ in range(2)]
     finally:
         server.stdin.close()
         server.stdout.close()
         assert server.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def address(addresses: list[str]) -> str:
+    """The job server of the cluster."""
+    return addresses[0]
 
 
 def live_run(address: str, study: Path, store: Path) -> str:
@@ -140,6 +150,19 @@ def test_a_variable_is_passed_on_by_name_only_and_must_be_set(address: str, tmp_
     study, store = written(tmp_path), tmp_path / "store"
     done = repscope("submit", study, "--store", store, "--address", address, "--pass-env", "NOT_SET_ANYWHERE", code=2)
     assert "found no NOT_SET_ANYWHERE" in done.stderr
+
+
+def test_the_doctor_finds_a_cluster_without_a_token_open_though_its_own_shell_has_one(
+    addresses: list[str], tmp_path: Path
+) -> None:
+    server, head = addresses
+    words = ("doctor", "--address", head, "--store", tmp_path / "store", "--json")
+    done = repscope(*words, code=2, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="of-another-cluster", **LOOPBACK)
+    found = json.loads(done.stdout)
+    assert len(found["nodes"]) == 2
+    assert found["remarks"] == ["authentication: none", f"dashboard: {server.removeprefix('http://')}"]
+    assert [fault.partition(":")[0] for fault in found["faults"]] == ["the cluster asks for no token"]
+    assert not list((tmp_path / "store" / "probes").iterdir())
 
 
 def test_credentials_of_the_shell_alone_are_named_and_never_sent(
