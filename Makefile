@@ -10,7 +10,7 @@ LOWEST := .venv-lowest
 TOOLS    := chromium mkfs.ext4 mkfs.exfat mount.exfat-fuse
 PACKAGES := chromium e2fsprogs exfatprogs exfat-fuse
 
-.PHONY: help demo test test-system test-lowest lint docs bench clean
+.PHONY: help demo photos test test-system test-lowest lint docs bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,11 +18,14 @@ help:  ## this list
 demo: $(READY)  ## the scenes study on an embedded local Ray and a local folder store
 	@$(BIN)/repscope run scenes
 
+photos: $(DEV)  ## photographs and trained weights for the recipe photos, in photos/: 300 MB of packages under licences of their own
+	@$(BIN)/python examples/photos.py
+
 # In random order: the first lines name the seed, and PYTEST_ADDOPTS=--randomly-seed=N repeats it.
 test: $(DEV) lint  ## everything that needs neither root nor apt
 	$(BIN)/python -m pytest -m "not system" -n 2 --dist loadgroup
 
-test-system: $(SYSTEM)  ## what needs apt packages or root: a real browser, a real S3 server, disks that fill
+test-system: $(SYSTEM) photos  ## what needs apt packages or root: a real browser, a real S3 server, disks that fill, photographs
 	$(BIN)/python -m pytest -m system
 
 test-lowest: $(LOWEST)/.ready  ## the tests of `make test` with the lowest versions that pyproject.toml admits
@@ -69,5 +72,5 @@ $(SYSTEM): $(DEV) tests/system/s3-server.txt
 	@$(VENV)/s3/bin/pip install -qq --disable-pip-version-check -r tests/system/s3-server.txt
 	@touch $@
 
-clean:  ## removes environments, caches and the built site
-	rm -rf $(VENV) $(LOWEST) site .mypy_cache .pytest_cache .ruff_cache
+clean:  ## removes environments, caches, photographs and the built site
+	rm -rf $(VENV) $(LOWEST) photos site .mypy_cache .pytest_cache .ruff_cache

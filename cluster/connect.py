@@ -184,6 +184,20 @@ def free_resources() -> dict[str, dict[str, float]]:
     return found
 
 
+def asks_for_token() -> bool:
+    """Whether the Ray that this process is connected to lets in only who has its token."""
+    from ray._raylet import AuthenticationMode, get_authentication_mode  # type: ignore[attr-defined]
+
+    return bool(get_authentication_mode() == AuthenticationMode.TOKEN)
+
+
+def dashboard() -> str:
+    """`host:port` of the dashboard of the Ray that this process is connected to; empty where it has none."""
+    from ray._private import worker
+
+    return worker._global_node.webui_url or "" if worker._global_node is not None else ""
+
+
 def check_ours() -> None:
     """Raises `ForeignCodeError` unless `pipeline`, `stages` and `cluster` are the packages beside this file."""
     root = Path(cluster.__file__).resolve().parent.parent

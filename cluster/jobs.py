@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster import environment
 from cluster.errors import ConnectError, JobError
+
+T = TypeVar("T")
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 60.0
@@ -167,9 +169,12 @@ def _job(entry: Any) -> Job:
 
 
 def on_every_node(
-    function: Callable[[dict[str, Any]], list[str]], payload: dict[str, Any]
-) -> dict[str, list[str] | Exception]:
-    """What a function of an importable module returns or raises on each live node, by host name and node id."""
+    function: Callable[[dict[str, Any]], T], payload: dict[str, Any], seconds: float | None = None
+) -> dict[str, T | Exception]:
+    """What a function of an importable module returns or raises on each live node, by `node_name`.
+
+    A node without an answer after `seconds` has an exception too.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -180,16 +185,24 @@ def on_every_node(
     for node in nodes():
         if node["Alive"]:
             place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            name = f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"
-            calls[name] = task.options(scheduling_strategy=place).remote(payload)
-    found: dict[str, list[str] | Exception] = {}
+            calls[node_name(node)] = task.options(scheduling_strategy=place).remote(payload)
+    until = None if seconds is None else time.monotonic() + seconds
+    found: dict[str, T | Exception] = {}
     for name, call in calls.items():
         try:
-            found[name] = ray.get(call)
+            found[name] = ray.get(call, timeout=None if until is None else max(0.0, until - time.monotonic()))
+        except ray.exceptions.GetTimeoutError:
+            found[name] = TimeoutError(f"no answer in {seconds:.0f} s")
+            ray.cancel(call, force=True)
         # Whatever went wrong on a node is an answer about that node.
         except Exception as error:
             found[name] = error
     return found
+
+
+def node_name(node: Mapping[str, Any]) -> str:
+    """The host name of a node as Ray describes it, and the start of its id."""
+    return f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"
 
 
 def size_of(folder: Path) -> int:

@@ -44,13 +44,14 @@ class Commands(click.Group):
             ctx.exit(141)
         except Exception as error:
             from pipeline.errors import exit_code, not_installed
+            from stages.errors import without_credentials
 
             if isinstance(error, ImportError):
                 error = not_installed(error) or error
             code = exit_code(error)
             if code == 1:
                 raise
-            click.echo(f"repscope: {error}", err=True)
+            click.echo(f"repscope: {without_credentials(str(error))}", err=True)
             ctx.exit(code)
         finally:
             signal.signal(signal.SIGTERM, before)

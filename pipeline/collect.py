@@ -4,8 +4,8 @@ Kinds: `artifacts` (generations that nothing reaches, and what closed ones still
 are finished, `leases` that are over, and `probes`. An artifact is closed first and deleted a grace period later, so
 that whoever reads it has time to finish. Ages are by the server's clock.
 
-Reached are the newest pointer of every study, and the plans of all runs that hold a lease or have written anything
-within the grace period.
+Reached are the newest pointer of every study, the vectors that were adopted for it, and the plans of all runs that hold
+a lease or have written anything within the grace period.
 """
 
 import json
@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+from pipeline.adopt import adopted
 from pipeline.backends import Entry
 from pipeline.errors import MissingError, StoreError
 from pipeline.key import SHORT
@@ -120,7 +121,8 @@ def _roots(
 
     for name in store.folders("studies"):
         pointer = latest(store, name)
-        for ref in pointer.steps.values() if pointer is not None else ():
+        steps = {} if pointer is None else pointer.steps
+        for ref in (*steps.values(), *adopted(store, name).values()):
             reach(ref.stage, ref.key, ref.generation)
     runs = {_owner_run(store, leases[folder]) for folder in held}
     runs |= {entry.name.split("/")[1] for entry in store.entries("runs") if entry.modified > since}

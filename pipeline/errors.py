@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import ClassVar
 
-from stages.errors import InputError, StageError
+from stages.errors import InputError, StageError, without_credentials
 
 RUN = frozenset(
     [
@@ -50,6 +50,7 @@ class PipelineError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, expected: str, found: str, remedy: str) -> None:
+        expected, found, remedy = map(without_credentials, (expected, found, remedy))
         super().__init__(expected, found, remedy)
         self.expected = expected
         self.found = found
@@ -118,11 +119,11 @@ class StepFailedError(PipelineError):
         message: str = "",
     ) -> None:
         super().__init__(expected, found, remedy)
-        self.message = message
+        self.message = without_credentials(message)
         self.step = step
         self.part = part
         self.type_name = type_name
-        self.traceback = traceback
+        self.traceback = without_credentials(traceback)
 
     def __str__(self) -> str:
         return self.message or super().__str__()

@@ -31,6 +31,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError, StoreError
 from pipeline.store import Store
+from stages.errors import without_credentials
 
 FLUSH_SECONDS = 10.0
 
@@ -89,7 +90,8 @@ class EventLog:
         self._kept = True
 
     def emit(self, kind: str, step: str = "", **fields: Any) -> None:
-        """Passes an event on and keeps it."""
+        """Passes an event on and keeps it, without the credentials of URLs in its fields."""
+        fields = without_credentials(fields)
         with self._lock:
             event = Event(kind, step, time.time(), fields)
             if self._listener is not None:

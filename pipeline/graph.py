@@ -22,7 +22,7 @@ from stages.encoders.spec import EncoderSpec, Oracle, Pretrained
 from stages.encoders.stage import Imported
 from stages.pretrain.stage import Pretrain
 from stages.questions.asks.stage import of_group
-from stages.questions.question import CONDITIONS, HALFWAY, PROBES, READERS, SAMPLE_EMBEDDINGS, SAMPLES, Ask
+from stages.questions.question import CONDITIONS, HALFWAY, PROBES, READERS, SAMPLE_EMBEDDINGS, SAMPLES, SEEDS, Ask
 from stages.report.stage import Report
 from stages.samples.stage import PUBLISHED, Samples
 
@@ -64,7 +64,14 @@ def graph_of(study: Study) -> list[Step]:
         name = study.decoder.taps[0].partition(":")[0]
         decoder = graph.add("decoder", study.decoder, {"encoder": encoder_steps[name]} if name in encoder_steps else {})
     listing = graph.add("listing", study.dataset.listing, {})
-    shards = graph.add("shards", study.dataset.shards, {"listing": listing})
+    # A listing says without credentials where it was read from.
+    packing = study.dataset.shards
+    packing = (
+        packing
+        if packing.source
+        else packing.model_copy(update={"source": study.dataset.listing.source.model_dump(mode="json")})
+    )
+    shards = graph.add("shards", packing, {"listing": listing})
     encoder_steps |= {
         name: graph.add(f"encoder.{name}", encoder, {"shards": shards})
         for name, encoder in encoder_steps_of(study).items()
@@ -76,20 +83,32 @@ def graph_of(study: Study) -> list[Step]:
         stage = Embeddings(encoder=spec_of(encoders[name]), views=views)
         return graph.share(step, stage, {"images": images} | weights)
 
-    embedded = {name: embed(f"embeddings.{name}", name, shards, ("plain", "flip")) for name in encoders}
+    studied = [name for name in encoders if name not in references_of(study)]
+    embedded = {name: embed(f"embeddings.{name}", name, shards, ("plain", "flip")) for name in studied}
     groups = [_Group(taps, encoders, encoder_steps, embedded) for taps in groups_of(study)]
     own = groups[0]
     weights = {f"encoder.{name}": step for name, step in encoder_steps.items()}
     readers = graph.add("readers", study.readers, {"shards": shards})
-    probes = {PROBES: graph.add("probes", study.probes, {"shards": shards} | own.tables)}
+    references = {name: embed(f"reference.{name}", name, shards, ("plain",)) for name in references_of(study)}
+    read_by = {f"reference.{name}": step for name, step in references.items()}
+    probing = study.probes
+    if taps := tuple(tap for question in study.questions.asked() for tap in question.reference_taps()):
+        probing = probing.model_copy(update={"references": tuple(dict.fromkeys(taps))})
+    probes = {PROBES: graph.add("probes", probing, {"shards": shards} | own.tables | read_by)}
     if not published:
         decoder = graph.add("decoder", study.decoder, {"shards": shards} | own.tables)
     decoders = {"decoder": decoder}
+    trained_again = {
+        seed: graph.add(
+            f"decoder-seed-{seed}", study.decoder.model_copy(update={"seed": seed}), {"shards": shards} | own.tables
+        )
+        for seed in study.decoder_seeds
+    }
     for number, extension in enumerate(study.extensions, 1):
         before = {table for group in groups[:number] for table in group.tables}
         if unread := {name: step for name, step in groups[number].tables.items() if name not in before}:
             probes[of_group(PROBES, number)] = graph.add(
-                of_group("probes", number), study.probes, {"shards": shards} | unread
+                of_group("probes", number), probing, {"shards": shards} | unread | read_by
             )
         reads = {"shards": shards, "decoder": decoder} | own.tables | groups[number].tables
         decoders[of_group("extension", number)] = graph.add(of_group("extension", number), extension, reads)
@@ -101,9 +120,12 @@ def graph_of(study: Study) -> list[Step]:
     def sample(ask: Ask, number: int, reads: frozenset[str]) -> dict[str, str]:
         """What is painted for an ask at one tap group, as inputs of an answer."""
         group, settings = groups[number], study.ask_settings(ask.stage)
+        filled = {"taps": group.taps, "size": study.decoder.size}
         conditions = graph.share(
             of_group(f"ask.{ask.name}", number),
-            settings.model_copy(update={"taps": group.taps}),
+            settings.model_copy(
+                update={name: value for name, value in filled.items() if name in type(settings).model_fields}
+            ),
             {"shards": shards} | group.tables | group.weights,
         )
         inputs = {"conditions": conditions, "decoder": painters[number]}
@@ -114,6 +136,10 @@ def graph_of(study: Study) -> list[Step]:
             for name in group.seeing:
                 embeddings = embed(f"{step}.{name}", name, samples, ("plain",))
                 found[f"{of_group(SAMPLE_EMBEDDINGS, number)}.{name}"] = embeddings
+        if SEEDS in reads and number == 0:
+            for place, (seed, step_of_seed) in enumerate(trained_again.items(), 1):
+                again = {"conditions": conditions, "decoder": step_of_seed}
+                found[f"{SEEDS}.{place}"] = graph.share(f"samples.{ask.name}-seed-{seed}", sampling, again)
         if HALFWAY in reads and not published:
             halfway = sampling.model_copy(update={"snapshot": "halfway"})
             found[of_group(HALFWAY, number)] = graph.share(of_group(f"samples.{ask.halfway}", number), halfway, inputs)
@@ -126,6 +152,9 @@ def graph_of(study: Study) -> list[Step]:
                 inputs |= sample(question.ask, number, question.reads)
         inputs |= {READERS: readers} if READERS in question.reads else {}
         inputs |= probes if PROBES in question.reads else {}
+        for name in {tap.partition(":")[0] for tap in question.reference_taps()}:
+            inputs[f"reference.{name}"] = references[name]
+            inputs |= {f"encoder.{name}": encoder_steps[name]} if name in encoder_steps else {}
         results[f"results.{question.name}"] = graph.add(question.name, question, inputs)
     graph.add(
         "report",
@@ -206,9 +235,15 @@ def groups_of(study: Study) -> list[tuple[str, ...]]:
     return [study.decoder.taps, *(extension.taps for extension in study.extensions)]
 
 
+def references_of(study: Study) -> list[str]:
+    """The encoders by which questions read images and which are not under study."""
+    taps = (tap for question in study.questions.asked() for tap in question.reference_taps())
+    return list(dict.fromkeys(tap.partition(":")[0] for tap in taps))
+
+
 def encoders_of(study: Study) -> dict[str, Encoder]:
-    """The encoders that the taps of the decoder and of its extensions name."""
-    used = {tap.partition(":")[0] for taps in groups_of(study) for tap in taps}
+    """The encoders that the taps of the decoder, of its extensions and of references name."""
+    used = {tap.partition(":")[0] for taps in groups_of(study) for tap in taps} | {*references_of(study)}
     return {name: encoder for name, encoder in study.encoders.items() if name in used}
 
 

@@ -1,4 +1,4 @@
-"""What every node of a cluster must have for a submitted run: checked by a task on each node before the run starts.
+"""What every node of a cluster must have: checked by a task on each node, before a submitted run and by the doctor.
 
 This module imports nothing heavy and nothing of ours at its top, so that a node with other code says so itself.
 """
@@ -6,8 +6,10 @@ This module imports nothing heavy and nothing of ours at its top, so that a node
 import hashlib
 import importlib.util
 import os
+import re
 import secrets
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,53 @@ def code_files(top: Path) -> list[Path]:
     """The files of Repscope's packages below `top`, in order; no compiled ones and none of an editor's."""
     found = [path for room in ROOMS for path in (top / room).rglob("*") if path.is_file()]
     return sorted(path for path in found if "__pycache__" not in path.parts and not path.name.startswith("."))
+
+
+def facts_here(request: dict[str, Any]) -> dict[str, Any]:
+    """What `repscope doctor` shows of this node. `store` is empty, or why the store cannot be used from here."""
+    import platform
+    from importlib.metadata import version
+
+    memory = os.statvfs("/dev/shm")
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        "ray": version("ray"),
+        "torch": version("torch"),
+        "code": code_digest(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpus": len([name for name in os.listdir("/dev") if re.fullmatch(r"nvidia[0-9]+", name)]),
+        "shared_memory": memory.f_blocks * memory.f_frsize,
+        "time": time.time(),
+        "offset": None,
+        "created": False,
+        "winner": "",
+        "store": "",
+    }
+    try:
+        facts |= _use_of_store(request)
+    # Other code may have other errors, and each is an answer.
+    except Exception as error:
+        facts["store"] = " ".join(str(error).split())
+    return facts
+
+
+def _use_of_store(request: dict[str, Any]) -> dict[str, Any]:
+    """Reads the marker, creates an object that all nodes create, and compares this clock with the store's."""
+    from pipeline.store import open_store
+
+    store = open_store(request["store"])
+    store.read(request["marker"])
+    content, created = store.create_or_read(request["contested"], secrets.token_hex(8).encode())
+    name = f"probes/doctor-{secrets.token_hex(8)}"
+    before = time.time()
+    store.create_or_read(name, b"")
+    after = time.time()
+    try:
+        # The time of an object may be in whole seconds.
+        offset = (before + after) / 2 - store.head(name).modified
+    finally:
+        store.delete(name)
+    return {"created": created, "winner": content.decode(), "offset": offset}
 
 
 def missing_here(request: dict[str, Any]) -> list[str]:

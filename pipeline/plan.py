@@ -13,6 +13,7 @@ from pipeline.speed import REFERENCE, Speed
 from pipeline.step import Step
 from pipeline.store import Store
 from stages.contract import Estimate, Summary
+from stages.errors import without_credentials
 
 State: TypeAlias = Literal["done", "missing", "partial", "BROKEN", "STALE", "DRIFT"]
 
@@ -194,7 +195,7 @@ def _state(
         seconds=seconds,
         size_bytes=size_bytes,
         measured=measured,
-        warnings=() if guess is None else guess.warnings,
+        warnings=() if guess is None else tuple(map(without_credentials, guess.warnings)),
     )
 
 

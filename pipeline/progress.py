@@ -25,6 +25,7 @@ class _Row:
     began: float
     printed: float
     first: int
+    done: int
     attempt: int = 0
     room: str = ""
     metric: str = ""
@@ -106,7 +107,7 @@ class ProgressDisplay:
     def _start(self, step: str, parts: int, done: int) -> None:
         now = time.monotonic()
         self._end(step)
-        row = self._rows[step] = _Row(now, now, done)
+        row = self._rows[step] = _Row(now, now, done, done)
         if not sys.stderr.isatty():
             print(f"{self._label(step)}  started", file=sys.stderr, flush=True)
             return
@@ -132,6 +133,9 @@ class ProgressDisplay:
         row = self._rows.get(step)
         if row is None:
             return
+        if row.room.startswith("waits") and not waits:
+            # The time that it waited says nothing about the time left.
+            row.began, row.first = time.monotonic(), row.done
         row.room = f"waits for {waits}" if waits else ", ".join(f"{count} on {host}" for host, count in hosts.items())
         if self._bars is not None and row.task is not None:
             self._bars.update(row.task, note=row.note)
@@ -140,6 +144,7 @@ class ProgressDisplay:
 
     def _advance(self, step: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
         row = self._rows[step]
+        row.done = done
         # The first is what matters; the others are for `repscope log --tensorboard`.
         row.metric = "".join(f"{name} {value:.3g}" for name, value in list(metrics.items())[:1])
         if self._bars is not None and row.task is not None:

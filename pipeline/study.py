@@ -132,6 +132,9 @@ class WrittenStudy(StudyBlock):
     readers: Readers = Readers()
     probes: Probes = Probes()
     decoder: AnyDecoder
+    decoder_seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Further seeds of the decoder: each is trained and painted from as well, so that intervals of kept include what
+    differs between trainings."""
     extensions: tuple[Extension, ...] = ()
     """Further taps, each group taught to the finished decoder; what is finished stays as it is."""
     samples: Samples = Samples()
@@ -150,6 +153,14 @@ class WrittenStudy(StudyBlock):
         for encoder in self.encoders:
             if not self.encoder_pattern.fullmatch(encoder):
                 raise ValueError(f"expected names of encoders of letters, digits and `_.=+@,-`; found {encoder!r}")
+        if self.decoder_seeds and (isinstance(self.decoder, ReleasedDecoder) or self.extensions):
+            raise ValueError("expected decoder_seeds of a decoder that is trained here, and without extensions")
+        if not isinstance(self.decoder, ReleasedDecoder):
+            seeds = [self.decoder.seed, *self.decoder_seeds]
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(
+                    f"expected decoder_seeds to differ from each other and from decoder.seed; found {seeds}"
+                )
         if self.extensions and not isinstance(self.decoder, Decoder):
             raise ValueError("expected extensions of a decoder without kind and architecture only")
         if self.extensions and (numbers := [name for name in self.encoders if name[:1].isdigit()]):
@@ -169,6 +180,15 @@ class WrittenStudy(StudyBlock):
             if name not in taps:
                 meant = _meant(name, taps)
                 raise ValueError(f"expected one of the taps of {encoder}: {', '.join(taps)}; found {tap!r}{meant}")
+        for tap in (tap for question in self.questions.asked() for tap in question.reference_taps()):
+            encoder, _, name = tap.partition(":")
+            if encoder not in self.encoders or name not in taps_of(self.encoders[encoder]):
+                raise ValueError(f"expected references to be taps of the study's encoders; found {tap!r}")
+            if isinstance(self.encoders[encoder], Oracle) or encoder in {tap.partition(":")[0] for tap in every}:
+                raise ValueError(
+                    f"expected references that read pixels and are not under study; found {tap!r}, "
+                    "whose encoder has taps at the decoder or is an oracle"
+                )
         if isinstance(self.decoder, ReleasedDecoder) and self.decoder.preprocessing == "rcdm":
             name = self.decoder.taps[0].partition(":")[0]
             if getattr(self.encoders[name], "preprocessing", None) != RCDM:

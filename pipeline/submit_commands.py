@@ -1,5 +1,6 @@
-"""Commands that run a study as a job of a Ray cluster: `submit` and `stop`. Registered in `pipeline.cli`."""
+"""Commands for a Ray cluster: `submit`, `stop` and `doctor`. Registered in `pipeline.cli`."""
 
+import json
 import os
 import re
 import shlex
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.options import ACCEPT_DRIFT, FORCE, KEEP_GOING, ON_BUSY, RANKS, STORE, STUDY, UNTIL, run_words
+from pipeline.options import ACCEPT_DRIFT, FORCE, JSON, KEEP_GOING, ON_BUSY, RANKS, STORE, STUDY, UNTIL, run_words
 
 ADDRESS = click.option(
     "--address",
@@ -123,4 +124,33 @@ def stop(study: str, address: str) -> None:
         click.echo(f"{job.id}: {jobs.stop(job.id).status.lower()}; what is finished is kept")
 
 
-COMMANDS = (submit, stop)
+@click.command()
+@click.option("--address", default=None, help="A running Ray cluster (host:port); without it one is started here.")
+@STORE
+@JSON
+def doctor(address: str | None, root: str, as_json: bool) -> None:
+    """Check that every machine of a Ray cluster is fit for runs with a store, and say what is not.
+
+    The exit code is 2 where something is not.
+    """
+    from pipeline.doctor import COLUMNS, diagnose
+    from pipeline.store import open_store
+
+    found = diagnose(address, open_store(root))
+    if as_json:
+        rows = [dict(zip(COLUMNS, row, strict=True)) for row in found.rows]
+        click.echo(json.dumps({"nodes": rows, "remarks": found.remarks, "faults": found.faults}, indent=1))
+    else:
+        table = [COLUMNS, *found.rows]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for row in table:
+            click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        for line in [*found.remarks, *found.faults]:
+            click.echo(line)
+        if not found.faults:
+            click.echo("Nothing is wrong.")
+    if found.faults:
+        raise click.exceptions.Exit(2)
+
+
+COMMANDS = (submit, stop, doctor)

@@ -18,6 +18,9 @@ from pipeline.worker import Task
 from stages.contract import Gang, Input, Part
 from stages.errors import StageError
 
+FIRST = -1
+"""The order of what goes before all steps."""
+
 OURS = ("stages", "pipeline", "cluster")
 """Whose errors say what was expected, what was found and what to do."""
 
@@ -121,8 +124,9 @@ class Work:
         """Merges the parts and commits; what `pipeline.worker.merge` returns. Raises `StepFailedError`."""
         outcomes: list[Outcome] = []
         call = Call(f"{self.step.name}/merge", "pipeline.worker:merge", self.task.model_dump(mode="json"))
-        # On a worker that has done parts, where there are any left. What is all done is committed, halted or not.
-        self.executor.run([call], outcomes.append, self.step.stage.gpu, Claim(self.step.name, self.order))
+        # On a worker that has done parts, where there are any left, and before all parts of others: it is short, and
+        # others may wait for it. What is all done is committed, halted or not.
+        self.executor.run([call], outcomes.append, self.step.stage.gpu, Claim(self.step.name, FIRST))
         if outcomes[0].error is not None:
             raise self._failure(outcomes[0], None)
         return outcomes[0].result()

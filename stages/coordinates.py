@@ -16,9 +16,18 @@ NAMES = "coordinates"
 """Attribute of a group, by the CF conventions, that says which of its arrays are coordinates."""
 
 
+LABEL = "long_name"
+"""Attribute of an array, by the same conventions, with the name of a column that no array can have."""
+
+
 def attribute(table: "pa.Table") -> dict[str, str]:
-    """The attribute of the group that holds them: the names of the columns with blanks between."""
-    return {NAMES: " ".join(table.column_names)}
+    """The attribute of the group that holds them: the names of their arrays with blanks between."""
+    return {NAMES: " ".join(names(table))}
+
+
+def names(table: "pa.Table") -> list[str]:
+    """The array of each column: called like it, or by its number where it has other letters than objects may have."""
+    return [name if name.isascii() else f"column.{number}" for number, name in enumerate(table.column_names)]
 
 
 def objects(table: "pa.Table", dimension: str) -> dict[str, bytes]:
@@ -31,8 +40,8 @@ def objects(table: "pa.Table", dimension: str) -> dict[str, bytes]:
 
     written: dict[str, Buffer] = {}
     group = zarr.create_group(MemoryStore(written), zarr_format=3)
-    for name in table.column_names:
-        column = table.column(name)
+    for name, own in zip(names(table), table.column_names, strict=True):
+        column = table.column(own)
         if pa.types.is_integer(column.type):
             values, kind = column.to_numpy(), "int64"
         elif pa.types.is_floating(column.type):
@@ -48,6 +57,7 @@ def objects(table: "pa.Table", dimension: str) -> dict[str, bytes]:
             compressors=(ZstdCodec(), Crc32cCodec()),
             fill_value=fill,
             dimension_names=(dimension,),
+            attributes={} if name == own else {LABEL: own},
             # An object that is absent is always damage.
             config={"write_empty_chunks": True},
         )

@@ -23,7 +23,7 @@ from stages.datasets.cifar import Cifar10Source
 from stages.datasets.columns import Column, Split
 from stages.datasets.labels import LabelTable
 from stages.datasets.parquet import ParquetSource
-from stages.datasets.sources import FolderSource
+from stages.datasets.sources import CollageSource, FolderSource
 from stages.datasets.tars import WebdatasetSource
 from stages.decoder.rcdm.published_stage import ReleasedDecoder
 from stages.decoder.rcdm.stage import Rcdm
@@ -245,6 +245,8 @@ def test_the_datasets_that_are_shown_become_shards(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     found = {}
     for number, study in enumerate(shown):
+        if "count" in study["dataset"]["listing"]["source"]:
+            study["dataset"]["listing"]["source"]["count"] = 16
         listing = Listing.model_validate(study["dataset"]["listing"] | {"holdout": 0.4})
         shards = Shards.model_validate(study["dataset"].get("shards", {}))
         packed = run_stage(shards, {"listing": run_stage(listing)})
@@ -256,10 +258,12 @@ def test_the_datasets_that_are_shown_become_shards(tmp_path: Path, monkeypatch: 
         "2.webdataset": (16, True, ["age", "class", "pose.angle"]),
         "3.parquet": (16, True, ["label", "weight"]),
         "4.cifar10": (12, True, ["class"]),
-        "5.folder": (16, True, ["class"]),
+        "5.collage": (16, True, ["class", "x", "y", "scale", "rotation", "hue", "brightness"]),
+        "6.folder": (16, True, ["class"]),
     }
     settings: list[type[BaseModel]] = [
         FolderSource,
+        CollageSource,
         WebdatasetSource,
         ParquetSource,
         Cifar10Source,

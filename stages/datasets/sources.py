@@ -1,8 +1,8 @@
 """Where images come from: the settings of each source, and how its images are named, counted, labelled and fetched.
 
-Scenes and folders are catalogued: they are asked for their `catalogue` (what is there, without opening an image), the
-`values` of the attributes of some rows, and the bytes of some rows (`fetch`). The others are files of many images each
-(`stages.datasets.files`), of which nothing is known before they are read.
+Scenes, folders and collages are catalogued: they are asked for their `catalogue` (what is there, without decoding an
+image), the `values` of the attributes of some rows, and the bytes of some rows (`fetch`). The others are files of many
+images each (`stages.datasets.files`), of which nothing is known before they are read.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import unicodedata
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from stages.datasets.collage import Collage
+
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval"})
 """Folders of these names divide a dataset; they are no classes of it."""
 
@@ -48,7 +51,7 @@ class Catalogue:
     without_images: tuple[str, ...] = ()
     """Folders directly below the source of which no file is read."""
     labels: TableLabels | None = None
-    """Attributes and split from a table beside the folder."""
+    """Attributes and split that do not follow from the images alone."""
 
     def digest(self, start: int, stop: int) -> str:
         """Short digest of what is known of rows start … stop - 1."""
@@ -250,7 +253,8 @@ class FolderSource(BaseModel):
                 "Move them into class folders, or set `labels: none` to work without classes.",
             )
         classes = tuple(sorted(set(_spellings({readable(name.split("/")[0]) for name in names}).values())))
-        if {name.lower() for name in classes} <= SPLITS and all(name.count("/") > 1 for name in names):
+        divided = len(classes) > 1 or any(name.count("/") > 1 for name in names)
+        if divided and {name.lower() for name in classes} <= SPLITS:
             raise InputError(
                 f"a folder per class directly below {self.url}",
                 f"the folders {', '.join(classes)}, which divide a dataset",
@@ -259,8 +263,123 @@ class FolderSource(BaseModel):
         return Attribute(name="class", kind="class", classes=classes)
 
 
+class CollageSource(BaseModel):
+    """Cut-outs pasted on crops of photographs, both from folders of yours; every attribute is known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["collage"] = "collage"
+    cutouts: FolderSource
+    """Images with transparency, in a folder for each class: `{url: ./cutouts}`."""
+    backgrounds: FolderSource
+    """Photographs: in folders, which are the attribute `background`, or with `labels: none` as they lie."""
+    count: PositiveInt = 12_000
+    """Number of images."""
+    seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    """Of all that is drawn at random."""
+    size: Annotated[int, Field(ge=16, le=512)] = 64
+    """Width and height in pixels."""
+    heldout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Share of the images that are held out, and of the cut-outs of each class and of the backgrounds of each folder,
+    one at least, of which held-out images are made and no others. `holdout` has no effect."""
+    rotation: Annotated[float, Field(ge=0.0, le=0.5)] = 0.125
+    """How far a cut-out is turned at most, clockwise or counter-clockwise, in turns."""
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.5
+    """How far the hue of a cut-out is turned at most, either way, in turns; 0 keeps its colours."""
+
+    @field_validator("cutouts", "backgrounds")
+    @classmethod
+    def _no_table(cls, folder: FolderSource) -> FolderSource:
+        if folder.table is not None:
+            raise ValueError("expected a folder without `table`, whose attributes a collage does not have; found one")
+        return folder
+
+    @field_validator("cutouts")
+    @classmethod
+    def _in_classes(cls, folder: FolderSource) -> FolderSource:
+        if folder.labels == "none":
+            raise ValueError("expected cut-outs in a folder for each class; found `labels: none`")
+        return folder
+
+    def external(self) -> Mapping[str, External]:
+        """Both folders."""
+        return {"cutouts": self.cutouts.external()["folder"], "backgrounds": self.backgrounds.external()["folder"]}
+
+    def rows(self) -> int:
+        """Number of images."""
+        return self.count
+
+    def catalogue(self) -> Catalogue:
+        """All images, named by what they are made of. Raises InputError where the folders do not serve."""
+        from stages.datasets.collage import ATTRIBUTES
+
+        cutouts, backgrounds, collage = self._material
+        passed_over = PassedOver()
+        for found in (cutouts, backgrounds):
+            passed_over.merge(found.passed_over.counts, found.passed_over.examples)
+        classes = list(cutouts.attributes)
+        classes += [attribute.model_copy(update={"name": "background"}) for attribute in backgrounds.attributes]
+        return Catalogue(
+            _CollageNames(range(self.count), collage, self._heldout),
+            (*classes, *ATTRIBUTES),
+            passed_over=passed_over,
+            without_images=(*cutouts.without_images, *backgrounds.without_images),
+            labels=TableLabels((), {}, self._heldout(range(self.count))),
+        )
+
+    def values(
+        self, rows: Sequence[int], names: Sequence[str], attributes: Sequence[Attribute]
+    ) -> "dict[str, NDArray[np.float64]]":
+        """True values of the attributes: by name, float64 [N]."""
+        import numpy as np
+
+        _, _, collage = self._material
+        found = [collage.values(row, held) for row, held in zip(rows, self._heldout(rows).tolist(), strict=True)]
+        return {a.name: np.array([values[a.name] for values in found], dtype=np.float64) for a in attributes}
+
+    def fetch(self, rows: Sequence[int], names: Sequence[str]) -> Iterator[bytes | Unreadable]:
+        """The images as PNG. Raises InputError where a cut-out or a background cannot be used."""
+        from stages.images.pixels import encode_png
+
+        _, _, collage = self._material
+        for row, held in zip(rows, self._heldout(rows).tolist(), strict=True):
+            yield encode_png(collage.render(row, held))
+
+    def _heldout(self, rows: Sequence[int]) -> "NDArray[np.bool_]":
+        """Which images are held out: as many of any run of them as `heldout` says, to one: bool [N]."""
+        import numpy as np
+
+        numbers = np.asarray(rows, dtype=np.int64)
+        found: NDArray[np.bool_] = np.floor((numbers + 1) * self.heldout) > np.floor(numbers * self.heldout)
+        return found
+
+    @cached_property
+    def _material(self) -> "tuple[Catalogue, Catalogue, Collage]":
+        """What is in the two folders, and what makes images of it; listed once, so that all rows agree.
+
+        Raises InputError where two files have equal bytes, which may then be on both sides of the split.
+        """
+        import numpy as np
+
+        from stages.datasets.collage import Collage, Files, hold_out
+
+        found, files = [], []
+        for folder in (self.cutouts, self.backgrounds):
+            catalogue = folder.catalogue()
+            _no_copies(folder, catalogue)
+            classes = np.zeros(len(catalogue.names), dtype=np.int64)
+            for column in folder.values((), catalogue.names, catalogue.attributes).values():
+                classes = column.astype(np.int64)
+            names = list(catalogue.names)
+            heldout = hold_out([readable(name) for name in names], classes, self.heldout, folder.url)
+            found.append(catalogue)
+            files.append(Files(names, classes, heldout, partial(_read_one, folder)))
+        return found[0], found[1], Collage(self.seed, self.size, files[0], files[1], self.rotation, self.hue)
+
+
+CataloguedSource: TypeAlias = ScenesSource | FolderSource | CollageSource
 DatasetSource: TypeAlias = Annotated[
-    ScenesSource | FolderSource | WebdatasetSource | ParquetSource | Cifar10Source, Field(discriminator="kind")
+    CataloguedSource | WebdatasetSource | ParquetSource | Cifar10Source, Field(discriminator="kind")
 ]
 
 
@@ -277,6 +396,31 @@ class _SceneNames(Sequence[str]):
         if isinstance(index, slice):
             return [f"scene-{number}" for number in self.numbers[index]]
         return f"scene-{self.numbers[index]}"
+
+
+@dataclass(frozen=True)
+class _CollageNames(Sequence[str]):
+    """Names of collages, made when asked for: the number, the cut-out and the background."""
+
+    numbers: range
+    collage: "Collage"
+    heldout: "Callable[[Sequence[int]], NDArray[np.bool_]]"
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not isinstance(index, slice):
+            return self[index : index + 1 or None][0]
+        numbers = self.numbers[index]
+        names = []
+        for number, held in zip(numbers, self.heldout(numbers).tolist(), strict=True):
+            cutout, background = self.collage.files(number, held)
+            names.append(
+                f"{number}: {readable(self.collage.cutouts.names[cutout])} on "
+                f"{readable(self.collage.backgrounds.names[background])}"
+            )
+        return names
 
 
 class _Names(Sequence[str]):
@@ -299,6 +443,32 @@ class _Names(Sequence[str]):
             return [self[number] for number in range(*index.indices(len(self)))]
         number = range(len(self))[index]
         return self._letters[self._ends[number] : self._ends[number + 1]].decode("utf-8", "surrogateescape")
+
+
+def _no_copies(folder: FolderSource, catalogue: Catalogue) -> None:
+    """Raises InputError where two files have equal bytes. Only files of equal size are read."""
+    of_size: dict[int, list[str]] = {}
+    for name, size in zip(catalogue.names, catalogue.sizes, strict=True):
+        of_size.setdefault(size, []).append(name)
+    for names in of_size.values():
+        seen: dict[str, str] = {}
+        for name, data in zip(names, folder.fetch((), names) if len(names) > 1 else [], strict=False):
+            digest = hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else name
+            if digest in seen:
+                raise InputError(
+                    f"every image once in {folder.url}",
+                    f"{readable(seen[digest])} and {readable(name)} of equal bytes, which could be held out and not",
+                    "Take one of them away.",
+                )
+            seen[digest] = name
+
+
+def _read_one(folder: FolderSource, name: str) -> bytes:
+    """The bytes of one file. Raises InputError where there are none."""
+    (data,) = folder.fetch((), (name,))
+    if isinstance(data, Unreadable):
+        raise InputError(f"a file that can be read in {folder.url}", f"{readable(name)}: {data.reason}", "Put it back.")
+    return data
 
 
 def _composed(name: str) -> str:

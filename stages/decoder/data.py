@@ -5,7 +5,7 @@ So one rank or eight, one batch or another way to cut it: the same training. Ima
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, Self
@@ -132,6 +132,19 @@ def pixels(images: Tensor, flipped: Tensor) -> Tensor:
 
     numbers = to_network(images)
     return torch.where(flipped[:, None, None, None], numbers.flip(3), numbers)
+
+
+HELD_BACK, HELD_BACK_SHARE = 1024, 0.1
+"""Train images that the sketch is not shown, to see when it begins to know the others by heart: at most so many, and
+this share."""
+
+
+def held_back(data: PairedSet, seed: int) -> tuple[PairedSet, PairedSet]:
+    """The images that the sketch is trained on, and those by which it is judged; the latter are none of very few."""
+    count = min(HELD_BACK, int(HELD_BACK_SHARE * len(data)))
+    shuffled = np.random.Generator(np.random.Philox(key=[seed, len(data)])).permutation(len(data))
+    judged, shown = np.sort(shuffled[:count]), np.sort(shuffled[count:])
+    return replace(data, rows=data.rows[shown]), replace(data, rows=data.rows[judged])
 
 
 class Series:

@@ -66,8 +66,9 @@ class DecoderCard(BaseModel):
     seed: int
     num_images: int
     train_images: int
-    rest: float
-    """Standard deviation of what the sketch leaves, over train images, taps and nulls; pixels lie in [-1, 1]."""
+    rest: float | dict[str, float]
+    """Standard deviation of what the sketch leaves, by tap, and of the null as `null`; pixels lie in [-1, 1]. Decoders
+    of before version 4 have one number for all."""
     curve: tuple[Point, ...]
     """Loss over training; the held-out loss is that of the averaged weights."""
     still_falling: dict[str, bool] = {}
@@ -222,7 +223,8 @@ def load(inp: Input, device: str, snapshot: Snapshot = "final") -> AnyDecoder:
     if snapshot == "halfway":
         tensors |= load_tensors(inp.read(HALFWAY))
     network = DecoderNetwork(card.network, list(card.taps.values()), card.size)
-    network.residual_std = card.rest
+    rest = [*card.rest.values()] if isinstance(card.rest, dict) else [card.rest]
+    network.residual_std.copy_(torch.tensor(rest))
     try:
         network.load_state_dict(tensors)
         means = {tap: standard[f"{STANDARD}{tap}/mean"].to(device) for tap in card.taps}

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Self, TypedDict
 
 import numpy as np
@@ -18,18 +19,19 @@ from torch import Tensor
 
 from stages.contract import Checkpoint, Context
 from stages.decoder.averages import Averages
-from stages.decoder.data import PairedSet, Series
+from stages.decoder.conditioning import NULL
+from stages.decoder.data import PairedSet, Series, held_back
 from stages.decoder.evaluation import Evaluation
 from stages.decoder.network import Parts
 from stages.decoder.objective import Objective
-from stages.decoder.phases import ResidualPhase, SketchPhase
+from stages.decoder.phases import ResidualPhase, SketchPhase, squared_error
 from stages.decoder.recipe import Recipe
 from stages.errors import InputError
 from stages.training.loop import train
 from stages.training.precision import agreed
 
-MEASURED = 4096
-"""Train images on which the standard deviation of the residual is measured."""
+MEASURED = 1024
+"""Images on which the standard deviation of the residual is measured, at most."""
 REPORT_EVERY = 20
 """Steps between two reports."""
 PIECE = 1 << 27
@@ -71,7 +73,9 @@ class Training:
         self.precision = agreed(settings.precision, device, context.world)
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.series = Series(data, recipe.seed, settings.null, objective.levels)
-        self.first = SketchPhase(network, recipe, self.series, self.precision, context)
+        drawn, judged = held_back(data, recipe.seed)
+        sketched = Series(drawn, recipe.seed, settings.null, objective.levels)
+        self.first = SketchPhase(network, recipe, sketched, judged, self.precision, context)
         self.second = ResidualPhase(network, objective, recipe, self.series, self.precision, context)
         self.averages = Averages(self.second.flat, recipe, self.second.steps)
         self.evaluation = Evaluation(network, objective, heldout, recipe, self.precision, device)
@@ -167,13 +171,16 @@ class Training:
             for number, piece in enumerate(torch.split(vector, PIECE))
         }
         updates = {"sketch": self.first.adamw.updates, "painter": self.second.adamw.updates}
-        position = {"step": self.step, "rest": self.network.residual_std, "curve": self.curve, "updates": updates}
+        position = {"step": self.step, "rest": self.network.residual_std.tolist(), "curve": self.curve}
+        position |= {"updates": updates, "least": self.first.least if math.isfinite(self.first.least) else None}
         return files | {"position.json": json.dumps(position).encode()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes back to the state of a checkpoint."""
         position = json.loads(checkpoint.read("position.json"))
-        self.step, self.network.residual_std, self.curve = position["step"], position["rest"], position["curve"]
+        self.step, self.curve = position["step"], position["curve"]
+        self.network.residual_std.copy_(torch.tensor(position["rest"]))
+        self.first.least = math.inf if position["least"] is None else position["least"]
         for name, phase in (("sketch", self.first), ("painter", self.second)):
             phase.adamw.updates = position["updates"][name]
         for name, vector in self._vectors().items():
@@ -184,6 +191,7 @@ class Training:
         """What a checkpoint holds, in place: weights, averages, and the moments of the optimisers."""
         vectors = {
             "sketch": self.first.flat.values,
+            "sketch_best": self.first.best,
             "painter": self.second.flat.values,
             "average": self.averages.current,
             "halfway": self.averages.halfway,
@@ -223,16 +231,19 @@ class Training:
             remedy=f"Lower {self.recipe.prefix}{phase.setting}.",
         )
 
-    @torch.no_grad()
     def _measure_residual(self) -> None:
-        """Sets the second phase's sigma_data: the standard deviation of the residual, on train images."""
-        if not self.recipe.measures_residual:
+        """Sets the second phase's sigma_data: the standard deviation of each tap's residual.
+
+        It is measured on the train images that the sketch was not shown, for those are like held-out ones.
+        """
+        measured = self.recipe.measured
+        if not measured:
             return
-        squares = []
-        for start in range(0, MEASURED, 512):
-            pairs = self.series.pairs(np.arange(start, start + 512)).to(self.context.device)
-            squares.append((self.network.sketch(pairs.h, pairs.tap) - pairs.clean).square().mean())
-        self.network.residual_std = float(torch.stack(squares).mean().sqrt())
+        images = self.first.judged if len(self.first.judged) else self.first.series.data
+        images = replace(images, rows=images.rows[:MEASURED])
+        taps = [*range(len(images.widths)), *([NULL] if measured == "taps and null" else [])]
+        for tap in taps:
+            self.network.residual_std[tap] = squared_error(self.network, images, tap, self.context) ** 0.5
 
 
 def _file(vector: str, number: int) -> str:

@@ -119,8 +119,8 @@ class Parts(nn.Module):
 
     sketch: nn.Module
     painter: nn.Module
-    residual_std: float
-    """Standard deviation of what the sketch leaves."""
+    residual_std: Tensor
+    """Standard deviation of what the sketch leaves, float32 [taps + 1]: of each tap, and of the null, which is last."""
 
     def compile_kernels(self) -> None:
         """Has torch.compile make kernels for what is slow without; they are compiled when the network first runs."""
@@ -147,7 +147,7 @@ class DecoderNetwork(Parts):
         super().__init__()
         self.sketch = Sketch(widths, settings.sketch, size)
         self.painter = Painter(settings, widths, size)
-        self.residual_std = 0.5
+        self.register_buffer("residual_std", torch.full((len(widths) + 1,), 0.5), persistent=False)
 
     def compile_kernels(self) -> None:
         """Those of the U-Net; what stands before it is small."""
@@ -176,7 +176,7 @@ class DecoderNetwork(Parts):
             out: Tensor = self.painter(scaled, c_noise, h, tap, sketch)
             return out
 
-        return sketch + edm.denoise(raw, x - sketch, sigma, self.residual_std)
+        return sketch + edm.denoise(raw, x - sketch, sigma, self.residual_std[tap])
 
     def forward(self, x: Tensor, sigma: Tensor, h: Tensor, tap: Tensor) -> Tensor:
         """D(x; sigma, h): see `denoise`."""

@@ -42,4 +42,4 @@ class Edm:
         with torch.no_grad():
             drawn = network.sketch(batch.h, batch.tap)
         denoised = network.denoise(noisy, batch.level, batch.h, batch.tap, drawn)
-        return edm.losses(denoised, batch.clean, batch.level, network.residual_std)
+        return edm.losses(denoised, batch.clean, batch.level, network.residual_std[batch.tap])

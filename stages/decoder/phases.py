@@ -1,5 +1,6 @@
 """The two phases of a decoder's training: the sketch by itself, then the diffusion model of its residual."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Generic, TypeVar
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.contract import Context
-from stages.decoder.data import Batch, Pairs, Series, pieces, share
+from stages.decoder.data import Batch, PairedSet, Pairs, Series, pieces, share
 from stages.decoder.flat import AdamW, Flat, Muon
 from stages.decoder.network import Parts
 from stages.decoder.objective import Objective
@@ -17,6 +18,10 @@ from stages.decoder.recipe import Recipe
 from stages.training.precision import Precision, agreed, arithmetic, unrounded
 from stages.training.prefetch import Prefetch
 
+JUDGEMENTS = 12
+"""How often the sketch is judged on images that it is not shown."""
+SHOWN = 512
+"""Images of one pass of the sketch."""
 PREFETCHED = 2
 """Steps whose batches are read while a GPU is busy."""
 
@@ -71,15 +76,29 @@ class Phase(ABC, Generic[Prepared]):
 
 
 class SketchPhase(Phase[Pairs]):
-    """Trains the sketch: plain squared error."""
+    """Trains the sketch: plain squared error.
+
+    A sketch that knows its images by heart leaves the diffusion model a residual that other images do not have. So it
+    is judged on train images that it is not shown, now and then, and ends with the weights that were best there.
+    """
 
     model, setting = "the sketch", "sketch_learning_rate"
 
-    def __init__(self, network: Parts, recipe: Recipe, series: Series, precision: Precision, context: Context) -> None:
-        self.network, self.series = network, series
-        images = recipe.settings.sketched(len(series.data.widths))
+    def __init__(
+        self,
+        network: Parts,
+        recipe: Recipe,
+        series: Series,
+        judged: PairedSet,
+        precision: Precision,
+        context: Context,
+    ) -> None:
+        self.network, self.series, self.judged = network, series, judged
+        images = recipe.settings.sketched(len(series.data.widths), len(series.data))
         flat = Flat(network.sketch, rates=network.shares)
         super().__init__(flat, images, recipe.settings.sketch_batch, recipe, precision, context)
+        self.best, self.least = flat.values.clone(), math.inf
+        """The weights that were best on `judged`, and their mean squared error there."""
 
     def prepare(self, step: int) -> Pairs:
         """Images and embeddings of a step, the same on all ranks."""
@@ -95,10 +114,38 @@ class SketchPhase(Phase[Pairs]):
         loss: Tensor = (drawn - pairs.clean).square().flatten(1).mean(1).sum() / self.batch
         torch.autograd.backward(loss)
         self.adamw.step(self.learning_rate(step))
+        if step + 1 in self._judged_at:
+            self._judge()
         if step + 1 == self.steps:
+            if math.isfinite(self.least):
+                self.flat.values.copy_(self.best)
             # Rounding may have made the weights of ranks differ.
             self.flat.broadcast(self.context.world)
         return loss.detach() / self.context.world
+
+    @property
+    def _judged_at(self) -> set[int]:
+        return {-(-self.steps * number // JUDGEMENTS) for number in range(1, JUDGEMENTS + 1)}
+
+    def _judge(self) -> None:
+        if not len(self.judged):
+            return
+        taps = len(self.judged.widths)
+        error = float(np.mean([squared_error(self.network, self.judged, tap, self.context) for tap in range(taps)]))
+        if error < self.least:
+            self.least = error
+            self.best.copy_(self.flat.values)
+
+
+@torch.no_grad()
+def squared_error(network: Parts, images: PairedSet, tap: int, context: Context) -> float:
+    """Mean squared error of the sketch at a tap, or of the null; every other image is flipped, where views allow it."""
+    errors = []
+    for start in range(0, len(images), SHOWN):
+        rows = np.arange(start, min(start + SHOWN, len(images)))
+        pairs = images.shown(rows, rows * (images.views - 1) % 2 == 1, np.full(len(rows), tap)).to(context.device)
+        errors.append((network.sketch(pairs.h, pairs.tap) - pairs.clean).square().flatten(1).mean(1))
+    return float(torch.cat(errors).mean())
 
 
 class ResidualPhase(Phase[list[Batch]]):

@@ -1,6 +1,7 @@
 """How a decoder is trained: the settings of a study, and what differs between the three steps that train one."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from stages.decoder.spec import TrainingSettings
 
@@ -19,7 +20,7 @@ class Recipe:
     """Decay of a moving average of constant length; None: the average of `settings.ema`, which grows with training."""
     evaluations: int = 8
     """Number of times that the held-out loss is evaluated."""
-    measures_residual: bool = True
-    """Whether the standard deviation of the residual is measured; otherwise the network keeps the one that it has."""
+    measured: Literal["taps and null", "taps", ""] = "taps and null"
+    """Of what the standard deviation of the residual is measured; of all else the network keeps the one that it has."""
     prefix: str = "training."
     """What a study writes before the names of the settings."""

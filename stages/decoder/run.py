@@ -89,7 +89,7 @@ def fit_and_write(
         seed=stage.seed,
         num_images=training.painted,
         train_images=len(train),
-        rest=network.residual_std,
+        rest=dict(zip((*stage.taps, "null"), network.residual_std.tolist(), strict=True)),
         curve=curve,
         still_falling=still_falling(curve),
         finished=provenance.today(),

@@ -11,8 +11,8 @@ WITHOUT_SKETCH: Mapping[str, Any] = {"sigma_max": 80.0, "rho": 7.0}
 """How to sample where a study does not say and no sketch was trained: from noise that hides whole images."""
 
 
-SKETCH_IMAGES = 60_000
-"""Embeddings of each tap that the sketch is shown by default."""
+SKETCH_IMAGES, SKETCH_EPOCHS = 60_000, 12
+"""Embeddings of each tap that the sketch is shown by default: at most so many, and each image so often."""
 
 
 class NetworkSettings(Settings):
@@ -77,8 +77,8 @@ class TrainingSettings(Settings):
     null: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of conditions replaced by the learned null."""
     sketch_images: NonNegativeInt | None = None
-    """Embeddings shown to the sketch, by itself, before the diffusion model starts. None: 60 000 for each tap. 0: it
-    stays grey, and the diffusion model does everything."""
+    """Embeddings shown to the sketch, by itself, before the diffusion model starts. None: for each tap 12 of every
+    train image, at most 60 000. 0: it stays grey, and the diffusion model does everything."""
     sketch_batch: PositiveInt = 128
     """Embeddings per step of the sketch."""
     sketch_learning_rate: PositiveFloat = 4e-3
@@ -93,6 +93,9 @@ class TrainingSettings(Settings):
     """On GPUs, whether torch.compile makes kernels for the U-Net. On CPUs never: it takes minutes there, as long as
     a small training."""
 
-    def sketched(self, taps: int) -> int:
-        """Embeddings shown to the sketch of so many taps."""
-        return SKETCH_IMAGES * taps if self.sketch_images is None else self.sketch_images
+    def sketched(self, taps: int, train_images: int | None = None) -> int:
+        """Embeddings shown to the sketch of so many taps; at most, where the number of train images is not known."""
+        if self.sketch_images is not None:
+            return self.sketch_images
+        most = SKETCH_IMAGES if train_images is None else SKETCH_EPOCHS * train_images
+        return taps * min(SKETCH_IMAGES, most)

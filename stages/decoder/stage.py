@@ -17,7 +17,7 @@ class Decoder(Gang):
     """
 
     name: ClassVar[str] = "decoder"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     bitwise: ClassVar[bool] = False
 
     taps: Annotated[tuple[Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")], ...], Field(min_length=1)]

@@ -1,7 +1,8 @@
 """Preconditioning, noise levels and loss of EDM (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based
 Generative Models", arXiv 2206.00364).
 
-Equations are numbered as in that paper; `sigma_data` is the standard deviation of the pixels.
+Equations are numbered as in that paper; `sigma_data` is the standard deviation of the pixels: one number, or one for
+each image, [B].
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ class Coefficients(NamedTuple):
     noise: Tensor
 
 
-def coefficients(sigma: Tensor, sigma_data: float) -> Coefficients:
+def coefficients(sigma: Tensor, sigma_data: float | Tensor) -> Coefficients:
     """Preconditioning for noise level sigma > 0 (table 1, last column): unit variance into and out of the network."""
     total = (sigma**2 + sigma_data**2).sqrt()
     return Coefficients(
@@ -33,7 +34,7 @@ def coefficients(sigma: Tensor, sigma_data: float) -> Coefficients:
     )
 
 
-def denoise(raw: Raw, y: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+def denoise(raw: Raw, y: Tensor, sigma: Tensor, sigma_data: float | Tensor) -> Tensor:
     """D(y; sigma) = c_skip y + c_out F(c_in y; c_noise), equation 7.
 
     y is [B, C, H, W], a clean image plus noise of standard deviation sigma [B]. Computed in float32 around F.
@@ -49,7 +50,7 @@ def log_normal(z: Tensor, mean: float, std: float) -> Tensor:
     return (mean + std * z).exp()
 
 
-def losses(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+def losses(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: float | Tensor) -> Tensor:
     """lambda(sigma) * |D - x|^2 per image, mean over its pixels: [B]. Equations 2 and 8.
 
     lambda = (sigma^2 + sigma_data^2) / (sigma * sigma_data)^2 makes the loss of every noise level 1 at the start.

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages import attributes
+from stages.coordinates import LABEL
 from stages.embeddings.chunks import Chunks, Rows, documents
 from stages.embeddings.format import OK, ROWS, STORE, Vectors, read_attributes
 from stages.embeddings.neighbours import Metric, confused, nearest, random_pair
@@ -42,6 +43,8 @@ INDEX, ATTRIBUTES = "index.parquet", "attributes.json"
 
 class TapStudy(Protocol):
     """What a table needs of the study that it belongs to."""
+
+    name: str
 
     def tap(self, name: str) -> "TapTable":
         """The table of another tap, by `encoder:tap`."""
@@ -343,12 +346,16 @@ class TapTable:
             raise InputError("the package xarray", str(error), "pip install xarray") from error
         found: xr.Dataset = xr.open_zarr(self._table.zarr(STORE), group=self._tap, consolidated=False, chunks=None)
         found = found.drop_vars(NAME, errors="ignore")
+        found = found.rename({name: array.attrs[LABEL] for name, array in found.coords.items() if LABEL in array.attrs})
         columns = {
             name: ("row", _decoded(self.rows.column(name)).to_numpy())
             for name in self.rows.column_names
             if name not in found.coords
         }
         labelled: xr.Dataset = found.assign_coords(columns)
+        if self._study is not None:
+            encoder = self.name.partition(":")[0]
+            labelled.attrs |= {"study": self._study.name, "step": f"embeddings.{encoder}", "encoder": encoder}
         for view in self.views:
             # Where a user asks for dask's chunks without a size, they are what was written as one object.
             chunks = dict(zip(labelled[view].dims, labelled[view].encoding["shards"], strict=True))

@@ -48,6 +48,13 @@ class Augmentations(BaseModel):
     greyscale: Probability = 0.2
     """Probability that an image loses its colours."""
 
+    def used(self) -> tuple[str, ...]:
+        """Which of `TRANSFORMS` change an image."""
+        jitters = {name: self.jitter * getattr(self, name) for name in ("brightness", "contrast", "saturation", "hue")}
+        cropped = self.crop_scale != (1.0, 1.0) or self.crop_ratio != (1.0, 1.0)
+        strengths = {"crop": float(cropped), "flip": self.flip, "greyscale": self.greyscale} | jitters
+        return tuple(name for name in TRANSFORMS if strengths[name] > 0)
+
 
 @dataclass(frozen=True)
 class Draws:

@@ -23,7 +23,7 @@ from stages.encoders.sources.guard import unattended
 from stages.encoders.sources.settings import Hf, Override, PublishedEncoder, Tap, Timm, Torch, Torchvision
 from stages.encoders.spec import Preprocessing
 from stages.encoders.taps import Tapped, Trunk
-from stages.errors import FormatError, InputError
+from stages.errors import FormatError, InputError, without_credentials
 from stages.training import provenance
 from stages.training.precision import Precision
 
@@ -54,7 +54,7 @@ def run(stage: "Imported", out: Output) -> Summary:
         out.put(_piece(pieces), data)
         pieces += 1
     card = ImportedCard(
-        source=stage.source.model_dump(mode="json"),
+        source=without_credentials(stage.source.model_dump(mode="json")),
         recipe=built.recipe,
         own_taps=own,
         named_taps=stage.taps,
@@ -206,6 +206,14 @@ def read(inp: Input, device: str) -> NetworkEncoder:
     embedded = encoder.embed(probe_batch(card.preprocessing.size))
     require_same({tap: values.numpy() for tap, values in stored.items()}, embedded, encoder.tolerance)
     return encoder
+
+
+def untrained(inp: Input, device: str) -> NetworkEncoder:
+    """The network of an artifact of the `encoder` step with the weights that its library draws."""
+    card = parse_card(inp.read(CARD))
+    with seeded(SEEDS[1]):
+        trunk = rebuild(card.recipe)
+    return encoder_of(trunk, card.own_taps, card.named_taps, card.preprocessing, card.precision, device, UNKNOWN)
 
 
 def _first(stage: "Imported") -> tuple[Vectors, dict[str, str], Preprocessing]:

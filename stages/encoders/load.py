@@ -10,6 +10,9 @@ from stages.encoders.oracle import OracleEncoder
 from stages.encoders.spec import EncoderSpec, Oracle, Pretrained, Untrained
 from stages.errors import InputError
 
+UNTRAINED_SEED = 20_261
+"""Of the weights of networks that an encoder is compared with: another than encoders are trained from."""
+
 
 def load(spec: EncoderSpec, inputs: Inputs, device: str) -> Encoder:
     """The encoder that `spec` names.
@@ -38,6 +41,20 @@ def trained_with(encoder: Input) -> Augmentations | None:
     if CARD in encoder.names():
         return read_card(encoder).augmentations
     return card.parse_card(encoder.read(card.CARD)).augmentations
+
+
+def untrained(encoder: Input, device: str) -> Encoder:
+    """The network of an encoder's artifact with other weights, drawn at random as before a training.
+
+    It sees images as the encoder does and has its taps: what it does as well, no training has taught.
+    """
+    if CARD not in encoder.names():
+        from stages.encoders import imported
+
+        return imported.untrained(encoder, device)
+    own = read_card(encoder)
+    network = initialise(own.architecture, UNTRAINED_SEED, own.projector_norm)
+    return NetworkEncoder(network, own.preprocessing, device)
 
 
 def _stored(artifact: Input, device: str) -> Encoder:

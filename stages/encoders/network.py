@@ -96,9 +96,9 @@ class EncoderNetwork(nn.Module):
         return taps
 
 
-def initialise(architecture: Architecture, seed: int) -> EncoderNetwork:
+def initialise(architecture: Architecture, seed: int, projector_norm: bool = True) -> EncoderNetwork:
     """A network whose weights are a function of `architecture` and `seed`, in channels-last layout on the CPU."""
-    network = EncoderNetwork(architecture)
+    network = EncoderNetwork(architecture, projector_norm)
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

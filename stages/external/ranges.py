@@ -159,7 +159,9 @@ class FileSet:
     def _single(self, files: Any, root: str) -> FileInfo:
         if not files.exists(root):
             raise InputError(f"a file or a folder at {self._folder}", "nothing", "Correct `url`.")
-        return FileInfo(root.rpartition("/")[2], int(files.info(root)["size"] or 0))
+        # What a server is asked besides the file is no part of its name, and may be a signature.
+        path = root.partition("?")[0] if root.startswith(("http://", "https://")) else root
+        return FileInfo(path.rpartition("/")[2], int(files.info(root)["size"] or 0))
 
     def _named(self, files: Any, root: str) -> Iterable[FileInfo]:
         from concurrent.futures import ThreadPoolExecutor

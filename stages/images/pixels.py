@@ -6,6 +6,7 @@ encoders of the paper), in [0, 1] (attacks), or normalised by an encoder's own m
 
 import io
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -48,8 +49,11 @@ ENDINGS = tuple(
 SIGNATURE_BYTES = 16
 """How many bytes from the beginning of a file `has_signature` needs."""
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+
 _SIGNATURES = (
-    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"qoif"),
+    *(b"\xff\xd8\xff", _PNG, b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"qoif"),
     *(b"\0\0\0\x0cjP  \r\n", b"\xff\x4f\xff\x51"),
     *(b"P%d%c" % (number, space) for number in range(1, 7) for space in b" \n\r\t"),
 )
@@ -144,6 +148,16 @@ def decode(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> "NDArray[np.uint8]":
     import numpy as np
 
     return np.array(_decode(data, pixel_limit)[0], dtype=np.uint8)
+
+
+def decode_with_alpha(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> "NDArray[np.uint8]":
+    """Decodes an image to uint8 [H, W, 4]: RGB that is not premultiplied, and alpha, upright.
+
+    Alpha is 255 where the file has no transparency. Raises what `decode` raises.
+    """
+    import numpy as np
+
+    return np.array(_decode(data, pixel_limit, alpha=True)[0], dtype=np.uint8)
 
 
 def encode_png(image: "NDArray[np.uint8]") -> bytes:
@@ -308,13 +322,18 @@ def _silence() -> None:
         warnings.filterwarnings("ignore", module=_PILLOW)
 
 
-def _decode(data: bytes, pixel_limit: int, small: Framing | None = None) -> "tuple[Image.Image, str]":
-    """The image as RGB, and the ending of its format; framed as `small` already, where a part of its size will do."""
+def _decode(
+    data: bytes, pixel_limit: int, small: Framing | None = None, alpha: bool = False
+) -> "tuple[Image.Image, str]":
+    """The image as RGB, and the ending of its format; framed as `small` already, where a part of its size will do.
+
+    With `alpha` as RGBA.
+    """
     from PIL import Image
 
     _silence()
     try:
-        image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
+        image = Image.open(io.BytesIO(_without_damaged_texts(data)), formats=tuple(FORMATS))
     except Image.DecompressionBombError as error:
         # Pillow refuses before it reports the sides, but its message has their product.
         counted = [word for word in str(error).replace("(", " ").split() if word.isdigit()]
@@ -336,7 +355,8 @@ def _decode(data: bytes, pixel_limit: int, small: Framing | None = None) -> "tup
                 upright = _upright(_square(_as_rgb(image, stored), small, *drafted[1][2:]), _orientation(image))
             else:
                 image.load()
-                upright = _upright(_as_rgb(image, stored), _orientation(image))
+                converted = _as_rgba(image, stored) if alpha else _as_rgb(image, stored)
+                upright = _upright(converted, _orientation(image))
         except InputError:
             raise
         except Exception as error:
@@ -344,6 +364,21 @@ def _decode(data: bytes, pixel_limit: int, small: Framing | None = None) -> "tup
     if frames > 1:
         raise InputError("an image of one frame", f"{frames} frames", "Give the frame that you mean as its own image.")
     return upright, FORMATS.get(str(image.format), "jpg")
+
+
+def _without_damaged_texts(data: bytes) -> bytes:
+    """A PNG without those texts before its pixels whose checksum is wrong: Pillow would refuse the whole file."""
+    start = len(_PNG)
+    if not data.startswith(_PNG):
+        return data
+    kept, at = [data[:start]], start
+    while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IDAT":
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        text = data[at + 4 : at + 8] in _TEXTS
+        if not text or zlib.crc32(data[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big"):
+            kept.append(data[at:end])
+        at = end
+    return data if sum(map(len, kept)) == at else b"".join([*kept, data[at:]])
 
 
 def _scale(image: "Image.Image", framing: Framing) -> int:
@@ -450,6 +485,13 @@ def _as_rgb(image: "Image.Image", stored: _Stored) -> "Image.Image":
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
     return image.convert("RGB")
+
+
+def _as_rgba(image: "Image.Image", stored: _Stored) -> "Image.Image":
+    """The image as RGBA. A transparent colour counts where it has 8 bits; with others Pillow compares wrongly."""
+    if "A" in image.getbands() or image.mode == "P" or (image.mode in ("L", "RGB") and stored.bits == 8):
+        return image.convert("RGBA")
+    return _as_rgb(image, stored).convert("RGBA")
 
 
 def _without_colour(image: "Image.Image", stored: _Stored, colour: int | tuple[int, ...]) -> "Image.Image":

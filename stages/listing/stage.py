@@ -12,8 +12,8 @@ from stages import attributes
 from stages.contract import Estimate, External, Inputs, Output, Part, Stage, Summary, Unkeyed
 from stages.datasets.columns import Split
 from stages.datasets.files import FileReader, FilesSource, Notes
-from stages.datasets.sources import Catalogue, DatasetSource, FolderSource, ScenesSource
-from stages.errors import InputError
+from stages.datasets.sources import Catalogue, CataloguedSource, DatasetSource
+from stages.errors import InputError, without_credentials
 from stages.external.passed_over import PassedOver
 from stages.external.ranges import FILE_LIMIT_BYTES, FileInfo, Unreadable, readable
 from stages.images.pixels import PIXEL_LIMIT
@@ -86,7 +86,7 @@ class Listing(Stage):
             return self._work_file(part, state, out)
         return self._work_rows(self.source, part, state, out)
 
-    def _work_rows(self, source: ScenesSource | FolderSource, part: Part, catalogue: Catalogue, out: Output) -> Summary:
+    def _work_rows(self, source: CataloguedSource, part: Part, catalogue: Catalogue, out: Output) -> Summary:
         from stages.listing.format import members_name, write_table
 
         start, stop = part.fields["start"], part.fields["stop"]
@@ -206,7 +206,7 @@ class Listing(Stage):
             **total,
             "first_bad": bad,
             "ignored": dict(sorted(passed_over.counts.items())),
-            "source": self.source.model_dump(mode="json"),
+            "source": without_credentials(self.source.model_dump(mode="json")),
         }
         if passed_over.examples:
             summary["ignored_examples"] = dict(sorted(passed_over.examples.items()))

@@ -28,6 +28,9 @@ KIND = "condition"
 RESULTS, RANKS = "results.parquet", "ranks.parquet"
 BOTH = "backbone - projector"
 """Tap of rows that compare the two ends of an encoder."""
+AUGMENTATION, DUPLICATE = "augmentation", "duplicate"
+"""Metrics of rows without a number. Their subject is an augmentation that an encoder was trained with, or an attribute
+that measures the same as an earlier one, which they name in `why`."""
 
 Vectors: TypeAlias = Mapping[str, NDArray[np.float32]]
 
@@ -83,10 +86,10 @@ def row(question: str, metric: str, tap_id: str, subject: str, found: Interval, 
     return Row(question, metric, encoder, tap, subject, found.value, found.low, found.high, found.n, unit)
 
 
-def note(question: str, metric: str, tap_id: str, why: str) -> Row:
-    """A row that holds a sentence and no number."""
+def note(question: str, metric: str, tap_id: str, why: str, subject: str = "") -> Row:
+    """A row that holds words and no number."""
     nothing = float("nan")
-    return Row(question, metric, *split_tap(tap_id), "", nothing, nothing, nothing, 0, "", why=why)
+    return Row(question, metric, *split_tap(tap_id), subject, nothing, nothing, nothing, 0, "", why=why)
 
 
 def put_conditions(out: Output, conditions: Sequence[Condition], vectors: Vectors, prefix: str) -> None:

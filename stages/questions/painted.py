@@ -5,7 +5,7 @@ that a new one repaints nothing. Its inputs have its number at their end (`condi
 `samples.1`, …). All groups have the same sources, variants and noise, so an answer sees one painting.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -16,7 +16,7 @@ from stages.embeddings.format import Statistics, open_table
 from stages.errors import FormatError
 from stages.images.sets import open_images
 from stages.questions import measures
-from stages.questions.asks.stage import EMBEDDINGS, of_group
+from stages.questions.asks.stage import DOWNSIZED, EMBEDDINGS, of_group
 from stages.questions.format import Condition, read_conditions, split_tap
 from stages.questions.question import CONDITIONS, SAMPLE_EMBEDDINGS, SAMPLES
 from stages.readers.data import rows_of
@@ -145,15 +145,25 @@ class Space:
     """Mean distance of two random images."""
     samples: Floats | None
     """Embeddings of the samples at the tap, float64 [V, N, K, D]; None where it cannot see pixels."""
+    downsized: "Space | None" = None
+    """The same with a gallery of images at the decoder's resolution, sources included: as near as samples can come.
+    None where the encoder sees images at that resolution anyhow."""
 
     @property
     def sources(self) -> Floats:
         """Embeddings of the sources, float64 [N, D]."""
         return self.gallery[self.positions]
 
+    @property
+    def attainable(self) -> "Space":
+        """The space in which the samples are judged: at the decoder's resolution."""
+        return self if self.downsized is None else self.downsized
+
 
 def space(inputs: Inputs, found: Painting, tap_id: str) -> Space:
     """The space of the tap `encoder:tap`."""
+    from safetensors.numpy import load
+
     encoder, tap = split_tap(tap_id)
     table = open_table(inputs[EMBEDDINGS + encoder])
     statistics = table.statistics(tap)
@@ -169,4 +179,12 @@ def space(inputs: Inputs, found: Painting, tap_id: str) -> Space:
             by_condition = vectors.reshape(-1, found.per_source, vectors.shape[1])
             samples = by_condition[found.numbers[tap_id] - found.starts[group]]
     positions = np.searchsorted(heldout, found.rows)
-    return Space(statistics, gallery, positions, measures.random_pair(gallery), samples)
+    whole = Space(statistics, gallery, positions, measures.random_pair(gallery), samples)
+    asked = inputs[of_group(CONDITIONS, group)]
+    name = f"{DOWNSIZED}/{encoder}/{tap}.safetensors"
+    if name not in asked.names():
+        return whole
+    small = load(asked.read(name))
+    images = statistics.standardise(small["embeddings"]).astype(np.float64)
+    own = np.searchsorted(small["rows"], found.rows)
+    return replace(whole, downsized=Space(statistics, images, own, measures.random_pair(images), samples))

@@ -15,6 +15,8 @@ SAMPLE_EMBEDDINGS = "sample_embeddings"
 """Input, for each tap group and encoder: the samples, embedded by that encoder."""
 HALFWAY = "halfway_samples"
 """Input, for each tap group: the same conditions, painted with the decoder's weights at half of its training."""
+SEEDS = "seed_samples"
+"""Inputs, `seed_samples.1` …: the same conditions, painted by decoders that were trained from other seeds."""
 READERS, PROBES = "readers", "probes"
 
 
@@ -47,6 +49,13 @@ class Question(Stage):
 
     ask: ClassVar[Ask]
     reads: ClassVar[frozenset[str]] = frozenset()
-    """Further inputs: any of SAMPLE_EMBEDDINGS, HALFWAY, READERS and PROBES."""
+    """Further inputs: any of SAMPLE_EMBEDDINGS, HALFWAY, SEEDS, READERS and PROBES."""
     by_default: ClassVar[bool] = False
     """Whether a study that lists no questions asks it."""
+
+    def reference_taps(self) -> tuple[str, ...]:
+        """Taps of encoders not under study, as `encoder:tap`, by which images are read.
+
+        The answer gets for each its table, `reference.<encoder>`, and the encoder itself where that is a step.
+        """
+        return ()

@@ -1,6 +1,7 @@
 """Images with the values of their attributes: the table's columns, and the functions of their pixels."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -27,6 +28,10 @@ class Labelled:
     """By attribute, float64 [N]; NaN where undefined."""
     attributes: tuple[Attribute, ...]
     """The dataset's own attributes and those of the pixels."""
+
+    def and_more(self, attributes: Sequence[Attribute], values: Mapping[str, Floats]) -> "Labelled":
+        """The same images with further attributes, whose values [N] are given by name."""
+        return replace(self, values={**self.values, **values}, attributes=(*self.attributes, *attributes))
 
 
 def table_attributes(shards: Input) -> list[Attribute]:

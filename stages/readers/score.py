@@ -10,7 +10,7 @@ itself; cos and sin; one-hot), and sum |phi_i - phi_j|^2 = n_j q_i + n_i q_j - 2
 and q of |phi|^2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -74,6 +74,46 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
 def ratio(a: Estimate, b: Estimate) -> Estimate:
     """a / b over the same resampled sources; NaN where b vanishes."""
     return lambda weights: divide(a(weights), b(weights))
+
+
+def log_ratio(a: Estimate, b: Estimate) -> Estimate:
+    """ln a / b over the same resampled sources; NaN where it is not defined."""
+
+    def estimate(weights: Floats) -> Floats:
+        found = divide(a(weights), b(weights))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(found > 0, np.log(np.where(found > 0, found, 1.0)), np.nan)
+
+    return estimate
+
+
+def average(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of several estimates over the same resampled sources."""
+    return lambda weights: np.mean([estimate(weights) for estimate in estimates], axis=0)
+
+
+def over_trainings(estimates: Sequence[Estimate], seed: int) -> Estimate:
+    """The mean over trainings that differ in their seed; resamples take trainings as well as sources.
+
+    All estimates of a study meet the same resamples of its trainings, so their differences are paired. Resampling E
+    trainings finds (E - 1) / E of the variance between them, so deviations are scaled up: with two or three of them the
+    interval is still a rough one.
+    """
+    if len(estimates) == 1:
+        return estimates[0]
+
+    def estimate(weights: Floats) -> Floats:
+        values = np.stack([each(weights) for each in estimates])
+        middle: Floats = values.mean(axis=0)
+        if len(weights) == 1:
+            return middle
+        count = len(estimates)
+        rng = np.random.Generator(np.random.Philox(key=[seed, count]))
+        drawn = rng.multinomial(count, np.full(count, 1.0 / count), size=len(weights)) / count
+        resampled: Floats = middle + ((drawn.T * values).sum(axis=0) - middle) * np.sqrt(count / (count - 1))
+        return resampled
+
+    return estimate
 
 
 def mean(values: Floats) -> Estimate:
@@ -206,6 +246,24 @@ def clipped(value: float) -> float:
     return float(np.clip(value, 0.0, 1.0))
 
 
+def association(attribute: Attribute, values: Floats, other: Attribute, others: Floats) -> float:
+    """How far two attributes [N] of the same images are the same, 0 to 1; 0 where they are of different kinds.
+
+    Of scalars the size of their correlation, of circles that of the mean direction between them, of classes with the
+    same names the share that is equal.
+    """
+    both = np.isfinite(values) & np.isfinite(others)
+    a, b = values[both], others[both]
+    if attribute.kind != other.kind or attribute.classes != other.classes or len(a) < 2:
+        return 0.0
+    if attribute.kind == "circle":
+        return float(np.abs(np.exp(2j * np.pi * (a - b)).mean()))
+    if attribute.kind == "class":
+        return float((a == b).mean())
+    spread = float(a.std() * b.std())
+    return abs(float(((a - a.mean()) * (b - b.mean())).mean())) / spread if spread > 0 else 0.0
+
+
 def num_defined(truth: Floats, readings: Floats) -> int:
     """Sources with a defined truth [N] and at least one defined reading [N, K]."""
     return int((np.isfinite(truth) & np.isfinite(readings).any(axis=1)).sum())
@@ -232,6 +290,7 @@ def quality(attribute: Attribute, predicted: Floats, truth: Floats) -> tuple[flo
 
     Balanced: the mean over classes of how often one is met, so that always the same class is right by chance only.
     R2 = 1 - sum d(predicted, truth) / sum d(mean, truth); for a circle d is 1 - cos and the mean the circular one.
+    An undefined prediction is as wrong as the mean.
     """
     defined = np.isfinite(truth)
     n = int(defined.sum())
@@ -241,9 +300,9 @@ def quality(attribute: Attribute, predicted: Floats, truth: Floats) -> tuple[flo
     gaps = attribute.difference(predicted[defined], expected)
     if attribute.kind == "class":
         return 1.0 - float(np.mean([gaps[expected == value].mean() for value in np.unique(expected)])), n
-    missed = float(gaps.mean())
     if attribute.kind == "circle":
         spread = 1.0 - float(np.abs(np.exp(2j * np.pi * expected).mean()))
     else:
         spread = float(expected.var())
+    missed = float(np.where(np.isfinite(gaps), gaps, spread).mean())
     return (1.0 - missed / spread if spread > 0 else float("nan")), n

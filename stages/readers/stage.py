@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from stages.contract import Context, Estimate, Gang, Inputs, Output, Part, Stage, Summary
+from stages.contract import Added, Context, Estimate, Gang, Inputs, Output, Part, Stage, Summary
 
 if TYPE_CHECKING:
     from stages.readers.data import Labelled
@@ -112,6 +112,9 @@ class Probes(Stage):
     """Train images, and held-out images, that are looked at at most."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the initial weights and the order of the rows."""
+    references: Annotated[tuple[str, ...], Added(when_absent=())] = ()
+    """Taps of reference encoders, as `encoder:tap`, whose readings are attributes too; a study fills in those of kept.
+    Each has its table of embeddings as input `reference.<encoder>`."""
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Measured on encoders of three taps of 128 to 256 features."""
@@ -128,12 +131,21 @@ class Probes(Stage):
     def setup(self, inputs: Inputs, device: str) -> "tuple[Labelled, Labelled]":
         """Train and held-out images with their attributes."""
         from stages.readers.data import labelled
+        from stages.readers.reference import REFERENCE, Reference
 
         shards = inputs["shards"]
-        return (
+        train, heldout = (
             labelled(shards, "train", self.size, self.limit, self.seed),
             labelled(shards, "heldout", self.size, self.limit, self.seed),
         )
+        for tap_id in self.references:
+            table = inputs[REFERENCE + tap_id.partition(":")[0]]
+            reference = Reference.of(tap_id, shards, table)
+            train, heldout = (
+                found.and_more(reference.attributes, reference.read_rows(table, found.rows))
+                for found in (train, heldout)
+            )
+        return train, heldout
 
     def work(self, part: Part, state: "tuple[Labelled, Labelled]", inputs: Inputs, out: Output) -> Summary:
         """Trains and scores the probes of one encoder's taps."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, TypeAdapter
 
 from stages import attributes
-from stages.contract import Added, Estimate, Input, Inputs, Output, Part, Stage, Summary
+from stages.contract import Added, Estimate, Input, Inputs, Output, Part, Stage, Summary, Unkeyed
 from stages.datasets.files import FileReader, FilesSource, Wanted
-from stages.datasets.sources import DatasetSource, FolderSource, ScenesSource
+from stages.datasets.sources import CataloguedSource, DatasetSource
 from stages.errors import InputError
 from stages.external.ranges import Unreadable
 from stages.listing import ATTRIBUTES, LISTING_ROWS, OK
@@ -39,6 +39,9 @@ class Shards(Stage):
     """How later steps decode the images. `scaled`: JPEGs that are far larger than what a step wants are decoded at a
     half, a quarter or an eighth of their size (see `stages.images.pixels.decode_fit`)."""
 
+    source: Annotated[dict[str, Any] | None, Unkeyed("its images are those of the listing, or refused")] = None
+    """Where the images are read from; by default where the study's listing has read them."""
+
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Measured on small images: their bytes, and 1.5 KB of tar around each."""
         rows = upstream["listing"].rows
@@ -52,9 +55,11 @@ class Shards(Stage):
             for start in range(0, count, self.shard_rows)
         ]
 
-    def setup(self, inputs: Inputs, device: str) -> ScenesSource | FolderSource | FileReader:
+    def setup(self, inputs: Inputs, device: str) -> CataloguedSource | FileReader:
         """The source that was listed, or what reads its files."""
-        source: DatasetSource = TypeAdapter(DatasetSource).validate_python(inputs["listing"].summary["source"])
+        source: DatasetSource = TypeAdapter(DatasetSource).validate_python(
+            self.source or inputs["listing"].summary["source"]
+        )
         return source.reader() if isinstance(source, FilesSource) else source
 
     def work(self, part: Part, state: Any, inputs: Inputs, out: Output) -> Summary:
@@ -156,9 +161,7 @@ class Shards(Stage):
             yield index_of(columns, labelled)
 
 
-def _fetch(
-    state: ScenesSource | FolderSource | FileReader, members: Sequence[Mapping[str, Any]]
-) -> Iterator[bytes | Unreadable]:
+def _fetch(state: CataloguedSource | FileReader, members: Sequence[Mapping[str, Any]]) -> Iterator[bytes | Unreadable]:
     """The images of these rows of a listing again."""
     if isinstance(state, FileReader):
         return state.fetch([Wanted(m["source"], m["position"], m["size"]) for m in members])

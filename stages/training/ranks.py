@@ -1,5 +1,9 @@
-"""What the ranks of a training exchange before it starts: objects, a barrier, the checkpoint to go on from."""
+"""What the ranks of a training exchange before it starts: JSON, a barrier, the checkpoint to go on from.
 
+torch's own exchange of objects sends pickles, which run code where they are read.
+"""
+
+import json
 from typing import Any
 
 from stages.contract import Checkpoint, Context
@@ -7,14 +11,22 @@ from stages.errors import RaceError
 
 
 def of_all(value: Any, world: int) -> list[Any]:
-    """The values of all ranks, in their order. All call this together."""
+    """The values of all ranks, in their order, each plain JSON. All call this together."""
     if world == 1:
         return [value]
     import torch
+    from torch import distributed
 
-    found: list[Any] = [None] * world
-    torch.distributed.all_gather_object(found, value)
-    return found
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
+    lengths = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world)]
+    distributed.all_gather(lengths, torch.tensor([len(data)], device=device))
+    longest = max(int(length) for length in lengths)
+    texts = [torch.zeros(longest, dtype=torch.uint8, device=device) for _ in range(world)]
+    distributed.all_gather(texts, torch.nn.functional.pad(data, (0, longest - len(data))))
+    return [
+        json.loads(text[: int(length)].cpu().numpy().tobytes()) for text, length in zip(texts, lengths, strict=True)
+    ]
 
 
 def wait_for_all(world: int) -> None:

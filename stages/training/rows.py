@@ -78,7 +78,7 @@ def open_rows(
     """
     folder = Path(tempfile.gettempdir())
     seen = folder.stat()
-    mine = (socket.gethostname(), seen.st_dev, seen.st_ino)
+    mine = [socket.gethostname(), seen.st_dev, seen.st_ino]
     folders = of_all(mine, world)
     peers = [other for other, found in enumerate(folders) if found == mine]
     own = tempfile.mkdtemp(prefix="repscope-", dir=folder) if peers[0] == rank else None

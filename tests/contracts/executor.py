@@ -222,6 +222,12 @@ class ExecutorContract:
         assert done.result() == {"sum": 3.0, "attempt": 1, "world": 2}
         assert [progress.metrics for progress in seen] == [{"sum": 3.0}]
 
+    def test_ranks_exchange_json_and_listen_on_no_address_but_that_of_their_machine(self, executor: Executor) -> None:
+        found = executor.gang(call("g", "exchange"), 2).result()
+        assert found["given"] == [[0, 0], [1, 1000]]
+        assert found["listens"]
+        assert not [address for address in found["listens"] if set(address) == {"0"}]
+
     @pytest.mark.parametrize("ranks", [1, 2])
     def test_an_error_of_a_rank_travels_and_is_not_tried_again(self, executor: Executor, ranks: int) -> None:
         done = executor.gang(call("g", "sum_of_ranks", plan=["raise", "ok"]), ranks)

@@ -1,5 +1,6 @@
 """What the contract suite of executors runs in workers. Failures come from a table: call x attempt -> what happens."""
 
+import contextlib
 import os
 import signal
 import time
@@ -132,6 +133,26 @@ def sum_of_ranks(payload: dict[str, Any], context: GangContext) -> dict[str, Any
         dist.all_reduce(total)
     context.report(1, 1, {"sum": float(total)})
     return {"sum": float(total), "attempt": context.attempt, "world": context.world}
+
+
+def exchange(payload: dict[str, Any], context: GangContext) -> dict[str, Any]:
+    """Every rank gives its number and a text of its own length; and where this process listens meanwhile."""
+    from stages.training.ranks import of_all
+
+    given = of_all([context.rank, "x" * (context.rank * 1000)], context.world)
+    return {"given": [[rank, len(text)] for rank, text in given], "listens": listening()}
+
+
+def listening() -> list[str]:
+    """The addresses that this process listens on, as Linux writes them: hex, all zeros for any address."""
+    sockets = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            sockets.add(os.readlink(entry))
+    lines = [
+        line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/self/net/{table}").read_text().splitlines()
+    ]
+    return [fields[1].partition(":")[0] for fields in lines if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets]
 
 
 def wait_for_ever(payload: dict[str, Any], context: GangContext) -> dict[str, Any]:

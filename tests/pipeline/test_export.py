@@ -21,7 +21,9 @@ from PIL import Image
 
 import repscope
 from pipeline.cli import main
+from pipeline.collect import collectable
 from pipeline.reading import OpenStudy
+from pipeline.store import open_store
 from stages.errors import InputError
 from stages.images import pixels
 from tests.finished import Finished
@@ -227,6 +229,8 @@ def test_vectors_are_adopted_by_key_in_any_order_and_are_asked_like_others(
     assert [path.name for path in (copied / "adopted" / "micro" / "clip").iterdir()] == ["000001.json"]
     opened = repscope.open(copied).study("micro")
     assert "clip:embedding" in opened.taps()
+    garbage = collectable(open_store(str(copied)), {"artifacts"}, 0.0)
+    assert opened.refs()["embeddings.clip"].folder not in [entry.folder for entry in garbage]
     adopted = opened["clip:embedding"]
     np.testing.assert_array_equal(adopted.numpy(), table.numpy())
     assert adopted.nearest(KEY, k=5).equals(opened[TAP].nearest(KEY, k=5))

@@ -79,6 +79,14 @@ def test_taps_that_read_no_pixels_are_not_asked_about_transforms(tmp_path: Path)
     assert "ask.invariance.1" not in names
 
 
+def test_taps_of_no_network_are_not_asked_about_attacks(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"kept": {}, "invariance": {}, "robustness": {}}
+    names = {step.name for step in graph(tmp_path, PIXELS, OTHER, questions=asked)}
+    # An oracle's pixels are transformed, but have no gradient to attack by.
+    assert {"ask.invariance.1", "ask.invariance.2", "ask.robustness", "ask.robustness.2"} <= names
+    assert not {"ask.robustness.1", "samples.robustness.1"} & names
+
+
 @pytest.mark.parametrize(
     ("extensions", "message"),
     [

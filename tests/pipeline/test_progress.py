@@ -50,6 +50,7 @@ def test_steps_at_work_beside_each_other_each_have_their_own_progress(
     shown.on_event(Event("part_done", "numbers", 0.0, {"done": 2, "parts": 10}))
     shown.on_event(Event("part_done", "squares", 0.0, {"done": 5, "parts": 10}))
     shown.on_event(Event("step_room", "numbers", 0.0, {"hosts": {}, "waits": "room that is taken by squares"}))
+    clock[0] += 1000
     shown.on_event(Event("step_room", "numbers", 0.0, {"hosts": {"a": 2, "b": 1}, "waits": ""}))
     clock[0] += 20
     shown.on_event(Event("part_done", "numbers", 0.0, {"done": 4, "parts": 10}))
@@ -62,6 +63,7 @@ def test_steps_at_work_beside_each_other_each_have_their_own_progress(
         "numbers   2/10  1 min 20 s left",
         "squares   5/10  20 s left",
         "numbers   waits for room that is taken by squares",
+        # It waited until now, so that its speed is that of the last 20 seconds.
         "numbers   4/10  1 min 00 s left  2 on a, 1 on b",
         "numbers   left unfinished",
         "counting  not begun: squares is not finished",

@@ -88,6 +88,8 @@ def test_every_table_says_its_study_step_and_kind_and_no_key_is_of_two_things(fi
     known = ["micro", "embeddings.simclr", "simclr", "projector", "000000007"]
     assert [first[name] for name in ("study", "step", "encoder", "tap", "key")] == known
     np.testing.assert_array_equal(np.float32(first["plain"]), study["simclr:projector"].numpy([7])[0])
+    attributes = study["simclr:projector"].to_xarray().attrs
+    assert [attributes[name] for name in ("study", "step", "encoder", "tap", "kind")] == [*known[:4], "image"]
     assert study.results().column_names[:2] == samples.column_names[:2] == ["study", "step"]
     painted, images = samples.column("key").to_pylist(), set(rows.column("key").to_pylist())
     assert len(set(painted)) == len(painted)

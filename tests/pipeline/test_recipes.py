@@ -1,10 +1,20 @@
 """The recipes are studies that can be planned."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+import yaml
+
+from pipeline.errors import UsageError
 from pipeline.graph import graph_of, samples_of
-from pipeline.study import load, recipes
+from pipeline.plan import plan
+from pipeline.store import open_store
+from pipeline.study import RECIPES, Study, load, recipes
 from stages.decoder.stage import Decoder
+from stages.pretrain.stage import Pretrain
+from stages.questions.doses import doses
+from stages.questions.findings import SEEDS_MIN
+from stages.readers.stage import Probes
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -16,6 +26,66 @@ def test_a_recipe_becomes_a_graph_with_sizes_that_fit(name: str) -> None:
     assert isinstance(decoder, Decoder)
     assert decoder.size % decoder.network.multiple == 0
     assert decoder.estimate({}).cpu_seconds > 0
+
+
+def referring(tmp_path: Path, tap: str) -> Study:
+    """The study `tiny` whose kept is read by another encoder too."""
+    document = yaml.safe_load((RECIPES / "tiny.yaml").read_text())
+    document["encoders"]["other"] = {"kind": "untrained"}
+    document["questions"] = {"kept": {"references": [tap]}}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return load(str(path))
+
+
+def test_a_reference_encoder_reads_images_for_probes_and_kept_and_is_not_under_study(tmp_path: Path) -> None:
+    steps = {step.name: step for step in graph_of(referring(tmp_path, "other:backbone"))}
+    assert steps["kept"].inputs["reference.other"] == steps["probes"].inputs["reference.other"] == "reference.other"
+    assert "embeddings.other" not in steps["decoder"].inputs
+    assert "embeddings.other" not in steps
+    probes = steps["probes"].stage
+    assert isinstance(probes, Probes)
+    assert probes.references == ("other:backbone",)
+
+
+@pytest.mark.parametrize("tap", ["other:nowhere", "another:backbone", "oracle:attributes"])
+def test_a_reference_that_cannot_read_images_or_is_under_study_is_refused(tmp_path: Path, tap: str) -> None:
+    with pytest.raises(UsageError, match="expected references"):
+        referring(tmp_path, tap)
+
+
+def seeded(tmp_path: Path, seeds: list[int]) -> Study:
+    """The study `tiny` with further seeds of its decoder."""
+    path = tmp_path / "study.yaml"
+    path.write_text((RECIPES / "tiny.yaml").read_text() + f"\ndecoder_seeds: {seeds}\n")
+    return load(str(path))
+
+
+def test_further_seeds_of_the_decoder_are_trained_and_painted_from_for_kept(tmp_path: Path) -> None:
+    steps = {step.name: step for step in graph_of(seeded(tmp_path, [5, 6]))}
+    for number, seed in enumerate((5, 6), 1):
+        painted = steps[steps["kept"].inputs[f"seed_samples.{number}"]]
+        assert steps[painted.inputs["decoder"]].stage == steps["decoder"].stage.model_copy(update={"seed": seed})
+        assert painted.inputs["conditions"] == steps["samples.sources"].inputs["conditions"]
+    for step in graph_of(load("tiny")):
+        assert step.name in ("kept", "report") or steps[step.name] == step
+    with pytest.raises(UsageError, match="differ from each other"):
+        seeded(tmp_path, [0])
+
+
+def test_the_recipe_of_doses_has_encoders_that_differ_in_one_strength_alone() -> None:
+    encoders = {name: encoder for name, encoder in load("dose").encoders.items() if isinstance(encoder, Pretrain)}
+    trained = {
+        name: {
+            "augmentations": encoder.augmentations.model_dump(mode="json"),
+            "others": encoder.model_dump(mode="json", exclude={"augmentations", "seed"}),
+        }
+        for name, encoder in encoders.items()
+    }
+    assert [(dose.augmentation, dose.strengths) for dose in doses(trained)] == [
+        ("crop floor", (0.08, 0.2, 0.5, 1.0)),
+        ("hue", (0.0, 0.1, 0.25, 0.5)),
+    ]
 
 
 def test_the_recipes_for_a_gpu_are_of_64_and_128_pixels() -> None:
@@ -38,3 +108,20 @@ def test_the_estimate_of_the_default_decoder_is_the_measured_one_and_grows_with_
     assert default.estimate({}).cpu_seconds == pytest.approx(10 + 105_000 * 3.9e-3 + 60_000 * 1.2e-4)
     wider = default.model_copy(update={"network": default.network.model_copy(update={"channels": (128, 256, 512)})})
     assert wider.estimate({}).cpu_seconds > 3 * default.estimate({}).cpu_seconds
+
+
+def test_the_recipe_of_the_findings_trains_every_method_alike_from_enough_seeds_of_their_own() -> None:
+    trained = [encoder for encoder in load("findings").encoders.values() if isinstance(encoder, Pretrain)]
+    seeds: dict[tuple[str, str | None], set[int]] = {}
+    for encoder in trained:
+        seeds.setdefault((encoder.method, encoder.label), set()).add(encoder.seed)
+    assert seeds.keys() == {("simclr", None), ("vicreg", None), ("supervised", "shape"), ("supervised", "pattern")}
+    assert all(len(found) == SEEDS_MIN for found in seeds.values())
+    assert len(set[int]().union(*seeds.values())) == len(trained)
+    assert len({encoder.model_copy(update={"method": "", "label": None, "seed": 0}) for encoder in trained}) == 1
+
+
+def test_the_recipe_of_the_findings_is_planned_within_its_hundred_minutes_of_two_cores(tmp_path: Path) -> None:
+    states = plan(graph_of(load("findings")), open_store(str(tmp_path / "store")))
+    assert {"invariance", "kept", "robustness", "edits"} <= {state.name for state in states}
+    assert sum(state.seconds for state in states) < 2 * 100 * 60

@@ -24,7 +24,7 @@ class Extension(Gang):
     """
 
     name: ClassVar[str] = "extension"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     bitwise: ClassVar[bool] = False
 
     taps: Annotated[tuple[Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")], ...], Field(min_length=1)]

@@ -1,6 +1,6 @@
 """What the `extension` step does: gives a trained trunk projections for new taps, trains these alone, writes a decoder.
 
-All that the taps share is frozen: sketch, U-Net, the null, and the measured residual. Trained are, for each new tap,
+All that the taps share is frozen: sketch, U-Net, and the null. Trained are, for each new tap,
 its projection and its vector at the sketch and at the U-Net. They start fitted to the outputs of an old tap's for the
 same images, which takes seconds and is most of the way.
 """
@@ -51,13 +51,13 @@ def run(stage: "Extension", context: Context, inputs: Inputs, out: Output) -> Su
     if fresh(context):
         fit_projections(network, base, train, inputs, stage.seed)
     objective = Edm(described.training.log_sigma_mean, described.training.log_sigma_std)
-    # The standard deviation of the residual is part of the trunk.
+    # The null, and so the standard deviation of what it leaves, is part of the trunk.
     recipe = Recipe(
         described.training,
         described.num_images,
         stage.seed,
         evaluations=EVALUATIONS,
-        measures_residual=False,
+        measured="taps",
         prefix="",
     )
     training = Training(network, objective, recipe, train, heldout, context)
@@ -68,7 +68,9 @@ def run(stage: "Extension", context: Context, inputs: Inputs, out: Output) -> Su
 
 def as_decoder(stage: "Extension", card: format.DecoderCard) -> Decoder:
     """The settings of the training, as those of a decoder of the new taps: the trunk's, but for what the stage says."""
-    num_images, sketch_images = stage.lengths(card.num_images, card.training.sketched(len(card.taps)))
+    num_images, sketch_images = stage.lengths(
+        card.num_images, card.training.sketched(len(card.taps), card.train_images)
+    )
     training = {
         "learning_rate": stage.learning_rate,
         "outer": 1.0,
@@ -92,7 +94,7 @@ def as_decoder(stage: "Extension", card: format.DecoderCard) -> Decoder:
 
 def grown(trunk: DecoderNetwork, network: DecoderNetwork) -> DecoderNetwork:
     """`network`, built for new taps, with the weights of `trunk`, all frozen but the projections of its taps."""
-    network.residual_std = trunk.residual_std
+    network.residual_std.fill_(float(trunk.residual_std[NULL]))
     learned = trunk.state_dict()
     own = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, Projection))
     network.load_state_dict(

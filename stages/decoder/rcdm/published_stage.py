@@ -42,6 +42,11 @@ class ReleasedDecoder(Stage):
 
     _absolute_url = field_validator("url")(absolute)
 
+    @property
+    def size(self) -> int:
+        """Side of the painted images, pixels."""
+        return self.network.image_size
+
     def external(self) -> Mapping[str, External]:
         """The file, identified by its sha256, so that the key is computed without reading it."""
         return {"weights": External(self.url, self.sha256)}

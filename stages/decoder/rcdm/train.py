@@ -36,7 +36,7 @@ class AdmNetwork(Parts):
         super().__init__()
         self.sketch = nn.Module()
         self.painter = Adm(settings, embedding)
-        self.residual_std = 1.0
+        self.residual_std = torch.ones(2)
 
     def compile_kernels(self) -> None:
         """Those of the norms. The whole network takes minutes, and convolutions are the same library's either way."""
@@ -77,7 +77,7 @@ def published_recipe(settings: AdmTraining, num_images: int, seed: int) -> Recip
         micro_batch=settings.micro_batch,
         compile=settings.compile,
     )
-    return Recipe(loop, num_images, seed, betas=(0.9, 0.999), ema_decay=settings.ema_decay, measures_residual=False)
+    return Recipe(loop, num_images, seed, betas=(0.9, 0.999), ema_decay=settings.ema_decay, measured="")
 
 
 def run(stage: "Rcdm", context: Context, inputs: Inputs, out: Output) -> Summary:

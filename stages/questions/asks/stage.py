@@ -11,6 +11,10 @@ from stages.questions.question import Ask, AskStage
 EMBEDDINGS, ENCODER = "embeddings.", "encoder."
 """Inputs of a named encoder: its table of embeddings, and the encoder itself where it was pretrained."""
 
+DOWNSIZED = "downsized"
+"""Held-out images at the decoder's resolution stand in `downsized/<encoder>/<tap>.safetensors`: `rows` int64 [G],
+ascending, and `embeddings` float32 [G, D]. Absent where the encoder sees images at just that resolution."""
+
 VARIANTS = 35
 """Transforms x strengths, for estimates."""
 
@@ -30,11 +34,13 @@ class Sources(AskStage):
 
     Inputs: `shards`, `embeddings.<encoder>` for the encoders of `taps`, and `encoder.<encoder>` for the pretrained ones
     (without it, that encoder has no light-crop control). Beside the conditions it writes `crops.safetensors`: per
-    `encoder:tap` float32 [count, D], a light crop of each source, embedded; these are not painted.
+    `encoder:tap` float32 [count, D], a light crop of each source, embedded; these are not painted. Where an encoder
+    sees images larger than a decoder paints them, held-out images are also embedded as the decoder could show them at
+    best, downsized to `size`: `downsized/<encoder>/<tap>.safetensors` (see `DOWNSIZED`).
     """
 
     name: ClassVar[str] = "sources"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     bitwise: ClassVar[bool] = False
     gpu: ClassVar[bool] = True
 
@@ -42,11 +48,17 @@ class Sources(AskStage):
     """Source images, drawn from the held-out ones; all of them where there are fewer."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the choice among held-out images, and of the light crop."""
+    size: PositiveInt | None = None
+    """Side of the images that the decoder paints, pixels; a study fills in that of its decoder."""
+    gallery: PositiveInt = 10_000
+    """Held-out images that are embedded downsized, the sources among them, at most."""
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
-        """Loading the encoders is most of it."""
+        """Loading the encoders, and embedding downsized images."""
         rows = len(self.taps) * self.count
-        return Estimate(rows=rows, size_bytes=rows * 2000, cpu_seconds=5 + rows * 1e-3)
+        downsized = min(self.gallery, upstream["shards"].rows // 10) if "shards" in upstream else 0
+        seconds = downsized * sum(estimate.image_seconds or 0 for estimate in upstream.values())
+        return Estimate(rows=rows, size_bytes=rows * 2000, cpu_seconds=5 + rows * 1e-3 + seconds)
 
     def work(self, part: Part, state: str, inputs: Inputs, out: Output) -> Summary:
         """Chooses the sources and writes their embeddings."""
@@ -64,11 +76,12 @@ class Transformed(AskStage):
 
     Inputs: `shards`, `embeddings.<encoder>` for the encoders of `taps`, `encoder.<encoder>` for the pretrained ones.
     Conditions are the embeddings of a few sources, as they are and under each transform at its middle strength; beside
-    them `moved/<encoder>/<tap>.safetensors` holds the embeddings of all sources under every transform.
+    them `moved/<encoder>/<tap>.safetensors` holds the embeddings of all sources under every transform, and, where it is
+    known what an encoder was trained with, those by its network before any training.
     """
 
     name: ClassVar[str] = "transformed"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     bitwise: ClassVar[bool] = False
     gpu: ClassVar[bool] = True
 

@@ -5,7 +5,7 @@ comes into view from outside is the reflected image.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,6 +136,24 @@ TRANSFORMS: Mapping[str, Transform] = {
     "noise": Transform((0.02, 0.05, 0.1), "of full intensity", noise),
 }
 """Every transform by name."""
+
+
+RELATED: Mapping[str, tuple[str, ...]] = {
+    "crop": ("crop", "shift", "zoom"),
+    "flip": ("flip",),
+    "brightness": ("brightness",),
+    "contrast": ("contrast",),
+    "saturation": ("greyscale",),
+    "hue": ("hue",),
+    "greyscale": ("greyscale",),
+}
+"""By augmentation of pretraining, the transforms that do the same to an image."""
+
+
+def untaught(augmentations: Iterable[str]) -> tuple[str, ...]:
+    """The transforms that an encoder trained with these augmentations was never shown."""
+    taught = {name for augmentation in augmentations for name in RELATED[augmentation]}
+    return tuple(name for name in TRANSFORMS if name not in taught)
 
 
 def _factor(images: Tensor, strength: float, chance: Chance) -> Tensor:

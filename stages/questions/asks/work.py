@@ -16,13 +16,14 @@ from stages.contract import Input, Inputs, Output, Summary
 from stages.embeddings.format import Table, open_table
 from stages.encoders import augment
 from stages.encoders.encoder import Encoder, Fingerprint
-from stages.encoders.load import load, trained_with
+from stages.encoders.load import load, trained_with, untrained
 from stages.encoders.spec import EncoderSpec, Pretrained
 from stages.errors import InputError
-from stages.images.pixels import from_unit, to_unit
+from stages.images.pixels import Framing, fit, from_unit, to_unit
 from stages.images.sets import Images, open_images
-from stages.questions.asks.stage import EMBEDDINGS, ENCODER
-from stages.questions.asks.transforms import TRANSFORMS, transformed
+from stages.questions.asks.stage import DOWNSIZED, EMBEDDINGS, ENCODER
+from stages.questions.asks.transforms import TRANSFORMS, transformed, untaught
+from stages.questions.doses import TRAINED, trained_as
 from stages.questions.format import Condition, put_conditions, split_tap
 from stages.readers.data import rows_of
 from stages.readers.score import Numbers
@@ -43,7 +44,11 @@ LIGHT_CROP = 0.1
 
 MOVED, SHOWN, TRANSFORMED = "moved", "shown.safetensors", "transforms.json"
 """Embeddings of transformed images stand in `moved/<encoder>/<tap>.safetensors`, the transformed pixels of the painted
-sources in `shown.safetensors`, and rows, variants and the encoders with augmentations of their own in the last."""
+sources in `shown.safetensors`, and rows, variants and the augmentations that encoders were trained with in the last."""
+
+UNTRAINED = "untrained."
+"""Prefix of the same embeddings by the network before any training: of images as they are, under the encoder's own
+augmentations, and under each transform that it was not trained with."""
 
 BATCH = 256
 
@@ -65,10 +70,18 @@ def ask_sources(stage: "Sources", inputs: Inputs, out: Output, device: str) -> S
         seeing = encoder_of(inputs, encoder, table, device)
         if seeing is None:
             continue
+        if stage.size is not None and seeing.preprocessing.framing != Framing(stage.size):
+            shown = downsized_rows(rows, rows_of(inputs["shards"], "heldout"), stage.gallery, stage.seed)
+            small = _downsized(seeing, images, shown, stage.size)
+            for tap in taps:
+                if tap in small:
+                    name = f"{DOWNSIZED}/{encoder}/{tap}.safetensors"
+                    out.put(name, save({"rows": shown, "embeddings": small[tap]}))
         light = partial(transformed, name="crop", strength=LIGHT_CROP, seed=stage.seed)
         cropped = _embed(seeing, images, rows, light)
         crops |= {f"{encoder}:{tap}": cropped[tap] for tap in taps if tap in cropped}
     put_conditions(out, conditions, vectors, digits(stage, inputs))
+    _put_trained(stage.taps, inputs, out)
     out.put(CROPS, save(crops))
     return {"conditions": len(conditions), "sources": len(rows), "crops": sorted(crops)}
 
@@ -85,7 +98,8 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
     conditions: list[Condition] = []
     vectors: dict[str, NDArray[np.float32]] = {}
     shown: dict[str, NDArray[np.uint8]] = {}
-    left_out, trained = [], []
+    left_out: list[str] = []
+    augmentations: dict[str, tuple[str, ...]] = {}
     for encoder, taps in by_encoder(stage.taps).items():
         table = table_of(inputs, encoder)
         seeing = encoder_of(inputs, encoder, table, device)
@@ -96,22 +110,22 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
             continue
         settings = _own_settings(inputs, encoder)
         own = _Own(settings or augment.Augmentations(), stage.seed, stage.draws)
-        trained += [encoder] if settings is not None else []
         changes = [partial(transformed, name=name, strength=strength, seed=stage.seed) for name, strength in variants]
         plain = _embed(seeing, images, rows, lambda x, _: x)
         moved = [_embed(seeing, images, rows, change) for change in changes]
         drawn = [_embed(seeing, images, rows, partial(own.draw, number=d)) for d in range(stage.draws)]
+        raw: dict[str, dict[str, NDArray[np.float32]]] = {}
+        if settings is not None:
+            augmentations[encoder] = settings.used()
+            raw = _untrained(inputs[ENCODER + encoder], images, rows, own, untaught(settings.used()), device)
         for tap in taps:
-            out.put(
-                f"{MOVED}/{encoder}/{tap}.safetensors",
-                save(
-                    {
-                        PLAIN: plain[tap],
-                        "transformed": np.stack([m[tap] for m in moved]),
-                        OWN: np.stack([d[tap] for d in drawn]),
-                    }
-                ),
-            )
+            tensors = {
+                PLAIN: plain[tap],
+                "transformed": np.stack([m[tap] for m in moved]),
+                OWN: np.stack([d[tap] for d in drawn]),
+            }
+            tensors |= {UNTRAINED + name: vectors[tap] for name, vectors in raw.items()}
+            out.put(f"{MOVED}/{encoder}/{tap}.safetensors", save(tensors))
             by_variant = {PLAIN: plain[tap], OWN: drawn[0][tap]}
             for number, (name, strength) in enumerate(variants):
                 if strength == TRANSFORMS[name].painted:
@@ -128,8 +142,10 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
             "at least one tap that reads pixels", ", ".join(stage.taps) or "no taps", "Ask this question of an encoder."
         )
     put_conditions(out, conditions, vectors, digits(stage, inputs))
+    _put_trained(stage.taps, inputs, out)
     out.put(SHOWN, save(shown))
-    about = {"rows": rows.tolist(), "variants": variants, "painted": middle, "trained": trained, "left_out": left_out}
+    about = {"rows": rows.tolist(), "variants": variants, "painted": middle, "left_out": left_out}
+    about |= {"augmentations": augmentations}
     out.put(TRANSFORMED, json.dumps(about).encode())
     return {"conditions": len(conditions), "sources": len(rows), "left_out": left_out}
 
@@ -196,6 +212,45 @@ def _own_settings(inputs: Inputs, encoder: str) -> augment.Augmentations | None:
     """What an encoder was trained with, where it is known; others get the default recipe, to be compared."""
     trained = inputs.get(ENCODER + encoder)
     return None if trained is None else trained_with(trained)
+
+
+def _untrained(
+    encoder: Input, images: Images, rows: Numbers, own: _Own, foreign: Sequence[str], device: str
+) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Embeddings by the untrained network, by what was done to the images and by tap."""
+    seeing = untrained(encoder, device)
+    found = {PLAIN: _embed(seeing, images, rows, lambda x, _: x)}
+    draws = [_embed(seeing, images, rows, partial(own.draw, number=d)) for d in range(own.draws)]
+    found[OWN] = {tap: np.stack([d[tap] for d in draws]) for tap in draws[0]}
+    for name in foreign:
+        change = partial(transformed, name=name, strength=TRANSFORMS[name].painted, seed=own.seed)
+        found[name] = _embed(seeing, images, rows, change)
+    return found
+
+
+def _put_trained(taps: Sequence[str], inputs: Inputs, out: Output) -> None:
+    """Writes what the encoders of the taps were trained with, of those that were pretrained here."""
+    given = {name: inputs[ENCODER + name] for name in by_encoder(taps) if ENCODER + name in inputs}
+    trained = {name: entry for name, artifact in given.items() if (entry := trained_as(artifact)) is not None}
+    out.put(TRAINED, json.dumps(trained).encode())
+
+
+def downsized_rows(sources: Numbers, heldout: Numbers, count: int, seed: int) -> Numbers:
+    """The sources and other held-out rows at random, ascending: int64 [count] or fewer."""
+    others = np.setdiff1d(heldout, sources)
+    order = np.random.Generator(np.random.Philox(key=[seed, len(others)])).permutation(len(others))
+    return np.sort(np.concatenate([sources, others[order[: max(0, count - len(sources))]]]))
+
+
+def _downsized(encoder: Encoder, images: Images, rows: Numbers, size: int) -> dict[str, NDArray[np.float32]]:
+    """Images embedded as samples of the same pixels would be: cut and resized to `size`, then framed by the encoder."""
+    found: dict[str, list[NDArray[np.float32]]] = {}
+    for batch in batches(rows):
+        small = images.decode(batch, size)
+        shown = np.stack([fit(image, encoder.preprocessing.framing) for image in small])
+        for tap, vectors in encoder.embed(shown).items():
+            found.setdefault(tap, []).append(vectors)
+    return {tap: np.concatenate(parts) for tap, parts in found.items()}
 
 
 def _blank(encoder: Encoder) -> NDArray[np.uint8]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 QUESTION = "faithfulness"
 UNIT = "distance of two random images"
+SMALL = {name: f"{name} at the decoder's resolution" for name in ("samples", "nearest", "random", "shuffled")}
+"""Subjects of rows whose gallery, sources included, is at the decoder's resolution."""
 
 
 def answer(stage: "Faithfulness", inputs: Inputs, out: Output) -> Summary:
@@ -44,10 +46,16 @@ def answer(stage: "Faithfulness", inputs: Inputs, out: Output) -> Summary:
         queries = _queries(stage.seed, where)
         if crop is not None:
             queries["crop"] = (where.statistics.standardise(crop).astype(np.float64)[:, None], None)
-        for subject, (vectors, removed) in queries.items():
-            ranks = _ranks(where, vectors, removed)
-            ranked.append(Ranks(tap_id, subject, len(where.gallery) - (removed is not None), found.rows, ranks))
-            rows += _rows(stage.seed, tap_id, subject, where, vectors, ranked[-1])
+        spaces = [(where, queries)]
+        if where.downsized is not None:
+            queries["downsized"] = (where.downsized.sources[:, None], None)
+            small = _queries(stage.seed, where.downsized)
+            spaces.append((where.downsized, {SMALL[subject]: query for subject, query in small.items()}))
+        for seen, asked in spaces:
+            for subject, (vectors, removed) in asked.items():
+                ranks = _ranks(seen, vectors, removed)
+                ranked.append(Ranks(tap_id, subject, len(seen.gallery) - (removed is not None), found.rows, ranks))
+                rows += _rows(stage.seed, tap_id, subject, seen, vectors, ranked[-1])
     put_ranks(out, ranked)
     rows = put_rows(out, rows)
     return {

@@ -27,7 +27,8 @@ TEMPLATE = Path(__file__).with_suffix(".html")
 SAMPLES = "samples"
 MRR, MEDIAN = "mrr", "median rank"
 NAMES = {"samples": "samples", "crop": "a light crop of the source", "nearest": "its nearest other image",
-         "random": "a random image", "shuffled": "samples of another source"}  # fmt: skip
+         "random": "a random image", "shuffled": "samples of another source",
+         "downsized": "the source at the decoder's resolution"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ MEASURES = (
     (
         "Controls of the rank",
         "A light crop of the source (as good as it gets), the nearest other real image, a random image, and the "
-        "samples of another source (as bad as it gets).",
+        "samples of another source (as bad as it gets). Where the encoder sees larger images than the decoder paints: "
+        "the source at the decoder's resolution, which no sample can surpass, and all of it again among images at that "
+        "resolution.",
     ),
     (
         "Distance",
@@ -70,8 +73,8 @@ MEASURES = (
     ),
     (
         "Nearness",
-        "Distance of the samples to their source over that of the nearest other real image: the median over sources. "
-        "Below 1 the samples are faithful.",
+        "Distance of the samples to their source over that of the nearest other real image, both at the decoder's "
+        "resolution: the median over sources. Below 1 the samples are faithful.",
     ),
 )
 
@@ -93,7 +96,8 @@ def section(answer: Answer, answers: Mapping[str, Answer], taps: Sequence[Styled
 
 def _content(answer: Answer, nearness: Sequence[Row], taps: Sequence[StyledTap]) -> FaithfulnessContent:
     ranked = answer.where(MRR)
-    controls = [name for name in dict.fromkeys(row.subject for row in answer.rows) if name != SAMPLES]
+    # Those of the other gallery are in the table of all numbers.
+    controls = [name for name in dict.fromkeys(row.subject for row in answer.rows) if name in NAMES and name != SAMPLES]
     ranks = (
         _ranks(answer, taps, MRR, "Mean reciprocal rank", "1: the source always comes first", controls),
         _ranks(answer, taps, MEDIAN, "Median rank", "1 is best", controls),
@@ -141,7 +145,7 @@ def _ranks(
         ticks = [
             (math.log10(row.value), f"control control-{controls.index(row.subject)}", f"{row.subject}: {written(row)}")
             for row in own
-            if row.subject != SAMPLES
+            if row.subject in controls
         ]
         if marks:
             plots.append(LabelledChart(tap.id, "", charts.dots([marks], axis, height=22, ticks=ticks), tap))

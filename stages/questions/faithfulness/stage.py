@@ -16,12 +16,13 @@ class Faithfulness(Question):
     Inputs: `shards`, `embeddings.<encoder>`, `conditions`, `samples` and `sample_embeddings.<encoder>`, the last three
     again for each further tap group, as `samples.1`. Taps whose samples were not embedded (they do not read pixels) are
     left out. Writes `results.parquet`: rank of the source among all held-out images, for the samples and for controls;
-    and distances, in units of two random images. Writes
+    and distances, in units of two random images. Where the encoder sees larger images than the decoder paints, the same
+    among images at the decoder's resolution, and how the source itself does at that resolution. Writes
     `ranks.parquet`: every single rank.
     """
 
     name: ClassVar[str] = "faithfulness"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads."""
 

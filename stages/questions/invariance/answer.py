@@ -1,6 +1,7 @@
 """The answer to invariance: r of every transform, references, differences between an encoder's ends, grids."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract import Input, Inputs, Output, Summary
-from stages.embeddings.format import open_table
+from stages.embeddings.format import Moments, Statistics, open_table
 from stages.errors import FormatError
 from stages.images.pixels import fit
 from stages.images.sets import open_images
-from stages.questions import measures
+from stages.questions import doses, measures
 from stages.questions.asks.stage import EMBEDDINGS, of_group
-from stages.questions.asks.transforms import TRANSFORMS
-from stages.questions.asks.work import MOVED, OWN, PLAIN, SHOWN, TRANSFORMED
-from stages.questions.format import BOTH, Figure, Row, put_rows, row, split_tap
-from stages.questions.painted import Painting, painting
+from stages.questions.asks.transforms import RELATED, TRANSFORMS, untaught
+from stages.questions.asks.work import MOVED, OWN, PLAIN, SHOWN, TRANSFORMED, UNTRAINED
+from stages.questions.format import AUGMENTATION, BOTH, Figure, Row, note, put_rows, row, split_tap
+from stages.questions.painted import BOTH_ENDS, Painting, painting
 from stages.questions.question import CONDITIONS
 from stages.readers import score
 from stages.readers.data import rows_of, table_attributes
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 QUESTION = "invariance"
 UNIT = "distance of two random images"
+SUBJECTS = [f"{name} {strength:g}" for name, transform in TRANSFORMS.items() for strength in transform.strengths]
+"""Of rows on single transforms."""
 BORROWED = "usual augmentations"
 """Instead of `own` for encoders that were trained with none: the default recipe."""
 
@@ -40,8 +43,8 @@ class _Ask:
     sources: Numbers
     variants: list[list[Any]]
     """Name and strength of every transform."""
-    trained: list[str]
-    """Encoders with augmentations of their own."""
+    augmentations: dict[str, list[str]]
+    """By encoder what it was trained with, where that is known."""
     left_out: list[str]
 
     @classmethod
@@ -49,25 +52,45 @@ class _Ask:
         """From an artifact of `transformed`."""
         about = json.loads(conditions.read(TRANSFORMED))
         sources = np.array(about["rows"], dtype=np.int64)
-        return cls(conditions, sources, about["variants"], about["trained"], about["left_out"])
+        return cls(conditions, sources, about["variants"], about["augmentations"], about["left_out"])
 
 
 @dataclass(frozen=True)
-class _Tap:
-    """Distances at a tap: how far each transform moves each source, and between sources."""
+class _Moves:
+    """How far transforms move each source at a tap, and how far sources lie apart."""
 
     moved: dict[str, Floats]
     """float64 [N] by subject; augmentations are the mean over their draws."""
-    turned: dict[str, Floats]
-    """The same in 1 - cosine."""
     pairs: Floats
     """float64 [N, N]."""
-    nearest: Floats
-    """Distance to the nearest other held-out image, float64 [N]."""
 
     def r(self, subject: str) -> Estimate:
         """r of a transform."""
         return measures.invariance(self.moved[subject], self.pairs)
+
+
+@dataclass(frozen=True)
+class _Tap(_Moves):
+    """The distances of an encoder at a tap."""
+
+    turned: dict[str, Floats]
+    """As `moved`, in 1 - cosine."""
+    nearest: Floats
+    """Distance to the nearest other held-out image, float64 [N]."""
+    untrained: "_Moves | None"
+    """The same of the network before any training; None where it is not known what the encoder was trained with."""
+
+
+def specific(first: _Moves, last: _Moves, own: str, foreign: Sequence[str]) -> Estimate:
+    """ln r(last) / r(first) of the encoder's own augmentations, minus the mean of that over transforms foreign to it.
+
+    Below 0: the last tap is less moved than the first by what it was trained with more than by anything else.
+    """
+
+    def shrunk(subject: str) -> Estimate:
+        return score.log_ratio(last.r(subject), first.r(subject))
+
+    return score.difference(shrunk(own), score.average([shrunk(subject) for subject in foreign]))
 
 
 def answer(stage: "Invariance", inputs: Inputs, out: Output) -> Summary:
@@ -96,6 +119,18 @@ def answer(stage: "Invariance", inputs: Inputs, out: Output) -> Summary:
             ):
                 paired = score.interval(estimate, len(sources), stage.seed)
                 rows.append(row(QUESTION, metric, both, subject, paired, unit))
+        own = by_group[found.groups[backbone]].augmentations.get(encoder)
+        if own is not None:
+            rows += _against_untrained(stage.seed, encoder, (taps[backbone], taps[projector]), own, len(sources))
+    for dose in doses.asked_about(inputs, list(found.starts)):
+        foreign = [_middle(name) for name in untaught([dose.transform])]
+        alike = [subject for subject in SUBJECTS if subject.rpartition(" ")[0] in RELATED[dose.transform]]
+        for shared in dose.shared_taps(found.tap_ids):
+            for subject in (*alike, *foreign):
+                steep = doses.slope([taps[f"{encoder}:{shared}"].r(subject) for encoder in dose.encoders], dose)
+                rows.append(
+                    dose.row(QUESTION, "r slope", shared, subject, score.interval(steep, len(sources), stage.seed))
+                )
     rows = put_rows(out, rows)
     shown = {encoder: seen for ask in asks for encoder, seen in load(ask.conditions.read(SHOWN)).items()}
     for figure in _grids(stage, found, shown):
@@ -123,14 +158,64 @@ def _tap(inputs: Inputs, tap_id: str, ask: _Ask) -> _Tap:
     for (name, strength), vectors in zip(ask.variants, tensors["transformed"], strict=True):
         moved[f"{name} {strength:g}"] = measures.l2(standardised(vectors), plain)
         turned[f"{name} {strength:g}"] = measures.cosine(standardised(vectors), plain)
-    drawn = OWN if encoder in ask.trained else BORROWED
+    drawn = OWN if encoder in ask.augmentations else BORROWED
     draws = [standardised(vectors) for vectors in tensors[OWN]]
     moved[drawn] = np.mean([measures.l2(vectors, plain) for vectors in draws], axis=0)
     turned[drawn] = np.mean([measures.cosine(vectors, plain) for vectors in draws], axis=0)
     heldout = rows_of(inputs["shards"], "heldout")
     gallery = standardised(table.read(tap, PLAIN, heldout))
     _, nearest = measures.nearest_other(gallery, np.searchsorted(heldout, ask.sources))
-    return _Tap(moved, turned, measures.pair_distances(plain), nearest)
+    raw = None
+    if encoder in ask.augmentations:
+        foreign = untaught(ask.augmentations[encoder])
+        raw = _untrained({name: tensors[UNTRAINED + name] for name in (PLAIN, OWN, *foreign)})
+    return _Tap(moved, measures.pair_distances(plain), turned, nearest, raw)
+
+
+def _untrained(tensors: Mapping[str, NDArray[np.float32]]) -> _Moves:
+    """Distances by the network before any training, standardised by what it makes of the sources."""
+    moments = Moments.of(tensors[PLAIN])
+    variance = moments.m2 / max(1, moments.n)
+    statistics = Statistics(
+        moments.mean.astype(np.float32), np.sqrt(variance).astype(np.float32), float(np.sqrt(variance.mean()))
+    )
+
+    def standardised(x: NDArray[np.float32]) -> Floats:
+        return statistics.standardise(x).astype(np.float64)
+
+    plain = standardised(tensors[PLAIN])
+    moved = {_middle(name): measures.l2(standardised(tensors[name]), plain) for name in tensors if name in TRANSFORMS}
+    moved[OWN] = np.mean([measures.l2(standardised(vectors), plain) for vectors in tensors[OWN]], axis=0)
+    return _Moves(moved, measures.pair_distances(plain))
+
+
+def _middle(name: str) -> str:
+    """Subject of a transform at its middle strength."""
+    return f"{name} {TRANSFORMS[name].painted:g}"
+
+
+def _against_untrained(
+    seed: int, encoder: str, ends: tuple[_Tap, _Tap], augmentations: Sequence[str], count: int
+) -> list[Row]:
+    """What training has changed of an encoder's ends, under its own augmentations; and what these are."""
+    first, last = ends
+    both = f"{encoder}:{BOTH}"
+    assert first.untrained is not None
+    assert last.untrained is not None
+    foreign = [_middle(name) for name in untaught(augmentations)]
+    own = [note(QUESTION, AUGMENTATION, f"{encoder}:", "", name) for name in augmentations]
+    for end, moves in zip(BOTH_ENDS, (first.untrained, last.untrained), strict=True):
+        found = score.interval(moves.r(OWN), count, seed)
+        own.append(row(QUESTION, "r untrained", f"{encoder}:{end}", OWN, found, UNIT))
+    gaps = [score.difference(a.r(OWN), b.r(OWN)) for a, b in ((first, last), (first.untrained, last.untrained))]
+    more = score.difference(*gaps)
+    own.append(row(QUESTION, "r difference - untrained", both, OWN, score.interval(more, count, seed), UNIT))
+    taught = score.difference(
+        specific(first, last, OWN, foreign), specific(first.untrained, last.untrained, OWN, foreign)
+    )
+    unit = "ln r(projector) / r(backbone), own - other transforms, trained - untrained"
+    own.append(row(QUESTION, "difference in differences", both, OWN, score.interval(taught, count, seed), unit))
+    return own
 
 
 def _rows(seed: int, inputs: Inputs, tap_id: str, tap: _Tap, sources: Numbers) -> list[Row]:

@@ -16,7 +16,7 @@ from stages.questions.drawing.numbers import LabelledChart, PageTable, TableRow,
 from stages.questions.drawing.pictures import Sheet, Strip, by_tap, strip
 from stages.questions.drawing.section import Section, SectionPart
 from stages.questions.drawing.taps import StyledTap
-from stages.questions.findings import ATTRIBUTES_MIN, INVARIANT_MAX, PROJECTOR_SHARE
+from stages.questions.findings import ATTRIBUTES_MIN, EFFECT_MIN, INVARIANT_MAX, PROJECTOR_SHARE, SPECIFIC_MIN
 from stages.questions.format import BOTH, Figure, Row
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -45,10 +45,12 @@ MEASURES = (
     (
         "Findings",
         "i is shown where the interval of r at the backbone, over the encoder's own training augmentations, lies above "
-        f"{INVARIANT_MAX:g} and that of r(backbone) − r(projector) above 0. ii is shown where the interval of "
-        f"r(projector) / r(backbone) lies below {PROJECTOR_SHARE:g} and the backbone keeps more than the "
-        f"projector of {ATTRIBUTES_MIN} or more augmented attributes and less of none. The opposite is "
-        "reported as the opposite.",
+        f"{INVARIANT_MAX:g} and r(backbone) − r(projector) is larger than in the same network untrained by "
+        f"{EFFECT_MIN:g} or more. ii is shown where the interval of r(projector) / r(backbone) lies below "
+        f"{PROJECTOR_SHARE:g}; its logarithm is lower than for transforms that the encoder was not trained with by "
+        f"{SPECIFIC_MIN:g} or more, counted from the same network untrained; and the backbone keeps more than the "
+        f"projector of {ATTRIBUTES_MIN} or more attributes that its augmentations change and less of none, by "
+        f"{EFFECT_MIN:g} or more. The opposite is reported as the opposite.",
     ),
 )
 

@@ -14,13 +14,14 @@ class Invariance(Question):
     """Answers from the embeddings of transformed images and from samples of some of them.
 
     Inputs: `shards`, `embeddings.<encoder>`, `conditions` (of `transformed`) and `samples`, the last two again for each
-    further tap group, as `samples.1`. Writes `results.parquet`: r of every transform and strength, of the encoder's own
-    augmentations (`own`), of references, and paired differences between the ends of an encoder; and grids of the
-    transformed images and the samples of their embeddings.
+    further tap group, as `samples.1`. Writes `results.parquet`: r of every transform and strength, of the encoder's
+    own augmentations (`own`), of references, and paired differences between the ends of an encoder, also against the
+    same network untrained and against transforms that it was not trained with; and grids of the transformed images and
+    the samples of their embeddings.
     """
 
     name: ClassVar[str] = "invariance"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads."""
 

@@ -9,18 +9,23 @@ from numpy.typing import NDArray
 
 from stages.attributes import Attribute
 from stages.contract import Inputs, Output, Summary
+from stages.embeddings.format import open_table
+from stages.encoders.encoder import Encoder
 from stages.images.sets import open_images
-from stages.questions import measures
+from stages.questions import doses, measures
 from stages.questions.asks.stage import of_group
-from stages.questions.format import BOTH, Figure, Row, note, put_rows, row, split_tap
+from stages.questions.asks.work import encoder_of
+from stages.questions.doses import Doses
+from stages.questions.format import BOTH, DUPLICATE, Figure, Row, note, put_rows, row, split_tap
 from stages.questions.kept import verdicts
 from stages.questions.painted import Painting, Space, painting, space
-from stages.questions.question import HALFWAY
+from stages.questions.question import HALFWAY, SEEDS
 from stages.readers import format as readers_format
-from stages.readers import score
+from stages.readers import pixel, score
 from stages.readers.data import truth
 from stages.readers.probe import PLANTED, PLANTED_SHARE, PROBES, Probe
 from stages.readers.probe import load as load_probes
+from stages.readers.reference import REFERENCE, Reference
 from stages.readers.score import Estimate, Floats, Interval, Numbers
 
 if TYPE_CHECKING:
@@ -30,8 +35,68 @@ QUESTION = "kept"
 CEILING = "oracle:attributes"
 """The tap whose condition is the truth."""
 SCORE = "1 - d / d of other images"
+SAME_MIN = 0.6
+"""Attributes of one kind measure the same where they are associated as much (`stages.readers.score.association`)."""
+COPIES = 4
+"""Noisy copies of each source that pixel attributes are read from."""
 DEVIATION_QUANTILE = 0.995
 """The maps' scale ends here, so that single pixels do not darken all others."""
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A reference encoder that reads images."""
+
+    how: Reference
+    encoder: Encoder
+    truth: dict[str, Floats]
+    """What it reads of the sources themselves, float64 [N] by attribute."""
+
+    @classmethod
+    def of(cls, tap_id: str, inputs: Inputs, rows: Numbers, device: str) -> "_Reader":
+        """Raises InputError where the encoder is no longer the one that made its table."""
+        encoder, _ = split_tap(tap_id)
+        table = inputs[REFERENCE + encoder]
+        how = Reference.of(tap_id, inputs["shards"], table)
+        seeing = encoder_of(inputs, encoder, open_table(table), device)
+        assert seeing is not None, f"{encoder} is a step and not among the inputs"
+        return cls(how, seeing, how.read_rows(table, rows))
+
+    def read(self, images: NDArray[np.uint8]) -> dict[str, Floats]:
+        """Of uint8 [N, S, S, 3], float64 [N] by attribute."""
+        return self.how.read_images(self.encoder, images)
+
+
+@dataclass(frozen=True)
+class _Painted:
+    """What the sources themselves would score, painted at the decoder's resolution with the samples' own noise.
+
+    A function of the pixels is exact on real images and may still read that noise.
+    """
+
+    noise: float
+    """Standard deviation, in intensities of 0 to 1: how much more there is in samples than in sources."""
+    readings: dict[str, Floats]
+    """Of several draws of each source, float64 [N, COPIES], by attribute: those of the pixels and of references."""
+
+    @classmethod
+    def of(
+        cls, sources: NDArray[np.uint8], samples: NDArray[np.uint8], references: Sequence[_Reader], seed: int
+    ) -> "_Painted":
+        """From sources uint8 [N, S, S, 3] and samples uint8 [C, K, S, S, 3], one of each condition."""
+        extra = measures.noise_level(samples[:, 0]) ** 2 - measures.noise_level(sources) ** 2
+        noise = float(np.sqrt(max(0.0, extra)))
+        drawn = []
+        for number in range(COPIES):
+            noisy = measures.noised(sources, noise, seed, number)
+            drawn.append(pixel.read(noisy))
+            for reference in references:
+                drawn[-1] |= reference.read(noisy)
+        return cls(noise, {name: np.stack([each[name] for each in drawn], axis=1) for name in drawn[0]})
+
+    def quality(self, attribute: Attribute, truth: Floats) -> float:
+        """How well the attribute is read from a noisy source."""
+        return float(np.mean([score.quality(attribute, one, truth)[0] for one in self.readings[attribute.name].T]))
 
 
 @dataclass(frozen=True)
@@ -40,17 +105,36 @@ class _Asked:
 
     seed: int
     found: Painting
+    attributes: tuple[Attribute, ...]
+    """Everything that can be read, the dataset's own first."""
+    closed: tuple[Attribute, ...]
+    """Those whose ceiling are the sources themselves: functions of the pixels, and what references read."""
     truth: dict[str, Floats]
     """Of the sources, float64 [N] by attribute."""
     readings: dict[str, Floats]
     """Of all samples, float64 [conditions, K] by attribute."""
+    other_trainings: tuple[dict[str, Floats], ...]
+    """The same of decoders that were trained from other seeds."""
     halfway: dict[str, Floats] | None
     """The same at half of the decoder's training."""
+    painted: _Painted
+    """The sources in tap_id of samples."""
+    readers: dict[str, Interval]
+    """How well each attribute is read, by name."""
 
-    def kept(self, attribute: Attribute, tap_id: str, readings: dict[str, Floats] | None = None) -> Estimate:
-        """kept of an attribute at a tap."""
-        values = (readings or self.readings)[attribute.name][self.found.numbers[tap_id][0]]
+    def kept(self, attribute: Attribute, tap_id: str) -> Estimate:
+        """kept of an attribute at a tap, over all trainings."""
+        every = (self.readings, *self.other_trainings)
+        return score.over_trainings([self.kept_in(readings, attribute, tap_id) for readings in every], self.seed)
+
+    def kept_in(self, readings: dict[str, Floats], attribute: Attribute, tap_id: str) -> Estimate:
+        """kept of an attribute at a tap, of the samples of one training."""
+        values = readings[attribute.name][self.found.numbers[tap_id][0]]
         return score.kept(attribute, values, self.truth[attribute.name])
+
+    def ceiling(self, attribute: Attribute) -> Estimate:
+        """kept of a `closed` attribute where the sources themselves are the samples."""
+        return score.kept(attribute, self.painted.readings[attribute.name], self.truth[attribute.name])
 
     def interval(self, estimate: Estimate, n: int | None = None) -> Interval:
         """The estimate with its interval over sources."""
@@ -59,7 +143,7 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Distances:
-    """Distances to a source's embedding."""
+    """Distances to a source's embedding, all at the decoder's resolution."""
 
     samples: Floats
     """Of each of its samples' embeddings, float64 [N, K]."""
@@ -73,8 +157,9 @@ class _Distances:
         """None where samples are not embedded again."""
         if tap_space.samples is None:
             return None
-        _, nearest = measures.nearest_other(tap_space.gallery, tap_space.positions)
-        return cls(measures.l2(tap_space.samples[0], tap_space.sources[:, None]), nearest, tap_space.unit)
+        seen = tap_space.attainable
+        _, nearest = measures.nearest_other(seen.gallery, seen.positions)
+        return cls(measures.l2(tap_space.samples[0], seen.sources[:, None]), nearest, seen.unit)
 
     def nearness(self, asked: _Asked) -> Interval:
         """Median over sources of d(sample, source) / d(nearest other image, source), the samples' own median first."""
@@ -96,11 +181,21 @@ def answer(stage: "Kept", inputs: Inputs, out: Output, device: str) -> Summary:
     found = painting(inputs)
     reader = readers_format.load(inputs["readers"], device)
     sources = open_images(inputs["shards"]).decode(found.rows, found.size)
+    references = [_Reader.of(tap_id, inputs, found.rows, device) for tap_id in stage.references]
     true_values = truth(inputs["shards"], found.rows, sources)
+    for reference in references:
+        true_values |= reference.truth
     halfway = None
     if all(of_group(HALFWAY, group) in inputs for group in found.starts):
-        halfway = _read(reader, painting(inputs, HALFWAY).images)
-    asked = _Asked(stage.seed, found, true_values, _read(reader, found.images), halfway)
+        halfway = _read(reader, references, painting(inputs, HALFWAY).images)
+    painted = _Painted.of(sources, found.images, references, stage.seed)
+    closed = (*reader.card.pixel, *(a for reference in references for a in reference.how.attributes))
+    attributes = (*reader.card.network, *closed)
+    readers = _readers(reader.card, closed, painted, true_values)
+    readings = _read(reader, references, found.images)
+    seeds = sorted((name for name in inputs if name.startswith(f"{SEEDS}.")), key=lambda name: int(name.split(".")[1]))
+    others = tuple(_read(reader, references, painting(inputs, name).images) for name in seeds)
+    asked = _Asked(stage.seed, found, attributes, closed, true_values, readings, others, halfway, painted, readers)
     probes: dict[tuple[str, str], Probe] = {}
     for name in inputs:
         if name.split(".")[0] == "probes":
@@ -108,17 +203,23 @@ def answer(stage: "Kept", inputs: Inputs, out: Output, device: str) -> Summary:
     distances = {tap_id: _Distances.of(space(inputs, found, tap_id)) for tap_id in found.tap_ids}
 
     rows = [note(QUESTION, "rules", "", verdicts.THRESHOLDS)]
-    for attribute in reader.card.attributes:
-        held = reader.card.scores[attribute.name]
-        alone = Interval(held.value, float("nan"), float("nan"), held.n)
-        rows.append(row(QUESTION, "reader", "", attribute.name, alone, held.measure))
+    for attribute in attributes:
+        unit = verdicts.NOISY if attribute in closed else reader.card.scores[attribute.name].measure
+        rows.append(row(QUESTION, "reader", "", attribute.name, readers[attribute.name], unit))
+    for attribute in closed:
+        best = asked.interval(asked.ceiling(attribute))
+        rows.append(row(QUESTION, "ceiling", "", attribute.name, best, SCORE))
+    alone = Interval(painted.noise, float("nan"), float("nan"), len(found.rows))
+    rows.append(row(QUESTION, "noise", "", "", alone, "standard deviation, of full intensity"))
     for tap_id in found.tap_ids:
-        rows += _tap_rows(asked, reader.card, tap_id, probes, distances[tap_id])
+        rows += _tap_rows(asked, tap_id, probes, distances[tap_id])
+    rows += [note(QUESTION, DUPLICATE, "", first, name) for name, first in _duplicates(attributes, true_values).items()]
     for encoder, backbone, projector in found.ends():
         both = f"{encoder}:{BOTH}"
-        for attribute in reader.card.attributes:
+        for attribute in attributes:
             gap = score.difference(asked.kept(attribute, backbone), asked.kept(attribute, projector))
             rows.append(row(QUESTION, "kept difference", both, attribute.name, asked.interval(gap), SCORE))
+    rows += _slopes(asked, attributes, doses.asked_about(inputs, list(found.starts)), probes)
     rows = put_rows(out, rows)
     for figure in _figures(stage, found, sources, distances):
         figure.put(out)
@@ -131,15 +232,59 @@ def answer(stage: "Kept", inputs: Inputs, out: Output, device: str) -> Summary:
     }
 
 
-def _read(reader: readers_format.Reader, images: NDArray[np.uint8]) -> dict[str, Floats]:
+def _duplicates(attributes: Sequence[Attribute], values: Mapping[str, Floats]) -> dict[str, str]:
+    """For attributes that measure the same as an earlier one on these images, the name of the first such."""
+    first: dict[str, str] = {}
+    for number, attribute in enumerate(attributes):
+        for other in attributes[:number]:
+            own, others = values[attribute.name], values[other.name]
+            if score.association(attribute, own, other, others) >= SAME_MIN:
+                first[attribute.name] = first.get(other.name, other.name)
+                break
+    return first
+
+
+def _readers(
+    card: readers_format.ReaderCard, closed: Sequence[Attribute], painted: _Painted, truth: Mapping[str, Floats]
+) -> dict[str, Interval]:
+    """How well each attribute is read: on held-out images, the `closed` ones from the sources as samples would be."""
+    values = {name: (held.value, held.n) for name, held in card.scores.items()}
+    for a in closed:
+        values[a.name] = painted.quality(a, truth[a.name]), int(np.isfinite(truth[a.name]).sum())
+    return {name: Interval(value, float("nan"), float("nan"), n) for name, (value, n) in values.items()}
+
+
+def _read(reader: readers_format.Reader, references: Sequence[_Reader], images: NDArray[np.uint8]) -> dict[str, Floats]:
     """Attributes of samples uint8 [C, K, H, W, 3]: by name, float64 [C, K]."""
-    read = reader.read(images.reshape(-1, *images.shape[2:]))
+    flat = images.reshape(-1, *images.shape[2:])
+    read = reader.read(flat)
+    for reference in references:
+        read |= reference.read(flat)
     return {name: values.reshape(images.shape[:2]) for name, values in read.items()}
+
+
+def _slopes(
+    asked: _Asked, attributes: Sequence[Attribute], found: Sequence[Doses], probes: dict[tuple[str, str], Probe]
+) -> list[Row]:
+    """Slopes of kept and of the probe over the strength of an augmentation, at taps that all its encoders have."""
+    rows = []
+    for dose in found:
+        for tap in dose.shared_taps(asked.found.tap_ids):
+            tap_ids = [f"{encoder}:{tap}" for encoder in dose.encoders]
+            for attribute in attributes:
+                steep = doses.slope([asked.kept(attribute, tap_id) for tap_id in tap_ids], dose)
+                rows.append(dose.row(QUESTION, "kept slope", tap, attribute.name, asked.interval(steep)))
+                read = [probes.get((tap_id, attribute.name)) for tap_id in tap_ids]
+                known = [_interval(p.score, p.low, p.high, p.n) for p in read if p is not None]
+                if len(known) == len(tap_ids):
+                    rows.append(
+                        dose.row(QUESTION, "probe slope", tap, attribute.name, doses.slope_of_intervals(known, dose))
+                    )
+    return rows
 
 
 def _tap_rows(
     asked: _Asked,
-    card: readers_format.ReaderCard,
     tap_id: str,
     probes: dict[tuple[str, str], Probe],
     distances: _Distances | None,
@@ -151,7 +296,7 @@ def _tap_rows(
         rows.append(row(QUESTION, "nearness", tap_id, "", nearness, "distance of the nearest other image"))
     by_attribute = []
     power = _power(probes, tap_id)
-    for attribute in card.attributes:
+    for attribute in asked.attributes:
         name = attribute.name
         readings = asked.readings[name][asked.found.numbers[tap_id][0]]
         n = score.num_defined(asked.truth[name], readings)
@@ -164,12 +309,16 @@ def _tap_rows(
             row(QUESTION, "fixed", tap_id, name, asked.interval(score.fixed(attribute, readings), n), SCORE),
             row(QUESTION, "floor", tap_id, name, asked.interval(floor, n), SCORE),
         ]
-        if CEILING in asked.found.tap_ids and name in {a.name for a in card.network}:
+        best = None
+        if attribute in asked.closed:
+            best = asked.ceiling(attribute)
+        elif CEILING in asked.found.tap_ids:
             best = asked.kept(attribute, CEILING)
+        if best is not None:
             ceiling = asked.interval(best, n)
             bounds = asked.interval(score.ratio(kept, best), n)
             others.append(row(QUESTION, "kept / ceiling", tap_id, name, bounds, "share of the ceiling"))
-            if tap_id == CEILING:
+            if tap_id == CEILING and attribute not in asked.closed:
                 others.append(row(QUESTION, "ceiling", tap_id, name, ceiling, SCORE))
         if asked.found.per_source > 1:
             dispersion = asked.interval(score.dispersion(attribute, readings, asked.truth[name]), n)
@@ -177,8 +326,8 @@ def _tap_rows(
             odd = asked.interval(score.outermost(attribute, readings, asked.truth[name], asked.seed), n)
             others.append(row(QUESTION, "odd one out", tap_id, name, odd, "times chance"))
         if asked.halfway is not None:
-            early = asked.kept(attribute, tap_id, asked.halfway)
-            rise = asked.interval(score.difference(kept, early), n)
+            early = asked.kept_in(asked.halfway, attribute, tap_id)
+            rise = asked.interval(score.difference(asked.kept_in(asked.readings, attribute, tap_id), early), n)
             others.append(row(QUESTION, "kept halfway", tap_id, name, asked.interval(early, n), SCORE))
             others.append(row(QUESTION, "kept rise", tap_id, name, rise, SCORE))
         probe = probes.get((tap_id, name))
@@ -193,7 +342,7 @@ def _tap_rows(
                 low=bounds.low,
                 high=bounds.high,
                 kept_low=first.low,
-                reader=card.scores[name].value,
+                reader=asked.readers[name].value,
                 ceiling=None if ceiling is None else ceiling.value,
                 probe=None if probe is None or probe.low is None or probe.high is None else (probe.low, probe.high),
                 power=power,

@@ -36,7 +36,6 @@ SCORES = unit_axis()
 
 BESIDE = ("kept / ceiling", "probe", "floor", "fixed", "fixed - kept", "odd one out", "kept halfway", "probe floor")
 """Metrics that stand beside kept when a cell is opened."""
-BY_DEFINITION = "by definition"
 """Unit of the reader's row for a function of the pixels."""
 
 
@@ -89,8 +88,8 @@ def matrix(kept: Answer, taps: Sequence[StyledTap]) -> list[MatrixGroup]:
     closed: list[MatrixRow] = []
     for subject in dict.fromkeys(row.subject for row in scores):
         reader = readers.get(subject)
-        exact = reader is not None and reader.unit == BY_DEFINITION
-        limits = {} if reader is None or exact else {f"reader, {reader.unit}": reader.value}
+        closed_form = reader is not None and reader.unit == verdicts.NOISY
+        limits = {} if reader is None else {f"reader, {reader.unit}": reader.value}
         if subject in ceilings:
             limits["ceiling"] = ceilings[subject]
         cells = []
@@ -99,10 +98,13 @@ def matrix(kept: Answer, taps: Sequence[StyledTap]) -> list[MatrixGroup]:
             here = {metric: first(rows, tap.id, subject) for metric, rows in beside.items()}
             cells.append(None if score is None else cell(tap, score, here, limits))
         about = tuple(f"{name.partition(',')[0]} {number(value)}" for name, value in limits.items())
-        (closed if exact else own).append(MatrixRow(plain(subject), about, tuple(cells)))
+        (closed if closed_form else own).append(MatrixRow(plain(subject), about, tuple(cells)))
     if not closed:
         return [MatrixGroup("", tuple(own))]
-    groups = (("Known of each image", own), ("Functions of the pixels; their reader is exact", closed))
+    groups = (
+        ("Known of each image", own),
+        ("Functions of the pixels, and readings of other encoders", closed),
+    )
     return [MatrixGroup(title, tuple(lines)) for title, lines in groups if lines]
 
 

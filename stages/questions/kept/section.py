@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,12 @@ from stages.questions.drawing.numbers import LabelledChart, PageTable, TableRow,
 from stages.questions.drawing.pictures import Picture, Sheet, Strip, by_tap, picture, strip
 from stages.questions.drawing.section import Example, Section, SectionPart, TrainedBlock
 from stages.questions.drawing.taps import StyledTap
-from stages.questions.findings import AUGMENTED
+from stages.questions.findings import augmented
 from stages.questions.format import BOTH, Figure, Row
 from stages.questions.kept import matrix, verdicts
 
 TEMPLATE = Path(__file__).with_suffix(".html")
+SLOPES = ("kept slope", "probe slope", "r slope")
 TWINS = 4
 """Twins of a tap that are shown at once; the others open on demand."""
 HEADLINE_ATTRIBUTES = 9
@@ -116,7 +117,7 @@ def section(answer: Answer, answers: Mapping[str, Answer], taps: Sequence[Styled
     rules = next((row.why for row in answer.where("rules")), verdicts.THRESHOLDS)
     return Section(
         first=tuple(_first(answer, own, taps)),
-        parts=tuple(_parts(answer, taps)),
+        parts=tuple(_parts(answer, [row for other in answers.values() for row in other.rows], taps)),
         measures=(*MEASURES, ("Verdicts", rules)),
         headlines=tuple(_headlines(answer)),
         facts=(("measured on", _sources(max(row.n for row in scores))),) if scores else (),
@@ -132,7 +133,7 @@ def _first(answer: Answer, own: Sequence[StyledTap], taps: Sequence[StyledTap]) 
         yield SectionPart("verdicts", "In one sentence", fill(TEMPLATE, "sentences", sentences=sentences))
 
 
-def _parts(answer: Answer, taps: Sequence[StyledTap]) -> Iterable[SectionPart]:
+def _parts(answer: Answer, asked: Sequence[Row], taps: Sequence[StyledTap]) -> Iterable[SectionPart]:
     if scores := answer.where("kept"):
         axis = charts.unit_axis(min([0.0, *(row.low for row in scores if math.isfinite(row.low))]))
         html = fill(
@@ -145,8 +146,10 @@ def _parts(answer: Answer, taps: Sequence[StyledTap]) -> Iterable[SectionPart]:
             axis=charts.scale(axis),
         )
         yield SectionPart("kept", "What is kept", html)
-    if differences := _differences(answer, taps):
+    if differences := _differences(answer, asked, taps):
         yield SectionPart("differences", "Backbone to projector", fill(TEMPLATE, "differences", blocks=differences))
+    if (slopes := _slopes(asked)).rows:
+        yield SectionPart("slopes", "Dose and response", fill(TEMPLATE, "slopes", content=slopes))
     if cards := source_cards(answer.kind("grid"), taps):
         yield SectionPart("samples", "Samples", fill(TEMPLATE, "samples", cards=cards))
     if (maps := _maps(answer.kind("maps"), taps)) is not None:
@@ -201,8 +204,8 @@ def _example(grids: Sequence[Figure], own: Sequence[StyledTap]) -> Example | Non
     return Example(tap, tiles[0], levels, tuple(tiles[1:5]))
 
 
-def _differences(kept: Answer, taps: Sequence[StyledTap]) -> list[Differences]:
-    """Kept at the backbone minus kept at the projector, the largest difference first."""
+def _differences(kept: Answer, asked: Sequence[Row], taps: Sequence[StyledTap]) -> list[Differences]:
+    """Kept at the backbone minus kept at the projector, the largest difference first; `asked`: rows of all answers."""
     rows = [row for row in kept.where("kept difference") if row.tap == BOTH]
     style = {tap.encoder: tap.style for tap in reversed(taps)}
     found = []
@@ -210,16 +213,27 @@ def _differences(kept: Answer, taps: Sequence[StyledTap]) -> list[Differences]:
         own = [row for row in rows if row.encoder == encoder and math.isfinite(row.value)]
         own.sort(key=lambda row: (-row.value, row.subject))
         axis = charts.around(charts.nice_axis([-0.1, 0.1, *(end for row in own for end in (row.low, row.high))]))
-        plots = tuple(_difference(row, axis, style.get(encoder, "")) for row in own)
+        changed = augmented(asked, encoder)
+        plots = tuple(_difference(row, axis, style.get(encoder, ""), changed) for row in own)
         found.append(Differences(encoder, plots, charts.scale(axis)))
     return found
 
 
-def _difference(row: Row, axis: charts.Axis, style: str) -> LabelledChart:
+def _slopes(asked: Sequence[Row]) -> PageTable:
+    """Slopes over the strength of an augmentation: of kept and of the probe, and of r from the answer to invariance."""
+    found = [row for row in asked if row.metric in SLOPES]
+    lines = [
+        TableRow(None, plain(row.subject), (row.tap, row.metric.removesuffix(" slope"), interval(row), row.unit))
+        for row in sorted(found, key=lambda row: (row.subject.rpartition(" by ")[2], row.tap, SLOPES.index(row.metric)))
+    ]
+    return PageTable("", ("of what, by which augmentation", "tap", "number", "slope", "unit"), tuple(lines))
+
+
+def _difference(row: Row, axis: charts.Axis, style: str, changed: Collection[str]) -> LabelledChart:
     # A hollow mark where the interval holds 0: no difference is shown.
     sure = row.low > 0 or row.high < 0
     mark = charts.Mark(row.value, row.low, row.high, style, "circle" if sure else "circle-open", interval(row))
-    dagger = " †" if row.subject in AUGMENTED else ""
+    dagger = " †" if row.subject in changed else ""
     return LabelledChart(
         plain(row.subject) + dagger, "", charts.dots([[mark]], axis, height=16, ticks=[(0.0, "zero", "0")])
     )
@@ -271,7 +285,7 @@ def _maps(figures: Sequence[Figure], taps: Sequence[StyledTap]) -> Sheet | None:
 
 def _readers(kept: Answer) -> list[TrainedBlock]:
     """Score of the reader on held-out real images."""
-    scored = [row for row in kept.where("reader") if row.unit != matrix.BY_DEFINITION]
+    scored = [row for row in kept.where("reader") if row.unit != verdicts.NOISY]
     if not scored:
         return []
     rows = tuple(TableRow(None, plain(row.subject), (row.unit, number(row.value, 3))) for row in scored)

@@ -11,7 +11,10 @@ from typing import Literal, TypeAlias
 from stages.questions.format import joined
 
 READER_MIN = 0.95
-"""A reader below this score on held-out images measures nothing."""
+"""A reader below this score on held-out images measures nothing. Of a function of the pixels, or of another encoder's
+reading, it is the score on the sources at the decoder's resolution and with the samples' own noise."""
+NOISY = "on sources with the samples' noise"
+"""Unit of that score."""
 CEILING_MIN = 0.8
 """A decoder that keeps less of the attribute when it is given the truth cannot show that an embedding holds it."""
 KEPT_MIN = 0.5

@@ -15,7 +15,7 @@ from stages.errors import FormatError, InputError
 from stages.questions import measures
 from stages.questions.asks.stage import EMBEDDINGS, of_group
 from stages.questions.asks.work import PLAIN
-from stages.questions.findings import GAP
+from stages.questions.findings import GAP, TRAINED
 from stages.questions.format import Figure, Row, note, put_rows, row, split_tap
 from stages.questions.painted import Painting, painting
 from stages.questions.question import CONDITIONS
@@ -98,6 +98,8 @@ def answer(stage: "Robustness", inputs: Inputs, out: Output) -> Summary:
     framings = {name: framing for ask in asks for name, framing in ask.about["framings"].items()}
     judged = levels[:-1]
     pairs = _pairs(stage, methods)
+    trainings = {name: training for ask in asks for name, training in ask.about["trainings"].items()}
+    rows += _trained(methods, trainings, pairs)
     if not pairs:
         why = "No supervised encoder stands beside a self-supervised one, so finding iii is not judged."
         rows.append(note(QUESTION, "gap", ":", why))
@@ -188,6 +190,18 @@ def _pairs(stage: "Robustness", methods: Mapping[str, str]) -> list[tuple[str, s
     labelled = [n for n, method in methods.items() if method in SUPERVISED or n in stage.supervised]
     free = [n for n, method in methods.items() if method in SELF_SUPERVISED or n in stage.self_supervised]
     return [(supervised, other) for supervised in labelled for other in free]
+
+
+def _trained(
+    methods: Mapping[str, str], trainings: Mapping[str, Mapping[str, Any]], pairs: list[tuple[str, str]]
+) -> Iterator[Row]:
+    """Method and pretraining seed of every compared encoder. Imported ones count as one seed each, of one method."""
+    for role, names in zip(("supervised", "self-supervised"), zip(*pairs, strict=True), strict=False):
+        for number, name in enumerate(dict.fromkeys(names)):
+            training = trainings[name]
+            subject = " ".join([methods[name] or f"imported, {role}", *filter(None, [training.get("label")])])
+            seed = Interval(float(training.get("seed", number)), float("nan"), float("nan"), 1)
+            yield row(QUESTION, TRAINED, f"{name}:", subject, seed, "pretraining seed")
 
 
 def _grids(stage: "Robustness", found: Painting) -> Iterator[Figure]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -153,6 +153,7 @@ def ask_attacked(stage: "Attacked", inputs: Inputs, out: Output, device: str) ->
         "eps": levels,
         "middle": len(stage.eps) // 2,
         "methods": {name: _method(inputs, name) for name in encoders},
+        "trainings": {name: _training(inputs, name) for name in encoders},
         "framings": {name: repr(encoder.preprocessing.framing) for name, encoder in encoders.items()},
         "transfers": transfers,
         "attribute": None if labels is None else labels.attribute.name,
@@ -268,3 +269,12 @@ def _method(inputs: Inputs, encoder: str) -> str:
     if artifact is None or trained.CARD not in artifact.names():
         return ""
     return trained.read_card(artifact).method
+
+
+def _training(inputs: Inputs, encoder: str) -> dict[str, Any]:
+    """What the card of an encoder that was trained here says of its training: its label, if any, and its seed."""
+    artifact = inputs.get(ENCODER + encoder)
+    if artifact is None or trained.CARD not in artifact.names():
+        return {}
+    settings = trained.read_card(artifact).training
+    return {name: settings[name] for name in ("label", "seed") if name in settings}

@@ -144,10 +144,17 @@ def test_images_without_class_folders_need_to_say_so(tmp_path: Path) -> None:
     assert FolderSource(url=str(tmp_path), labels="none").catalogue().attributes == ()
 
 
-def test_folders_that_divide_a_dataset_are_no_classes(tmp_path: Path) -> None:
-    write(tmp_path, "train/cat/1.png", "val/cat/2.png")
+@pytest.mark.parametrize("other", ["val/cat/2.png", "val/2.png"])
+def test_folders_that_divide_a_dataset_are_no_classes(tmp_path: Path, other: str) -> None:
+    write(tmp_path, "train/cat/1.png", other)
     assert "the folders train, val, which divide a dataset" in refusal(tmp_path)
     assert names(tmp_path / "train") == ["cat/1.png"]
+
+
+def test_folders_that_only_divide_give_no_class(tmp_path: Path) -> None:
+    write(tmp_path, "train/1.png", "test/2.png")
+    assert "the folders test, train, which divide a dataset" in refusal(tmp_path)
+    assert names(tmp_path, labels="none") == ["test/2.png", "train/1.png"]
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:

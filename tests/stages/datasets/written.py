@@ -93,6 +93,13 @@ def datasets(root: Path) -> None:
         (root / "photos" / name).write_bytes(picture(n))
         rows.append(f"{name},{n},{'ab'[n % 2]},{'train' if n < 12 else 'test'}")
     (root / "photos.csv").write_text("\n".join(rows))
+    (root / "backgrounds").mkdir()
+    for n in range(4):
+        cutout = np.random.default_rng(n).integers(0, 256, (9, 9, 4), dtype=np.uint8)
+        cutout[:, :, 3] = np.eye(9) * 255
+        (root / "cutouts" / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(cutout).save(root / "cutouts" / "ab"[n % 2] / f"{n}.png")
+        (root / "backgrounds" / f"{n}.png").write_bytes(picture(n, side=70))
     for folder in ("tars", "animals"):
         (root / folder).mkdir()
     for n in range(2):

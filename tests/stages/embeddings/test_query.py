@@ -270,6 +270,24 @@ def test_xarray_has_the_views_and_the_labels(table: TapTable, vectors: NDArray[A
     assert found["shape"].values[:3].tolist() == ["disc", "ring", "square"]
 
 
+def test_a_label_in_any_script_is_a_column_and_a_coordinate_whose_array_has_a_plain_name() -> None:
+    known = [Attribute(name=name, kind="scalar") for name in ("größe", "a.b", "A_b", "size", "형")]
+    columns = attributes.columns_of(known)
+    assert list(columns.values()) == ["größe", "a_b", "A_b_2", "attribute_size", "형"]
+    rows = pa.table({"row": [0, 1]} | {name: [0.5, 1.5] for name in columns.values()})
+    about = {"kind": "image", "units": "", "metric": "", "encoder": "{}", "fingerprint": '{"taps": {"a": 2}}'}
+    about |= {"images_key": "1" * 64, "views": ["plain"]}  # type: ignore[dict-item]
+    stored = MemoryArtifact(metadata({"a": 2}, ("plain",), rows, 2, "float32", about))
+    assert all(name.isascii() for name in stored.names())
+    stored.put(shard_name("a", "plain", 0), encode_shard(np.ones((2, 2), dtype=np.float32), 2))
+    beside = rows.append_column("file_name", pa.array(["x", "y"])).append_column("key", pa.array(["0", "1"]))
+    beside = beside.append_column("split", pa.array(["train"] * 2)).append_column("status", pa.array(["ok"] * 2))
+    stored.put(ROWS, table_bytes(beside))
+    found = TapTable("mine:a", stored, MemoryArtifact(key="1" * 64)).to_xarray()
+    assert found["größe"].values.tolist() == [0.5, 1.5]
+    assert {*columns.values()} < set(found.coords)
+
+
 def test_a_changed_byte_and_a_lost_index_are_errors_and_never_vectors() -> None:
     stored, images, _ = written()
     name = shard_name("projector", "plain", 1)

@@ -527,3 +527,46 @@ def test_a_line_of_pixels_is_not_resized_to_gigabytes(
     # A pixel of the line is 256 of the square, so the cut shows little more than the edge in its middle.
     assert np.abs(middle[0].astype(int) - 60).max() <= 3
     assert np.abs(middle[-1].astype(int) - 120).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"),
+    [
+        ("RGBA", "PNG", {}),
+        ("RGBA", "WEBP", {"lossless": True}),
+        ("LA", "PNG", {}),
+        ("P", "PNG", {}),
+        ("RGB", "PNG", {"transparency": (9, 9, 9)}),
+        ("L", "PNG", {"transparency": 9}),
+    ],
+)
+def test_alpha_is_read_of_every_way_to_store_it(mode: str, kind: str, options: dict[str, Any]) -> None:
+    layer = np.full((6, 5, 4), (200, 200, 200, 255), dtype=np.uint8)
+    layer[2, 1:] = (9, 9, 9, 0)
+    image = Image.fromarray(layer)
+    image = image.quantize(2) if mode == "P" else image.convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    found = pixels.decode_with_alpha(encoded(image, kind, exif=exif, **options))
+    assert found[:, :, 3].tolist() == layer[::-1, ::-1, 3].tolist()
+    assert np.abs(found[0, 0, :3].astype(int) - 200).max() <= 1
+
+
+def test_alpha_of_sixteen_bits_is_its_high_byte_and_a_file_without_any_is_opaque() -> None:
+    rows = b"\0" + struct.pack(">4H4H", 0xC800, 0xC800, 0xC800, 0x4000, 0, 0, 0, 0xFFFF)
+    assert pixels.decode_with_alpha(png(2, 1, 16, 6, rows)).tolist() == [[[200, 200, 200, 64], [0, 0, 0, 255]]]
+    opaque = pixels.decode_with_alpha(encoded(Image.fromarray(GRADIENT), "PNG"))
+    assert np.array_equal(opaque[:, :, :3], GRADIENT)
+    assert opaque[:, :, 3].min() == 255
+
+
+def test_text_of_a_png_with_a_wrong_checksum_is_left_out_and_no_other_chunk() -> None:
+    rows = b"".join(b"\0" + bytes([9, 8, 7] * 2) for _ in range(2))
+    wrong = chunk(b"tEXt", b"Author\0me")[:-1] + b"?"
+    sound = chunk(b"tEXt", b"Title\0mine")
+    expected = np.full((2, 2, 3), (9, 8, 7))
+    for texts in ((wrong,), (sound, wrong, sound)):
+        assert np.array_equal(pixels.decode(png(2, 2, 8, 2, rows, *texts)), expected)
+    for broken in (chunk(b"gAMA", bytes(4))[:-1] + b"?", b"\xff\xff\xff\xfftEXt"):
+        with pytest.raises(InputError):
+            pixels.decode(png(2, 2, 8, 2, rows, broken))

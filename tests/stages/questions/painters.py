@@ -121,7 +121,7 @@ def encoder() -> MemoryArtifact:
 
 
 def samples(images: NDArray[np.uint8], conditions: Input, per_source: int) -> MemoryArtifact:
-    """An artifact of `samples` that holds uint8 [conditions x per_source, SIZE, SIZE, 3] in one shard."""
+    """An artifact of `samples` that holds uint8 [conditions x per_source, S, S, 3] in one shard."""
     table = samples_format.read_conditions(conditions)
     count = len(images)
     shard = samples_format.encode_shard(images, count, per_source)
@@ -130,7 +130,7 @@ def samples(images: NDArray[np.uint8], conditions: Input, per_source: int) -> Me
     return MemoryArtifact(
         {
             samples_format.shard_name(0): shard,
-            **samples_format.metadata(rows, SIZE, count, per_source, {}),
+            **samples_format.metadata(rows, images.shape[1], count, per_source, {}),
             SAMPLES: table_bytes(rows),
         }
     )

@@ -7,8 +7,11 @@ import pytest
 from safetensors.numpy import load
 
 from stages.contract import Part, Stage
+from stages.encoders import augment
 from stages.errors import FormatError, InputError
 from stages.images import pixels
+from stages.images.sets import open_images
+from stages.questions import measures
 from stages.questions.asks.stage import Sources, Transformed
 from stages.questions.asks.transforms import TRANSFORMS
 from stages.questions.faithfulness.stage import Faithfulness
@@ -18,7 +21,9 @@ from stages.questions.invariance.stage import Invariance
 from stages.questions.kept import verdicts
 from stages.questions.kept.stage import Kept
 from stages.questions.painted import painting
+from stages.readers import pixel
 from stages.readers.data import rows_of
+from stages.readers.stage import Probes
 from tests.artifacts import MemoryArtifact, run_stage
 from tests.stages.questions.painters import EVERYTHING, SIZE, World, samples, world
 
@@ -166,12 +171,30 @@ def test_the_ceiling_is_the_tap_that_is_given_the_truth_and_divides_the_datasets
     kept: MemoryArtifact,
 ) -> None:
     ceilings, shares = rows(kept, "ceiling"), rows(kept, "kept / ceiling")
-    assert {tap_id for tap_id, _ in ceilings} == {"oracle:attributes"}
-    assert {name for _, name in ceilings} == set(EVERYTHING)
+    assert {name for tap_id, name in ceilings if tap_id == "oracle:attributes"} == set(EVERYTHING)
+    assert {name for tap_id, name in ceilings if tap_id == ":"} == {a.name for a in pixel.ATTRIBUTES}
     top = shares["oracle:attributes", "background_hue"]
     assert (top.value, top.low, top.high) == pytest.approx((1.0, 1.0, 1.0))
     assert shares["small:backbone", "background_hue"].value == pytest.approx(1.0)
-    assert ("small:backbone", "mean_hue") not in shares
+    # These samples have no noise of their own, so the sources in their place keep everything.
+    assert rows(kept, "noise")[":", ""].value == 0.0
+    assert ceilings[":", "centre_x"].value == rows(kept, "reader")[":", "centre_x"].value == 1.0
+    assert shares["small:backbone", "mean_hue"].value == pytest.approx(1.0)
+
+
+def test_a_function_of_the_pixels_that_reads_the_samples_noise_says_nothing(
+    small: World, conditions: MemoryArtifact, painted: MemoryArtifact
+) -> None:
+    clean = painting({"conditions": conditions, "samples": painted}).images.reshape(-1, SIZE, SIZE, 3)
+    noisy = samples(measures.noised(clean, 4 / 255, seed=0, number=0), conditions, 4)
+    found = small.answer(Kept(), conditions, noisy)
+    assert rows(found, "noise")[":", ""].value == pytest.approx(4 / 255, rel=0.15)
+    readers, verdict = rows(found, "reader"), rows(found, "kept")
+    assert readers[":", "mean_hue"].value > 0.99
+    assert readers[":", "centre_x"].value < 0.95
+    assert verdict["small:backbone", "mean_hue"].verdict == "KEPT"
+    assert verdict["small:backbone", "centre_x"].verdict == "CANNOT TELL"
+    assert rows(found, "ceiling")[":", "centre_x"].value < rows(found, "ceiling")[":", "mean_hue"].value
 
 
 def test_paired_differences_between_the_ends_are_tighter_than_the_ends(kept: MemoryArtifact) -> None:
@@ -256,6 +279,29 @@ def test_without_embedded_samples_probes_or_halfway_the_answer_says_less(
     assert rows(bare, "kept")["small:backbone", "mean_hue"].verdict == "KEPT"
 
 
+def test_an_attribute_may_be_what_another_encoder_reads_of_an_image(
+    small: World, conditions: MemoryArtifact, painted: MemoryArtifact
+) -> None:
+    table = small.artifacts["embeddings.small"]
+    probes = run_stage(
+        Probes(epochs=1, references=("small:backbone",)),
+        {"shards": small.artifacts["shards"], "embeddings.small": table, "reference.small": table},
+    )
+    given = {"reference.small": table, "probes": probes}
+    found = small.answer(Kept(references=("small:backbone",)), conditions, painted, **given)
+    readers, kept = rows(found, "reader"), rows(found, "kept")
+    names = ["shape by small", "pattern by small", *(f"direction {number} by small" for number in (1, 2, 3))]
+    for name in names:
+        # At this resolution the encoder reads of a source what it reads of the image.
+        assert readers[":", name].value == pytest.approx(1.0)
+        assert kept["small:backbone", name].value == pytest.approx(1.0)
+        assert kept["small:backbone", name].verdict == "KEPT"
+        assert ("small:backbone", name) in rows(found, "probe")
+    assert all(kept["small:projector", name].high < 1.0 for name in names)
+    # The probe of the tap that the readings are taken from finds a direction of it again.
+    assert rows(found, "probe")["small:backbone", "direction 1 by small"].value > 0.8
+
+
 def test_samples_of_other_conditions_are_refused(conditions: MemoryArtifact, painted: MemoryArtifact) -> None:
     images = painting({"conditions": conditions, "samples": painted}).images.reshape(-1, SIZE, SIZE, 3)
     with pytest.raises(FormatError, match="equally many"):
@@ -275,6 +321,28 @@ def test_perfect_samples_find_their_source_and_controls_stand_where_they_must(fa
     assert mrr["small:projector", "samples"].value < 0.5
     assert mrr["small:backbone", "crop"].value > mrr["small:backbone", "random"].value
     assert mrr["small:backbone", "nearest"].value > mrr["small:backbone", "random"].value
+
+
+def test_samples_that_show_all_that_their_resolution_can_are_faithful_however_large_the_encoders_images(
+    small: World,
+) -> None:
+    asked = small.ask(Sources(taps=("small:backbone",), count=COUNT, size=4, gallery=60))
+    chosen = [c.source_row for c in read_conditions(asked)]
+    shards = open_images(small.artifacts["shards"])
+    assert [name for name in asked.objects if "downsized" in name] == ["downsized/small/backbone.safetensors"]
+    stored = load(asked.objects["downsized/small/backbone.safetensors"])
+    assert set(chosen) <= set(stored["rows"].tolist())
+    assert len(stored["rows"]) == len(stored["embeddings"]) == 60
+    best = samples(np.repeat(shards.decode(chosen, 4), 2, axis=0), asked, 2)
+    answer = small.answer(Faithfulness(), asked, best)
+    mrr, place = rows(answer, "mrr"), "small:backbone"
+    assert mrr[place, "samples at the decoder's resolution"].value == 1.0
+    assert "among 60 held-out" in mrr[place, "samples at the decoder's resolution"].unit
+    # Among images as large as the encoder takes them the source itself does no better than these samples.
+    assert mrr[place, "samples"].value == pytest.approx(mrr[place, "downsized"].value)
+    assert mrr[place, "samples"].value < 0.9
+    kept = small.answer(Kept(), asked, best)
+    assert rows(kept, "nearness")[place, ""].value == pytest.approx(0.0, abs=1e-6)
 
 
 def test_every_single_rank_is_kept_and_gives_the_rows(faithfulness: MemoryArtifact, painted: MemoryArtifact) -> None:
@@ -343,7 +411,26 @@ def test_differences_between_the_ends_are_those_of_their_r(invariance: MemoryArt
 
 def test_findings_follow_from_the_stored_rows(kept: MemoryArtifact, invariance: MemoryArtifact) -> None:
     stored = [*load_rows(kept.objects["results.parquet"]), *load_rows(invariance.objects["results.parquet"])]
-    assert [(f.number, f.encoder) for f in findings(stored)] == [("i", "small"), ("ii", "small")]
+    # The encoder was never trained: it moves at both ends as an untrained network does, for it is one.
+    found = findings(stored)
+    assert [(f.number, f.encoder) for f in found] == [("i", "small"), ("ii", "small")]
+    assert [f.why for f in found if f.outcome == "shown"] == []
+
+
+def test_an_encoder_is_compared_with_its_own_network_untrained(invariance: MemoryArtifact) -> None:
+    both = f"small:{BOTH}"
+    raw, more = rows(invariance, "r untrained"), rows(invariance, "r difference - untrained")
+    gap = raw["small:backbone", "own"].value - raw["small:projector", "own"].value
+    assert more[both, "own"].value == pytest.approx(rows(invariance, "r difference")[both, "own"].value - gap)
+    assert np.isfinite(rows(invariance, "difference in differences")[both, "own"].value)
+    assert [subject for _, subject in rows(invariance, "augmentation")] == list(augment.Augmentations().used())
+
+
+def test_attributes_that_measure_the_same_are_named(kept: MemoryArtifact) -> None:
+    same = {subject: row.why for (_, subject), row in rows(kept, "duplicate").items()}
+    assert same["mean_hue"] == "background_hue"
+    assert same["centre_x"] == "x"
+    assert "shape" not in same
 
 
 def test_grids_show_the_transformed_images_and_the_samples_of_each_tap(invariance: MemoryArtifact) -> None:

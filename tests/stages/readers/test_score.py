@@ -208,6 +208,35 @@ def test_a_paired_difference_is_tighter_than_its_two_sides() -> None:
     assert alone.high - alone.low > 1.0
 
 
+def test_an_interval_over_trainings_includes_what_differs_between_them() -> None:
+    rng = np.random.Generator(np.random.Philox(8))
+    covered = {"one": 0, "five": 0}
+    for study in range(60):
+        # Trainings keep .6 in the mean. An interval of one of them alone, over sources, misses it too often.
+        strengths = np.clip(0.6 + 0.08 * rng.standard_normal(5), 0, 1)
+        truth = rng.standard_normal(300)
+        readings = [s * truth[:, None] + np.sqrt(1 - s**2) * rng.standard_normal((300, 8)) for s in np.sqrt(strengths)]
+        estimates = [score.kept(SCALAR, read, truth) for read in readings]
+        expected = float(np.sqrt(0.6))
+        for name, used in (("one", estimates[:1]), ("five", estimates)):
+            found = score.interval(score.over_trainings(used, study), 300, study, draws=300)
+            covered[name] += found.low <= expected <= found.high
+    assert covered["one"] < 45
+    assert covered["five"] >= 50
+
+
+def test_differences_between_taps_of_the_same_trainings_are_paired() -> None:
+    def constant(value: float) -> score.Estimate:
+        return lambda weights: np.full(len(weights), value)
+
+    first = score.over_trainings([constant(value) for value in (0.5, 0.7, 0.9)], 0)
+    second = score.over_trainings([constant(value) for value in (0.3, 0.5, 0.7)], 0)
+    apart, together = score.interval(first, 10, 0), score.interval(score.difference(first, second), 10, 0)
+    assert apart.high - apart.low > 0.2
+    assert together.high - together.low == pytest.approx(0.0)
+    assert together.value == pytest.approx(0.2)
+
+
 def test_intervals_of_kept_cover_the_truth() -> None:
     """Scalar of the test above: the truth is 1/2; 95 % intervals of 64 sources must hold it about that often."""
     hits = 0

@@ -128,7 +128,7 @@ def kept() -> MemoryArtifact:
     """The answer to `kept`: scores, verdicts, twins, grids and maps."""
     rows = [row("kept", "rules", "", "", float("nan"), n=0, why=verdicts.THRESHOLDS)]
     for subject, reader in zip(SUBJECTS, READER, strict=True):
-        unit = "by definition" if subject in PIXEL else "balanced accuracy" if subject in ("shape", "pattern") else "R2"
+        unit = verdicts.NOISY if subject in PIXEL else "balanced accuracy" if subject in ("shape", "pattern") else "R2"
         rows.append(row("kept", "reader", "", subject, reader, n=2000, unit=unit))
     figures = []
     real = sources()
@@ -271,6 +271,10 @@ def invariance() -> MemoryArtifact:
         gap, share = value - last[subject], last[subject] / value
         rows.append(row("invariance", "r difference", both, subject, gap, low=gap - 0.03, high=gap + 0.03))
         rows.append(row("invariance", "r ratio", both, subject, share, low=share - 0.05, high=share + 0.05))
+    for subject, value in (("r difference - untrained", 0.3), ("difference in differences", -0.6)):
+        rows.append(row("invariance", subject, both, "own", value, low=value - 0.1, high=value + 0.1))
+    for subject in Augmentations().used():
+        rows.append(row("invariance", "augmentation", "simclr:", subject, float("nan")))
     columns = ("as it is", *(f"{name} {t.painted:g}" for name, t in TRANSFORMS.items()), "own augmentations")
     labels = [f"image {9000 + 37 * i}" for i in range(4)]
     seen = np.stack([sources()[:4]] * len(columns), axis=1)

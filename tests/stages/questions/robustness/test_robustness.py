@@ -39,7 +39,8 @@ class Asked:
 
 def of_method(encoder: MemoryArtifact, method: str) -> MemoryArtifact:
     """An encoder whose card names another method."""
-    card = json.loads(encoder.objects["encoder.json"]) | {"method": method}
+    training = {"seed": 4} | ({"label": "shape"} if method == "supervised" else {})
+    card = json.loads(encoder.objects["encoder.json"]) | {"method": method, "training": training}
     return MemoryArtifact(encoder.objects | {"encoder.json": json.dumps(card).encode()})
 
 
@@ -97,7 +98,7 @@ def test_movement_grows_with_eps_and_an_attack_moves_more_than_random_signs(aske
         assert checks[tap_id, "pgd 8 - 2"].low > 0
 
 
-def test_equal_encoders_move_alike_under_their_own_and_each_others_attack_and_the_finding_is_not_shown(
+def test_equal_encoders_move_alike_under_their_own_and_each_others_attack_and_one_seed_is_too_few(
     asked: Asked,
 ) -> None:
     moved, gaps = rows(asked.answer, "movement"), rows(asked.answer, "gap at backbone")
@@ -108,9 +109,14 @@ def test_equal_encoders_move_alike_under_their_own_and_each_others_attack_and_th
     assert {subject for _, subject in gaps} == {f"small {eps}" for eps in LEVELS[:3]}
     assert all(row.value == 0.0 for row in gaps.values())
     (finding,) = findings(load_rows(asked.answer.objects["results.parquet"]))
-    assert (finding.number, finding.encoder, finding.outcome) == ("iii", "labelled", "not shown")
-    assert "at eps 1 / 255: labelled - small 0.00" in finding.why
+    assert (finding.number, finding.encoder, finding.outcome) == ("iii", "labelled", "cannot tell")
+    assert "1 of 3 seeds of each method. Movement under PGD at eps 1 / 255: labelled - small 0.00" in finding.why
     assert "iii" not in unasked(["robustness"])
+
+
+def test_method_label_and_seed_of_each_compared_encoder_are_rows(asked: Asked) -> None:
+    found = {key: row.value for key, row in rows(asked.answer, "trained").items()}
+    assert found == {("labelled:", "supervised shape"): 4.0, ("small:", "simclr"): 4.0}
 
 
 def test_the_probe_is_wrong_more_often_the_larger_the_eps(asked: Asked) -> None:
@@ -150,12 +156,17 @@ def test_without_a_pair_the_answer_says_so_and_no_finding_is_judged(asked: Asked
 
 
 def test_a_study_says_how_an_encoder_without_a_method_was_trained(asked: Asked) -> None:
-    about = json.loads(asked.conditions.objects["attacks.json"]) | {"methods": {"small": "", "labelled": ""}}
+    about = json.loads(asked.conditions.objects["attacks.json"])
+    about |= {"methods": {"small": "", "labelled": ""}, "trainings": {"small": {}, "labelled": {}}}
     changed = MemoryArtifact(asked.conditions.objects | {"attacks.json": json.dumps(about).encode()})
     stage = Robustness(supervised=("small",), self_supervised=("labelled",))
     answer = asked.study.answer(stage, changed, asked.painted)
     assert {(tap_id, subject) for tap_id, subject in rows(answer, "gap at backbone")} == {
         ("small:", f"labelled {eps}") for eps in LEVELS[:3]
+    }
+    assert {name for _, name in rows(answer, "trained")} == {
+        "imported, supervised",
+        "imported, self-supervised",
     }
     with pytest.raises(InputError, match="small, trained by simclr"):
         asked.study.answer(stage, asked.conditions, asked.painted)
