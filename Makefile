@@ -7,8 +7,8 @@ DEV    := $(VENV)/.ready-dev
 SYSTEM := $(VENV)/.ready-system
 DOCS   := $(VENV)/.ready-docs
 LOWEST := .venv-lowest
-TOOLS    := chromium mkfs.ext4 mkfs.exfat mount.exfat-fuse
-PACKAGES := chromium e2fsprogs exfatprogs exfat-fuse
+TOOLS    := chromium ip mkfs.ext4 mkfs.exfat mount.exfat-fuse
+PACKAGES := chromium iproute2 e2fsprogs exfatprogs exfat-fuse
 
 .PHONY: help demo photos test test-system test-lowest lint docs bench clean
 

@@ -17,6 +17,7 @@ import os
 import secrets
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -50,6 +51,18 @@ QUIET = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 """Environment of every Ray that we start or join; what the user has set stays."""
+
+REFUSED = 3
+WITHOUT_TOKEN = f"""
+import sys
+from ray._raylet import GcsClient
+from ray.exceptions import AuthenticationError
+try:
+    GcsClient(address=sys.argv[1]).get_all_node_info(timeout=30)
+except AuthenticationError:
+    sys.exit({REFUSED})
+"""
+"""A program that ends with `REFUSED` where the Ray at its argument does not let it in."""
 
 logger = logging.getLogger(__name__)
 
@@ -185,10 +198,21 @@ def free_resources() -> dict[str, dict[str, float]]:
 
 
 def asks_for_token() -> bool:
-    """Whether the Ray that this process is connected to lets in only who has its token."""
-    from ray._raylet import AuthenticationMode, get_authentication_mode  # type: ignore[attr-defined]
+    """Whether the Ray that this process is connected to refuses a process without its token. One is sent to find out:
+    that this process has a token proves nothing, as a Ray that asks for none lets it in too.
+    """
+    import ray
 
-    return bool(get_authentication_mode() == AuthenticationMode.TOKEN)
+    words = [sys.executable, "-c", WITHOUT_TOKEN, ray.get_runtime_context().gcs_address]
+    variables = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run(words, env=variables, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, REFUSED):
+        raise ConnectError(
+            f"a Ray head at {words[-1]} that answers a process without a token, be it by a refusal",
+            (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1],
+            "Try again, and see the cluster's logs.",
+        )
+    return done.returncode == REFUSED
 
 
 def dashboard() -> str:
@@ -268,10 +292,13 @@ def _join(address: str) -> Connection:
     try:
         ray.init(address=address, configure_logging=True, logging_level=logging.ERROR, log_to_driver=False)
     except Exception as error:
+        # Ray wraps what went wrong in an error that says only that something did.
+        reason = error.__cause__ or error
         raise ConnectError(
             f"a Ray head at {address} that lets us in",
-            f"{type(error).__name__}: {error}",
-            "Check that it runs Ray of the same version as here, and that RAY_AUTH_TOKEN holds its token.",
+            f"{type(reason).__name__}: {reason}".rstrip("."),
+            "Check that this machine is a node of its cluster (`ray start --address`), that it runs Ray of the same "
+            "version as here, and that RAY_AUTH_TOKEN holds its token.",
         ) from error
     return Connection(ray.get_runtime_context().gcs_address, None)
 

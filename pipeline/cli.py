@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from pipeline.study import Study
 
 
+SUBMITTED = "submitted"
+"""The context's object where `pipeline.submitted` calls `run`: the command that goes on is then that of `submit`."""
+
+
 class Commands(click.Group):
     """Turns every error into one message and its exit code."""
 
@@ -225,6 +229,8 @@ def run(
             if exit_code(error) != 3:
                 raise
             progress.close()
+            if click.get_current_context().obj == SUBMITTED:
+                raise
             command = ["repscope", "run", study, "--store", root]
             command += [] if executor == "ray" else ["--executor", executor]
             command += ["--address", address] if address else []

@@ -30,6 +30,22 @@ class Diagnosis:
     faults: list[str]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a cluster has shown: the nodes' answers to `facts_here`, given between `begun` and `ended` (seconds)."""
+
+    answers: Mapping[str, dict[str, Any] | Exception]
+    resources: Mapping[str, Mapping[str, float]]
+    """Of each node, as Ray counts them."""
+    begun: float
+    ended: float
+    token_asked: bool
+    dashboard: str
+    """`host:port`; empty where there is none."""
+    embedded: bool
+    """Whether it is a Ray of this process, on loopback."""
+
+
 def diagnose(address: str | None, store: Store) -> Diagnosis:
     """Asks every node of the cluster at `address`, or of an embedded Ray. Raises `ConnectError`, `StoreError`."""
     store.prepare()
@@ -38,43 +54,61 @@ def diagnose(address: str | None, store: Store) -> Diagnosis:
     connection = connect(address)
     try:
         store.create(marker, b"")
+        request = {"store": store.url, "marker": marker, "contested": contested}
         begun = time.time()
-        answers = on_every_node(
-            facts_here, {"store": store.url, "marker": marker, "contested": contested}, ANSWER_SECONDS
+        answers = on_every_node(facts_here, request, ANSWER_SECONDS)
+        seen = Seen(
+            answers,
+            {node_name(node): node["Resources"] for node in nodes() if node["Alive"]},
+            begun,
+            time.time(),
+            asks_for_token(),
+            dashboard(),
+            embedded=address is None,
         )
-        ended = time.time()
-        counted = {node_name(node): node["Resources"] for node in nodes() if node["Alive"]}
-        token_asked, board = asks_for_token(), dashboard()
     finally:
         connection.close()
         for name in (marker, contested):
             store.delete(name)
-    expected = {"code": code_digest()} | _versions()
+    return judged(seen, {"code": code_digest()} | _versions(), store.url)
+
+
+def judged(seen: Seen, expected: Mapping[str, str], store: str) -> Diagnosis:
+    """The diagnosis of a cluster that shall have the `expected` code and versions and use the store of that URL."""
     rows, faults = [], []
-    for name, answer in sorted(answers.items()):
+    for name, answer in sorted(seen.answers.items()):
         if isinstance(answer, Exception):
             last = (str(answer).strip().splitlines() or [type(answer).__name__])[-1]
             rows.append((name, *["-"] * (len(COLUMNS) - 1)))
             faults.append(f"{name}: the checks could not run: {last}. Install the same Repscope there.")
             continue
-        offset = _offset(answer, begun, ended)
-        rows.append(_row(name, answer, counted.get(name, {}), offset))
-        faults += [f"{name}: {line}" for line in _faults(answer, expected, counted.get(name, {}), offset, store)]
-    known = [answer for answer in answers.values() if isinstance(answer, dict) and not answer["store"]]
-    faults += _contest(known, store)
-    remarks = [f"authentication: {'by token' if token_asked else 'none'}", f"dashboard: {board or 'none'}"]
-    if not token_asked and address is not None:
-        faults.append(
-            "the cluster asks for no token: whoever reaches its ports runs code on it. "
-            "Set RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN on every machine before `ray start`."
-        )
-    host = board.rpartition(":")[0]
-    if board and not token_asked and host not in ("127.0.0.1", "localhost", "[::1]"):
+        offset, resources = _offset(answer, seen.begun, seen.ended), seen.resources.get(name, {})
+        rows.append(_row(name, answer, resources, offset))
+        faults += [f"{name}: {line}" for line in _faults(answer, expected, resources, offset, store)]
+    usable = [answer for answer in seen.answers.values() if isinstance(answer, dict) and not answer["store"]]
+    faults += _contest(usable, store) + _exposure(seen)
+    remarks = [
+        f"authentication: {'by token' if seen.token_asked else 'none'}",
+        f"dashboard: {seen.dashboard or 'none'}",
+    ]
+    return Diagnosis(rows, remarks, faults)
+
+
+def _exposure(seen: Seen) -> list[str]:
+    """Who could run code on the cluster and should not."""
+    if seen.token_asked or seen.embedded:
+        return []
+    faults = [
+        "the cluster asks for no token: whoever reaches its ports runs code on it. "
+        "Set RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN on every machine before `ray start`."
+    ]
+    host = seen.dashboard.rpartition(":")[0]
+    if host and host not in ("127.0.0.1", "localhost", "[::1]"):
         faults.append(
             f"the dashboard, which runs any job, listens on {host}. Start the head with --dashboard-host 127.0.0.1, "
             "or with authentication."
         )
-    return Diagnosis(rows, remarks, faults)
+    return faults
 
 
 def _versions() -> dict[str, str]:
@@ -107,7 +141,7 @@ def _row(name: str, facts: Mapping[str, Any], counted: Mapping[str, float], offs
 
 
 def _faults(
-    facts: Mapping[str, Any], expected: Mapping[str, str], counted: Mapping[str, float], offset: float, store: Store
+    facts: Mapping[str, Any], expected: Mapping[str, str], counted: Mapping[str, float], offset: float, store: str
 ) -> list[str]:
     cpus, gpus = counted.get("CPU", 0), counted.get("GPU", 0)
     wanted = counted.get("object_store_memory", 0)
@@ -148,7 +182,7 @@ def _faults(
         (
             bool(facts["store"]),
             lambda: (
-                f"the store {store.url} cannot be used: {facts['store']} "
+                f"the store {store} cannot be used: {facts['store'].rstrip('.')}. "
                 "Name one that every machine reaches, with credentials on every machine."
             ),
         ),
@@ -156,12 +190,12 @@ def _faults(
     return [text() for wrong, text in checks if wrong]
 
 
-def _contest(answers: list[Any], store: Store) -> list[str]:
+def _contest(answers: list[Any], store: str) -> list[str]:
     """Of the nodes that created one object at once, exactly one may have done it, and all must read what it wrote."""
     winners, created = {facts["winner"] for facts in answers}, sum(facts["created"] for facts in answers)
     if not answers or (len(winners) == 1 and created == 1):
         return []
     return [
-        f"{created} nodes created one object in {store.url}, and {len(winners)} contents were read. "
+        f"{created} nodes created one object in {store}, and {len(winners)} contents were read. "
         "Two runs could overwrite each other: use a store with conditional writes, or one folder that all share."
     ]

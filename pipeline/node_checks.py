@@ -61,10 +61,14 @@ def facts_here(request: dict[str, Any]) -> dict[str, Any]:
 
 def _use_of_store(request: dict[str, Any]) -> dict[str, Any]:
     """Reads the marker, creates an object that all nodes create, and compares this clock with the store's."""
+    from pipeline.errors import MissingError
     from pipeline.store import open_store
 
     store = open_store(request["store"])
-    store.read(request["marker"])
+    try:
+        store.read(request["marker"])
+    except MissingError:
+        return {"store": "what was written to it a moment ago from the machine of `repscope doctor` is not there"}
     content, created = store.create_or_read(request["contested"], secrets.token_hex(8).encode())
     name = f"probes/doctor-{secrets.token_hex(8)}"
     before = time.time()

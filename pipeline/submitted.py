@@ -29,6 +29,7 @@ def main() -> None:
     from cluster.connect import connect
     from cluster.errors import ClusterError
     from cluster.jobs import on_every_node
+    from pipeline.cli import SUBMITTED
     from pipeline.cli import main as command_line
     from pipeline.node_checks import missing_here
     from stages.external.files import resolve_from
@@ -49,7 +50,7 @@ def main() -> None:
         lines = [f"{name}: {line}" for name, found in sorted(problems.items()) for line in found]
         _refuse("expected every machine of the cluster to have what the run needs; found:\n  " + "\n  ".join(lines))
     resolve_from(request["folder"], request["home"])
-    command_line(["run", *request["words"], "--address", address], prog_name="repscope")
+    command_line(["run", *request["words"], "--address", address], prog_name="repscope", obj=SUBMITTED)
 
 
 def versions(ray_version: str) -> list[str]:

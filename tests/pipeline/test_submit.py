@@ -99,6 +99,8 @@ def test_the_exit_code_is_that_of_the_run_and_the_message_has_every_flag(address
     words = ("submit", study, "--address", address, "--store", store, "--until", "encoder.own", "--accept-drift")
     done = repscope(*words, code=3)
     assert "no such network" in done.stdout
+    # A run from the job's folder could not be repeated from here.
+    assert "To go on" not in done.stdout
     assert done.stderr.strip().endswith(f"To go on: repscope {shlex.join(map(str, words))}")
 
 
