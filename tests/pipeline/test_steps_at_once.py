@@ -31,6 +31,7 @@ class Several(Inline):
         super().__init__()
         self.before = before
         self.orders: dict[str, int] = {}
+        """Of each step's parts; its merge comes later, and before all parts of others."""
 
     @property
     def steps_at_once(self) -> int:
@@ -42,7 +43,7 @@ class Several(Inline):
                 self.before(call.id)
                 yield call
 
-        self.orders[claim.name] = claim.order
+        self.orders.setdefault(claim.name, claim.order)
         super().run(watched(), on_done, gpu, claim)
 
     def gang(

@@ -254,8 +254,8 @@ def test_the_key_knows_what_is_in_both_folders_and_not_where_they_are(tmp_path: 
         "backgrounds": External(f"{tmp_path}/backgrounds", "listing"),
     }
 
-    def moved(place: str) -> Listing:
-        return Listing(source=CollageSource.model_validate(folders(tmp_path) | {"cutouts": {"url": place}}))
+    def moved(target: str) -> Listing:
+        return Listing(source=CollageSource.model_validate(folders(tmp_path) | {"cutouts": {"url": target}}))
 
     digests = {"cutouts": "a", "backgrounds": "b"}
     assert key_of(moved("/x"), {}, digests) == key_of(moved("/y"), {}, digests)

@@ -290,18 +290,18 @@ def test_a_sketch_of_few_images_is_shown_fewer_embeddings() -> None:
 def test_the_residual_of_each_tap_is_measured_on_images_that_the_sketch_has_not_seen() -> None:
     colour = torch.randint(0, 256, (200, 3), generator=torch.Generator().manual_seed(0))
     images = colour[:, None, None, :].expand(-1, 8, 8, -1).to(torch.uint8).contiguous()
-    told, untold = colour / 128.0 - 1.0, torch.randn(200, 4, generator=torch.Generator().manual_seed(1))
-    data = paired_set(images, (told.expand(2, -1, -1), untold.expand(2, -1, -1)))
+    signal, other = colour / 128.0 - 1.0, torch.randn(200, 4, generator=torch.Generator().manual_seed(1))
+    data = paired_set(images, (signal.expand(2, -1, -1), other.expand(2, -1, -1)))
     settings = TRAINING.model_copy(update={"sketch_images": 6400, "sketch_learning_rate": 3e-3, "null": 0.2})
     torch.manual_seed(0)
     network, objective = (
         DecoderNetwork(NETWORK, data.widths, data.size),
         Edm(settings.log_sigma_mean, settings.log_sigma_std),
     )
-    with Training(network, objective, Recipe(settings, 8, 0), data, data, InlineContext()) as made:
-        while made.step < made.first.steps:
-            made.advance()
-        shown, judged = made.first.series.data.rows, made.first.judged.rows
+    with Training(network, objective, Recipe(settings, 8, 0), data, data, InlineContext()) as run:
+        while run.step < run.first.steps:
+            run.advance()
+        shown, judged = run.first.series.data.rows, run.first.judged.rows
         spread = float((images[judged] / 127.5 - 1.0).std())
     assert sorted([*shown, *judged]) == list(range(200))
     known, unknown, null = network.residual_std.tolist()

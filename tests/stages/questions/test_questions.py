@@ -335,14 +335,14 @@ def test_samples_that_show_all_that_their_resolution_can_are_faithful_however_la
     assert len(stored["rows"]) == len(stored["embeddings"]) == 60
     best = samples(np.repeat(shards.decode(chosen, 4), 2, axis=0), asked, 2)
     answer = small.answer(Faithfulness(), asked, best)
-    mrr, place = rows(answer, "mrr"), "small:backbone"
-    assert mrr[place, "samples at the decoder's resolution"].value == 1.0
-    assert "among 60 held-out" in mrr[place, "samples at the decoder's resolution"].unit
+    mrr, tap_id = rows(answer, "mrr"), "small:backbone"
+    assert mrr[tap_id, "samples at the decoder's resolution"].value == 1.0
+    assert "among 60 held-out" in mrr[tap_id, "samples at the decoder's resolution"].unit
     # Among images as large as the encoder takes them the source itself does no better than these samples.
-    assert mrr[place, "samples"].value == pytest.approx(mrr[place, "downsized"].value)
-    assert mrr[place, "samples"].value < 0.9
+    assert mrr[tap_id, "samples"].value == pytest.approx(mrr[tap_id, "downsized"].value)
+    assert mrr[tap_id, "samples"].value < 0.9
     kept = small.answer(Kept(), asked, best)
-    assert rows(kept, "nearness")[place, ""].value == pytest.approx(0.0, abs=1e-6)
+    assert rows(kept, "nearness")[tap_id, ""].value == pytest.approx(0.0, abs=1e-6)
 
 
 def test_every_single_rank_is_kept_and_gives_the_rows(faithfulness: MemoryArtifact, painted: MemoryArtifact) -> None:
