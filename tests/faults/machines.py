@@ -19,6 +19,9 @@ from pipeline.events import Event
 from tests.faults.nodes import NODE, SETTINGS
 from tests.faults.waiting import graph
 
+PATIENCE_SECONDS = 240.0
+"""What is awaited takes seconds; after so long it will not come."""
+
 
 def main() -> None:
     """Runs a training and two fan-outs, while machines come and go."""
@@ -56,7 +59,9 @@ def main() -> None:
     running.start()
 
     def wait_for(what: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE_SECONDS
         while not what():
+            assert time.monotonic() < end, f"{ {step.name: rooms(step.name) for step in steps} }, {resources()}"
             assert running.is_alive(), "the run has ended"
             assert not [event for event in list(heard) if event.kind == "step_failed"], "a step has failed"
             time.sleep(0.1)
@@ -105,6 +110,14 @@ def main() -> None:
         cluster.shutdown()  # type: ignore[no-untyped-call]
         for one in [*added, first]:
             one.end()
+
+
+def resources() -> dict[str, Any]:
+    """What is free of each node, and the actors that ask for more: for the message of a test that fails."""
+    from ray._private.state import actors, available_resources_per_node
+
+    free: Callable[[], dict[str, Any]] = available_resources_per_node
+    return {"free": free(), "actors": [(actor["ActorClassName"], actor["State"]) for actor in actors().values()]}
 
 
 def demands() -> list[dict[str, Any]]:
