@@ -10,7 +10,7 @@ LOWEST := .venv-lowest
 TOOLS    := chromium ip mkfs.ext4 mkfs.exfat mount.exfat-fuse
 PACKAGES := chromium iproute2 e2fsprogs exfatprogs exfat-fuse
 
-.PHONY: help demo photos test test-system test-lowest lint docs bench clean
+.PHONY: help demo photos test test-system test-photos test-lowest lint docs bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,8 +25,11 @@ photos: $(DEV)  ## photographs and trained weights for the recipe photos, in pho
 test: $(DEV) lint  ## everything that needs neither root nor apt
 	$(BIN)/python -m pytest -m "not system" -n 2 --dist loadgroup
 
-test-system: $(SYSTEM) photos  ## what needs apt packages or root: a real browser, a real S3 server, disks that fill, photographs
-	$(BIN)/python -m pytest -m system
+test-system: $(SYSTEM)  ## what needs apt packages or root: a real browser, a real S3 server, disks that fill
+	$(BIN)/python -m pytest -m "system and not photos"
+
+test-photos: $(SYSTEM) photos  ## what needs photographs and trained weights: downloads 300 MB, then some minutes
+	$(BIN)/python -m pytest -m photos
 
 test-lowest: $(LOWEST)/.ready  ## the tests of `make test` with the lowest versions that pyproject.toml admits
 	$(LOWEST)/bin/python -m pytest -m "not system" -n 2 --dist loadgroup

@@ -31,7 +31,7 @@ def test_every_digit_is_in_the_index_with_its_class_and_a_side(digits: dict[str,
     index = pd.read_parquet(digits["shards"] / "index.parquet")
     assert len(index) == 1797
     assert (index.status == "ok").all()
-    assert index["attribute.class"].nunique() == 10
+    assert index["class"].nunique() == 10
     assert 0.1 < (index.split == "heldout").mean() < 0.25
     assert index.groupby("sha256").split.nunique().max() == 1
 

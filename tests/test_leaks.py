@@ -125,6 +125,7 @@ def test_a_test_that_leaves_something_fails_and_the_next_does_not(tmp_path: Path
     assert list(blocks[::2]) == list(LEFT), ended.stdout + ended.stderr
     for test, block in zip(blocks[::2], blocks[1::2], strict=True):
         lines = [line for line in block.strip().splitlines()[1:] if not line.startswith("===")]
+        assert len(lines) == len(LEFT[test]), block
         for line, begins in zip(lines, LEFT[test], strict=True):
             assert line.startswith(begins), test
     assert f"= 13 passed, {len(LEFT)} errors in " in ended.stdout

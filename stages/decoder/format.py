@@ -223,9 +223,9 @@ def load(inp: Input, device: str, snapshot: Snapshot = "final") -> AnyDecoder:
     if snapshot == "halfway":
         tensors |= load_tensors(inp.read(HALFWAY))
     network = DecoderNetwork(card.network, list(card.taps.values()), card.size)
-    rest = [*card.rest.values()] if isinstance(card.rest, dict) else [card.rest]
-    network.residual_std.copy_(torch.tensor(rest))
     try:
+        rest = [card.rest[name] for name in (*card.taps, "null")] if isinstance(card.rest, dict) else [card.rest]
+        network.residual_std.copy_(torch.tensor(rest))
         network.load_state_dict(tensors)
         means = {tap: standard[f"{STANDARD}{tap}/mean"].to(device) for tap in card.taps}
         scales = {tap: standard[f"{STANDARD}{tap}/scale"].to(device) for tap in card.taps}

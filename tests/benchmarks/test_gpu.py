@@ -83,7 +83,8 @@ def test_a_section_that_takes_too_long_is_stopped_and_its_figures_until_then_cou
 
 def test_what_is_needed_is_what_the_project_requires_but_for_ray_and_what_is_named() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    required = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    lines = [*project["dependencies"], *project["optional-dependencies"]["run"]]
+    required = {canonicalize_name(Requirement(line).name) for line in lines}
     left_out = required - {canonicalize_name(name) for name in needs.needed()}
     assert left_out == {"duckdb", "ray", "s3fs", "tensorboardx"}
 

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -249,6 +249,15 @@ def test_several_failures_have_the_exit_code_that_they_share() -> None:
     assert str(SeveralFailedError([busy, busy])).count("somebody") == 1
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises `KeyboardInterrupt`, also where the tests were started with SIGINT ignored, as in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_ends_all_steps_and_releases_their_leases(store: Store) -> None:
     heard: list[Event] = []
 

@@ -18,7 +18,7 @@ from tests.finished import repscope
 from tests.photographs import FOLDER, HALVED, MOBILENET, cutouts, neighbours_agree
 from tests.stages.encoders.files import encoder, imported
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.photos]
 
 NAMED = {"chelsea.png": {281, 282, 285}, "coffee.png": {504, 967}, "rocket.jpg": {657, 744}}
 """ImageNet's numbers of tabby, tiger cat and Egyptian cat; of coffee mug and espresso; of missile and projectile."""
