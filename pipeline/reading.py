@@ -8,7 +8,6 @@ By its name a study is read as its newest finished run left it, also while anoth
 the file says, and where that is not what the newest run made, a notice says so.
 """
 
-import io
 import os
 import warnings
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline.errors import UsageError
 from pipeline.store import Store, open_store
 from stages.errors import InputError
+from stages.parquet import table_from
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -207,13 +207,12 @@ class OpenStudy:
     def _together(self, name: str) -> "pa.Table":
         """The tables of that name of all steps under each other."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         tables = []
         for step in self._refs:
             artifact = self.artifact(step)
             if name in artifact.names():
-                tables.append(self._named(pq.read_table(io.BytesIO(artifact.read(name))), step))
+                tables.append(self._named(table_from(artifact.read(name)), step))
         if not tables:
             return pa.table({"study": pa.array([], pa.string()), "step": pa.array([], pa.string())})
         return pa.concat_tables(tables, promote_options="default")

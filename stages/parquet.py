@@ -5,7 +5,7 @@ pyarrow compares the checksums where it is asked to (`page_checksum_verification
 
 import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,3 +21,13 @@ def table_bytes(table: "pa.Table") -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, **SETTINGS)
     return sink.getvalue()
+
+
+def table_from(data: "bytes | BinaryIO") -> "pa.Table":
+    """The table of such a file, or of anybody's.
+
+    On this thread alone: a process that ends soon after pyarrow has read with threads of its own can end by SIGABRT.
+    """
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(io.BytesIO(data) if isinstance(data, bytes) else data).read(use_threads=False)

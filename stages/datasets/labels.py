@@ -13,6 +13,7 @@ from stages.datasets.columns import Column, Columns, Declared, Split, in_order, 
 from stages.errors import InputError
 from stages.external.files import absolute
 from stages.external.ranges import open_url
+from stages.parquet import table_from
 
 if TYPE_CHECKING:
     import numpy as np
@@ -144,7 +145,6 @@ class LabelTable(BaseModel):
     def _read(self) -> "pa.Table":
         import pyarrow as pa
         import pyarrow.csv as csv
-        import pyarrow.parquet as pq
 
         files, path = open_url(self.url)
         try:
@@ -163,7 +163,7 @@ class LabelTable(BaseModel):
                 ) from error
         try:
             if packed:
-                return pq.read_table(data)
+                return table_from(data)
             parse = csv.ParseOptions(newlines_in_values=True)
             table = csv.read_csv(data, parse_options=parse)
             # Codes stay as they are written: as numbers, 01 and 1 would be one class, and no file 007.

@@ -17,7 +17,6 @@ Attributes are flat, since netCDF and xarray have no others: `encoder` and `fing
 them nested, chunks of 64 rows, no coordinates, no card, and row, key, split and status alone.
 """
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from stages import coordinates
 from stages.contract import Input
 from stages.encoders.spec import require
 from stages.errors import FormatError, InputError
+from stages.parquet import table_from
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -179,9 +179,8 @@ class Table:
 
     def rows(self) -> "pa.Table":
         """`rows.parquet`: row or sample int64, key, status, and what else the format has."""
-        import pyarrow.parquet as pq
 
-        return pq.read_table(io.BytesIO(self._input.read(ROWS)))
+        return table_from(self._input.read(ROWS))
 
     def statistics(self, tap: str) -> Statistics:
         """Statistics of a tap over the train rows; FormatError where there are none, as for samples."""

@@ -5,7 +5,6 @@ Needs numpy and pyarrow; DuckDB where there is a condition, Zarr and xarray for 
 """
 
 import copy
-import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -22,6 +21,7 @@ from stages.embeddings.format import OK, ROWS, STORE, Vectors, read_attributes
 from stages.embeddings.neighbours import Metric, confused, nearest, random_pair
 from stages.encoders.spec import require
 from stages.errors import FormatError, InputError
+from stages.parquet import table_from
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,13 +110,12 @@ class TapTable:
         table is `attribute_<name>`. FormatError where vectors and images are not in the same order.
         """
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         if self.attributes["format"] > 1:
             own = {name: self._own.column(name) for name in self._own.column_names if name != KIND}
             own["name"] = own.pop(NAME)
             return pa.table({name: own[name] for name in (*SHOWN, *(name for name in own if name not in SHOWN))})
-        index = pq.read_table(io.BytesIO(self._images.read(INDEX)))
+        index = table_from(self._images.read(INDEX))
         for column in ("row", "key"):
             if not self._own.column(column).equals(index.column(column)):
                 raise FormatError(
@@ -365,9 +364,8 @@ class TapTable:
     @cached_property
     def _own(self) -> "pa.Table":
         """`rows.parquet`: row, key, status, and the rest of what the table's format has."""
-        import pyarrow.parquet as pq
 
-        return pq.read_table(io.BytesIO(self._table.read(ROWS)))
+        return table_from(self._table.read(ROWS))
 
     @cached_property
     def _embedded(self) -> NDArray[np.bool_]:
@@ -462,7 +460,6 @@ def read_table(url: str) -> "pa.Table":
     """A CSV or Parquet file by path or URL. InputError where there is none."""
     import pyarrow as pa
     import pyarrow.csv as csv
-    import pyarrow.parquet as pq
 
     from stages.external.ranges import open_url
 
@@ -472,7 +469,7 @@ def read_table(url: str) -> "pa.Table":
     except FileNotFoundError as error:
         raise InputError(f"a CSV or Parquet file at {url}", "nothing", "Correct the path.") from error
     try:
-        return pq.read_table(data) if path.lower().endswith(".parquet") else csv.read_csv(data)
+        return table_from(data) if path.lower().endswith(".parquet") else csv.read_csv(data)
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"a CSV or Parquet file at {url}", " ".join(str(error).split())[:200], "Write it anew."

@@ -5,7 +5,6 @@ its table has classes by name and no row numbers, and both are added when the pa
 and read by runs of rows, so that memory does not grow with their number.
 """
 
-import io
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -19,7 +18,7 @@ from stages.datasets.columns import CLASS_LIMIT, Declared, in_order
 from stages.errors import FormatError, InputError
 from stages.external.ranges import Ranged
 from stages.listing.format import members_name
-from stages.parquet import SETTINGS
+from stages.parquet import SETTINGS, table_from
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -191,7 +190,6 @@ class ListingRows:
         return pa.concat_tables(pieces)
 
     def _group(self, number: int) -> "pa.Table":
-        import pyarrow.parquet as pq
 
         if self._held is None or self._held[0] != number:
             self._held = None
@@ -205,7 +203,7 @@ class ListingRows:
                         "A byte of it has changed: run again with --force listing.",
                     ) from error
             else:
-                table = pq.read_table(io.BytesIO(self._listing.read(members_name(number))))
+                table = table_from(self._listing.read(members_name(number)))
             self._held = number, table
         return self._held[1]
 

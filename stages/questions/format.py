@@ -3,7 +3,6 @@
 The layout of conditions is that of `stages.samples.format`, which reads them; here they are written.
 """
 
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from stages.contract import Input, Output
 from stages.errors import FormatError
 from stages.images import pixels
-from stages.parquet import table_bytes
+from stages.parquet import table_bytes, table_from
 from stages.readers.score import Interval
 from stages.samples.format import CONDITIONS, NUMBER, VECTORS
 from stages.samples.format import read_conditions as read_table
@@ -147,9 +146,8 @@ def put_rows(out: Output, rows: Sequence[Row]) -> list[Row]:
 
 def load_rows(data: bytes) -> list[Row]:
     """Rows from the bytes of `results.parquet`."""
-    import pyarrow.parquet as pq
 
-    return [Row(**record) for record in pq.read_table(io.BytesIO(data)).to_pylist()]
+    return [Row(**record) for record in table_from(data).to_pylist()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,10 +184,9 @@ def put_ranks(out: Output, found: Sequence[Ranks]) -> None:
 
 def load_ranks(data: bytes) -> list[Ranks]:
     """What `put_ranks` wrote, from the bytes of `ranks.parquet`."""
-    import pyarrow.parquet as pq
 
     found: dict[tuple[str, str, int], dict[int, list[float]]] = {}
-    for line in pq.read_table(io.BytesIO(data)).to_pylist():
+    for line in table_from(data).to_pylist():
         queries = found.setdefault((f"{line['encoder']}:{line['tap']}", line["subject"], line["gallery"]), {})
         queries.setdefault(line["source_row"], []).append(line["rank"])
     return [

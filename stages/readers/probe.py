@@ -8,7 +8,6 @@ it gives a distribution of the value, and values drawn from it are scored by the
 p(image | embedding) would keep as much. The best guess itself scores higher, 2 R2 / (1 + R2) where draws score R2.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -22,7 +21,7 @@ from stages.attributes import Attribute
 from stages.contract import Input
 from stages.embeddings.format import Table, open_table
 from stages.errors import FormatError
-from stages.parquet import table_bytes
+from stages.parquet import table_bytes, table_from
 from stages.readers import score
 from stages.readers.data import Labelled
 from stages.readers.score import Floats, Numbers
@@ -246,10 +245,9 @@ def dump(rows: Sequence[Probe]) -> bytes:
 
 def load(data: bytes) -> list[Probe]:
     """Rows from Parquet; FormatError where they are something else."""
-    import pyarrow.parquet as pq
 
     try:
-        return [Probe.model_validate(row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
+        return [Probe.model_validate(row) for row in table_from(data).to_pylist()]
     except ValidationError as error:
         raise FormatError(f"columns {', '.join(FIELDS)}", str(error), "Run again with --force probes.") from error
 

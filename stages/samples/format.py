@@ -14,7 +14,6 @@ they were made from, so that no join takes one for the other, or for an image.
 """
 
 import hashlib
-import io
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from stages import coordinates
 from stages.contract import Input, Inputs, Stage
 from stages.errors import FormatError
 from stages.images.sets import ARRAY, PIXELS
+from stages.parquet import table_from
 from stages.shards.format import key_of
 
 if TYPE_CHECKING:
@@ -52,9 +52,8 @@ def digits(stage: Stage, inputs: Inputs) -> str:
 
 def read_conditions(inp: Input) -> "pa.Table":
     """`conditions.parquet`, in the order of `condition`; FormatError where it is in another."""
-    import pyarrow.parquet as pq
 
-    table = pq.read_table(io.BytesIO(inp.read(CONDITIONS)))
+    table = table_from(inp.read(CONDITIONS))
     if not np.array_equal(table.column("condition").to_numpy(), np.arange(table.num_rows)):
         raise FormatError(f"{CONDITIONS} in the order of `condition`", "another order", "Ask again.")
     return table

@@ -251,7 +251,7 @@ def test_several_failures_have_the_exit_code_that_they_share() -> None:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """SIGINT raises `KeyboardInterrupt`, also where the tests were started with SIGINT ignored, as in the background."""
+    """SIGINT raises `KeyboardInterrupt`, also where the tests were started with SIGINT ignored: in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
