@@ -78,14 +78,14 @@ def submit(
     again += ["--runtime-env", str(runtime_env)] if runtime_env else []
     again += ["--image-env"] if image_env else []
     attaching = shlex.join(again)
-    if begun:
-        click.echo(f"{job.id}: submitted, {sent} sent")
-    else:
-        click.echo(f"{job.id}: running already, attached to it; options of this command have no effect on it")
-    if not follow:
-        click.echo(f"To follow it: {attaching}\nTo stop it: {stopping}")
-        return
     try:
+        if begun:
+            click.echo(f"{job.id}: submitted, {sent} sent")
+        else:
+            click.echo(f"{job.id}: running already, attached to it; options of this command have no effect on it")
+        if not follow:
+            click.echo(f"To follow it: {attaching}\nTo stop it: {stopping}")
+            return
         job = jobs.follow(job.id, lambda text: click.echo(text, nl=False))
     except KeyboardInterrupt:
         click.echo(f"\n{job.id} goes on.\nTo attach again: {attaching}\nTo stop it: {stopping}", err=True)

@@ -1,6 +1,7 @@
 """What tests share for a whole session: one local Ray and one finished study, each made by the first test to ask."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -66,6 +67,14 @@ def local_ray() -> Iterator["Connection"]:
     connection = connect(cpus=2)
     yield connection
     connection.close()
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT interrupts this process and those that it starts, also where the tests run with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -247,14 +247,6 @@ def test_several_failures_have_the_exit_code_that_they_share() -> None:
     assert exit_code(SeveralFailedError([busy, busy])) == 5
     assert exit_code(SeveralFailedError([busy, StepFailedError("a", "b", "c")])) == 3
     assert str(SeveralFailedError([busy, busy])).count("somebody") == 1
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """SIGINT raises `KeyboardInterrupt`, also where the tests were started with SIGINT ignored: in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")

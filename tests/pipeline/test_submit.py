@@ -114,6 +114,7 @@ def test_the_exit_code_is_that_of_the_run_and_the_message_has_every_flag(address
     assert done.stderr.strip().endswith(f"To go on: repscope {shlex.join(map(str, words))}")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_live_run_is_attached_to_ctrl_c_detaches_stop_ends_it_and_the_next_attempt_has_the_next_number(
     address: str, tmp_path: Path
 ) -> None:
