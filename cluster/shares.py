@@ -90,17 +90,23 @@ def share(
         gang.key: gang.placement for gang in gangs if gang.placement and (gang.started or gang.placement.fits(machines))
     }
     pools = sorted(pools, key=lambda pool: (pool.order, pool.key))
+    waiting = [pool for pool in pools if pool.waiting]
     for gang in sorted(gangs, key=lambda gang: (gang.order, gang.key)):
-        if gang.key in placements:
+        if gang.key in placements and (gang.started or not _delay(placements[gang.key], busy)):
             continue
+        # One that waits for others to leave its machines moves where it waits for fewer.
+        before = placements.pop(gang.key, None)
         free = _unreserved(machines, placements)
         found = placement_for(gang, free, machines, busy)
+        if before is not None and (found is None or _delay(found, busy) >= _delay(before, busy)):
+            found = before
         if found is None:
             continue
         left = _unreserved(machines, placements | {gang.key: found})
-        waiting = [pool for pool in pools if pool.waiting]
         if any(_any_fits(pool, free) for pool in waiting) and not any(_any_fits(pool, left) for pool in waiting):
-            continue
+            if before is None:
+                continue
+            found = before
         placements[gang.key] = found
     return Shares(placements, _fill(_unreserved(machines, placements), pools, workers))
 
@@ -196,6 +202,11 @@ def _take_turns(
                 still.append(pool)
         active = still
     return total
+
+
+def _delay(placement: Placement, busy: Mapping[str, int]) -> int:
+    """How many CPUs of its machines others have to leave first."""
+    return sum(busy.get(name, 0) for name in placement.ranks)
 
 
 def _unreserved(machines: Machines, placements: Mapping[int, Placement]) -> dict[str, Machine]:

@@ -95,6 +95,17 @@ def test_a_gang_leaves_parts_that_wait_the_last_machine_and_takes_it_when_none_w
     assert [set(placement.ranks) for placement in found.placements.values()] == [{"a"}, {"b"}]
 
 
+def test_a_gang_that_waits_for_parts_to_end_moves_to_a_machine_that_has_fewer() -> None:
+    first = Placement(Layout(1, 2, 0), {"a": 1})
+    waits = GangClaim(9, 9, 1, 1, None, first, started=False)
+    moved = share(machines(2, 2), [pool(1), pool(2)], [waits], {"a": 2, "b": 0}).placements[9]
+    assert moved.ranks == {"b": 1}
+    # To one that is as busy it does not.
+    assert share(machines(2, 2), [pool(1)], [waits], {"a": 2, "b": 2}).placements[9].ranks == {"a": 1}
+    begun = GangClaim(9, 9, 1, 1, None, first, started=True)
+    assert share(machines(2, 2), [pool(1)], [begun], {"a": 2, "b": 0}).placements[9].ranks == {"a": 1}
+
+
 def test_parts_wait_while_gangs_have_all_machines() -> None:
     begun = Placement(Layout(1, 2, 0), {"a": 1})
     assert share(machines(2), [pool(1)], [gang(2, placement=begun)], {}).workers == {1: 0}
