@@ -7,8 +7,10 @@ each.
 """
 
 import os
+import shutil
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,34 +31,39 @@ def main() -> None:
             free.bind(("127.0.0.1", 0))
         port, agent_port = first_free.getsockname()[1], second_free.getsockname()[1]
 
-    def begin(scratch: Path) -> Cluster:
-        # A job finds its cluster by a file, which Ray's Cluster writes to RAY_TMPDIR/ray, and a job reads in its node's
-        # folder. Without it the job takes any Ray of this machine.
-        folder = scratch / "ray"
-        folder.mkdir()
-        os.environ["RAY_TMPDIR"] = str(scratch)
-        head: dict[str, Any] = NODE | {
-            "temp_dir": str(folder),
-            "include_dashboard": True,
-            "dashboard_host": "127.0.0.1",
-            "dashboard_port": port,
-            # The process that starts jobs has the same port in every Ray of a machine, unless it is given one.
-            "dashboard_agent_listen_port": agent_port,
-        }
-        return Cluster(initialize_head=True, head_node_args=head)
+    # Sockets of the dashboard have longer names than those of nodes, and 107 characters with their folder.
+    with tempfile.TemporaryDirectory(prefix="jobs-", dir="/tmp") as short:
 
-    first = start(begin, "a cluster to start on this machine", "See what its log says.")
-    cluster = first.value
-    second = start(
-        lambda scratch: cluster.add_node(**NODE, temp_dir=str(scratch)), "a second node", "See what its log says."
-    )
-    try:
-        print(f"http://127.0.0.1:{port}\n{cluster.address}", flush=True)
-        sys.stdin.read()
-    finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
-        second.end()
-        first.end()
+        def begin(_: Path) -> Cluster:
+            # A job finds its cluster by a file, which Ray's Cluster writes to RAY_TMPDIR/ray, and a job reads in its
+            # node's folder: without it the job takes any Ray of this machine.
+            folder = Path(tempfile.mkdtemp(dir=short, prefix=""))
+            (folder / "ray").mkdir()
+            os.environ["RAY_TMPDIR"] = str(folder)
+            head: dict[str, Any] = NODE | {
+                "temp_dir": str(folder),
+                "include_dashboard": True,
+                "dashboard_host": "127.0.0.1",
+                "dashboard_port": port,
+                # The process that starts jobs has the same port in every Ray of a machine, unless it is given one.
+                "dashboard_agent_listen_port": agent_port,
+            }
+            cluster = Cluster(initialize_head=True, head_node_args=head)
+            shutil.copy(folder / "ray" / "ray_current_cluster", folder)
+            return cluster
+
+        first = start(begin, "a cluster to start on this machine", "See what its log says.")
+        cluster = first.value
+        second = start(
+            lambda scratch: cluster.add_node(**NODE, temp_dir=str(scratch)), "a second node", "See what its log says."
+        )
+        try:
+            print(f"http://127.0.0.1:{port}\n{cluster.address}", flush=True)
+            sys.stdin.read()
+        finally:
+            cluster.shutdown()  # type: ignore[no-untyped-call]
+            second.end()
+            first.end()
 
 
 if __name__ == "__main__":
