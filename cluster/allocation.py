@@ -1,14 +1,15 @@
-"""Keeps the books of who works where on Ray: machines, the workers of every pool, the places of gangs.
+"""The allocation of a Ray cluster: its machines, the workers of every pool, the placements of gangs.
 
-`cluster.shares` decides; here is what it decides on. Pools and gangs live in threads of their own and come by often:
-to hear how many workers they may have, to start one, to let one go. Machines are read anew every `READ_SECONDS`, so one
+`cluster.shares` decides; here is what it decides on. Pools and gangs live in threads of their own. They call often:
+to see how many workers they may have, to start one, to release one. Machines are read anew every `READ_SECONDS`, so one
 that joins is used and one that leaves is forgotten. CPUs that other jobs hold are no room of ours.
 
-Workers are bound to their machines, so that the books are right. A worker whose pool has ended is kept as a spare: the
-next pool takes it over, with the libraries that it has loaded, unless its room is needed first.
+Every worker is bound to a machine, so that it is counted where it runs. A worker whose pool has ended is
+kept as a spare: the next pool takes it over, with the libraries that it has loaded, unless its room is needed first.
 
-For what has no room, actors that fit on no machine of today are asked of Ray (`Demand`). No machine ever gets one: they
-are what an autoscaler sees, and end with us, as a request to the autoscaler itself would not.
+For what has no room, actors that no machine of today may take are asked of Ray (`Demand`). An autoscaler sees them. A
+machine that joins may take one until it is first read; then they are ended. They end with us, as a request to the
+autoscaler itself would not.
 """
 
 import threading
@@ -106,7 +107,7 @@ class Gang:
 
 
 class Allocation:
-    """The books; see the module's docstring. `workers` bounds the workers of all pools together."""
+    """See the module's docstring. `workers` bounds the workers of all pools together."""
 
     def __init__(self, connection: Connection, actor: type, workers: int | None) -> None:
         import ray
@@ -144,7 +145,7 @@ class Allocation:
         """All machines, whoever uses them."""
         return self._machines
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Reads the machines anew where that is due. Cheap: to be called again and again, from any thread."""
         short = any(pool.grant == 0 for pool in list(self._pools.values()))
         short = short or any(gang.placement is None for gang in list(self._gangs.values()))
@@ -162,7 +163,7 @@ class Allocation:
         free = {} if self._connection.machine is not None else free_resources()
         with self.changed:
             self._read = time.monotonic()
-            # On a machine that has just joined, `Demand` may hold what looks like another job's.
+            # On a machine that has just joined, a `Demand` may hold CPUs, as another job would.
             joined = machines.keys() - self._machines.keys() if self._demands else set()
             self._machines = machines
             ours = self._held(spares=True)

@@ -108,7 +108,7 @@ class OnRay:
         self._dashboard_port = dashboard_port
         self._resize_seconds = resize_seconds
         self._connection: Connection | None = None
-        self._allocation: Allocation | None = None
+        self._entered: Allocation | None = None
         self._stopped = threading.Event()
 
     @property
@@ -123,14 +123,14 @@ class OnRay:
 
     def slots(self, gpu: bool = False) -> int:
         """See `Executor.slots`."""
-        working = [machine for machine in self._books.rooms().values() if machine.cpus]
+        working = [machine for machine in self._allocation.rooms().values() if machine.cpus]
         return layout_for_parts(working, self._workers, gpu).workers if working else 0
 
     def __enter__(self) -> Self:
         """Connects. Raises `ConnectError`."""
         self._connection = connect(self._address, self._cpus, self._gpus, self._dashboard_port)
         try:
-            self._allocation = Allocation(self._connection, Worker, self._workers)
+            self._entered = Allocation(self._connection, Worker, self._workers)
         except BaseException:
             self._connection.close()
             raise
@@ -138,30 +138,30 @@ class OnRay:
 
     def __exit__(self, *exc_info: object) -> None:
         """Ends the workers, and the embedded Ray where we started it."""
-        self._books.close()
+        self._allocation.close()
         assert self._connection is not None
         self._connection.close()
-        self._connection = self._allocation = None
+        self._connection = self._entered = None
 
     @property
-    def _books(self) -> Allocation:
-        assert self._allocation is not None, "the executor is not entered"
-        return self._allocation
+    def _allocation(self) -> Allocation:
+        assert self._entered is not None, "the executor is not entered"
+        return self._entered
 
     def stop(self) -> None:
         """See `Executor.stop`."""
         self._stopped.set()
-        with self._books.changed:
-            self._books.changed.notify_all()
+        with self._allocation.changed:
+            self._allocation.changed.notify_all()
 
     def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False, claim: Claim = ALONE) -> None:
         """Runs calls on actors; see `Executor.run`. Raises `ConnectError` where no worker starts."""
-        books = self._books
-        pool = books.open_pool(claim, gpu)
+        allocation = self._allocation
+        pool = allocation.open_pool(claim, gpu)
         try:
-            _Run(books, pool, self._look, Tallies(self.name, self._retries, iter(calls)), on_done).go()
+            _Run(allocation, pool, self._refresh, Tallies(self.name, self._retries, iter(calls)), on_done).go()
         finally:
-            books.close_pool(pool)
+            allocation.close_pool(pool)
 
     def gang(
         self,
@@ -172,14 +172,14 @@ class OnRay:
         claim: Claim = ALONE,
     ) -> Outcome:
         """Runs a gang; see `Executor.gang`. Raises `ResourceError` for more ranks than CPUs or GPUs."""
-        gang = self._books.open_gang(claim, ranks, least)
+        gang = self._allocation.open_gang(claim, ranks, least)
         try:
             tally = Tally(call, self.name, self._retries)
             try:
                 payload = encode(call.payload, f"the payload of call {call.id}")
             except PayloadError as error:
                 return refused(tally, error)
-            report = _Report(self._books, gang)
+            report = _Report(self._allocation, gang)
             while True:
                 time.sleep(tally.pause_seconds)
                 if ranks == 1:
@@ -188,26 +188,26 @@ class OnRay:
                     outcome = self._together(gang, tally, payload, on_progress, report)
                 if outcome is not None:
                     return outcome
-                self._books.leave(gang)
+                self._allocation.leave(gang)
         finally:
-            self._books.close_gang(gang)
+            self._allocation.close_gang(gang)
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         """To be called again and again while something is awaited. Raises `StoppedError`."""
         if self._stopped.is_set():
             raise StoppedError
-        self._books.look()
+        self._allocation.refresh()
 
     def _wait_for_placement(self, gang: Gang, report: "_Report") -> Placement:
         """Waits until a gang has its room and it is drained. Raises `StoppedError` where it is to begin no more."""
         while True:
-            self._look()
+            self._refresh()
             if gang.claim.halted():
                 raise StoppedError
-            with self._books.changed:
-                placement = self._books.begin(gang)
+            with self._allocation.changed:
+                placement = self._allocation.begin(gang)
                 if placement is None:
-                    self._books.changed.wait(SOON_SECONDS)
+                    self._allocation.changed.wait(SOON_SECONDS)
             report.changes()
             if placement is not None:
                 return placement
@@ -226,10 +226,10 @@ class OnRay:
                 read = reader(mailbox, on_progress)
                 ref = worker.handle.train.remote(tally.call.function, payload, tally.begin(), mailbox)
                 while not ray.wait([ref], timeout=POLL_SECONDS)[0]:
-                    self._look()
+                    self._refresh()
                     report.changes()
                     read()
-                    if self._books.gone(worker):
+                    if self._allocation.gone(worker):
                         return tally.lost(lost(tally, worker, "its machine has left the cluster"), gone())
                 try:
                     answer: AttemptResult = ray.get(ref)
@@ -244,21 +244,21 @@ class OnRay:
         """A worker that has started where a gang of one is placed; None where it must be placed anew."""
         import ray
 
-        worker = self._books.start(next(iter(placement.ranks)), placement.layout)
+        worker = self._allocation.start(next(iter(placement.ranks)), placement.layout)
         try:
             ref = worker.handle.locate.remote()
             while not ray.wait([ref], timeout=POLL_SECONDS)[0]:
-                self._look()
-                if self._books.gone(worker):
+                self._refresh()
+                if self._allocation.gone(worker):
                     break
             else:
-                if has_started(self._books, worker, ref):
+                if has_started(self._allocation, worker, ref):
                     return worker
         except BaseException:
             ray.kill(worker.handle)
             raise
         ray.kill(worker.handle)
-        self._books.leave(gang)
+        self._allocation.leave(gang)
         return None
 
     def _together(
@@ -272,7 +272,7 @@ class OnRay:
             read = reader(mailbox, on_progress)
 
             def look() -> None:
-                self._look()
+                self._refresh()
                 report.changes()
                 read()
 
@@ -293,8 +293,8 @@ class OnRay:
 class _Report:
     """Reports the room of a pool or gang where it has changed."""
 
-    def __init__(self, books: Allocation, claimant: Pool | Gang) -> None:
-        self._books = books
+    def __init__(self, allocation: Allocation, claimant: Pool | Gang) -> None:
+        self._allocation = allocation
         self._claimant = claimant
         self._last = Room()
         self._next = time.monotonic() + ROOM_SECONDS
@@ -305,7 +305,7 @@ class _Report:
         if on_room is None or now < self._next:
             return
         self._next = now + ROOM_SECONDS
-        room = self._books.room_of(self._claimant)
+        room = self._allocation.room_of(self._claimant)
         if room != self._last:
             self._last = room
             on_room(room)
@@ -343,18 +343,18 @@ class _Run:
     """One `run`: its calls, and the workers of its pool."""
 
     def __init__(
-        self, books: Allocation, pool: Pool, look: Callable[[], None], calls: Tallies, on_done: OnDone
+        self, allocation: Allocation, pool: Pool, look: Callable[[], None], calls: Tallies, on_done: OnDone
     ) -> None:
-        self._books = books
+        self._allocation = allocation
         self._pool = pool
-        self._look = look
+        self._refresh = look
         self._calls = calls
         self._on_done = on_done
         self._waiting: deque[tuple[Tally, str]] = deque()
         self._running: dict[Any, tuple[WorkerProcess, Tally, str]] = {}
         self._starting: dict[Any, WorkerProcess] = {}
-        self._machines = books.machines
-        self._report = _Report(books, pool)
+        self._machines = allocation.machines
+        self._report = _Report(allocation, pool)
 
     def go(self) -> None:
         """Runs all calls."""
@@ -362,24 +362,24 @@ class _Run:
 
         pool, claim = self._pool, self._pool.claim
         while True:
-            self._look()
+            self._refresh()
             if claim.halted():
                 self._calls.end()
                 self._waiting.clear()
             self._draw()
             if not self._running and not self._waiting and self._calls.exhausted:
                 return
-            if self._books.machines is not self._machines:
-                self._machines = self._books.machines
+            if self._allocation.machines is not self._machines:
+                self._machines = self._allocation.machines
                 self._forget_lost()
             self._cancel_starts()
             self._grow()
             self._report.changes()
             refs = [*self._running, *self._starting]
             if not refs:
-                with self._books.changed:
+                with self._allocation.changed:
                     if len(pool.workers) >= pool.grant:
-                        self._books.changed.wait(SOON_SECONDS)
+                        self._allocation.changed.wait(SOON_SECONDS)
                 continue
             ready, _ = ray.wait(refs, num_returns=1, timeout=POLL_SECONDS)
             for ref in ready:
@@ -398,11 +398,11 @@ class _Run:
             self._waiting.append(drawn)
         exhausted = self._calls.exhausted
         wants = len(self._waiting) + len(self._running) if exhausted else MANY
-        self._books.want(pool, wants, bool(self._waiting) or not exhausted)
+        self._allocation.want(pool, wants, bool(self._waiting) or not exhausted)
 
     def _grow(self) -> None:
         """Starts as many workers as calls wait for one, within what the pool may have."""
-        while len(self._starting) < len(self._waiting) and (worker := self._books.grow(self._pool)) is not None:
+        while len(self._starting) < len(self._waiting) and (worker := self._allocation.grow(self._pool)) is not None:
             if worker.where is None:
                 self._starting[worker.handle.locate.remote()] = worker
             else:
@@ -410,8 +410,8 @@ class _Run:
 
     def _begin(self, worker: WorkerProcess) -> None:
         """Gives an idle worker the next call; one that has none, or may not go on, is released."""
-        if not self._waiting or not self._books.keeps(self._pool, worker):
-            self._books.release(self._pool, worker)
+        if not self._waiting or not self._allocation.keeps(self._pool, worker):
+            self._allocation.release(self._pool, worker)
             return
         tally, payload = self._waiting.popleft()
         tally.begin()
@@ -421,10 +421,10 @@ class _Run:
     def _started(self, ref: Any) -> None:
         """A worker has started, or has failed to."""
         worker = self._starting.pop(ref)
-        if has_started(self._books, worker, ref):
+        if has_started(self._allocation, worker, ref):
             self._begin(worker)
         else:
-            self._books.drop(self._pool, worker)
+            self._allocation.drop(self._pool, worker)
 
     def _finish(self, ref: Any) -> None:
         """An attempt has ended; its worker is given the next call."""
@@ -443,17 +443,17 @@ class _Run:
             try:
                 self._on_done(outcome)
             except BaseException:
-                self._books.release(self._pool, worker)
+                self._allocation.release(self._pool, worker)
                 raise
         if self._pool.claim.halted():
-            self._books.release(self._pool, worker)
+            self._allocation.release(self._pool, worker)
         else:
             self._draw()
             self._begin(worker)
 
     def _lost(self, worker: WorkerProcess, tally: Tally, payload: str, reason: str) -> None:
         """A worker has died under its call. Where Ray only lost sight of it, it may come back: so it is ended."""
-        self._books.drop(self._pool, worker)
+        self._allocation.drop(self._pool, worker)
         outcome = tally.lost(lost(tally, worker, reason), gone())
         if outcome is None:
             self._waiting.appendleft((tally, payload))
@@ -470,23 +470,23 @@ class _Run:
     def _cancel_starts(self) -> None:
         """Ends starting workers that may not be there any more, and those whose machine is lost."""
         for ref, worker in list(self._starting.items()):
-            if self._books.gone(worker) or not self._books.keeps(self._pool, worker):
+            if self._allocation.gone(worker) or not self._allocation.keeps(self._pool, worker):
                 del self._starting[ref]
-                self._books.drop(self._pool, worker)
+                self._allocation.drop(self._pool, worker)
 
 
-def has_started(books: Allocation, worker: WorkerProcess, ref: Any) -> bool:
+def has_started(allocation: Allocation, worker: WorkerProcess, ref: Any) -> bool:
     """Whether a worker has started. Raises `ForeignCodeError`, and `ConnectError` where none will."""
     import ray
 
     try:
         where: Location = ray.get(ref)
     except ray.exceptions.RayError as error:
-        books.not_started(worker, error)
+        allocation.not_started(worker, error)
         return False
     if where.problem is not None:
         raise ForeignCodeError(*where.problem)
-    books.started(worker, where)
+    allocation.started(worker, where)
     return True
 
 

@@ -53,7 +53,8 @@ class PoolClaim:
 class GangClaim:
     """What a gang asks for: `ranks`, no fewer than `least`; with `gpus` (1 or 0) each has one, None: if there are any.
 
-    `placement` is where it is already. One that is `started` stays there; others are moved where their room is gone.
+    `placement` is where it is already. One that is `started` stays there; others move where their room is gone,
+    or where fewer parts have to end first.
     """
 
     key: int
@@ -72,11 +73,6 @@ class Shares:
     placements: dict[int, Placement] = field(default_factory=dict)
     workers: dict[int, int] = field(default_factory=dict)
 
-    @property
-    def reserved(self) -> dict[str, int]:
-        """Machines that are reserved for a gang, and the gang's key."""
-        return {name: key for key, placement in self.placements.items() for name in placement.ranks}
-
 
 def share(
     machines: Machines,
@@ -92,23 +88,32 @@ def share(
     pools = sorted(pools, key=lambda pool: (pool.order, pool.key))
     waiting = [pool for pool in pools if pool.waiting]
     for gang in sorted(gangs, key=lambda gang: (gang.order, gang.key)):
-        if gang.key in placements and (gang.started or not _delay(placements[gang.key], busy)):
+        current = placements.get(gang.key)
+        if current is not None and gang.started:
             continue
-        # One that waits for others to leave its machines moves where it waits for fewer.
-        before = placements.pop(gang.key, None)
-        free = _unreserved(machines, placements)
-        found = placement_for(gang, free, machines, busy)
-        if before is not None and (found is None or _delay(found, busy) >= _delay(before, busy)):
-            found = before
-        if found is None:
-            continue
-        left = _unreserved(machines, placements | {gang.key: found})
-        if any(_any_fits(pool, free) for pool in waiting) and not any(_any_fits(pool, left) for pool in waiting):
-            if before is None:
-                continue
-            found = before
-        placements[gang.key] = found
+        others = {key: placement for key, placement in placements.items() if key != gang.key}
+        found = _new_placement(gang, machines, others, waiting, busy)
+        # One that waits for parts to end moves only to machines where fewer are at work.
+        if found is not None and (current is None or _busy_cpus(found, busy) < _busy_cpus(current, busy)):
+            placements[gang.key] = found
     return Shares(placements, _fill(_unreserved(machines, placements), pools, workers))
+
+
+def _new_placement(
+    gang: GangClaim,
+    machines: Machines,
+    others: Mapping[int, Placement],
+    waiting: Sequence[PoolClaim],
+    busy: Mapping[str, int],
+) -> Placement | None:
+    """The placement of a gang beside the `others`; None where there is none, or `waiting` pools would have no room."""
+    free = _unreserved(machines, others)
+    found = placement_for(gang, free, machines, busy)
+    if found is None:
+        return None
+    left = _unreserved(machines, {**others, gang.key: found})
+    takes_all = any(_any_fits(pool, free) for pool in waiting) and not any(_any_fits(pool, left) for pool in waiting)
+    return None if takes_all else found
 
 
 def placement_for(gang: GangClaim, free: Machines, machines: Machines, busy: Mapping[str, int]) -> Placement | None:
@@ -204,8 +209,8 @@ def _take_turns(
     return total
 
 
-def _delay(placement: Placement, busy: Mapping[str, int]) -> int:
-    """How many CPUs of its machines others have to leave first."""
+def _busy_cpus(placement: Placement, busy: Mapping[str, int]) -> int:
+    """CPUs of its machines that workers hold."""
     return sum(busy.get(name, 0) for name in placement.ranks)
 
 

@@ -35,7 +35,7 @@ GROUP = "REPSCOPE_GROUP"
 SETTINGS = environment.Shared(
     {
         "RAY_TRAIN_V2_ENABLED": "1",
-        # How often the controller looks after its workers: by default 2 s, which is how late it sees start and end.
+        # How often the controller checks its workers: by default 2 s, which is how late it sees start and end.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
         # How long it waits for the room that it asked for before it counts the machines again: by default 60 s. What it
         # knows of them is up to 20 s old, so that after a loss it first asks for more than there is.
@@ -53,8 +53,8 @@ SETTINGS = environment.Shared(
 
 
 _marks = itertools.count(1)
-"""So many bytes of memory are asked for each rank of a gang: nothing to a machine, and what tells one gang's placement
-groups from another's. Ray Train gives them no names."""
+"""So many bytes of memory are asked for each rank of a gang: nothing to a machine. By it the placement groups of
+one gang differ from another's. Ray Train gives them no names."""
 
 
 class RankError(Exception):

@@ -5,7 +5,7 @@ alone. Otherwise the newest generation is continued where it is open and was beg
 closed and followed by the next where not; what is intact of a damaged one is carried over. Parts without a receipt are
 run, then `merge` commits. Whatever stops a run, the same command goes on from what the store holds.
 
-Steps begin as soon as all that they read is there. The main thread walks the graph: it looks for hits, readies store
+Steps begin as soon as all that they read is there. The main thread walks the graph: it finds hits, readies store
 and executor, and gives each step with work a thread of its own, where the executor takes several. A thread does one
 step from lease to commit. Of what happens in threads only events, and what they return, is shared.
 """
@@ -313,15 +313,12 @@ class _Engine:
             return
         self._ready_store()
         executor = self._ready_executor()
+        orders = self._orders(graph, walk.done, executor.steps_at_once)
+        walk.ready.sort(key=lambda job: orders[job.step.name])
         if executor.steps_at_once == 1:
-            # In the order of the graph, so that what refuses a study early comes before what costs time.
-            numbers = {step.name: number for number, step in enumerate(graph)}
-            walk.ready.sort(key=lambda job: numbers[job.step.name])
             job = walk.ready.pop(0)
             walk.ended.put((job, self._attempt(job)))
             return
-        orders = self._orders(graph, walk.done)
-        walk.ready.sort(key=lambda job: orders[job.step.name])
         while walk.ready and len(walk.at_work) < executor.steps_at_once:
             job = walk.ready.pop(0)
             job = replace(job, order=orders[job.step.name])
@@ -332,13 +329,16 @@ class _Engine:
             walk.at_work[job.key.digest] = thread
             thread.start()
 
-    def _orders(self, graph: Sequence[Step], done: Mapping[str, _Done]) -> dict[str, int]:
-        """Who goes first where not all have room."""
+    def _orders(self, graph: Sequence[Step], done: Mapping[str, _Done], at_once: int) -> dict[str, int]:
+        """Who goes first where not all have room; one at a time, the order of the graph."""
+        in_graph = {step.name: number for number, step in enumerate(graph)}
+        if at_once == 1:
+            return in_graph
         try:
             known = guesses(graph, {name: entry.result.summary for name, entry in done.items()})
         except Exception:
             # Estimates are for speed alone, and `plan` shows what is wrong with one.
-            return {step.name: number for number, step in enumerate(graph)}
+            return in_graph
         return order(graph, {name: guess.cpu_seconds for name, guess in known.items()})
 
     def _attempt(self, job: _Job, everything: bool = False) -> "_Done | BaseException":

@@ -1,4 +1,4 @@
-"""The books of who works where: other jobs, machines that leave, workers that do not start."""
+"""Who works where: other jobs, machines that leave, workers that do not start."""
 
 import importlib
 from dataclasses import dataclass, field
@@ -47,8 +47,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def books(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Allocation:
-    """The books of a cluster."""
+def allocation(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Allocation:
+    """That of a cluster."""
     with environment.restored():
         importlib.import_module("ray")
     monkeypatch.setattr("cluster.allocation.free_resources", cluster.free)
@@ -60,7 +60,7 @@ def books(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Allocation:
 @pytest.mark.usefixtures("clock")
 def test_what_other_jobs_hold_is_no_room_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster({"a": 4, "b": 2}, {"a": 1})
-    found = books(cluster, monkeypatch)
+    found = allocation(cluster, monkeypatch)
     assert {name: machine.cpus for name, machine in found.rooms().items()} == {"a": 3, "b": 2}
     pool = found.open_pool(ALONE, False)
     assert pool.grant == 5
@@ -76,7 +76,7 @@ def test_what_other_jobs_hold_is_no_room_of_ours(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.usefixtures("clock")
 def test_a_gang_waits_for_a_machine_and_says_what_for(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster({"head": 0})
-    found = books(cluster, monkeypatch)
+    found = allocation(cluster, monkeypatch)
     gang = found.open_gang(Claim("training"), 1, None)
     assert (gang.placement, found.room_of(gang).waits) == (None, "a machine with a CPU to join the cluster")
     cluster.cpus["a"] = 4
@@ -95,7 +95,7 @@ def test_workers_that_a_lost_machine_takes_along_while_they_start_are_no_reason_
     monkeypatch: pytest.MonkeyPatch, clock: list[float]
 ) -> None:
     cluster = Cluster({"a": 1, "b": 5})
-    found = books(cluster, monkeypatch)
+    found = allocation(cluster, monkeypatch)
     lost = WorkerProcess(None, "b", Layout(1, 1, 0), clock[0])
     for _ in range(5):
         found.not_started(lost, RuntimeError("it has gone"))
@@ -109,7 +109,7 @@ def test_workers_that_a_lost_machine_takes_along_while_they_start_are_no_reason_
 def test_workers_that_never_start_end_the_run_unless_one_does(
     monkeypatch: pytest.MonkeyPatch, clock: list[float]
 ) -> None:
-    found = books(Cluster({"a": 1, "b": 1, "c": 1}), monkeypatch)
+    found = allocation(Cluster({"a": 1, "b": 1, "c": 1}), monkeypatch)
     workers = {name: WorkerProcess(None, name, Layout(1, 1, 0), clock[0]) for name in "abc"}
     broken = RuntimeError("no module named repscope")
     found.not_started(workers["a"], broken)
