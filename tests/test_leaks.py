@@ -116,7 +116,7 @@ def test_a_test_that_leaves_something_fails_and_the_next_does_not(tmp_path: Path
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "tests.leaks", "-p", "no:randomly", "-rpE", "-c", os.devnull, "."],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
         check=False,
