@@ -235,7 +235,7 @@ def edits_work(rows: Sequence[Row]) -> Finding:
     names = {row: row.subject.partition(" ")[2] for row in rows}
     judged = [row for row in rows if row.verdict != CANNOT_TELL]
     works = [names[row] for row in judged if row.verdict == EDITS]
-    needed = min(ATTRIBUTES_MIN, len(judged))
+    needed = min(ATTRIBUTES_MIN, max(1, len(judged)))
     outcome: Outcome = "not shown"
     if not judged:
         outcome = "cannot tell"
@@ -245,8 +245,8 @@ def edits_work(rows: Sequence[Row]) -> Finding:
     unjudged = "; ".join(f"{names[row]}: {row.why}" for row in rows if row not in judged)
     why = (
         (f"Effect on the attribute - largest effect on another: {numbers}. " if judged else "")
-        + f"Edits change {joined(works) or 'none'} alone, of {len(judged)} attributes that were judged; {needed or 1} "
-        + ("is needed" if (needed or 1) == 1 else "are needed")
+        + f"Edits change {joined(works) or 'none'} alone, of {len(judged)} attributes that were judged; {needed} "
+        + ("is needed" if needed == 1 else "are needed")
         + (f". Not judged: {unjudged}." if unjudged else ".")
     )
     claim = "Steps along directions of the backbone's embedding change one attribute and leave the others."
