@@ -23,16 +23,16 @@ photos: $(DEV)  ## photographs and trained weights for the recipe photos, in pho
 
 # In random order: the first lines name the seed, and PYTEST_ADDOPTS=--randomly-seed=N repeats it.
 test: $(DEV) lint  ## everything that needs neither root nor apt
-	$(BIN)/python -m pytest -m "not system" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not system" -n 3 --dist loadgroup
 
 test-system: $(SYSTEM)  ## what needs apt packages or root: a real browser, a real S3 server, disks that fill
-	$(BIN)/python -m pytest -m "system and not photos"
+	$(BIN)/python -m pytest -m "system and not photos" -n 2 --dist loadgroup
 
 test-photos: $(SYSTEM) photos  ## what needs photographs and trained weights: downloads 300 MB, then some minutes
 	$(BIN)/python -m pytest -m photos
 
 test-lowest: $(LOWEST)/.ready  ## the tests of `make test` with the lowest versions that pyproject.toml admits
-	$(LOWEST)/bin/python -m pytest -m "not system" -n 2 --dist loadgroup
+	$(LOWEST)/bin/python -m pytest -m "not system" -n 3 --dist loadgroup
 
 lint: $(DEV)  ## style and types
 	$(BIN)/ruff check .
