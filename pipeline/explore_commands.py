@@ -63,7 +63,8 @@ def explore(
     target.write_bytes(page)
     for note in content.notes:
         click.echo(note)
-    click.echo(f"{target}: {len(content.keys)} images, {len(content.taps)} taps, {size(len(page))}")
+    taps_shown = f"{len(content.taps)} tap{'s' * (len(content.taps) != 1)}"
+    click.echo(f"{target}: {len(content.keys)} images, {taps_shown}, {size(len(page))}")
 
 
 COMMANDS = (explore,)

@@ -400,7 +400,7 @@
     const { perSource } = tap.samples;
     const rank = tap.ranks && tap.ranks[i] >= 1 ? `median rank of the image by its samples: ${whole(Math.round(tap.ranks[i]))} of ${whole(data.ranked)}` : "";
     const pictures = Array.from({ length: perSource }, (_, k) => element("span", { className: "picture" }, picture(tap.samples, number * perSource + k, `Sample ${k + 1} of ${perSource}, painted from the vector of ${data.names[i]} at ${tap.id}`)));
-    return element("div", {}, element("div", { className: "row-name" }, element("span", {}, "painted from its vector"), element("span", {}, rank)), element("div", { className: "strip", style: `--across: ${Math.max(perSource, tap.k)}` }, ...pictures));
+    return element("div", {}, element("div", { className: "row-name" }, element("span", {}, "painted from its vector"), element("span", {}, rank)), element("div", { className: "strip", style: `--across: ${Math.max(perSource, 6)}` }, ...pictures));
   }
   function choose(i) {
     now.current = i;
@@ -476,6 +476,11 @@
     if (!label) return [];
     if (label.kind !== "class") {
       const found = chosen.map((i) => label.values[i]).filter((value) => !Number.isNaN(value)).sort((a, b) => a - b);
+      if (label.kind === "circle" && found.length) {
+        const [x, y] = [Math.cos, Math.sin].map((part) => found.reduce((sum, value) => sum + part(TAU * value), 0) / found.length);
+        const mean = (Math.atan2(y, x) / TAU + 1) % 1;
+        return [element("p", { className: "small" }, `${plain(label.name)}: mean direction ${short(mean)} turn, concentration ${Math.hypot(x, y).toFixed(2)} (1: all alike, 0: all around)`)];
+      }
       const at = (share) => short(found[Math.round(share * (found.length - 1))]);
       return [element("p", { className: "small" }, found.length ? `${plain(label.name)}: half lie between ${at(0.25)} and ${at(0.75)}, from ${at(0)} to ${at(1)}` : `${plain(label.name)}: undefined`)];
     }
@@ -503,6 +508,7 @@
       const context = bar.getContext("2d");
       for (let x = 0; x < 90; x++) { context.fillStyle = css(colour(x / 89)); context.fillRect(x, 0, 1, 1); }
       parts.push(low, bar, high);
+      if (colour === wheel) parts.push(element("span", { className: "soft" }, "each in its own hue"));
       if (now.colour === RANKS) parts.push(element("span", { className: "soft" }, `Rank of an image among ${whole(data.ranked)} by distance to its own samples (faithfulness); images without samples are grey.`));
     }
     if (label && label.values.some(Number.isNaN)) parts.push(element("span", { className: "soft" }, "grey: undefined"));
@@ -527,7 +533,7 @@
   byId("colour").append(option(-1, "one colour"));
   if (data.labels.length) byId("colour").append(element("optgroup", { label: "labels" }, ...data.labels.map((label, number) => {
     const verdicts = data.taps.map((tap) => tap.kept[label.name]?.verdict).filter(Boolean);
-    return option(number, plain(label.name) + (verdicts.length ? ` (kept at ${verdicts.filter((verdict) => verdict === "kept").length} of ${verdicts.length} taps)` : ""));
+    return option(number, plain(label.name) + (verdicts.length ? ` (kept at ${verdicts.filter((verdict) => verdict === "kept").length} of ${verdicts.length} tap${verdicts.length === 1 ? "" : "s"})` : ""));
   })));
   if (data.ranked) byId("colour").append(element("optgroup", { label: "what is painted" }, option(RANKS, "rank of the image by its samples")));
   byId("colour").addEventListener("change", (event) => { now.colour = Number(event.target.value); recolour(); });
@@ -581,7 +587,7 @@
   }) : []));
   function fit() {
     const shown = fields.filter((field) => !field.figure.hidden).length;
-    byId("maps").style.setProperty("--height", shown <= 2 ? "min(620px, 72vh)" : "min(400px, 46vh)");
+    byId("maps").style.setProperty("--height", shown <= 2 ? "min(620px, 72vh, 96vw)" : "min(400px, 46vh, 96vw)");
     byId("maps").style.setProperty("--least", shown > 6 ? "300px" : shown === 1 ? "600px" : "360px");
   }
   byId("maps").append(...fields.map((field) => field.figure));

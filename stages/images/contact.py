@@ -12,8 +12,8 @@ from stages.images.pixels import encode_png
 COLUMNS = 6
 SIDE, LINE, GAP = 144, 13, 8
 """Pixels: of a picture, of a line of text, between two pictures."""
-QUALITY = 85
-"""Of WebP, at which a tile of 64 pixels takes about 1 kB."""
+QUALITY = 90
+"""Of WebP, at which a tile of 64 pixels takes 1 to 2 kB."""
 LETTERS = 24
 """Of a line: what a picture's width holds."""
 
@@ -56,7 +56,9 @@ def mosaic(tiles: NDArray[np.uint8], columns: int) -> bytes:
     padded[:count] = tiles
     grid = padded.reshape(lines, columns, side, side, 3).transpose(0, 2, 1, 3, 4)
     sink = io.BytesIO()
-    Image.fromarray(grid.reshape(lines * side, columns * side, 3)).save(sink, "WEBP", quality=QUALITY)
+    Image.fromarray(grid.reshape(lines * side, columns * side, 3)).save(
+        sink, "WEBP", quality=QUALITY, use_sharp_yuv=True
+    )
     return sink.getvalue()
 
 
