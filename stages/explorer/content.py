@@ -30,6 +30,8 @@ STEP = 16
 COLUMNS = 32
 SHEET = COLUMNS * COLUMNS
 """Pictures of a sheet."""
+CLASSES = 1000
+"""Classes that a label may have."""
 PAINTED = 8
 """Samples of an image that are shown, at most."""
 PLAIN = "plain"
@@ -154,7 +156,7 @@ def gather(
     rows, notes = _chosen(tables, painted, limit, seed)
     shown = everything.take(rows)
     shards = study.artifact("shards")
-    labels = tuple(_labels(shards, shown))
+    labels = tuple(_labels(shards, shown, notes))
     report(f"{len(rows)} pictures")
     pictures = _pictures(shards, rows)
     kept, ranks, ranked = _answers(study, rows)
@@ -249,8 +251,8 @@ def _maps(vectors: Vectors, near: Rows, seed: int, neighbour_maps: bool) -> Iter
     yield Map(PCA, points, f"{share} {kept(points)}")
 
 
-def _labels(shards: Input, shown: "pa.Table") -> Iterator[Label]:
-    """The labels of the shown images: text with more than `SHEET` different values is none."""
+def _labels(shards: Input, shown: "pa.Table", notes: list[str]) -> Iterator[Label]:
+    """The labels of the shown images; `notes` gets a sentence for each that cannot colour them."""
     import pyarrow as pa
 
     known = attributes.load(shards.read(ATTRIBUTES))
@@ -265,7 +267,9 @@ def _labels(shards: Input, shown: "pa.Table") -> Iterator[Label]:
             present = {text for text in texts if text is not None}
             order = next((a.classes for a in known if columns[a.name] == name), ())
             classes = [*(text for text in order if text in present), *sorted(present - set(order))]
-            if 1 < len(classes) <= SHEET:
+            if len(classes) > CLASSES:
+                notes.append(f"{name} is no colour: it has {len(classes):,} different values, above {CLASSES:,}.")
+            elif classes:
                 numbers = {text: float(number) for number, text in enumerate(classes)}
                 values = np.array([numbers.get(text, np.nan) for text in texts])
                 yield Label(name, "class", tuple(classes), values)

@@ -384,7 +384,7 @@
     if (i === now.hover) return;
     now.hover = i;
     tip.hidden = i < 0;
-    if (i >= 0) tip.replaceChildren(picture(data.pictures, i, ""), element("div", {}, element("strong", {}, data.names[i]), element("div", { className: "soft" }, scheme.label ? `${plain(scheme.label.name)}: ${said(scheme.label, i)}` : ""), element("div", { className: "soft" }, isPainted[i] ? "painted: press to see its samples" : "")));
+    if (i >= 0) tip.replaceChildren(picture(data.pictures, i, data.names[i]), element("div", {}, element("strong", {}, data.names[i]), element("div", { className: "soft" }, scheme.label ? `${plain(scheme.label.name)}: ${said(scheme.label, i)}` : ""), element("div", { className: "soft" }, isPainted[i] ? "painted: press to see its samples" : "")));
     for (const field of fields) field.retouch();
   }
 

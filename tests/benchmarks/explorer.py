@@ -80,7 +80,7 @@ def main_thread_seconds(session: CDPSession) -> float:
 def cpu_seconds() -> float:
     """CPU time of all processes that this one has started."""
     times = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
-    return sum(time.user + time.system for time in times)
+    return float(sum(time.user + time.system for time in times))
 
 
 if __name__ == "__main__":

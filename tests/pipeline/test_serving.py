@@ -61,6 +61,6 @@ def test_an_image_is_answered_and_what_is_wrong_with_it_is_a_message(server: Pag
     assert (status, json.loads(body)) == (200, {"bytes": 5})
     status, body = ask(server, "POST", path, b"")
     assert (status, json.loads(body)) == (400, {"error": "expected an image; found nothing. Send one."})
-    status, body = ask(server, "POST", path, **{"Content-Length": str(MOST_BYTES + 1)})
+    status, body = ask(server, "POST", path, b"", **{"Content-Length": str(MOST_BYTES + 1)})
     assert status == 413
     assert "64 MB" in json.loads(body)["error"]
