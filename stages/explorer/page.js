@@ -398,7 +398,7 @@
     const number = tap.samples.of.get(i);
     if (number === undefined) return "";
     const { perSource } = tap.samples;
-    const rank = tap.ranks && tap.ranks[i] >= 1 ? `median rank of the image by its samples: ${whole(Math.round(tap.ranks[i]))} of ${whole(data.ranked)}` : "";
+    const rank = tap.ranks && tap.ranks[i] >= 1 ? `the image's rank by them: ${whole(Math.round(tap.ranks[i]))} of ${whole(data.ranked)}` : "";
     const pictures = Array.from({ length: perSource }, (_, k) => element("span", { className: "picture" }, picture(tap.samples, number * perSource + k, `Sample ${k + 1} of ${perSource}, painted from the vector of ${data.names[i]} at ${tap.id}`)));
     return element("div", {}, element("div", { className: "row-name" }, element("span", {}, "painted from its vector"), element("span", {}, rank)), element("div", { className: "strip", style: `--across: ${Math.max(perSource, 6)}` }, ...pictures));
   }
@@ -514,6 +514,7 @@
     if (label && label.values.some(Number.isNaN)) parts.push(element("span", { className: "soft" }, "grey: undefined"));
     if (painted.length) parts.push(element("span", { className: "soft" }, `ring: its samples are stored (${whole(painted.length)} images)`));
     byId("legend").replaceChildren(...parts);
+    byId("maps").classList.toggle("judged", data.taps.some((tap) => label && tap.kept[label.name]));
     const MARKS = { kept: "●", partly: "◐", lost: "○", "decoder limit": "▣", "cannot tell": "?" };
     for (const field of fields) {
       const kept = label && field.tap.kept[label.name];
@@ -587,8 +588,8 @@
   }) : []));
   function fit() {
     const shown = fields.filter((field) => !field.figure.hidden).length;
-    byId("maps").style.setProperty("--height", shown <= 2 ? "min(620px, 72vh, 96vw)" : "min(400px, 46vh, 96vw)");
-    byId("maps").style.setProperty("--least", shown > 6 ? "300px" : shown === 1 ? "600px" : "360px");
+    byId("maps").style.setProperty("--height", shown <= 2 ? "min(620px, 72vh, 96vw)" : "min(340px, 42vh, 96vw)");
+    byId("maps").style.setProperty("--least", shown > 2 ? "300px" : shown === 1 ? "600px" : "360px");
   }
   byId("maps").append(...fields.map((field) => field.figure));
   fit();
