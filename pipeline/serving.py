@@ -6,9 +6,10 @@ browser, cannot guess the address.
 
 import json
 import secrets
+import threading
 from collections.abc import Callable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from stages.errors import StageError
@@ -19,13 +20,16 @@ MOST_BYTES = 64 * 2**20
 Answer = Callable[[bytes], Any]
 
 
-class PageServer(HTTPServer):
-    """Serves `page` at `url` and answers images that are posted to `near` beside it; one request at a time."""
+class PageServer(ThreadingHTTPServer):
+    """Serves `page` at `url` and answers images that are posted to `near` beside it, one at a time.
+
+    A connection has a thread, since browsers open some that they do not use.
+    """
 
     def __init__(self, page: bytes, answer: Answer, port: int = 0) -> None:
         """`port` 0: one that is free. `answer` makes what becomes JSON; its errors of `stages` become messages."""
         super().__init__((LOOPBACK, port), _Handler)
-        self.page, self.answer = page, answer
+        self.page, self.answer, self.one_at_a_time = page, answer, threading.Lock()
         self.token = secrets.token_urlsafe(24)
 
     @property
@@ -36,7 +40,7 @@ class PageServer(HTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: PageServer
-    timeout = 60
+    timeout = 10
 
     def do_GET(self) -> None:
         if self._named(""):
@@ -51,7 +55,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": message})
             return
         try:
-            answer = self.server.answer(self.rfile.read(int(length)))
+            image = self.rfile.read(int(length))
+            with self.server.one_at_a_time:
+                answer = self.server.answer(image)
         except StageError as error:
             self._json(HTTPStatus.BAD_REQUEST, {"error": str(error)})
             return

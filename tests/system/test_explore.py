@@ -2,13 +2,17 @@
 
 import math
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from pipeline.serving import PageServer
 from stages.explorer.page import render
+from stages.images.pixels import encode_png
 from tests.stages.explorer import synthetic
 from tests.system.test_page import CHROMIUM, UNREADABLE
 
@@ -117,3 +121,31 @@ def test_text_can_be_read_every_picture_has_words_and_hostile_names_are_text(win
     assert synthetic.HOSTILE in page.locator(".classes").inner_text()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert seen == []
+
+
+def test_a_served_page_shows_the_neighbours_of_an_image_that_is_chosen(window: Window) -> None:
+    page, _ = window
+    sent: list[bytes] = []
+
+    def answer(image: bytes) -> dict[str, dict[str, Any]]:
+        sent.append(image)
+        near = {"near": [7, 5, 3, 2, 1], "distances": [0.1, 0.2, 0.3, 0.4, 0.5]}
+        return {synthetic.TAPS[0]: near, synthetic.TAPS[1]: {"why": "This tap does not read pixels."}}
+
+    picture = encode_png(np.zeros((8, 8, 3), dtype=np.uint8))
+    with PageServer(render(CONTENT, served=True), answer) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        assert page.context.browser is not None
+        context = page.context.browser.new_context()
+        served = context.new_page()
+        served.goto(server.url)
+        served.locator("#file").set_input_files({"name": "mine.png", "mimeType": "image/png", "buffer": picture})
+        served.locator("#image h2", has_text="mine.png").wait_for()
+        served.locator("#image .strip").wait_for()
+        assert served.locator("#image .strip button").count() == synthetic.K
+        assert "This tap does not read pixels." in served.locator("#image").inner_text()
+        context.close()
+        server.shutdown()
+        thread.join()
+    assert sent == [picture]
