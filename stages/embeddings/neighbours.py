@@ -4,7 +4,7 @@ Distances of a block come from one matrix product in float32. Its rounding error
 the nearest is kept and measured again in float64: the answer is that of float64 throughout.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,8 +18,12 @@ Rows = NDArray[np.int64]
 EPS = 2.0**-23
 RANDOM_PAIRS = 2**14
 """Pairs whose mean distance is the unit: its standard error is below 1 % of it."""
+UNIT_ROWS = 4096
+"""Rows among which these pairs are drawn."""
 PAIRS_AT_ONCE = 2**22
 """Numbers of pairs of vectors that are measured again at once."""
+BLOCK_ROWS = 2048
+"""Rows of a block where the pairs of two blocks are compared."""
 
 
 @dataclass(frozen=True)
@@ -65,30 +69,82 @@ class Pairs:
     far: NDArray[np.float64]
 
 
-def confused(rows: Rows, here: Vectors, there: Vectors, n: int, metric: Metric) -> Pairs:
-    """The `n` pairs of `rows` that are near by vectors `here` [N, D] and far by `there` [N, E], the clearest first.
+@dataclass(frozen=True)
+class Space:
+    """Vectors that are read when they are needed, and the unit of their distances.
 
-    Both distances are in units of random pairs of their space (`random_pair`), and what counts is their difference. All
-    pairs are compared, block by block, so time grows with the square of N.
+    `read` takes rows and returns their vectors [N, D]. `unit` is the mean distance of random pairs, `centre` float64
+    [D] the mean of some vectors.
     """
-    spaces = [_Space.of(vectors, metric) for vectors in (here, there)]
-    count = len(rows)
+
+    read: Callable[[Rows], Vectors]
+    metric: Metric
+    unit: float
+    centre: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: Rows, read: Callable[[Rows], Vectors], metric: Metric) -> "Space":
+        """Unit and centre come from `UNIT_ROWS` of the rows, drawn at random: the same for the same number of rows."""
+        order = np.random.Generator(np.random.Philox(key=[1, len(rows)])).permutation(len(rows))
+        vectors = read(np.sort(rows[order[:UNIT_ROWS]]))
+        return cls(read, metric, random_pair(vectors, metric), vectors.mean(axis=0, dtype=np.float64))
+
+    def prepared(self, rows: Rows) -> NDArray[np.float64]:
+        """Vectors float64 [N, D]: of length 1 for cosine, else without the centre, so that rounding takes less."""
+        x = self.read(rows).astype(np.float64)
+        if self.metric == "l2":
+            x -= self.centre
+            return x
+        norms = np.sqrt(np.einsum("ij,ij->i", x, x))[:, None]
+        return np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
+
+    def distances(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of all pairs of prepared vectors [A, D] and [B, D], [A, B], in units of random pairs."""
+        found: NDArray[np.float64] = a @ b.T
+        if self.metric == "cosine":
+            np.subtract(1, found, out=found)
+        else:
+            found *= -2
+            found += np.einsum("ij,ij->i", a, a)[:, None]
+            found += np.einsum("ij,ij->i", b, b)
+            np.sqrt(np.maximum(found, 0, out=found), out=found)
+        found /= self.unit or 1.0
+        return found
+
+    def pairs(self, rows: Rows) -> NDArray[np.float64]:
+        """Of pairs of rows [N, 2], [N], from differences of vectors, in units of random pairs."""
+        distances = _exact(self.read(rows[:, 0]), self.read(rows[:, 1]), *[np.arange(len(rows))] * 2, self.metric)
+        found: NDArray[np.float64] = (np.sqrt(distances) if self.metric == "l2" else distances) / (self.unit or 1.0)
+        return found
+
+
+def confused(rows: Rows, here: Space, there: Space, n: int) -> Pairs:
+    """The `n` pairs of `rows` [N] that are near in one space and far in another, the clearest first.
+
+    Both distances are in units of random pairs, and what counts is their difference. All pairs are compared, so time
+    grows with the square of N. Two blocks of rows are in memory at a time. There are fewer than `n` where there are
+    fewer pairs; equally clear ones are in the order of the rows.
+    """
     best = (np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
-    step = max(1, PAIRS_AT_ONCE // count)
-    for first in range(0, count, step):
-        block = np.arange(first, min(first + step, count))
-        gap = spaces[1].distances(block) - spaces[0].distances(block)
-        gap[np.arange(count)[None] <= block[:, None]] = -np.inf
-        keep = np.argpartition(gap, -min(n, gap.size), axis=None)[-n:]
-        a, b = np.unravel_index(keep, gap.shape)
-        merged = [np.concatenate(two) for two in zip(best, (gap[a, b], block[a], b), strict=True)]
-        order = np.lexsort((merged[2], merged[1], -merged[0]))[:n]
-        best = (merged[0][order], merged[1][order], merged[2][order])
-    _, a, b = best
-    near, far = (
-        np.array([space.distances(a[i : i + 1], b[i : i + 1])[0, 0] for i in range(len(a))]) for space in spaces
-    )
-    return Pairs(np.stack([rows[a], rows[b]], axis=1), near, far)
+    blocks = [rows[first : first + BLOCK_ROWS] for first in range(0, len(rows), BLOCK_ROWS)]
+    for number, first in enumerate(blocks):
+        near, far = here.prepared(first), there.prepared(first)
+        for second in blocks[number:]:
+            same = second is first
+            gap = there.distances(far, far if same else there.prepared(second))
+            gap -= here.distances(near, near if same else here.prepared(second))
+            if same:
+                gap[np.tri(len(first), dtype=bool)] = -np.inf
+            flat = gap.reshape(-1)
+            found = np.flatnonzero(flat > (best[0][-1] if len(best[0]) == n else -np.inf))
+            if len(found) > n:
+                found = found[np.argpartition(flat[found], -n)[-n:]]
+            a, b = np.divmod(found, len(second))
+            merged = [np.concatenate(two) for two in zip(best, (flat[found], first[a], second[b]), strict=True)]
+            order = np.lexsort((merged[2], merged[1], -merged[0]))[:n]
+            best = (merged[0][order], merged[1][order], merged[2][order])
+    pairs = np.stack(best[1:], axis=1)
+    return Pairs(pairs, here.pairs(pairs), there.pairs(pairs))
 
 
 def random_pair(vectors: Vectors, metric: Metric) -> float:
@@ -98,37 +154,6 @@ def random_pair(vectors: Vectors, metric: Metric) -> float:
     b = (a + draws.integers(1, len(vectors), RANDOM_PAIRS)) % len(vectors)
     distances = _exact(vectors, vectors, a, b, metric)
     return float((np.sqrt(distances) if metric == "l2" else distances).mean())
-
-
-@dataclass(frozen=True)
-class _Space:
-    """Vectors float64 [N, D], centred or of length 1, their squared lengths, and the mean distance of random pairs."""
-
-    vectors: NDArray[np.float64]
-    squared: NDArray[np.float64]
-    unit: float
-    metric: Metric
-
-    @classmethod
-    def of(cls, vectors: Vectors, metric: Metric) -> "_Space":
-        x = vectors.astype(np.float64)
-        if metric == "cosine":
-            norms = np.sqrt(np.square(x).sum(axis=1, keepdims=True))
-            x = np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
-        else:
-            # Distances do not change, and less is lost where the mean is far from 0.
-            x -= x.mean(axis=0)
-        return cls(x, np.square(x).sum(axis=1), random_pair(vectors, metric) or 1.0, metric)
-
-    def distances(self, a: Rows, b: Rows | slice = slice(None)) -> NDArray[np.float64]:
-        """Of all pairs of a row of `a` and one of `b`, [A, B], in units of random pairs."""
-        products = self.vectors[a] @ self.vectors[b].T
-        if self.metric == "cosine":
-            found: NDArray[np.float64] = (1 - products) / self.unit
-            return found
-        squared = self.squared[a][:, None] + self.squared[b][None] - 2 * products
-        root: NDArray[np.float64] = np.sqrt(np.maximum(squared, 0)) / self.unit
-        return root
 
 
 def _bounds(queries: Vectors, vectors: Vectors, metric: Metric) -> tuple[NDArray[Any], NDArray[Any]]:
