@@ -1,7 +1,7 @@
 """Exact nearest neighbours by brute force, block by block, in the memory of one block.
 
-Distances of a block come from one matrix product in float32. Its rounding error has a bound, so whatever may be among
-the nearest is kept and measured again in float64: the answer is that of float64 throughout.
+One matrix product in float32 gives every pair of a block a score. Its rounding error has a bound, so whatever may be
+among the nearest is measured again in float64: the answer is that of float64 throughout.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,11 +11,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.embeddings.chunks import widened
+
 Metric = Literal["l2", "cosine"]
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 EPS = 2.0**-23
+CACHED_ROWS = 1024
+"""Vectors that are converted and multiplied at once."""
+TINY = np.float32(1e-30)
+"""A squared length below it is not known well in float32."""
 RANDOM_PAIRS = 2**14
 """Pairs whose mean distance is the unit: its standard error is below 1 % of it."""
 UNIT_ROWS = 4096
@@ -34,22 +40,29 @@ class Neighbours:
     distances: NDArray[np.float64]
 
 
-def nearest(queries: Vectors, blocks: Iterable[tuple[Rows, Vectors]], k: int, metric: Metric, own: Rows) -> Neighbours:
-    """The `k` nearest of all blocks (rows [B], vectors [B, D]) to each of `queries` [Q, D].
+def nearest(
+    queries: Vectors, blocks: Iterable[tuple[Rows, NDArray[Any]]], k: int, metric: Metric, own: Rows
+) -> Neighbours:
+    """The `k` nearest of all blocks (rows [B], vectors [B, D], float16 or float32) to each of `queries` [Q, D].
 
     `own` int64 [Q] is a row that is left out for each query, or -1. There must be `k` others. The distance is
     Euclidean, or 1 - cosine, which is 1 for a vector of zeros.
     """
     near = np.full(len(queries), np.inf)
     kept = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64))
+    search = _Search.of(queries, metric)
     for rows, vectors in blocks:
-        lower, upper = _bounds(queries, vectors, metric)
-        mine = rows[None] == own[:, None]
-        lower[mine] = upper[mine] = np.inf
-        if np.isinf(near).any() and len(rows) >= k:
-            near = np.minimum(near, np.partition(upper, k - 1, axis=1)[:, k - 1])
-        # Where a number is too large for float32, the bound is NaN and the pair is measured again.
-        query, column = np.nonzero(~(lower > near[:, None]) & ~mine)
+        scores = search.scores(vectors)
+        if len(rows) > k and np.isinf(near).any():
+            # The k-th of any rows is no nearer than the k-th of all.
+            column = np.argpartition(scores, -(k + 1), axis=0)[-(k + 1) :].T.reshape(-1)
+            query = np.repeat(np.arange(len(queries)), k + 1)
+            distances = _exact(queries, vectors, query, column, metric)
+            distances[rows[column] == own[query]] = np.inf
+            near = np.minimum(near, np.partition(distances.reshape(-1, k + 1), k - 1, axis=1)[:, k - 1])
+        column, query = np.divmod(np.flatnonzero(~(scores < search.least(near))), len(queries))
+        others = rows[column] != own[query]
+        query, column = query[others], column[others]
         distances = _exact(queries, vectors, query, column, metric)
         kept = _best(tuple(map(np.concatenate, zip(kept, (query, rows[column], distances), strict=True))), k)
         counts = np.bincount(kept[0], minlength=len(queries))
@@ -156,24 +169,56 @@ def random_pair(vectors: Vectors, metric: Metric) -> float:
     return float((np.sqrt(distances) if metric == "l2" else distances).mean())
 
 
-def _bounds(queries: Vectors, vectors: Vectors, metric: Metric) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Below and above the squared Euclidean or the cosine distance of all pairs, float32 [Q, B]."""
-    share = np.float32(2 * (queries.shape[1] + 8) * EPS)
-    q, x = np.einsum("ij,ij->i", queries, queries)[:, None], np.einsum("ij,ij->i", vectors, vectors)[None]
-    products = queries @ vectors.T
-    if metric == "l2":
-        sums = q + x
-        products *= -2
-        products += sums
-        sums *= share
-        return products - sums, products + sums
-    norms = np.sqrt(q) * np.sqrt(x)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cosines = np.where(norms > 0, products / norms, np.float32(0))
-    return 1 - cosines - share, 1 - cosines + share
+@dataclass(frozen=True)
+class _Search:
+    """Scores of pairs that rise as distances fall, from one matrix product in float32.
+
+    By `cosine` a score is the cosine. Else it is the product less half of the vector's squared length, which is half of
+    (the query's squared length - the squared distance).
+    """
+
+    metric: Metric
+    factors: Vectors
+    """float32 [D, Q]: the queries, of length 1 for cosine."""
+    squared: NDArray[np.float64]
+    """float64 [Q]: the squared lengths of the queries."""
+    share: float
+    """Bound of the rounding error of a cosine, and of a squared distance as a share of both squared lengths."""
+
+    @classmethod
+    def of(cls, queries: Vectors, metric: Metric) -> "_Search":
+        wide = queries.astype(np.float64)
+        squared = np.square(wide).sum(axis=1)
+        if metric == "cosine":
+            norms = np.sqrt(squared)[:, None]
+            wide = np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0)
+        return cls(metric, wide.astype(np.float32).T, squared, 2 * (queries.shape[1] + 8) * EPS)
+
+    def scores(self, vectors: NDArray[Any]) -> Vectors:
+        """float32 [B, Q]; NaN where a vector's length is too large or too small for float32."""
+        found = np.empty((len(vectors), self.factors.shape[1]), dtype=np.float32)
+        # What is converted is still in the processor's cache when it is multiplied.
+        for first in range(0, len(vectors), CACHED_ROWS):
+            wide, part = widened(vectors[first : first + CACHED_ROWS]), found[first : first + CACHED_ROWS]
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                lengths = np.einsum("ij,ij->i", wide, wide)
+                np.matmul(wide, self.factors, out=part)
+                if self.metric == "cosine":
+                    part *= np.where((lengths > TINY) & np.isfinite(lengths), 1 / np.sqrt(lengths), np.nan)[:, None]
+                else:
+                    half = lengths * np.float32((1 - self.share) / 2)
+                    part -= np.where(np.isfinite(half), half, np.nan)[:, None]
+        return found
+
+    def least(self, near: NDArray[np.float64]) -> Vectors:
+        """float32 [Q]: no pair with a lower score is as near as `near` (squared Euclidean, or cosine, distance)."""
+        with np.errstate(over="ignore"):
+            half = ((1 - self.share) * self.squared - near) / 2
+            least = 1 - near - self.share if self.metric == "cosine" else half
+            return np.nextafter(least.astype(np.float32), np.float32(-np.inf))
 
 
-def _exact(queries: Vectors, vectors: Vectors, query: Rows, column: Rows, metric: Metric) -> NDArray[np.float64]:
+def _exact(queries: Vectors, vectors: NDArray[Any], query: Rows, column: Rows, metric: Metric) -> NDArray[np.float64]:
     """Distances of some pairs in float64, [P]; Euclidean ones squared."""
     distances = np.empty(len(query), dtype=np.float64)
     step = max(1, PAIRS_AT_ONCE // queries.shape[1])

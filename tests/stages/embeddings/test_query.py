@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stages import attributes
 from stages.attributes import Attribute
 from stages.embeddings import neighbours
+from stages.embeddings.chunks import any_nan, widened
 from stages.embeddings.format import ROWS, Table, encode_shard, metadata, shard_name
 from stages.embeddings.neighbours import Space, confused, nearest
 from stages.embeddings.query import TapTable
@@ -153,6 +154,34 @@ def test_neighbours_are_right_where_float32_cannot_tell_them_apart_and_over_many
     found = nearest(x[:20], blocks, 4, "l2", np.full(20, -1))
     distances = np.sqrt(np.square(x[:20, None].astype(np.float64) - x[None]).sum(axis=2))
     np.testing.assert_array_equal(found.rows, np.argsort(distances, axis=1, kind="stable")[:, :4])
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_neighbours_of_very_long_very_short_and_zero_vectors_are_those_of_float64(metric: Any, dtype: Any) -> None:
+    generator = np.random.Generator(np.random.Philox(5))
+    lengths = np.repeat([0, 2.0**-20, 1, 100] if dtype == np.float16 else [0, 2.0**-80, 1, 2.0**80], 25)
+    x = (generator.standard_normal((100, 4)) * lengths[:, None]).astype(dtype)
+    blocks = [(np.arange(first, first + 20), x[first : first + 20]) for first in range(0, 100, 20)]
+    queries = x[::9].astype(np.float32)
+    found = nearest(queries, blocks, 7, metric, np.arange(100)[::9])
+    q, wide = queries.astype(np.float64), x.astype(np.float64)
+    if metric == "l2":
+        distances = np.linalg.norm(q[:, None] - wide, axis=2)
+    else:
+        norms = np.linalg.norm(q, axis=1)[:, None] * np.linalg.norm(wide, axis=1)
+        distances = 1 - q @ wide.T / np.where(norms > 0, norms, 1)
+    distances[np.arange(len(q)), np.arange(100)[::9]] = np.inf
+    np.testing.assert_allclose(found.distances, np.sort(distances, axis=1)[:, :7], rtol=1e-12, atol=1e-15)
+
+
+def test_every_float16_becomes_the_float32_that_numpy_makes_of_it() -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    np.testing.assert_array_equal(widened(every), every.astype(np.float32))
+    finite = every[np.isfinite(every)]
+    np.testing.assert_array_equal(widened(finite).view(np.uint32), finite.astype(np.float32).view(np.uint32))
+    for number in (*every[0x7BFE:0x7C03], *every[-0x403:-0x3FE], *every[:2]):
+        assert any_nan(np.array([1, number, -1], np.float16)) == np.isnan(number)
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
