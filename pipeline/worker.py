@@ -41,6 +41,7 @@ from pipeline.manifest import (
 )
 from pipeline.store import Store, open_store
 from stages.contract import Gang, Part, Stage, Summary
+from stages.external import code as user_code
 from stages.training.precision import Precision, noted
 
 if TYPE_CHECKING:
@@ -65,7 +66,11 @@ VERSIONED = {
 
 
 class Task(BaseModel):
-    """What a worker is sent. `part` is None for `train` and `merge`."""
+    """What a worker is sent. `part` is None for `train` and `merge`.
+
+    `former`: see `pipeline.key.Key`. `code_files` are the user's files of code, path -> sha256: any step may read an
+    encoder that one of them builds.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -75,7 +80,9 @@ class Task(BaseModel):
     inputs: dict[str, Ref]
     external: dict[str, str]
     key: str
+    former: bool = False
     code: str
+    code_files: dict[str, str] = {}
     generation: int
     executor: str
     run: str
@@ -245,8 +252,10 @@ def _assignment(payload: dict[str, Any]) -> _Assignment:
     module, _, name = task.stage.partition(":")
     cls: type[Stage] = getattr(importlib.import_module(module), name)
     stage = cls.model_validate(task.fields)
-    _same("key", key_of(stage, {name: ref.key for name, ref in task.inputs.items()}, task.external).digest, task.key)
+    inputs_keys = {name: ref.key for name, ref in task.inputs.items()}
+    _same("key", key_of(stage, inputs_keys, task.external, task.former).digest, task.key)
     _same("code", _code_digest(cls), task.code)
+    user_code.named(task.code_files)
     store = open_store(task.store)
     folder = folder_of(stage.name, task.key, task.generation)
     head = read_record(store, f"{folder}/artifact.json", Head)
