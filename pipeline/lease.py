@@ -15,7 +15,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -141,6 +141,24 @@ def over(store: Store, entries: Sequence[Entry], now: float) -> bool:
     return _owner_of(store, entries, now) is None
 
 
+def signs_of_life(store: Store, run_id: str, folders: Collection[str]) -> frozenset[str]:
+    """The objects of the newest epochs in these folders that a run holds: where it lives, there are others soon."""
+    inside: dict[str, list[Entry]] = {}
+    for entry in store.entries("leases"):
+        if (folder := entry.name.rpartition("/")[0]) in folders:
+            inside.setdefault(folder, []).append(entry)
+    found: set[str] = set()
+    for folder, entries in inside.items():
+        label = f"{folder}/e{_newest(entries):04d}."
+        names = {entry.name for entry in entries if entry.name.startswith(label)}
+        if f"{label}json" not in names or f"{label}released" in names:
+            continue
+        owner = _owner(store.read(f"{label}json"))
+        if owner is not None and owner["run"] == run_id:
+            found |= names
+    return frozenset(found)
+
+
 def _owner_of(store: Store, entries: Sequence[Entry], now: float | None = None) -> dict[str, Any] | None:
     """Who holds a lease, by all objects in its folder; None where its newest epoch is over."""
     epoch = _newest(entries)
@@ -149,7 +167,7 @@ def _owner_of(store: Store, entries: Sequence[Entry], now: float | None = None) 
     if epoch == 0 or any(entry.name.endswith(".released") for entry in signs):
         return None
     owner = _owner(store.read(next(entry.name for entry in signs if entry.name.endswith(".json"))))
-    if owner is None or _is_dead_neighbour(owner):
+    if owner is None or is_dead_neighbour(owner):
         return None
     age = (server_time(store) if now is None else now) - max(entry.modified for entry in signs)
     return owner if age <= owner["ttl_seconds"] else None
@@ -169,8 +187,8 @@ def _owner(data: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _is_dead_neighbour(owner: dict[str, Any]) -> bool:
-    """Whether the owner was a process of this host that is gone: then there is no need to wait."""
+def is_dead_neighbour(owner: Mapping[str, Any]) -> bool:
+    """Whether the owner (`host`, `pid`) was a process of this host that is gone: then there is no need to wait."""
     if owner["host"] != socket.gethostname():
         return False
     try:

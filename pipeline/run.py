@@ -547,6 +547,7 @@ class _Engine:
             generation=number,
             executor=executor.name,
             run=self._run_id,
+            step=job.step.name,
         )
 
 
