@@ -15,7 +15,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -150,6 +150,24 @@ def over(store: Store, entries: Sequence[Entry], now: float) -> bool:
     return _owner_of(store, entries, now) is None
 
 
+def signs_of_life(store: Store, run_id: str, folders: Collection[str]) -> frozenset[str]:
+    """The objects of the newest epochs in these folders that a run holds: where it lives, there are others soon."""
+    inside: dict[str, list[Entry]] = {}
+    for entry in store.entries("leases"):
+        if (folder := entry.name.rpartition("/")[0]) in folders:
+            inside.setdefault(folder, []).append(entry)
+    found: set[str] = set()
+    for folder, entries in inside.items():
+        label = f"{folder}/e{_newest(entries):04d}."
+        names = {entry.name for entry in entries if entry.name.startswith(label)}
+        if f"{label}json" not in names or f"{label}released" in names:
+            continue
+        owner = _owner(store.read(f"{label}json"))
+        if owner is not None and owner["run"] == run_id:
+            found |= names
+    return frozenset(found)
+
+
 def _owner_of(store: Store, entries: Sequence[Entry], now: float | None = None) -> dict[str, Any] | None:
     """Who holds a lease, by all objects in its folder; None where its newest epoch is over."""
     epoch = _newest(entries)
@@ -184,10 +202,15 @@ def _has_ended(owner: dict[str, Any]) -> bool:
     So it is with a process of this host that is gone, and with a run of this process that could not reach the store in
     the end.
     """
+    if owner["host"] == socket.gethostname() and owner["pid"] == os.getpid():
+        return owner["nonce"] not in _held
+    return is_dead_neighbour(owner)
+
+
+def is_dead_neighbour(owner: Mapping[str, Any]) -> bool:
+    """Whether the owner (`host`, `pid`) was a process of this host that is gone."""
     if owner["host"] != socket.gethostname():
         return False
-    if owner["pid"] == os.getpid():
-        return owner["nonce"] not in _held
     try:
         os.kill(owner["pid"], 0)
     except ProcessLookupError:
