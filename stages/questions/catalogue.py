@@ -6,6 +6,7 @@ digest of every answer. It imports no `section.py`, which need numpy; the report
 
 from stages.questions.edits.stage import Edits
 from stages.questions.faithfulness.stage import Faithfulness
+from stages.questions.health.stage import Health
 from stages.questions.invariance.stage import Invariance
 from stages.questions.kept.stage import Kept
 from stages.questions.question import Question
@@ -17,6 +18,7 @@ QUESTIONS: tuple[type[Question], ...] = (
     Invariance,
     Robustness,
     Edits,
+    Health,
 )
 
 
