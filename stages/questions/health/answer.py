@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from stages.contract import Input, Inputs, Output, Summary
 from stages.embeddings.format import Table, open_table
+from stages.encoders import card as imported
 from stages.encoders.format import CARD, read_card
 from stages.encoders.spec import EncoderSpec, Untrained
 from stages.errors import FormatError, InputError
@@ -95,7 +96,7 @@ def answer(stage: "Health", inputs: Inputs, out: Output) -> Summary:
         own = rows_by_key(table, encoder, keys)
         for layer in table.taps:
             taps[f"{encoder}:{layer}"] = _tap(stage, table, f"{encoder}:{layer}", own)
-    raw = {encoder: twin for encoder in specs if (twin := _untrained(inputs, encoder, specs)) is not None}
+    raw = {encoder: twin for encoder in specs if (twin := untrained_twin(inputs, encoder, specs)) is not None}
     found = [note(QUESTION, "rules", ":", verdicts.THRESHOLDS)]
     for tap_id, tap in taps.items():
         encoder, layer = split_tap(tap_id)
@@ -140,19 +141,34 @@ def rows_by_key(table: Table, encoder: str, keys: Sequence[str]) -> Numbers:
     return np.array([position[key] for key in keys], dtype=np.int64)
 
 
-def _untrained(inputs: Inputs, encoder: str, specs: Mapping[str, EncoderSpec]) -> str | None:
+def untrained_twin(inputs: Inputs, encoder: str, specs: Mapping[str, EncoderSpec]) -> str | None:
     """The encoder of the study that is this one before any training; None where there is none."""
     artifact = inputs.get(ENCODER + encoder)
-    if artifact is None or CARD not in artifact.names():
+    if artifact is None:
         return None
-    card = read_card(artifact)
-    same = (
-        name
-        for name, spec in specs.items()
-        if isinstance(spec, Untrained)
-        and (spec.architecture, spec.preprocessing) == (card.architecture, card.preprocessing)
-    )
-    return next(same, None)
+    if CARD in artifact.names():
+        trained = read_card(artifact)
+        alike = [
+            name
+            for name, spec in specs.items()
+            if isinstance(spec, Untrained)
+            and (spec.architecture, spec.preprocessing) == (trained.architecture, trained.preprocessing)
+        ]
+    else:
+        cards = {
+            name: imported.parse_card(inputs[ENCODER + name].read(imported.CARD))
+            for name in specs
+            if ENCODER + name in inputs and imported.CARD in inputs[ENCODER + name].names()
+        }
+        own = cards[encoder]
+        alike = [
+            name
+            for name, card in cards.items()
+            if card.source.get("untrained")
+            and not own.source.get("untrained")
+            and (card.recipe, card.preprocessing) == (own.recipe, own.preprocessing)
+        ]
+    return alike[0] if alike else None
 
 
 def _tap(stage: "Health", table: Table, tap_id: str, rows: Numbers) -> _Tap:

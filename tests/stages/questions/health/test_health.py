@@ -8,14 +8,15 @@ from pipeline.study import load
 from stages.contract import Estimate
 from stages.embeddings.format import ROWS, open_table
 from stages.embeddings.stage import Embeddings
-from stages.encoders.spec import Untrained
+from stages.encoders.card import CARD, ImportedCard
+from stages.encoders.spec import EncoderSpec, Pretrained, Untrained
 from stages.errors import FormatError, InputError
 from stages.parquet import table_bytes, table_from
 from stages.questions.answers import read
 from stages.questions.drawing import taps as styles
 from stages.questions.format import Row, load_rows
 from stages.questions.health import verdicts
-from stages.questions.health.answer import rows_by_key
+from stages.questions.health.answer import rows_by_key, untrained_twin
 from stages.questions.health.section import section
 from stages.questions.health.stage import Health
 from tests.artifacts import MemoryArtifact, run_stage
@@ -91,6 +92,31 @@ def test_two_taps_of_an_encoder_are_compared_with_those_of_its_network_untrained
     gap = rows(answer, "cka - floor")["small:backbone", "small:projector"]
     assert gap.value == pytest.approx(own.value - floor.value)
     assert own.verdict == verdicts.of_pair(gap.low, gap.high)
+
+
+def test_an_imported_network_is_known_by_how_it_is_built_and_not_by_its_name(inputs: dict[str, MemoryArtifact]) -> None:
+    def network(name: str, untrained: bool) -> MemoryArtifact:
+        card = ImportedCard(
+            source={"kind": "timm", "name": name, "untrained": untrained},
+            recipe={"kind": "timm", "name": name},
+            own_taps=("backbone",),
+            named_taps={},
+            taps={"backbone": 8},
+            preprocessing=PREPROCESSING,
+            precision="float32",
+            augmentations=None,
+            weights_sha256="",
+            files={},
+            unused=(),
+            zeroed=(),
+            pieces=1,
+        )
+        return MemoryArtifact({CARD: card.model_dump_json().encode()})
+
+    networks = {"a": network("vit", False), "b": network("resnet", True), "c": network("vit", True)}
+    given = inputs | {f"encoder.{name}": artifact for name, artifact in networks.items()}
+    specs: dict[str, EncoderSpec] = {**dict.fromkeys(networks, Pretrained()), "raw": Untrained()}
+    assert [untrained_twin(given, name, specs) for name in ("a", "b", "c", "raw")] == ["c", None, None, None]
 
 
 def test_two_encoders_of_one_network_are_each_compared_with_the_other_untrained(answer: MemoryArtifact) -> None:
