@@ -9,6 +9,7 @@ from stages.questions.faithfulness.stage import Faithfulness
 from stages.questions.health.stage import Health
 from stages.questions.invariance.stage import Invariance
 from stages.questions.kept.stage import Kept
+from stages.questions.layers.stage import Layers
 from stages.questions.question import Question
 from stages.questions.robustness.stage import Robustness
 
@@ -18,6 +19,7 @@ QUESTIONS: tuple[type[Question], ...] = (
     Invariance,
     Robustness,
     Edits,
+    Layers,
     Health,
 )
 
