@@ -109,7 +109,8 @@ class Space:
             x -= self.centre
             return x
         norms = np.sqrt(np.einsum("ij,ij->i", x, x))[:, None]
-        return np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
+        scaled: NDArray[np.float64] = np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
+        return scaled
 
     def distances(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
         """Of all pairs of prepared vectors [A, D] and [B, D], [A, B], in units of random pairs."""
@@ -126,7 +127,8 @@ class Space:
 
     def pairs(self, rows: Rows) -> NDArray[np.float64]:
         """Of pairs of rows [N, 2], [N], from differences of vectors, in units of random pairs."""
-        distances = _exact(self.read(rows[:, 0]), self.read(rows[:, 1]), *[np.arange(len(rows))] * 2, self.metric)
+        each = np.arange(len(rows))
+        distances = _exact(self.read(rows[:, 0]), self.read(rows[:, 1]), each, each, self.metric)
         found: NDArray[np.float64] = (np.sqrt(distances) if self.metric == "l2" else distances) / (self.unit or 1.0)
         return found
 
