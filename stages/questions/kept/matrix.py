@@ -8,6 +8,7 @@ from markupsafe import Markup
 from stages.questions.answers import Answer, first, tap_id_of
 from stages.questions.drawing import charts
 from stages.questions.drawing.charts import Axis, Mark, unit_axis
+from stages.questions.drawing.markup import anchor
 from stages.questions.drawing.numbers import LabelledChart, interval, number, plain
 from stages.questions.drawing.taps import StyledTap
 from stages.questions.format import Row
@@ -36,13 +37,16 @@ SCORES = unit_axis()
 
 BESIDE = ("kept / ceiling", "probe", "floor", "fixed", "fixed - kept", "odd one out", "kept halfway", "probe floor")
 """Metrics that stand beside kept when a cell is opened."""
-"""Unit of the reader's row for a function of the pixels."""
+WIDE = 6
+"""Taps from which on a row is a tap and a cell is small, so that a dozen encoders fit a window."""
 
 
 @dataclass(frozen=True)
 class MatrixCell:
     """One tap and one attribute: what was measured, the verdict and why, drawn small."""
 
+    anchor: str
+    """Its id on the page: `kept/<tap>/<attribute>`."""
     tap: StyledTap
     subject: str
     word: VerdictLabel
@@ -68,6 +72,15 @@ class MatrixGroup:
 
     title: str
     lines: tuple[MatrixRow, ...]
+
+
+@dataclass(frozen=True)
+class MatrixLine:
+    """The same turned around: a tap and its cells over all attributes. `leads`: it is the first of its encoder."""
+
+    tap: StyledTap
+    leads: bool
+    cells: tuple[MatrixCell | None, ...]
 
 
 @dataclass(frozen=True)
@@ -108,6 +121,17 @@ def matrix(kept: Answer, taps: Sequence[StyledTap]) -> list[MatrixGroup]:
     return [MatrixGroup(title, tuple(lines)) for title, lines in groups if lines]
 
 
+def turned(groups: Sequence[MatrixGroup], taps: Sequence[StyledTap]) -> list[MatrixLine]:
+    """A line for each tap. Taps without any cell are left out."""
+    found: list[MatrixLine] = []
+    for column, tap in enumerate(taps):
+        cells = tuple(line.cells[column] for group in groups for line in group.lines)
+        if any(cells):
+            leads = not found or found[-1].tap.encoder != tap.encoder
+            found.append(MatrixLine(tap, leads, cells))
+    return found
+
+
 def cell(tap: StyledTap, score: Row, beside: Mapping[str, Row | None], limits: Mapping[str, float]) -> MatrixCell:
     """One cell of the matrix: the number, its drawing, and all that the verdict rests on."""
     word = VERDICTS.get(score.verdict, UNJUDGED)
@@ -124,6 +148,7 @@ def cell(tap: StyledTap, score: Row, beside: Mapping[str, Row | None], limits: M
     mark = Mark(score.value, score.low, score.high, f"v {word.style}", "circle", f"kept {interval(score)}")
     ticks = [(value, name, f"{name} {number(value)}") for name, value in found if value is not None]
     return MatrixCell(
+        anchor=anchor("kept", tap.id, score.subject),
         tap=tap,
         subject=plain(score.subject),
         word=word,
