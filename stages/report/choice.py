@@ -47,7 +47,7 @@ def drawn(rows: Sequence[int], classes: Sequence[float]) -> list[int]:
     """The rows in random order, so that each class comes once before any comes again."""
     shuffled = np.random.Generator(np.random.Philox(key=[SEED, len(rows)])).permutation(len(rows))
     seen: dict[float, int] = {}
-    turns = []
+    turns: list[tuple[int, int, int]] = []
     for index in shuffled.tolist():
         turns.append((seen.setdefault(classes[index], 0), len(turns), rows[index]))
         seen[classes[index]] += 1

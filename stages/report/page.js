@@ -106,10 +106,14 @@
     const taps = names.map((name) => [...new Set(cells.filter((cell) => cell.dataset.encoder === name).map(tapOf))]);
     const columns = names.flatMap((name, side) => taps[side].map((tap) => ({ name, tap, starts: tap === taps[side][0] })));
     const value = (cell) => (cell ? parseFloat(cell.querySelector("b").textContent.replace("−", "-")) : NaN);
+    // What is not judged at one of the two comes last.
+    const gap = (one, other) =>
+      one?.querySelector(".v-cannot, .v-none") || other?.querySelector(".v-cannot, .v-none")
+        ? -1 : Math.abs(value(one) - value(other)) || 0;
     const lines = [...new Set(cells.map((cell) => cell.dataset.of))].map((attribute) => {
       const own = columns.map(({ name, tap }) => cells.find(
         (cell) => cell.dataset.of === attribute && cell.dataset.encoder === name && tapOf(cell) === tap));
-      return { attribute, own, gap: Math.abs(value(own[0]) - value(own[taps[0].length])) || 0 };
+      return { attribute, own, gap: gap(own[0], own[taps[0].length]) };
     });
     lines.sort((a, b) => b.gap - a.gap);
     const drawn = (cell) => {

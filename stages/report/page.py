@@ -129,11 +129,16 @@ class Page:
     """Not shown: lines for a terminal."""
 
     @property
+    def comparable(self) -> bool:
+        """Whether there are two encoders to be put side by side, references apart."""
+        return len({tap.encoder for tap in self.taps if tap.studied and tap.encoder in self.compared}) > 1
+
+    @property
     def contents(self) -> list[tuple[str, str]]:
         """Anchor and name of every part."""
         found = [("verdicts", "In short")] if self.verdicts else []
         found += [("findings", "Findings")] if self.findings else []
-        found += [("compare", "Side by side")] if len(self.compared) > 1 else []
+        found += [("compare", "Side by side")] if self.comparable else []
         found += [(part.anchor, part.label) for part in self.parts]
         found.append(("measures", "How it was measured"))
         found += [("training", "Encoders and training")] if self.training else []
@@ -179,7 +184,8 @@ def gather(stage: "Report", inputs: Inputs, most: int | None = None) -> Page:
     found = findings.findings(rows)
     verdicts = tuple(_verdicts(sections, styled))
     example = next((section.example for section in sections if section.example is not None), None)
-    compared = tuple(dict.fromkeys(row.encoder for row in rows if row.metric == "kept"))
+    judged = {row.encoder for row in rows if row.metric == "kept"}
+    compared = tuple(dict.fromkeys(tap.encoder for tap in styled if tap.encoder in judged))
     subjects = {row.subject for row in rows}
     return Page(
         title=stage.title or f"What {_names(list(encoders)) or 'a representation'} knows",
@@ -287,17 +293,20 @@ def _plural(number: int, noun: str) -> str:
 def _verdicts(sections: Sequence[Section], styled: Sequence[StyledTap]) -> list[FamilyVerdict]:
     """What all sections say of each family; the one with the strongest contrast comes first."""
     found = []
-    for family, members in taps.by_family(styled).items():
+    references = [line for section in sections for line in section.verdicts if not line.tap.studied]
+    for family, members in taps.by_family([tap for tap in styled if tap.studied]).items():
         remarks = [remark for section in sections for remark in section.remarks if remark.family == family]
         lines = [line for section in sections for line in section.verdicts if line.tap.family == family]
         if remarks or lines:
             first = next(iter(members.values()))[0]
             found.append(FamilyVerdict(family, tuple(members), first, tuple(remarks), tuple(lines)))
 
-    def strength(verdict: FamilyVerdict) -> tuple[bool, float]:
-        return verdict.first.studied, max((remark.strength for remark in verdict.remarks), default=0.0)
-
-    return sorted(found, key=strength, reverse=True)
+    found.sort(key=lambda verdict: -max((remark.strength for remark in verdict.remarks), default=0.0))
+    if references:
+        first = references[0].tap
+        encoders = tuple(dict.fromkeys(line.tap.encoder for line in references))
+        found.append(FamilyVerdict("for reference", encoders, first, (), tuple(references)))
+    return found
 
 
 def _pair(example: Example | None, verdicts: Sequence[FamilyVerdict], compared: Sequence[str]) -> tuple[str, ...]:

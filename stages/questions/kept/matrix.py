@@ -93,13 +93,18 @@ class TapSentence:
 
 
 def matrix(kept: Answer, taps: Sequence[StyledTap]) -> list[MatrixGroup]:
-    """Taps x attributes: first what is known of each image, then functions of its pixels."""
+    """Taps x attributes: first what is known of each image, then functions of its pixels.
+
+    In both the attribute comes first of which studied taps keep the most different shares, and last what is not judged.
+    """
     scores, readers = kept.where("kept"), {row.subject: row for row in kept.where("reader")}
     beside = {metric: kept.where(metric) for metric in BESIDE}
+    named = list(dict.fromkeys(row.subject for row in scores))
     ceilings = {row.subject: row.value for row in kept.where("ceiling")}
+    spread = {subject: _spread([row for row in scores if row.subject == subject], taps) for subject in named}
     own: list[MatrixRow] = []
     closed: list[MatrixRow] = []
-    for subject in dict.fromkeys(row.subject for row in scores):
+    for subject in sorted(named, key=lambda subject: -spread[subject]):
         reader = readers.get(subject)
         closed_form = reader is not None and reader.unit == verdicts.NOISY
         limits = {} if reader is None else {f"reader, {reader.unit}": reader.value}
@@ -119,6 +124,13 @@ def matrix(kept: Answer, taps: Sequence[StyledTap]) -> list[MatrixGroup]:
         ("Functions of the pixels, and readings of other encoders", closed),
     )
     return [MatrixGroup(title, tuple(lines)) for title, lines in groups if lines]
+
+
+def _spread(rows: Sequence[Row], taps: Sequence[StyledTap]) -> float:
+    """Largest minus smallest kept of the studied taps with a verdict on it; -1 where none has one."""
+    studied = {tap.id for tap in taps if tap.studied} or {tap.id for tap in taps}
+    values = [r.value for r in rows if tap_id_of(r) in studied and r.verdict not in ("", "CANNOT TELL")]
+    return max(values) - min(values) if values else -1.0
 
 
 def turned(groups: Sequence[MatrixGroup], taps: Sequence[StyledTap]) -> list[MatrixLine]:

@@ -1,7 +1,7 @@
 """What kept says first of the encoders: which attributes one keeps and another has lost, the widest gap first."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +18,15 @@ from stages.questions.kept import matrix, verdicts
 TEMPLATE = Path(__file__).with_name("section.html")
 NAMED = 3
 """Attributes that a sentence names at most."""
-LESS = {"LOST": "has lost it", "PARTLY": "shows it only in part"}
+SHARE = 0.5
+"""Of the widest gap of an attribute that families must reach to be named beside the one that has it."""
+LESS = {"LOST": "has lost it", "PARTLY": "keeps it only in part", "KEPT": "keeps less of it"}
 """Verdicts of the tap that keeps less, in words."""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """An attribute that one tap keeps and another does not.
+    """An attribute that one tap keeps, and another keeps less of or has lost.
 
     `gap` is the lower end of the paired difference of kept between the two ends of an encoder; between encoders, of
     which no paired difference is asked, the distance from one interval to the other.
@@ -67,7 +69,7 @@ class Scores:
         self.families = {family: list(members) for family, members in families.items()}
 
     def contrast(self, attribute: str, one: StyledTap, other: StyledTap) -> Contrast | None:
-        """The contrast between two taps; None where the verdicts show none."""
+        """The contrast between two taps; None where there is none, or where a verdict is not on the encoder."""
         rows = [self.by.get((tap.id, attribute)) for tap in (one, other)]
         more, less = rows
         if more is None or less is None:
@@ -79,7 +81,7 @@ class Scores:
         gap = more.low - less.high
         if one.encoder == other.encoder and (paired := self.paired.get((one.encoder, attribute))) is not None:
             gap = paired.low if paired.value > 0 else -paired.high
-        return Contrast(attribute, more, less, gap) if math.isfinite(gap) and gap > 0 else None
+        return Contrast(attribute, more, less, gap) if math.isfinite(gap) and gap > verdicts.EFFECT_MIN else None
 
     def inside(self, encoder: str) -> dict[str, Contrast]:
         """By attribute the contrast between the first and the last tap of an encoder."""
@@ -94,11 +96,11 @@ class Scores:
         return {name: contrast for name, contrast in found.items() if contrast is not None}
 
     def strongest(self) -> Contrast | None:
-        """The contrast with the widest gap; one with an attribute that is lost comes before one without."""
+        """The contrast with the widest gap."""
         names = list(self.encoders)
         found = [c for name in names for c in self.inside(name).values()]
         found += [c for i, one in enumerate(names) for two in names[:i] for c in self.between(one, two).values()]
-        return max(found, key=lambda c: (c.less.verdict == "LOST", c.gap), default=None)
+        return max(found, key=lambda contrast: contrast.gap, default=None)
 
 
 def remarks(scores: Scores) -> Iterator[Remark]:
@@ -127,13 +129,19 @@ def _inside(scores: Scores, family: str) -> Iterator[Remark]:
             {name: c for name, c in scores.inside(encoder).items() if (c.more.tap == start)} for encoder in members
         ]
         if entries := _in_all(found):
-            gone = all(c.less.verdict == "LOST" for _, _, contrasts in entries[:NAMED] for c in contrasts)
-            verb = ("Loses" if gone else "Shows less of") if lost else "Gains"
+            named = _named([name for _, name, _ in entries])
             gap, name, widest = entries[0]
-            text = Markup("{} {} from the {} to the {}{}").format(
-                verb, _named([name for _, name, _ in entries]), ends[0].tap, ends[-1].tap, _numbers(name, widest)
-            )
-            yield Remark(family, text, anchor("differences", members[0], name), gap)
+            if lost and _all_lost(contrasts for _, _, contrasts in entries[:NAMED]):
+                text = Markup("Loses {} from the {} to the {}").format(named, ends[0].tap, ends[-1].tap)
+            else:
+                text = Markup("Keeps {} of {} at the {} than at the {}").format(
+                    "less" if lost else "more", named, ends[-1].tap, ends[0].tap
+                )
+            yield Remark(family, text + _numbers(name, widest), anchor("differences", members[0], name), gap)
+
+
+def _all_lost(found: Iterable[Sequence[Contrast]]) -> bool:
+    return all(contrast.less.verdict == "LOST" for contrasts in found for contrast in contrasts)
 
 
 def _between(scores: Scores, family: str) -> Iterator[Remark]:
@@ -141,7 +149,7 @@ def _between(scores: Scores, family: str) -> Iterator[Remark]:
     members = scores.families[family]
     at = scores.encoders[members[0]][0].tap
     for keeps in (True, False):
-        best: dict[str, tuple[float, list[str], list[Contrast]]] = {}
+        by_name: dict[str, list[tuple[float, str, list[Contrast]]]] = {}
         for other, others in scores.families.items():
             if other == family:
                 continue
@@ -151,27 +159,25 @@ def _between(scores: Scores, family: str) -> Iterator[Remark]:
                 for two in others
             ]
             for gap, name, contrasts in _in_all(found):
-                known = best.get(name, (math.inf, [], []))
-                best[name] = (min(known[0], gap), [*known[1], other], [*known[2], *contrasts])
-        if not best:
+                by_name.setdefault(name, []).append((gap, other, contrasts))
+        if not by_name:
             continue
+        best: dict[str, tuple[float, list[str], list[Contrast]]] = {}
+        for name, entries in by_name.items():
+            wide = [entry for entry in entries if entry[0] >= SHARE * max(gap for gap, _, _ in entries)]
+            best[name] = (min(gap for gap, _, _ in wide), [o for _, o, _ in wide], [c for *_, cs in wide for c in cs])
         name = max(best, key=lambda name: (best[name][0], name))
         gap, others, contrasts = best[name]
         named = [other for other in best if best[other][1] == others]
         named.sort(key=lambda other: (-best[other][0], other))
-        lost = all(c.less.verdict == "LOST" for other in named[:NAMED] for c in best[other][2])
-        if keeps:
-            middle = "has lost" if lost else "shows only in part"
-            middle = middle if len(others) == 1 else middle.replace("has", "have").replace("shows", "show")
-            text = Markup("Keeps {}, which {} {}{}").format(
-                _named(named), joined(others), middle, _numbers(name, contrasts)
+        if _all_lost(best[other][2] for other in named[:NAMED]):
+            verb = ("has lost" if keeps else "keeps") if len(others) == 1 else ("have lost" if keeps else "keep")
+            text = Markup("{} {}, which {} {}").format(
+                "Keeps" if keeps else "Has lost", _named(named), joined(others), verb
             )
         else:
-            verb = "Has lost" if lost else "Shows only in part"
-            text = Markup("{} {}, which {} {}{}").format(
-                verb, _named(named), joined(others), "keeps" if len(others) == 1 else "keep", _numbers(name, contrasts)
-            )
-        yield Remark(family, text, anchor("kept", f"{members[0]}:{at}", name), gap)
+            text = Markup("Keeps {} of {} than {}").format("more" if keeps else "less", _named(named), joined(others))
+        yield Remark(family, text + _numbers(name, contrasts), anchor("kept", f"{members[0]}:{at}", name), gap)
 
 
 def _common(scores: Scores, family: str) -> Iterator[Remark]:

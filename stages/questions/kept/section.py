@@ -24,7 +24,12 @@ TEMPLATE = Path(__file__).with_suffix(".html")
 SLOPES = ("kept slope", "probe slope", "r slope")
 TWINS, TWINS_OF_MANY = 4, 2
 """Twins of a tap that are shown at once; the others open on demand. The second where there are many taps."""
-WORDS = {"LOST": "is lost", "PARTLY": "is kept in part"}
+VARIES = {
+    "LOST": Markup("varies</strong>: it is lost."),
+    "PARTLY": Markup("varies</strong>: it is kept only in part."),
+    "KEPT": Markup("varies more</strong>: less of it is kept."),
+}
+"""What samples show of the attribute of a contrast at the tap that keeps less of it, by the verdict there."""
 FEW = 3
 """Encoders side by side up to which an axis has room for more than three ticks."""
 HEADLINE_ATTRIBUTES = 9
@@ -218,13 +223,10 @@ def _example(grids: Sequence[Figure], own: Sequence[StyledTap], strongest: Contr
     by_tap_id = {figure_tap.id: figure for figure_tap, figure in by_tap(grids, own) if figure.tiles.shape[1] >= 3}
     ends: list[tuple[str, Markup | str]] = [(own[0].id, "")] if own else []
     if strongest is not None:
-        what, less = plain(strongest.attribute), WORDS[strongest.less.verdict]
+        what = plain(strongest.attribute)
         wanted: list[tuple[str, Markup | str]] = [
             (tap_id_of(strongest.more), Markup("<strong>{} stays</strong>: it is kept.").format(what)),
-            (
-                tap_id_of(strongest.less),
-                Markup("<strong>{} varies</strong>: it {}.").format(what, less),
-            ),
+            (tap_id_of(strongest.less), Markup("<strong>{} ").format(what) + VARIES[strongest.less.verdict]),
         ]
         if all(at in by_tap_id for at, _ in wanted):
             ends = wanted
