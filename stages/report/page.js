@@ -162,7 +162,8 @@
   }
   for (const link of all('.rail a[href="#compare"]')) link.parentElement.hidden = false;
   addEventListener("hashchange", follow);
-  if (location.hash) follow();
+  // Not before the browser has scrolled by itself.
+  addEventListener("load", () => { if (location.hash) follow(); });
 
   for (const button of all("button.copy")) {
     button.hidden = false;

@@ -45,7 +45,8 @@ def test_where_all_is_kept_the_widest_paired_difference_comes_first() -> None:
     )
     strongest = found.strongest()
     assert strongest is not None
-    assert (strongest.attribute, strongest.gap) == ("x", pytest.approx(0.24))
+    assert strongest.attribute == "x"
+    assert strongest.gap == pytest.approx(0.24)
     assert said(found) == ["Keeps less of x at the projector than at the backbone (x: kept 0.97 against 0.68)."]
 
 
