@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline import export_commands, query_commands, store_commands, submit_commands
+from pipeline import explore_commands, export_commands, query_commands, store_commands, submit_commands
 from pipeline.options import ACCEPT_DRIFT, FORCE, JSON, KEEP_GOING, ON_BUSY, RANKS, STORE, STUDY, UNTIL, run_words
 from pipeline.query_commands import opened_study
 
@@ -540,7 +540,7 @@ def _cpus(address: str | None) -> list[int]:
     return found
 
 
-for commands in (query_commands, export_commands, store_commands, submit_commands):
+for commands in (query_commands, export_commands, explore_commands, store_commands, submit_commands):
     for command in commands.COMMANDS:
         main.add_command(command)
 

@@ -89,8 +89,8 @@ class Tap(Settings):
 
     module: str = Field(min_length=1)
     """Dotted name, as in the network's state dict: `layer3`, `blocks.5`, `encoder.layer.2`."""
-    pool: Literal["auto", "cls", "mean", "flatten"] = "auto"
-    """`flatten` keeps every position."""
+    pool: Literal["auto", "cls", "mean", "registers", "flatten"] = "auto"
+    """`registers`: the mean of the tokens between the class token and the patches. `flatten` keeps every position."""
 
 
 TAP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
