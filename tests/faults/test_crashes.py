@@ -57,7 +57,7 @@ def test_a_run_after_a_fault_at_any_call_makes_what_an_undisturbed_run_makes(fau
         assert go(GRAPH, store).run_id is None
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(
     faults=st.lists(
         st.tuples(st.sampled_from(["die before", "die after", "lose the answer"]), st.integers(0, 89)),
