@@ -90,6 +90,17 @@ def test_the_matrix_has_a_line_for_every_tap_and_a_word_in_every_cell(made: tupl
     assert all(words.search(cell) for cell in cells)
 
 
+def test_any_two_encoders_may_stand_side_by_side_and_those_of_the_strongest_contrast_do_at_first(
+    made: tuple[Page, bytes], document: Document
+) -> None:
+    page, _ = made
+    assert page.comparable
+    assert page.example is not None
+    assert set(page.pair) == {painted.tap.encoder for painted in page.example.taps}
+    assert document.tags["option"] == 2 * len(page.compared)
+    assert len([name for tag, name, _ in document.attributes if (tag, name) == ("option", "selected")]) == 2
+
+
 def test_findings_at_many_encoders_are_counted(document: Document) -> None:
     words = document.words()
     assert [name for name in document.values("id") if name.startswith("findings/") and name.count("/") == 1] == [
