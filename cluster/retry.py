@@ -6,6 +6,9 @@ from dataclasses import dataclass, field, replace
 
 from cluster.executor import AttemptResult, Call, Failure, Loss, Outcome, Retries, decode
 
+PAUSE_SECONDS = 0.25
+"""Half of how long the attempt after the first transient error waits."""
+
 JITTER = 0.25
 """By which share a pause is shorter or longer."""
 
@@ -33,7 +36,9 @@ class Tally:
 
         With jitter, so that calls that failed together do not come back together.
         """
-        return 0.25 * 2**self.transients * random.uniform(1 - JITTER, 1 + JITTER) if self.transients else 0.0
+        if not self.transients:
+            return 0.0
+        return PAUSE_SECONDS * 2.0**self.transients * random.uniform(1 - JITTER, 1 + JITTER)
 
     def answered(self, answer: AttemptResult) -> Outcome | None:
         """An attempt came back."""
