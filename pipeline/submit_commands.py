@@ -8,7 +8,19 @@ from pathlib import Path
 
 import click
 
-from pipeline.options import ACCEPT_DRIFT, FORCE, JSON, KEEP_GOING, ON_BUSY, RANKS, STORE, STUDY, UNTIL, run_words
+from pipeline.options import (
+    ACCEPT_DRIFT,
+    FORCE,
+    HUNG_AFTER,
+    JSON,
+    KEEP_GOING,
+    ON_BUSY,
+    RANKS,
+    STORE,
+    STUDY,
+    UNTIL,
+    run_words,
+)
 
 ADDRESS = click.option(
     "--address",
@@ -31,6 +43,7 @@ STOPPED = 143
 @KEEP_GOING
 @ACCEPT_DRIFT
 @ON_BUSY
+@HUNG_AFTER
 @click.option("--pass-env", "passed", multiple=True, metavar="NAME", help="Pass this variable on to the run.")
 @click.option(
     "--runtime-env",
@@ -49,6 +62,7 @@ def submit(
     keep_going: bool,
     accept_drift: bool,
     on_busy: str,
+    hung_after: float,
     passed: tuple[str, ...],
     runtime_env: Path | None,
     image_env: bool,
@@ -62,7 +76,7 @@ def submit(
     from pipeline.submitting import COMMAND, packed, runtime_env_of, submission_of
 
     submission = submission_of(study, root)
-    words = run_words(ranks, force, until, keep_going, accept_drift, on_busy)
+    words = run_words(ranks, force, until, keep_going, accept_drift, on_busy, hung_after)
     jobs = Jobs(address)
     live = [job for job in jobs.attempts(re.escape(submission.name)) if job.live]
     if live:
