@@ -7,8 +7,8 @@ DEV    := $(VENV)/.ready-dev
 SYSTEM := $(VENV)/.ready-system
 DOCS   := $(VENV)/.ready-docs
 LOWEST := .venv-lowest
-TOOLS    := chromium ip mkfs.ext4 mkfs.exfat mount.exfat-fuse
-PACKAGES := chromium iproute2 e2fsprogs exfatprogs exfat-fuse
+TOOLS    := chromium ip mkfs.ext4 mkfs.exfat mount.exfat-fuse node npm
+PACKAGES := chromium iproute2 e2fsprogs exfatprogs exfat-fuse nodejs npm
 
 .PHONY: help demo photos test test-system test-photos test-lowest lint docs bench clean
 
@@ -23,16 +23,16 @@ photos: $(DEV)  ## photographs and trained weights for the recipe photos, in pho
 
 # In random order: the first lines name the seed, and PYTEST_ADDOPTS=--randomly-seed=N repeats it.
 test: $(DEV) lint  ## everything that needs neither root nor apt
-	$(BIN)/python -m pytest -m "not system" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not system" -n 3 --dist loadgroup
 
-test-system: $(SYSTEM)  ## what needs apt packages or root: a real browser, a real S3 server, disks that fill
-	$(BIN)/python -m pytest -m "system and not photos"
+test-system: $(SYSTEM)  ## what needs apt packages or root: a real browser, a real S3 server, disks that fill, tools of others
+	$(BIN)/python -m pytest -m "system and not photos" -n 2 --dist loadgroup
 
 test-photos: $(SYSTEM) photos  ## what needs photographs and trained weights: downloads 300 MB, then some minutes
 	$(BIN)/python -m pytest -m photos
 
 test-lowest: $(LOWEST)/.ready  ## the tests of `make test` with the lowest versions that pyproject.toml admits
-	$(LOWEST)/bin/python -m pytest -m "not system" -n 2 --dist loadgroup
+	$(LOWEST)/bin/python -m pytest -m "not system" -n 3 --dist loadgroup
 
 lint: $(DEV)  ## style and types
 	$(BIN)/ruff check .
@@ -66,13 +66,15 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 	@$(LOWEST)/bin/pip install -qq --disable-pip-version-check -c constraints-lowest.txt -e '.[dev]'
 	@touch $@
 
-# The S3 server has an environment of its own, as its libraries are not ours.
-$(SYSTEM): $(DEV) tests/system/s3-server.txt
+# The S3 server has an environment of its own, as its libraries are not ours. Tools of others are beside ours, as nothing of ours needs them.
+$(SYSTEM): $(DEV) tests/system/s3-server.txt tests/system/tools.txt
 	@for tool in $(TOOLS); do command -v $$tool >/dev/null || missing=yes; done; \
 	  test -z "$$missing" || { apt-get update -qq && apt-get install -y -qq $(PACKAGES); } || \
 	  { echo "expected $(TOOLS); found not all and could not install them. As root: apt-get install $(PACKAGES)"; exit 1; }
 	@test -x $(VENV)/s3/bin/python || $(PYTHON) -m venv $(VENV)/s3
 	@$(VENV)/s3/bin/pip install -qq --disable-pip-version-check -r tests/system/s3-server.txt
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --upgrade --target $(VENV)/tools -r tests/system/tools.txt
+	@npm install --silent --no-audit --no-fund --prefix $(VENV)/tools zarrita@0.7.5
 	@touch $@
 
 clean:  ## removes environments, caches, photographs and the built site

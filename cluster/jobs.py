@@ -119,17 +119,26 @@ class Jobs:
             time.sleep(POLL_SECONDS)
 
     def follow(self, job_id: str, write: Callable[[str], None]) -> Job:
-        """Writes the job's log as it grows, and gives the job when it has ended. Raises `ConnectError`."""
+        """Writes the job's log as it grows, and gives the job when it has ended.
+
+        Raises `ConnectError`, and what `write` raises.
+        """
         written = 0
+        unwritten: Exception | None = None
 
         async def tail() -> None:
-            nonlocal written
+            nonlocal written, unwritten
             seen = 0
             async for text in self._client.tail_job_logs(job_id):
                 new = text[max(0, written - seen) :]
                 seen += len(text)
                 if new:
-                    write(new)
+                    try:
+                        write(new)
+                    # Kept apart from errors of the connection, of which a broken pipe may be one too.
+                    except Exception as error:
+                        unwritten = error
+                        return
                     written += len(new)
 
         failures = 0
@@ -137,6 +146,8 @@ class Jobs:
             before = written
             try:
                 asyncio.run(tail())
+                if unwritten is not None:
+                    break
                 if not (job := self._job(job_id)).live:
                     return job
             # aiohttp, requests and Ray each have errors of their own for a connection that breaks off.
@@ -149,6 +160,8 @@ class Jobs:
                         "The job goes on without us; submit again to attach to it.",
                     ) from error
             time.sleep(POLL_SECONDS)
+        assert unwritten is not None
+        raise unwritten
 
     def stop(self, job_id: str) -> Job:
         """Stops a job and waits for its end. Raises `JobError` where it does not end."""

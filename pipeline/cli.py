@@ -7,14 +7,15 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline import export_commands, query_commands, store_commands, submit_commands
+from pipeline import explore_commands, export_commands, query_commands, store_commands, submit_commands
 from pipeline.options import (
     ACCEPT_DRIFT,
     FORCE,
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from pipeline.study import Study
 
 
+RUNS_SEARCHED = 20
+"""In so many of the newest runs `log --step` looks for what workers printed."""
+
 SUBMITTED = "submitted"
 """The context's object where `pipeline.submitted` calls `run`: the command that goes on is then that of `submit`."""
 
@@ -50,14 +54,18 @@ class Commands(click.Group):
         """Runs the command; an error of ours is printed as one message, its exit code is that of its kind."""
         before = signal.signal(signal.SIGTERM, _terminated)
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
             click.echo("\nrepscope: stopped; what is finished is kept, the same command goes on.", err=True)
             ctx.exit(130)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # What is left in the buffers is not to fail once more when Python ends.
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             ctx.exit(141)
         except Exception as error:
             from pipeline.errors import exit_code, not_installed
@@ -154,17 +162,27 @@ def plan(study: str, root: str, as_json: bool, refresh: bool, address: str | Non
 @JSON
 @click.option("--check", is_flag=True, help="Exit with 4 where something is broken, stale, drifted or missing.")
 @click.option("--refresh", is_flag=True, help="List outside sources again instead of trusting what was seen last.")
-def status(study: str, root: str, as_json: bool, check: bool, refresh: bool) -> None:
+@click.option("--watch", is_flag=True, help="Say it again whenever it changes, until the newest run of STUDY ends.")
+def status(study: str, root: str, as_json: bool, check: bool, refresh: bool, watch: bool) -> None:
     """Say how each step of a study stands."""
-    from pipeline.errors import OutdatedError
+    from pipeline.errors import OutdatedError, UsageError
     from pipeline.plan import plan as plan_graph
     from pipeline.speed import REFERENCE, cached
 
-    _, steps, store = _opened(study, root)
-    states = plan_graph(steps, store, refresh=refresh, speed=lambda: cached() or REFERENCE)
-    if as_json:
+    if watch and as_json:
+        raise UsageError("--watch or --json", "both", "`repscope log STUDY --follow --json` is for programs.")
+    read, steps, store = _opened(study, root)
+
+    def states_now() -> "list[StepState]":
+        return plan_graph(steps, store, refresh=refresh, speed=lambda: cached() or REFERENCE)
+
+    if watch:
+        states = _watch(read.study, store, states_now)
+    elif as_json:
+        states = states_now()
         click.echo(json.dumps([asdict(state) for state in states], indent=1))
     else:
+        states = states_now()
         _table(states, costs=False)
     wrong = [state for state in states if state.state != "done"]
     if check and wrong:
@@ -295,37 +313,51 @@ def explain(study: str, step: str, root: str, as_json: bool) -> None:
 @click.argument("run_id", required=False)
 @STORE
 @JSON
+@click.option("--step", default=None, metavar="STEP", help="Print what workers printed while they worked on STEP.")
+@click.option("--follow", is_flag=True, help="Go on until the run ends; the exit code is 3 where it does not finish.")
 @click.option(
     "--tensorboard",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
     help="Write the losses of its trainings to this folder, for TensorBoard, instead.",
 )
-def log(study: str, run_id: str | None, root: str, as_json: bool, folder: Path | None) -> None:
-    """Print what happened in a run of STUDY (the newest, or RUN_ID)."""
+def log(
+    study: str, run_id: str | None, root: str, as_json: bool, step: str | None, follow: bool, folder: Path | None
+) -> None:
+    """Print what happened in a run of STUDY (the newest, or RUN_ID).
+
+    With --step, of the newest run in which that step's workers printed anything.
+    """
     from pipeline.errors import UsageError
-    from pipeline.events import PROGRESS, read_events, run_ids
+    from pipeline.events import PROGRESS, read_events, run_ids, runs_of
 
-    read, _, store = _opened(study, root)
-    runs = [run for run in run_ids(store) if run_id in (None, run)]
-    for candidate in reversed(runs):
-        events = read_events(store, candidate)
-        if run_id or any(event.fields.get("study") == read.study for event in events):
-            if folder is not None:
-                from pipeline.tensorboard import export
+    given = [name for name, value in (("--step", step), ("--follow", follow), ("--tensorboard", folder)) if value]
+    if len(given) > 1:
+        raise UsageError("one of --step, --follow and --tensorboard", " and ".join(given), "Leave out the others.")
+    read, steps, store = _opened(study, root)
+    runs = runs_of(store, read.study) if run_id is None else iter([run_id] if run_id in run_ids(store) else [])
+    if step is not None:
+        if step not in (names := [entry.name for entry in steps]):
+            raise UsageError(f"one of the steps {', '.join(names)}", repr(step), "Name one of these.")
+        _print_logs(store, runs, step, as_json)
+        return
+    if (found := next(runs, None)) is None:
+        raise UsageError(
+            f"a run of {read.study} in {root}",
+            f"no run {run_id}" if run_id else "none",
+            f"`repscope run {study}` makes one; runs that had nothing to do leave no log.",
+        )
+    if follow:
+        _follow(store, found, as_json)
+    elif folder is not None:
+        from pipeline.tensorboard import export
 
-                steps = export(events, folder / candidate)
-                click.echo(f"{folder / candidate}: {', '.join(steps) or 'no training in this run'}")
-                return
-            for event in events:
-                if as_json or event.kind != PROGRESS:
-                    click.echo(json.dumps(asdict(event)) if as_json else _event_line(event))
-            return
-    raise UsageError(
-        f"a run of {read.study} in {root}",
-        f"no run {run_id}" if run_id else "none",
-        f"`repscope run {study}` makes one; runs that had nothing to do leave no log.",
-    )
+        exported = export(read_events(store, found), folder / found)
+        click.echo(f"{folder / found}: {', '.join(exported) or 'no training in this run'}")
+    else:
+        for event in read_events(store, found):
+            if as_json or event.kind != PROGRESS:
+                click.echo(_event_text(event, as_json))
 
 
 @main.command()
@@ -411,16 +443,91 @@ def _opened(study: str, root: str) -> "tuple[Study, list[Step], Store]":
     return read, graph_of(read), open_store(root)
 
 
+def _follow(store: "Store", run_id: str, as_json: bool) -> None:
+    """Prints the events of a run until it ends."""
+    from pipeline.following import Follower, follow
+
+    follower = Follower(store, run_id)
+    try:
+        for event in follow(follower):
+            click.echo(_event_text(event, as_json))
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(130) from None
+    if follower.end != "done":
+        if follower.end == "lost":
+            click.echo(f"repscope: {follower.message}", err=True)
+        raise click.exceptions.Exit(3)
+
+
+def _watch(study: str, store: "Store", states_now: "Callable[[], list[StepState]]") -> "list[StepState]":
+    """Draws the table of a study's steps until its newest run ends, and returns the last."""
+    from pipeline.events import runs_of
+    from pipeline.following import Follower, Screen
+
+    screen = Screen(sys.stdout)
+    run_id = next(runs_of(store, study), None)
+    if run_id is None:
+        screen.draw([*_lines(states := states_now(), costs=False), f"No run of {study} has begun."])
+        return states
+    follower = Follower(store, run_id)
+    states = []
+    try:
+        while True:
+            if follower.poll() or follower.end or not states:
+                states = states_now()
+                words = {"": "goes on", "done": "is done", "failed": "has failed", "lost": "is gone"}
+                ending = f"Run {run_id} {words[follower.end]}"
+                ending += f": {follower.message}" if follower.message else "."
+                screen.draw([*_lines(states, costs=False, notes=follower.progress), ending])
+            if follower.end:
+                return states
+            time.sleep(follower.seconds)
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(130) from None
+
+
+def _print_logs(store: "Store", runs: "Iterator[str]", step: str, as_json: bool) -> None:
+    """Prints what workers printed during a step, of the first run in which they did."""
+    from pipeline.worker_log import read_logs
+
+    for run_id in islice(runs, RUNS_SEARCHED):
+        printed = False
+        for found in read_logs(store, run_id, step):
+            printed = True
+            if as_json:
+                click.echo(json.dumps({"run": run_id, "step": step, **asdict(found)}))
+            else:
+                click.echo(f"== {found.work} on {found.host} (process {found.pid}), {found.since}, run {run_id}")
+                click.echo(found.text)
+        if printed:
+            return
+    if not as_json:
+        click.echo(f"Nothing was printed during {step}.")
+
+
 def _table(states: "Sequence[StepState]", *, costs: bool) -> None:
+    for line in _lines(states, costs=costs):
+        click.echo(line)
+
+
+def _lines(states: "Sequence[StepState]", *, costs: bool, notes: "Mapping[str, str] | None" = None) -> list[str]:
+    """A line for each step; `notes` stand behind those of their steps."""
     from pipeline.progress import duration, size
 
     width = max(len(state.name) for state in states)
+    lines = []
     for state in states:
         parts = f"{state.parts_done}/{state.parts}" if state.parts is not None else "-"
         line = f"{state.name:<{width}}  {state.state:<8}  {parts:>7}"
         if costs:
             line += f"  {duration(state.seconds):>12}  {size(state.size_bytes):>8}"
-        click.echo(f"{line}  {state.reason}".rstrip())
+        note = (notes or {}).get(state.name, "")
+        lines.append("  ".join(word for word in (line, state.reason, note) if word))
+    return lines
+
+
+def _event_text(event: "Event", as_json: bool) -> str:
+    return json.dumps(asdict(event)) if as_json else _event_line(event)
 
 
 def _event_line(event: "Event") -> str:
@@ -449,7 +556,7 @@ def _cpus(address: str | None) -> list[int]:
     return found
 
 
-for commands in (query_commands, export_commands, store_commands, submit_commands):
+for commands in (query_commands, export_commands, explore_commands, store_commands, submit_commands):
     for command in commands.COMMANDS:
         main.add_command(command)
 

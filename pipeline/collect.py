@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias, get_args
 
 from pipeline.adopt import adopted
 from pipeline.backends import Entry
-from pipeline.errors import MissingError, StoreError
+from pipeline.events import read_plan
 from pipeline.key import SHORT
 from pipeline.lease import over, server_time
 from pipeline.manifest import close_generation
@@ -138,19 +138,8 @@ def _owner_run(store: Store, entries: Sequence[Entry]) -> str:
 
 
 def _planned(store: Store, run: str) -> list[dict[str, str]]:
-    """The steps of a run, by its plan."""
-    name = f"runs/{run}/plan.json"
-    try:
-        return [{"stage": step["stage"], "key": step["key"]} for step in json.loads(store.read(name))["steps"].values()]
-    except MissingError:
-        # A run makes its plan before its first lease; what has none is no run of ours.
-        return []
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(
-            f"the plan of a run in {name}",
-            f"a damaged one ({error})",
-            f"Wait for that run to end, or delete the folder runs/{run}: it holds a plan and a log, and no artifact.",
-        ) from error
+    """The steps of a run, by its plan. A run makes its plan before its first lease; what has none is no run of ours."""
+    return [{"stage": step["stage"], "key": step["key"]} for step in read_plan(store, run).get("steps", {}).values()]
 
 
 def _generations(store: Store) -> list[_Generation]:

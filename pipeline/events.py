@@ -24,12 +24,12 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.errors import PipelineError, StoreError
+from pipeline.errors import MissingError, PipelineError, StoreError
 from pipeline.store import Store
 from stages.errors import without_credentials
 
@@ -56,9 +56,10 @@ class Event:
 Listener = Callable[[Event], None]
 
 
-def stamp() -> str:
-    """The time as a name that sorts, to the microsecond: two runs may follow each other within a second."""
-    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+def stamp(seconds: float | None = None) -> str:
+    """A time (since 1970; None: now) as a name that sorts, to the microsecond: two runs may begin in one second."""
+    at = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    return at.strftime("%Y%m%dT%H%M%S.%fZ")
 
 
 def new_run_id() -> str:
@@ -94,8 +95,7 @@ class EventLog:
         fields = without_credentials(fields)
         with self._lock:
             event = Event(kind, step, time.time(), fields)
-            if self._listener is not None:
-                self._listener(event)
+            self._hear(event)
             if kind == PROGRESS and not self._new(step, fields):
                 return
             self._waiting.append(event)
@@ -129,8 +129,16 @@ class EventLog:
                     self._store.create_or_read(*self._unwritten[0])
                     del self._unwritten[0]
             except PipelineError as error:
-                if self._listener is not None:
-                    self._listener(Event("log_delayed", "", time.time(), {"message": str(error)}))
+                self._hear(Event("log_delayed", "", time.time(), {"message": str(error)}))
+
+    def _hear(self, event: Event) -> None:
+        if self._listener is not None:
+            try:
+                self._listener(event)
+            except BrokenPipeError:
+                # Nobody reads what it prints any more. That ends the run, once: how it ends is reported as well.
+                self._listener = None
+                raise
 
 
 def run_ids(store: Store) -> list[str]:
@@ -138,13 +146,42 @@ def run_ids(store: Store) -> list[str]:
     return store.folders("runs")
 
 
+def runs_of(store: Store, study: str) -> Iterator[str]:
+    """The runs of a study that did something, newest first: each read as it is asked for."""
+    return (run_id for run_id in reversed(run_ids(store)) if read_plan(store, run_id).get("study") == study)
+
+
+def read_plan(store: Store, run_id: str) -> dict[str, Any]:
+    """`plan.json` of a run; empty where it has none. Raises `StoreError` where it is damaged."""
+    name = f"runs/{run_id}/plan.json"
+    try:
+        found = json.loads(store.read(name))
+        if not all({"stage", "key"} <= step.keys() for step in found["steps"].values()):
+            raise ValueError("a step of it has no stage or no key")
+    except MissingError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"the plan of a run in {name}",
+            f"a damaged one ({error})",
+            f"Wait for that run to end, or delete the folder runs/{run_id}: it holds a plan and logs, and no artifact.",
+        ) from error
+    return dict(found)
+
+
 def read_events(store: Store, run_id: str) -> list[Event]:
     """The events of a run, in order. Raises `StoreError` where they are damaged."""
-    entries = [entry for entry in store.entries(f"runs/{run_id}/events") if entry.name.endswith(".jsonl")]
-    return sorted((event for entry in entries for event in _events_of(store, entry.name)), key=lambda event: event.time)
+    names = event_objects(store, run_id)
+    return sorted((event for name in names for event in events_in(store, name)), key=lambda event: event.time)
 
 
-def _events_of(store: Store, name: str) -> list[Event]:
+def event_objects(store: Store, run_id: str) -> list[str]:
+    """The names of the objects that hold a run's events, in order."""
+    return [entry.name for entry in store.entries(f"runs/{run_id}/events") if entry.name.endswith(".jsonl")]
+
+
+def events_in(store: Store, name: str) -> list[Event]:
+    """The events in one object. Raises `StoreError` where they are damaged, and `MissingError`."""
     try:
         return [Event(**json.loads(line)) for line in store.read(name).decode().splitlines() if line]
     except (ValueError, TypeError) as error:

@@ -1,8 +1,9 @@
 """The digest of what a stage reads outside the store: `External` -> digest.
 
-"listing" digests the relative paths and sizes below a URL, "content" the bytes too, and any other word is the user's
-own digest. A source is listed by `run` always, by `plan` and `status` only where its digest is not cached or with
-`--refresh`: what was found is kept in a cache of this user, the sha256 of each file by its size and mtime or etag.
+"listing" digests the relative paths and sizes below a URL, "content" the bytes too, "code" the bytes of one local file
+and neither its name nor its path, and any other word is the user's own digest. A source is listed by `run` always, by
+`plan` and `status` only where its digest is not cached or with `--refresh`: what was found is kept in a cache of this
+user, the sha256 of each file by its size and mtime or etag.
 """
 
 import hashlib
@@ -19,6 +20,8 @@ import rfc8785
 from pipeline import cache
 from stages.contract import External
 from stages.errors import InputError
+from stages.external import code
+from stages.external.files import sha256_of
 
 CACHE = "fingerprints-1.json"
 BLOCK_BYTES = 1 << 20
@@ -49,6 +52,17 @@ class Fingerprints:
         """The digests by name. Raises `InputError` where a source is missing or empty."""
         return {name: self._digest(source) for name, source in external.items()}
 
+    def former(self, external: Mapping[str, External]) -> dict[str, str]:
+        """The digests that stood in keys when a file of code was digested with its name, as "content"."""
+        found = self.digests(external)
+        for name, source in external.items():
+            if source.digest == "code":
+                path = code.here(source.url)
+                digest = _digest_of("content", [[path.name, path.stat().st_size, found[name]]])
+                assert digest is not None
+                found[name] = digest
+        return found
+
     def save(self) -> None:
         """Keeps what was found for the next process."""
         if self._changed:
@@ -56,6 +70,9 @@ class Fingerprints:
             self._changed = False
 
     def _digest(self, source: External) -> str:
+        if source.digest == "code":
+            # Read each time: it is small, and what runs must be what the key says.
+            return sha256_of(code.here(source.url))
         if source.digest not in ("listing", "content"):
             return f"given:{source.digest}"
         name = " ".join([source.digest, _absolute(source.url), *source.only])

@@ -22,7 +22,17 @@ from stages.encoders.spec import EncoderSpec, Oracle, Pretrained
 from stages.encoders.stage import Imported
 from stages.pretrain.stage import Pretrain
 from stages.questions.asks.stage import of_group
-from stages.questions.question import CONDITIONS, HALFWAY, PROBES, READERS, SAMPLE_EMBEDDINGS, SAMPLES, SEEDS, Ask
+from stages.questions.question import (
+    CONDITIONS,
+    ENCODERS,
+    HALFWAY,
+    PROBES,
+    READERS,
+    SAMPLE_EMBEDDINGS,
+    SAMPLES,
+    SEEDS,
+    Ask,
+)
 from stages.report.stage import Report
 from stages.samples.stage import PUBLISHED, Samples
 
@@ -148,10 +158,12 @@ def graph_of(study: Study) -> list[Step]:
     for question in study.questions.asked():
         inputs = {"shards": shards} | {name: step for group in groups for name, step in group.tables.items()}
         for number, group in enumerate(groups):
-            if number == 0 or group.answers(question.ask):
+            if question.ask is not None and (number == 0 or group.answers(question.ask)):
                 inputs |= sample(question.ask, number, question.reads)
         inputs |= {READERS: readers} if READERS in question.reads else {}
         inputs |= probes if PROBES in question.reads else {}
+        if ENCODERS in question.reads:
+            inputs |= {name: step for group in groups for name, step in group.weights.items()}
         for name in {tap.partition(":")[0] for tap in question.reference_taps()}:
             inputs[f"reference.{name}"] = references[name]
             inputs |= {f"encoder.{name}": encoder_steps[name]} if name in encoder_steps else {}

@@ -2,7 +2,7 @@
 
 The document is `{format, stage, version, fields, inputs: {name: key}, external: {name: digest}}`. It is taken from the
 validated model, so `1e-4` and `0.0001` are one. Fields marked `Unkeyed` stay out; fields marked `Added` stay out where
-they equal the value that old keys meant.
+they equal the value that old keys meant; of fields marked `Function` that name a file, the function's name alone is in.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from pipeline.errors import UsageError
-from stages.contract import Added, Stage, Unkeyed
+from stages.contract import Added, Function, Stage, Unkeyed
 
 FORMAT = 1
 """Raised when the document's layout changes: every key changes with it."""
@@ -29,10 +29,11 @@ Document: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class Key:
-    """The key document of an artifact and its digest."""
+    """The key document of an artifact and its digest. `former`: it has the paths of files of code, as keys once did."""
 
     document: Document
     digest: str
+    former: bool = False
 
     @property
     def short(self) -> str:
@@ -40,17 +41,20 @@ class Key:
         return self.digest[:SHORT]
 
 
-def key_of(stage: Stage, inputs: Mapping[str, str], external: Mapping[str, str]) -> Key:
-    """The key of a stage with these inputs (name -> full key) and this outside world (name -> digest)."""
+def key_of(stage: Stage, inputs: Mapping[str, str], external: Mapping[str, str], former: bool = False) -> Key:
+    """The key of a stage with these inputs (name -> full key) and this outside world (name -> digest).
+
+    `former`: the key that a stage with a file of code had while that file's path was in it.
+    """
     document: Document = {
         "format": FORMAT,
         "stage": stage.name,
         "version": stage.version,
-        "fields": fields_of(stage),
+        "fields": fields_of(stage, former),
         "inputs": dict(inputs),
         "external": dict(external),
     }
-    return Key(document=document, digest=digest_of(document))
+    return Key(document, digest_of(document), former)
 
 
 def digest_of(document: Mapping[str, Any]) -> str:
@@ -70,14 +74,17 @@ def canonical(document: Mapping[str, Any]) -> bytes:
         ) from error
 
 
-def fields_of(model: BaseModel) -> Document:
-    """The keyed fields of a model as JSON, nested models included, all defaults expanded."""
-    found = _keyed(model, model.model_dump(mode="json"))
+def fields_of(model: BaseModel, former: bool = False) -> Document:
+    """The keyed fields of a model as JSON, nested models included, all defaults expanded.
+
+    `former`: with the paths of files of code.
+    """
+    found = _keyed(model, model.model_dump(mode="json"), former)
     assert isinstance(found, dict)
     return found
 
 
-def _keyed(value: Any, dumped: Any) -> Any:
+def _keyed(value: Any, dumped: Any, former: bool) -> Any:
     """Walks a value beside its JSON form, because only the value knows which fields are keyed."""
     if isinstance(value, BaseModel):
         assert isinstance(dumped, dict), f"{type(value).__name__} must dump to an object to have a key"
@@ -85,16 +92,20 @@ def _keyed(value: Any, dumped: Any) -> Any:
         for name, field in type(value).model_fields.items():
             if any(isinstance(mark, Unkeyed) for mark in field.metadata):
                 continue
-            entry = _keyed(getattr(value, name), dumped[name])
+            entry = _keyed(getattr(value, name), dumped[name], former)
+            if not former and any(isinstance(mark, Function) for mark in field.metadata):
+                location, _, function = entry.rpartition(":")
+                entry = function if location.endswith(".py") else entry
             added = [mark for mark in field.metadata if isinstance(mark, Added)]
             if any(_same(entry, to_jsonable_python(mark.when_absent)) for mark in added):
                 continue
             kept[name] = entry
         return kept
     if isinstance(value, Mapping):
-        return {name: _keyed(inner, entry) for inner, (name, entry) in zip(value.values(), dumped.items(), strict=True)}
+        pairs = zip(value.values(), dumped.items(), strict=True)
+        return {name: _keyed(inner, entry, former) for inner, (name, entry) in pairs}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_keyed(inner, entry) for inner, entry in zip(value, dumped, strict=True)]
+        return [_keyed(inner, entry, former) for inner, entry in zip(value, dumped, strict=True)]
     if isinstance(value, set | frozenset):
         return sorted(dumped, key=lambda entry: json.dumps(entry, sort_keys=True))
     return dumped

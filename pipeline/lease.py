@@ -15,7 +15,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -25,6 +25,9 @@ from pipeline.store import Store
 
 TTL_SECONDS = 60.0
 POLL_SECONDS = 2.0
+
+_held: set[str] = set()
+"""Nonces of the leases that runs of this process hold now."""
 
 
 class Lease:
@@ -70,12 +73,17 @@ class Lease:
             "pid": os.getpid(),
             "ttl_seconds": self._ttl,
         }
-        stored, _ = self._store.create_or_read(f"{self._folder}/e{epoch:04d}.json", json.dumps(document).encode())
-        owner = _owner(stored)
-        if owner is None or owner["nonce"] != self._nonce:
-            return False
-        self._epoch = epoch
-        return True
+        # Before the record is there, because another thread may read it at once.
+        _held.add(self._nonce)
+        try:
+            stored, _ = self._store.create_or_read(f"{self._folder}/e{epoch:04d}.json", json.dumps(document).encode())
+            owner = _owner(stored)
+            if owner is not None and owner["nonce"] == self._nonce:
+                self._epoch = epoch
+        finally:
+            if not self._epoch:
+                _held.discard(self._nonce)
+        return self._epoch > 0
 
     def _holder(self) -> tuple[int, dict[str, Any] | None]:
         """The newest epoch, and its owner unless it is over."""
@@ -91,6 +99,7 @@ class Lease:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+        _held.discard(self._nonce)
         with suppress(StoreError):
             self._store.create_or_read(f"{self._folder}/e{self._epoch:04d}.released", b"")
             if self._beats:
@@ -141,6 +150,24 @@ def over(store: Store, entries: Sequence[Entry], now: float) -> bool:
     return _owner_of(store, entries, now) is None
 
 
+def signs_of_life(store: Store, run_id: str, folders: Collection[str]) -> frozenset[str]:
+    """The objects of the newest epochs in these folders that a run holds: where it lives, there are others soon."""
+    inside: dict[str, list[Entry]] = {}
+    for entry in store.entries("leases"):
+        if (folder := entry.name.rpartition("/")[0]) in folders:
+            inside.setdefault(folder, []).append(entry)
+    found: set[str] = set()
+    for folder, entries in inside.items():
+        label = f"{folder}/e{_newest(entries):04d}."
+        names = {entry.name for entry in entries if entry.name.startswith(label)}
+        if f"{label}json" not in names or f"{label}released" in names:
+            continue
+        owner = _owner(store.read(f"{label}json"))
+        if owner is not None and owner["run"] == run_id:
+            found |= names
+    return frozenset(found)
+
+
 def _owner_of(store: Store, entries: Sequence[Entry], now: float | None = None) -> dict[str, Any] | None:
     """Who holds a lease, by all objects in its folder; None where its newest epoch is over."""
     epoch = _newest(entries)
@@ -149,7 +176,7 @@ def _owner_of(store: Store, entries: Sequence[Entry], now: float | None = None) 
     if epoch == 0 or any(entry.name.endswith(".released") for entry in signs):
         return None
     owner = _owner(store.read(next(entry.name for entry in signs if entry.name.endswith(".json"))))
-    if owner is None or _is_dead_neighbour(owner):
+    if owner is None or _has_ended(owner):
         return None
     age = (server_time(store) if now is None else now) - max(entry.modified for entry in signs)
     return owner if age <= owner["ttl_seconds"] else None
@@ -169,8 +196,19 @@ def _owner(data: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _is_dead_neighbour(owner: dict[str, Any]) -> bool:
-    """Whether the owner was a process of this host that is gone: then there is no need to wait."""
+def _has_ended(owner: dict[str, Any]) -> bool:
+    """Whether the owner is known to have ended without releasing the lease: then there is no need to wait.
+
+    So it is with a process of this host that is gone, and with a run of this process that could not reach the store in
+    the end.
+    """
+    if owner["host"] == socket.gethostname() and owner["pid"] == os.getpid():
+        return owner["nonce"] not in _held
+    return is_dead_neighbour(owner)
+
+
+def is_dead_neighbour(owner: Mapping[str, Any]) -> bool:
+    """Whether the owner (`host`, `pid`) was a process of this host that is gone."""
     if owner["host"] != socket.gethostname():
         return False
     try:

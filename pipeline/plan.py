@@ -8,7 +8,7 @@ from pipeline.drift import Code
 from pipeline.errors import MissingError, UsageError
 from pipeline.fingerprint import Fingerprints
 from pipeline.key import Key, key_of
-from pipeline.manifest import Head, InputRecord, Manifest, Survey, folder_of, read_receipt, read_record, surveys
+from pipeline.manifest import Head, InputRecord, Manifest, Survey, folder_of, read_receipt, read_record, survey, surveys
 from pipeline.speed import REFERENCE, Speed
 from pipeline.step import Step
 from pipeline.store import Store
@@ -60,8 +60,12 @@ class Difference:
     artifact: str
 
 
-def keys_of(graph: Sequence[Step], fingerprints: Fingerprints) -> dict[str, Key]:
-    """The key of every step, by name: it depends on no artifact. Raises `UsageError` for a graph that is none."""
+def keys_of(graph: Sequence[Step], fingerprints: Fingerprints, store: Store | None = None) -> dict[str, Key]:
+    """The key of every step, by name. Raises `UsageError` for a graph that is none.
+
+    It depends on no artifact, with one exception: while a `store` holds the artifact of a step under the key that it
+    had when the path of the user's code was in it, the step keeps that key, and so does all that is made from it.
+    """
     keys: dict[str, Key] = {}
     for step in graph:
         if step.name in keys:
@@ -72,8 +76,20 @@ def keys_of(graph: Sequence[Step], fingerprints: Fingerprints) -> dict[str, Key]
                     f"a step before {step.name!r} as its input {name!r}", repr(source), "Correct the study."
                 )
         inputs = {name: keys[source].digest for name, source in step.inputs.items()}
-        keys[step.name] = key_of(step.stage, inputs, fingerprints.digests(step.stage.external()))
+        external = step.stage.external()
+        former = None
+        if store is not None and files_of_code([step]):
+            former = key_of(step.stage, inputs, fingerprints.former(external), former=True)
+            if survey(store, step.stage.name, former.digest).standing in ("none", "closed"):
+                former = None
+        keys[step.name] = former or key_of(step.stage, inputs, fingerprints.digests(external))
     return keys
+
+
+def files_of_code(graph: Sequence[Step]) -> list[str]:
+    """The paths of the files of code that steps name."""
+    found = (outside for step in graph for outside in step.stage.external().values())
+    return sorted({outside.url for outside in found if outside.digest == "code"})
 
 
 def fits(record: Head | Manifest, sources: Mapping[str, InputRecord]) -> str:
@@ -123,7 +139,7 @@ def plan(
     """
     store.recognise()
     fingerprints, code = Fingerprints(refresh), Code()
-    keys = keys_of(graph, fingerprints)
+    keys = keys_of(graph, fingerprints, store)
     surveyed = surveys(store, [(step.stage.name, keys[step.name].digest) for step in graph])
     standings: dict[str, tuple[Survey, State, str]] = {}
     sources: dict[str, InputRecord] = {}
@@ -213,7 +229,7 @@ def explain(name: str, graph: Sequence[Step], store: Store) -> list[Difference]:
     step = next((step for step in graph if step.name == name), None)
     if step is None:
         raise UsageError(f"one of the steps {', '.join(step.name for step in graph)}", name, "Name one of them.")
-    key = keys_of(graph, Fingerprints(refresh=False))[name]
+    key = keys_of(graph, Fingerprints(refresh=False), store)[name]
     others = _documents(store, step.stage.name, besides=key.short)
     if not others:
         return []

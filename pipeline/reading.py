@@ -253,12 +253,15 @@ def _by_keys(study: "Study", newest: "Pointer", store: Store) -> _Found:
     from pipeline.fingerprint import Fingerprints
     from pipeline.graph import graph_of
     from pipeline.manifest import surveys
-    from pipeline.plan import keys_of
+    from pipeline.plan import files_of_code, keys_of
+    from stages.external import code
+    from stages.external.files import sha256_of
 
     graph = graph_of(study)
     fingerprints = Fingerprints(refresh=False)
     try:
-        keys = {name: key.digest for name, key in keys_of(graph, fingerprints).items()}
+        keys = {name: key.digest for name, key in keys_of(graph, fingerprints, store).items()}
+        code.named({path: sha256_of(code.here(path)) for path in files_of_code(graph)})
     except InputError as error:
         notice = f"The keys of {study.study} as its file says cannot be known here ({error}) Its newest run is read."
         return _Found(newest.steps, (), notice)

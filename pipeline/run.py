@@ -32,7 +32,7 @@ from pipeline.forecast import order
 from pipeline.key import Key
 from pipeline.lease import Lease
 from pipeline.manifest import Head, InputRecord, Ref, Survey, close_generation, open_generation, survey, surveys
-from pipeline.plan import State, fits, guesses, judge, keys_of
+from pipeline.plan import State, files_of_code, fits, guesses, judge, keys_of
 from pipeline.salvage import salvage
 from pipeline.step import Step
 from pipeline.store import Store
@@ -41,6 +41,8 @@ from pipeline.work import Halt, Work, split
 from pipeline.worker import Task, import_path
 from stages.contract import Stage, Summary
 from stages.errors import InputError
+from stages.external import code as user_code
+from stages.external.files import sha256_of
 
 GENERATIONS_TRIED = 5
 """How many generations one run opens for a step before it gives up: more means that runs close each other's."""
@@ -212,6 +214,7 @@ class _Engine:
         self._code = Code()
         self._plan: dict[str, Any] = {}
         self._surveyed: dict[str, Survey] = {}
+        self._code_files: dict[str, str] = {}
 
     def run(
         self, graph: Sequence[Step], study: str | None, force: frozenset[str], until: str | None = None
@@ -222,7 +225,8 @@ class _Engine:
         self._events.emit("run_started", study=study, host=socket.gethostname(), pid=os.getpid())
         fingerprints = Fingerprints(refresh=True)
         wanted = list(graph) if until is None else _needed(graph, until)
-        keys = keys_of(wanted, fingerprints)
+        keys = keys_of(wanted, fingerprints, self._store)
+        self._code_files = {path: sha256_of(user_code.here(path)) for path in files_of_code(wanted)}
         fingerprints.save()
         self._plan = _plan(self._run_id, study, wanted, keys)
         forced = {keys[name].digest for name in force if name in keys}
@@ -247,7 +251,7 @@ class _Engine:
         newest = latest(self._store, study)
         before = newest.steps if newest is not None else {}
         try:
-            keys = keys_of(graph, Fingerprints(refresh=False))
+            keys = keys_of(graph, Fingerprints(refresh=False), self._store)
         except InputError:
             # A source of theirs is not there today, so nothing says whether they still are what they were.
             return {}
@@ -537,10 +541,13 @@ class _Engine:
             inputs={name: entry.ref for name, entry in job.inputs.items()},
             external=job.key.document["external"],
             key=job.key.digest,
+            former=job.key.former,
             code=job.code,
+            code_files=self._code_files,
             generation=number,
             executor=executor.name,
             run=self._run_id,
+            step=job.step.name,
         )
 
 

@@ -212,7 +212,7 @@ else:
         __base__=WrittenStudy,
         __doc__="Everything that a person writes about one study, with a field for the settings of each ask.",
         questions=(_asked, _asked(**_by_default)),
-        **{ask.name: (ask, ask()) for ask in {question.ask.stage: None for question in QUESTIONS}},
+        **{ask.name: (ask, ask()) for ask in {question.ask.stage: None for question in QUESTIONS if question.ask}},
     )
 
 

@@ -32,6 +32,7 @@ def main() -> None:
     from pipeline.cli import SUBMITTED
     from pipeline.cli import main as command_line
     from pipeline.node_checks import missing_here
+    from stages.external.code import travelled
     from stages.external.files import resolve_from
 
     # Ray gives it to the command of a job; `auto` may find another Ray of this machine.
@@ -50,6 +51,7 @@ def main() -> None:
         lines = [f"{name}: {line}" for name, found in sorted(problems.items()) for line in found]
         _refuse("expected every machine of the cluster to have what the run needs; found:\n  " + "\n  ".join(lines))
     resolve_from(request["folder"], request["home"])
+    travelled(request["files"])
     command_line(["run", *request["words"], "--address", address], prog_name="repscope", obj=SUBMITTED)
 
 

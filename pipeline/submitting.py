@@ -25,13 +25,15 @@ from pipeline.errors import UsageError
 from pipeline.graph import graph_of
 from pipeline.key import digest_of, fields_of
 from pipeline.node_checks import code_digest, code_files
+from pipeline.plan import files_of_code
 from pipeline.step import Step
 from pipeline.store import Store, open_store
 from pipeline.study import RECIPES, Study, load
 from pipeline.submitted import versions
 from stages.encoders.sources.settings import Torch
 from stages.encoders.stage import Imported
-from stages.external.files import absolute, local, sha256_of, submitted_name
+from stages.external.code import submitted_name
+from stages.external.files import absolute, local, sha256_of
 
 CREDENTIALS: Mapping[str, tuple[str, ...]] = {
     "s3": (
@@ -65,8 +67,8 @@ class Submission:
     """Local paths that the study reads, and the step that names each."""
     modules: tuple[str, ...]
     """Installed packages that build encoders."""
-    code: tuple[str, ...]
-    """Files of code that the study names."""
+    code: Mapping[str, str]
+    """Files of code that the study names, path -> sha256."""
     text: str
     """The study file."""
 
@@ -79,9 +81,10 @@ def submission_of(study: str, root: str) -> Submission:
         raise UsageError("a store that a cluster can use", root, "Name a bucket or a shared folder with --store.")
     file = Path(study) if Path(study).is_file() else RECIPES / f"{study}.yaml"
     factories = [source.factory for source in map(_code_source, steps) if source is not None]
-    code = tuple(sorted({factory.rpartition(":")[0] for factory in factories if ".py:" in factory}))
-    if absent := [path for path in code if not Path(path).is_file()]:
+    paths = files_of_code(steps)
+    if absent := [path for path in paths if not Path(path).is_file()]:
         raise UsageError("the files of code that the study names", f"no file {absent[0]}", "Correct the path.")
+    code = {path: sha256_of(Path(path)) for path in paths}
     modules = {factory.rpartition(":")[0] for factory in factories if ".py:" not in factory}
     return Submission(
         read,
@@ -121,6 +124,7 @@ def packed(submission: Submission, words: Sequence[str], own_code: bool) -> Iter
         "paths": dict(submission.paths),
         "modules": list(submission.modules),
         "credentials": [name for name in CREDENTIALS.get(_family(scheme), ()) if name in os.environ],
+        "files": dict(submission.code),
         "folder": os.getcwd(),
         "home": str(Path.home()),
         "words": ["study.yaml", "--store", store.url, *words],
@@ -129,9 +133,9 @@ def packed(submission: Submission, words: Sequence[str], own_code: bool) -> Iter
         folder = Path(scratch)
         (folder / "study.yaml").write_text(submission.text, encoding="utf-8")
         (folder / "request.json").write_text(json.dumps(request, indent=1), encoding="utf-8")
-        for path in submission.code:
-            target = folder / submitted_name(path)
-            target.parent.mkdir(parents=True)
+        for path, sha256 in submission.code.items():
+            target = folder / submitted_name(path, sha256)
+            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         if own_code:
             top = Path(__file__).resolve().parent.parent
@@ -159,11 +163,10 @@ def runtime_env_of(file: Path | None, folder: Path, passed: Sequence[str]) -> di
     return {**env, "working_dir": str(folder), "env_vars": {**env.get("env_vars", {}), **variables}}
 
 
-def _plan_digest(steps: Sequence[Step], code: Sequence[str], store: Store) -> str:
+def _plan_digest(steps: Sequence[Step], code: Mapping[str, str], store: Store) -> str:
     """Of everything that the study says, the files of code and the store: no source is listed for it."""
     document = {
         "store": store.url,
-        "code": {path: sha256_of(Path(path)) for path in code},
         "steps": {
             step.name: {
                 "stage": step.stage.name,
@@ -171,7 +174,7 @@ def _plan_digest(steps: Sequence[Step], code: Sequence[str], store: Store) -> st
                 "fields": fields_of(step.stage),
                 "inputs": dict(step.inputs),
                 "external": {
-                    name: [outside.url, outside.digest, *outside.only]
+                    name: [code.get(outside.url, outside.url), outside.digest, *outside.only]
                     for name, outside in step.stage.external().items()
                 },
             }
@@ -184,9 +187,9 @@ def _plan_digest(steps: Sequence[Step], code: Sequence[str], store: Store) -> st
 def _local_paths(steps: Sequence[Step]) -> dict[str, str]:
     found = {}
     for step in steps:
-        for name, outside in step.stage.external().items():
+        for outside in step.stage.external().values():
             path = local(outside.url)
-            if path is not None and not (name == "code" and _code_source(step) is not None):
+            if path is not None and outside.digest != "code":
                 found[absolute(str(path))] = f"the step {step.name}"
     return found
 

@@ -12,6 +12,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,7 +41,9 @@ from pipeline.manifest import (
     write_record,
 )
 from pipeline.store import Store, open_store
+from pipeline.worker_log import kept, unheard
 from stages.contract import Gang, Part, Stage, Summary
+from stages.external import code as user_code
 from stages.training.precision import Precision, noted
 
 if TYPE_CHECKING:
@@ -65,7 +68,11 @@ VERSIONED = {
 
 
 class Task(BaseModel):
-    """What a worker is sent. `part` is None for `train` and `merge`."""
+    """What a worker is sent. `part` is None for `train` and `merge`.
+
+    `former`: see `pipeline.key.Key`. `code_files` are the user's files of code, path -> sha256: any step may read an
+    encoder that one of them builds.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -75,10 +82,13 @@ class Task(BaseModel):
     inputs: dict[str, Ref]
     external: dict[str, str]
     key: str
+    former: bool = False
     code: str
+    code_files: dict[str, str] = {}
     generation: int
     executor: str
     run: str
+    step: str
     part: Part | None = None
 
 
@@ -92,6 +102,10 @@ class _Assignment:
     folder: str
     head: Head
     inputs: dict[str, StoredInput]
+
+    def kept(self, work: str) -> AbstractContextManager[None]:
+        """Keeps what is printed meanwhile."""
+        return kept(self.store, self.task.run, self.task.step, work)
 
     def output(self, parts: Mapping[str, Object] | None = None) -> StoredOutput:
         return StoredOutput(self.store, self.folder, self.stage.bitwise, self.head.owner, parts)
@@ -129,10 +143,10 @@ def work(payload: dict[str, Any]) -> dict[str, Any]:
     receipt = read_receipt(assignment.store, assignment.folder, part.index)
     if receipt is None:
         started = time.perf_counter()
-        state = _state(assignment)
         out = assignment.output()
         try:
-            with noted() as precisions:
+            with assignment.kept(f"part{part.index:05d}"), noted() as precisions:
+                state = _state(assignment)
                 summary = _plain(assignment.stage.work(part, state, assignment.inputs, out))
         except TornPartError:
             seconds = time.perf_counter() - started
@@ -156,8 +170,8 @@ def train(payload: dict[str, Any], context: "GangContext") -> dict[str, Any]:
     # Several ranks might read different answers to this, so they train on from the last checkpoint.
     decision = out.decided() if context.world == 1 else None
     if decision is None:
-        given = _Context(context.rank, context.world, context.device, checkpoints, context.report)
-        with noted() as precisions:
+        given = _Context(context.rank, context.world, context.device, checkpoints, unheard()(context.report))
+        with assignment.kept(f"rank{context.rank}"), noted() as precisions:
             output = out if context.rank == 0 else _NoOutput()
             summary = _plain(assignment.stage.train(given, assignment.inputs, output))
         if context.rank != 0:
@@ -195,7 +209,9 @@ def merge(payload: dict[str, Any]) -> dict[str, Any]:
     else:
         out = assignment.output(objects)
         try:
-            summary = _plain(assignment.stage.merge([receipt.summary for receipt in receipts], assignment.inputs, out))
+            with assignment.kept("merge"):
+                summaries = [receipt.summary for receipt in receipts]
+                summary = _plain(assignment.stage.merge(summaries, assignment.inputs, out))
         except TornPartError as error:
             return {"problems": [f"another merge has ended in between ({error.expected})"]}
         if problems := _disagreements(objects, out.objects):
@@ -245,8 +261,10 @@ def _assignment(payload: dict[str, Any]) -> _Assignment:
     module, _, name = task.stage.partition(":")
     cls: type[Stage] = getattr(importlib.import_module(module), name)
     stage = cls.model_validate(task.fields)
-    _same("key", key_of(stage, {name: ref.key for name, ref in task.inputs.items()}, task.external).digest, task.key)
+    inputs_keys = {name: ref.key for name, ref in task.inputs.items()}
+    _same("key", key_of(stage, inputs_keys, task.external, task.former).digest, task.key)
     _same("code", _code_digest(cls), task.code)
+    user_code.named(task.code_files)
     store = open_store(task.store)
     folder = folder_of(stage.name, task.key, task.generation)
     head = read_record(store, f"{folder}/artifact.json", Head)

@@ -65,11 +65,21 @@ class Added:
 
 
 @dataclass(frozen=True)
+class Function:
+    """Marks a field that names a function: `package.module:function`, or `path/to/file.py:function`.
+
+    A path stays out of the key, which has the function's name; the file is in it by its sha256, as an `External` whose
+    digest is "code". Keys had the path before, and an artifact that was made under such a key is still found.
+    """
+
+
+@dataclass(frozen=True)
 class External:
     """Something outside the store that a stage reads, known to the key by a digest.
 
-    `digest` is "listing" (relative paths and sizes), "content" (sha256 of the bytes) or the user's own string. `only`:
-    the paths below `url` that count, or patterns of them with `*`; all where it is empty.
+    `digest` is "listing" (relative paths and sizes), "content" (these and the sha256 of the bytes), "code" (the sha256
+    of one local file of Python, which is sent along with a submitted run: `stages.external.code`) or the user's own
+    string. `only`: the paths below `url` that count, or patterns of them with `*`; all where it is empty.
     """
 
     url: str

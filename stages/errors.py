@@ -12,7 +12,7 @@ Every message says what was expected, what was found and what to do. None holds 
 import re
 from typing import Any
 
-_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s'\"]*@")
+_USER = re.compile(r"://[^/\s'\"]*@")
 _VALUE = re.compile(r"([?&][A-Za-z][\w.~%-]*=)[^&\s'\"<>()\[\]{},;]+")
 
 
@@ -22,7 +22,7 @@ def without_credentials(found: Any) -> Any:
     A signed URL has its signature there, and a token may stand in either.
     """
     if isinstance(found, str):
-        return _VALUE.sub(r"\1***", _USER.sub(r"\1***@", found))
+        return _VALUE.sub(r"\1***", _USER.sub("://***@", found))
     if isinstance(found, dict):
         return {name: without_credentials(entry) for name, entry in found.items()}
     if isinstance(found, list | tuple):

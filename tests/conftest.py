@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.finished import Finished, run_micro
 
@@ -24,6 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["OMP_NUM_THREADS"] = "1"
+    # By default an example that takes more than 200 ms fails, as any may on a machine that is busy.
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
     # Ray Data warns of old settings of its own when it is imported, and Ray Train imports it.
     config.addinivalue_line("filterwarnings", r"ignore:.* is deprecated:DeprecationWarning:ray\.data\.")
     # torch 2.11 warns of its own code when torch.compile is first called.

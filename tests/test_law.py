@@ -26,6 +26,7 @@ ORDER = (
     "samples",
     "questions",
     "report",
+    "explorer",
 )
 GPU = "gpu: ClassVar[bool] = True"
 HEAVY = {

@@ -1,7 +1,8 @@
 """Parquet with the images' bytes in a column, as Hugging Face's `datasets` writes it, or plain binary.
 
 Row groups are read one by one and in batches, so that memory depends neither on the file nor on its row groups. What
-columns mean stands in the schema's `huggingface` metadata, where a file has it.
+columns mean stands in the schema's `huggingface` metadata, where a file has it. Folders named `column=value`, as Hive,
+Spark and pyarrow part a dataset, are columns too: each has one value in all files below it.
 """
 
 import json
@@ -9,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote
 
 from stages.datasets.columns import Declared, class_name, kind_of
 from stages.datasets.files import FileReader, Found, Notes, TableSource, Value, Wanted, damaged
@@ -23,6 +25,9 @@ BATCH_ROWS = 64
 
 BUFFER_BYTES = 2**20
 """Bytes of a column that are buffered."""
+
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+"""What stands in a folder's name for a value that is null."""
 
 
 class ParquetSource(TableSource):
@@ -60,8 +65,10 @@ class ParquetReader(FileReader):
         by_column = split.column if split is not None else None
         read = sorted({declared.column for declared in table.declared} | ({by_column} if by_column else set()))
         by_file = split.of(info.name, info.name) if split is not None and by_column is None else None
-        for start, batch in table.batches(0, read):
-            columns = table.columns(batch, read)
+        stored = [column for column in read if column not in table.partitions]
+        for start, batch in table.batches(0, stored):
+            columns = table.columns(batch, stored)
+            columns |= {column: [value] * batch.num_rows for column, value in table.partitions.items()}
             for i, data in enumerate(table.images(batch)):
                 name = f"{info.name}/{start + i}"
                 side = by_file
@@ -108,11 +115,17 @@ class _ParquetFile:
         for rows in groups:
             self._starts.append(self._starts[-1] + rows)
         self.rows = self._starts[-1]
+        self.partitions: dict[str, str | float | None] = {
+            column: value for column, value in _partitions(info.name).items() if column not in self._schema.names
+        }
         self._features = _features(self._schema)
         self._image = self._image_column(source.image)
         self._bytes, self._path = self._leaves()
-        self.others = {name for name in self._schema.names if name != self._image}
+        self.others = {name for name in self._schema.names if name != self._image} | self.partitions.keys()
         self.declared = self._declare(source)
+        for declared in self.declared:
+            if declared.column in self.partitions and declared.kind != "class":
+                self.partitions[declared.column] = self._number(declared.column)
         if source.split is not None and source.split.column is not None:
             self._known(source.split.column)
         self._names = {name: names for name in self.others if (names := self._class_names(name)) is not None}
@@ -241,10 +254,10 @@ class _ParquetFile:
         return f"{self._image}.bytes", f"{self._image}.path" if "path" in names else None
 
     def _known(self, column: str) -> None:
-        if column not in self._schema.names:
+        if column not in self._schema.names and column not in self.partitions:
             raise InputError(
                 f"a column {column} in {self.info.name}",
-                f"the columns {', '.join(self._schema.names)}",
+                f"the columns {', '.join((*self._schema.names, *self.partitions))}",
                 "Correct the name in the study.",
             )
 
@@ -252,6 +265,8 @@ class _ParquetFile:
         found = []
         asked = source.columns
         labels = [name for name in self._schema.names if self._class_names(name) is not None]
+        split = source.split.column if source.split is not None else None
+        labels += [name for name in self.partitions if name != split]
         for name in labels if asked is None else asked:
             self._known(name)
             column = asked[name] if asked is not None else None
@@ -261,7 +276,7 @@ class _ParquetFile:
                 Declared(
                     column=name,
                     name=name,
-                    kind=kind if kind != "auto" else "class" if names else kind_of(name, self._schema.field(name).type),
+                    kind=kind if kind != "auto" else self._kind(name),
                     period=column.period if column else 1.0,
                     mirror=column.mirror if column else "same",
                     classes=names if kind in ("auto", "class") else None,
@@ -269,6 +284,22 @@ class _ParquetFile:
                 )
             )
         return tuple(sorted(found, key=lambda declared: declared.name))
+
+    def _kind(self, column: str) -> Literal["class", "scalar"]:
+        """What a column is where the study does not say."""
+        if column in self.partitions or self._class_names(column) is not None:
+            return "class"
+        return kind_of(column, self._schema.field(column).type)
+
+    def _number(self, column: str) -> float | None:
+        """The number that the name of a folder gives."""
+        value = self.partitions[column]
+        try:
+            return None if value is None else float(value)
+        except ValueError:
+            raise InputError(
+                f"a number in the folder {column}={value} of {self.info.name}", repr(value), f"Use `{column}: class`."
+            ) from None
 
     def _class_names(self, column: str) -> tuple[str, ...] | None:
         feature = self._features.get(column, {})
@@ -285,6 +316,13 @@ class _ParquetFile:
                 raise self._blocks.failure from error
             text = " ".join(str(error).split())[:200]
             raise damaged(self.info.name, "a whole Parquet file", f"{type(error).__name__}: {text}") from error
+
+
+def _partitions(name: str) -> dict[str, str | None]:
+    """Columns that the folders of a file's name give: `label=cat/part-0.parquet` is {label: cat}."""
+    pairs = [folder.partition("=") for folder in name.split("/")[:-1]]
+    found = {unquote(column): unquote(value) for column, equals, value in pairs if column and equals}
+    return {column: None if value == NO_VALUE else value for column, value in found.items()}
 
 
 def _features(schema: "pa.Schema") -> dict[str, dict[str, Any]]:

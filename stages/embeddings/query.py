@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from stages import attributes
 from stages.coordinates import LABEL
-from stages.embeddings.chunks import Chunks, Rows, documents
+from stages.embeddings.chunks import Chunks, Rows, any_nan, documents, widened
 from stages.embeddings.format import OK, ROWS, STORE, Vectors, read_attributes
-from stages.embeddings.neighbours import Metric, confused, nearest, random_pair
+from stages.embeddings.neighbours import Metric, Space, confused, nearest
 from stages.encoders.spec import require
 from stages.errors import FormatError, InputError
 from stages.parquet import table_from
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from stages.contract import Input
 
 BATCH_ROWS = 8192
-UNIT_ROWS = 4096
-"""Rows among which random pairs are drawn."""
 INSTALL = "Install it: pip install 'repscope[run]'."
 SHOWN = ("row", "key", "name", "split", "status")
 """Columns of `rows` before the labels."""
@@ -158,16 +156,20 @@ class TapTable:
 
         InputError for rows or a view that do not exist, FormatError where the stored bytes are damaged.
         """
-        require("view", view, self.views)
         wanted = np.arange(self.count) if rows is None else np.asarray(rows, dtype=np.int64).reshape(-1)
+        return widened(self._stored(wanted, view))
+
+    def _stored(self, wanted: Rows, view: str) -> NDArray[Any]:
+        """Vectors as they are stored, [N, D]; NaN where a row has no image."""
+        require("view", view, self.views)
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.count:
             raise InputError(
                 f"rows from 0 to {self.count - 1}",
                 f"rows from {wanted.min()} to {wanted.max()}",
                 "Take them from the column `row` of `rows`.",
             )
-        vectors = self._chunks[view].read(wanted).astype(np.float32, copy=False)
-        missing = np.flatnonzero(np.isnan(vectors).any(axis=1))
+        vectors = self._chunks[view].read(wanted)
+        missing = np.flatnonzero(np.isnan(vectors).any(axis=1)) if any_nan(vectors) else np.arange(0)
         if len(missing) and (lost := int(self._embedded[wanted[missing]].sum())):
             raise FormatError(
                 f"a vector in each row of {self.name} that has an image",
@@ -190,16 +192,17 @@ class TapTable:
         """Rows int64 [B] and their vectors float32 [B, D], `size` at a time and in order; the next is prefetched."""
         if size < 1:
             raise InputError("batches of 1 row or more", str(size), "Raise `size`.")
-        return self._batches(self.where(where), size, view)
+        return ((rows, widened(vectors)) for rows, vectors in self._batches(self.where(where), size, view))
 
-    def _batches(self, rows: Rows, size: int, view: str) -> Iterator[tuple[Rows, Vectors]]:
+    def _batches(self, rows: Rows, size: int, view: str) -> Iterator[tuple[Rows, NDArray[Any]]]:
+        """The same as they are stored."""
         pieces = [rows[first : first + size] for first in range(0, len(rows), size)]
         with ThreadPoolExecutor(1, "batches") as reader:
-            coming = reader.submit(self.numpy, pieces[0], view) if pieces else None
+            coming = reader.submit(self._stored, pieces[0], view) if pieces else None
             for number, piece in enumerate(pieces):
                 assert coming is not None
                 vectors = coming.result()
-                coming = reader.submit(self.numpy, pieces[number + 1], view) if number + 1 < len(pieces) else None
+                coming = reader.submit(self._stored, pieces[number + 1], view) if number + 1 < len(pieces) else None
                 yield piece, vectors
 
     def mean(self, where: str | None = None, view: str = "plain") -> Vectors:
@@ -208,7 +211,7 @@ class TapTable:
         self._enough(rows, 1, where)
         total = np.zeros(self.width, dtype=np.float64)
         for _, vectors in self._batches(rows, BATCH_ROWS, view):
-            total += vectors.sum(axis=0, dtype=np.float64)
+            total += widened(vectors).sum(axis=0, dtype=np.float64)
         return (total / len(rows)).astype(np.float32)
 
     def nearest(
@@ -248,8 +251,10 @@ class TapTable:
         """The mean distance of two rows drawn at random: the unit in which distances of several taps are compared."""
         rows = self.where(where)
         self._enough(rows, 2, where)
-        order = np.random.Generator(np.random.Philox(key=[1, len(rows)])).permutation(len(rows))
-        return random_pair(self.numpy(np.sort(rows[order[:UNIT_ROWS]]), view), metric)
+        return self._space(rows, metric, view).unit
+
+    def _space(self, rows: Rows, metric: Metric, view: str) -> Space:
+        return Space.of(rows, lambda some: self.numpy(some, view), metric)
 
     def confuses(
         self,
@@ -263,8 +268,11 @@ class TapTable:
 
         `against` is a tap of the same study, as `encoder:tap`, or its table. Columns: pair (from 0), near and far (the
         distances here and there, in units of random pairs: what counts is far - near), the columns of `rows` of one
-        image, and those of the other after `other_`. Vectors of both taps are held in memory and time grows with the
-        square of the rows, so say `where` for a large table.
+        image, and those of the other after `other_`. There are fewer than `n` where there are fewer pairs.
+
+        Two blocks of 2048 rows are in memory at a time, about 0.2 GB for taps of 512 and 128 features, however large
+        the table is. Time grows with the square of the rows: N rows of D and E features take N^2 (D + E) / 2
+        multiplications in float64. So say `where` for a large table.
         """
         import pyarrow as pa
 
@@ -279,7 +287,7 @@ class TapTable:
             )
         rows = np.intersect1d(self.where(where), other.where())
         self._enough(rows, 2, where)
-        found = confused(rows, self.numpy(rows, view), other.numpy(rows, view), n, metric)
+        found = confused(rows, self._space(rows, metric, view), other._space(rows, metric, view), n)
         columns: dict[str, Any] = {"pair": np.arange(len(found.near)), "near": found.near, "far": found.far}
         for side, prefix in enumerate(("", "other_")):
             taken = self.rows.take(pa.array(found.rows[:, side]))

@@ -5,7 +5,8 @@ the last file of weights also holds the embeddings of the probe batch, against w
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import ValidationError
@@ -99,8 +100,13 @@ def build(stage: "Imported") -> Built:
                 return published.build(source)
 
 
-def rebuild(recipe: dict[str, Any]) -> Trunk:
-    """The network of a recipe, with any weights."""
+def rebuild(card: ImportedCard) -> Trunk:
+    """The network of a card, with any weights."""
+    recipe = card.recipe
+    if recipe["kind"] == "torch" and "code" not in recipe:
+        # Recipes had no digest of their file before; the card had it, among all files that were read.
+        file = Path(recipe["factory"].rpartition(":")[0]).name
+        recipe = recipe | ({"code": card.files[file]} if file in card.files else {})
     kinds = {
         "timm": timm.rebuild,
         "hf": hf.rebuild,
@@ -191,7 +197,7 @@ def read(inp: Input, device: str) -> NetworkEncoder:
             remedy="Run again with --force for the encoder's step.",
         )
     with seeded(SEEDS[0]):
-        trunk = rebuild(card.recipe)
+        trunk = rebuild(card)
     try:
         trunk.network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -212,7 +218,7 @@ def untrained(inp: Input, device: str) -> NetworkEncoder:
     """The network of an artifact of the `encoder` step with the weights that its library draws."""
     card = parse_card(inp.read(CARD))
     with seeded(SEEDS[1]):
-        trunk = rebuild(card.recipe)
+        trunk = rebuild(card)
     return encoder_of(trunk, card.own_taps, card.named_taps, card.preprocessing, card.precision, device, UNKNOWN)
 
 

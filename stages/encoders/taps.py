@@ -14,6 +14,8 @@ from stages.errors import InputError
 if TYPE_CHECKING:
     from stages.encoders.sources.settings import Tap
 
+TOKENS = ("cls", "registers")
+"""Ways of pooling that need tokens."""
 LISTED = 40
 """Names that a message lists before it only counts."""
 
@@ -115,17 +117,17 @@ def pool(x: Tensor, how: str, patches: int | None, prefix: int | None, where: st
 
     Of N tokens the last `patches` stand for patches. Where that is None, `prefix` tokens stand before them, and where
     that is None too, none or one: whichever leaves a square. A map whose first two sides are equal and differ from the
-    third has its channels last. Raises InputError where `how` asks for a class token that is not there.
+    third has its channels last. Raises InputError where `how` asks for a class token or registers that are not there.
     """
     if x.ndim == 2:
         # What is kept must not be what the next layer works on in place.
         return x.clone()
     if how == "flatten":
         return x.flatten(1).clone()
-    if x.ndim == 4 and how != "cls":
+    if x.ndim == 4 and how not in TOKENS:
         return x.mean((1, 2) if x.shape[1] == x.shape[2] != x.shape[3] else (2, 3))
     if x.ndim != 3:
-        kinds = "tokens [B, N, D]" if how == "cls" else "one vector per image, tokens [B, N, D] or a map [B, C, H, W]"
+        kinds = "tokens [B, N, D]" if how in TOKENS else "one vector per image, tokens [B, N, D] or a map [B, C, H, W]"
         raise InputError(f"{where} to give {kinds}", f"shape {list(x.shape)}", "Change its `pool` or its `module`.")
     before = x.shape[1] - patches if patches is not None and patches <= x.shape[1] else prefix
     if before is None:
@@ -138,6 +140,14 @@ def pool(x: Tensor, how: str, patches: int | None, prefix: int | None, where: st
         )
     if how == "cls" and before == 0:
         raise InputError(f"{where} to have a class token", f"{x.shape[1]} patches", "Set `pool: mean`.")
+    if how == "registers":
+        if before < 2:
+            raise InputError(
+                f"{where} to have registers between the class token and the patches",
+                f"{before} tokens before the patches",
+                "Set `pool: mean` or `cls`; say `prefix_tokens` where the encoder has that field.",
+            )
+        return x[:, 1:before].mean(1)
     return x[:, 0].clone() if before > 0 and how != "mean" else x[:, before:].mean(1)
 
 

@@ -25,6 +25,8 @@ AVERAGES = ("ema", "ema_state_dict", "ema_model", "model_ema_state_dict", "shado
 """Further names of averages: where one stands beside other weights, the study says which are meant."""
 PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""
+AVERAGED_COUNT = "n_averaged"
+"""What torch's AveragedModel has beside the names of its `module.`."""
 COUNTED = "num_batches_tracked"
 """A buffer that no output depends on; old files lack it."""
 LFS = b"version https://git-lfs"
@@ -156,7 +158,9 @@ def state_of(document: Any, inside: str = "") -> dict[str, Tensor]:
 
 def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict without what wrappers of modules put before every name."""
-    found = dict(state)
+    found = {name: tensor for name, tensor in state.items() if name != AVERAGED_COUNT}
+    if not all(name.startswith(PREFIXES) for name in found):
+        found = dict(state)
     while prefix := next((p for p in PREFIXES if found and all(name.startswith(p) for name in found)), None):
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     return found
@@ -175,14 +179,18 @@ class Filled:
 def fill(network: nn.Module, state: Mapping[str, Tensor], ignore: tuple[str, ...] = ()) -> Filled:
     """Gives a network the weights of a file, cast to its own dtype.
 
-    Raises InputError where shapes differ, or the file holds what the network lacks and `ignore` (beginnings
-    of names) does not say so: then the file is another network's.
+    Where no name is the network's own, but all of them stand in the file behind one beginning (`model.`, as
+    in Lightning's checkpoints), those are meant. Raises InputError where shapes differ, or the file holds what the
+    network lacks and `ignore` (beginnings of names) does not say so: then the file is another network's.
     """
     own = network.state_dict()
     if (plain := next(iter(unwrapped(own)), "")) and next(iter(own)) != plain:
         # The network itself is a wrapper, whose names were taken away from those of the file.
         wrapper = next(iter(own)).removesuffix(plain)
         state = {f"{wrapper}{name}": tensor for name, tensor in state.items()}
+    beginnings = _beginnings(own, state)
+    if len(beginnings) == 1:
+        state = {name.removeprefix(beginnings[0]): tensor for name, tensor in state.items()}
     fitting = {name: tensor for name, tensor in state.items() if name in own}
     misfits = [
         f"{name} {list(tensor.shape)} instead of {list(own[name].shape)}"
@@ -214,6 +222,8 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], ignore: tuple[str, ...
             found.append(f"weights that it does not have: {few(strange)}")
         if missing:
             found.append(f"none for {few(missing)}")
+        if beginnings[1:]:
+            found.append(f"all of them under each of {few(beginnings)}")
         raise InputError(
             f"the weights of this network: {few(list(own))}",
             "; ".join(found),
@@ -222,6 +232,15 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], ignore: tuple[str, ...
         )
     network.load_state_dict(fitting, strict=False)
     return Filled(missing, unused)
+
+
+def _beginnings(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """Beginnings of the file's names behind which all names of the network stand; none where some are its own."""
+    names = [name for name in own if not name.endswith(COUNTED)]
+    if not names or any(name in state for name in names):
+        return []
+    found = [name.removesuffix(names[0]) for name in state if name.endswith(f".{names[0]}")]
+    return [beginning for beginning in found if all(f"{beginning}{name}" in state for name in names)]
 
 
 def _storage(tensor: Tensor) -> tuple[Any, ...]:

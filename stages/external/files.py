@@ -5,7 +5,6 @@ What is on this machine already is used where it stands; anything else that fssp
 
 import hashlib
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +15,6 @@ from urllib.parse import unquote, urlsplit
 from stages.errors import InputError
 
 BLOCK_BYTES = 1 << 20
-
-
-SUBMITTED = "repscope_submitted"
-"""The folder of files of code that travel with a submitted run, below a folder of `sys.path` wherever that runs."""
 
 
 @dataclass
@@ -102,19 +97,6 @@ def absolute(url: str) -> str:
 def resolve_from(folder: str, home: str) -> None:
     """Makes `absolute` give the paths that it gave where the run was submitted: in `folder`, by the owner of `home`."""
     _start.folder, _start.home = folder, home
-
-
-def code_file(path: str) -> Path:
-    """Where a file of code lies here: in the folder that travels with a submitted run, else at its own path."""
-    for entry in sys.path:
-        if (found := Path(entry, submitted_name(path))).is_file():
-            return found.absolute()
-    return Path(path)
-
-
-def submitted_name(path: str) -> str:
-    """The name of a file of code in a submitted run. Files of the same name in two folders differ in it."""
-    return f"{SUBMITTED}/{hashlib.sha256(path.encode()).hexdigest()[:16]}/{Path(path).name}"
 
 
 def local(url: str) -> Path | None:

@@ -12,6 +12,8 @@ from stages.images.pixels import encode_png
 COLUMNS = 6
 SIDE, LINE, GAP = 144, 13, 8
 """Pixels: of a picture, of a line of text, between two pictures."""
+QUALITY = 90
+"""Of WebP, at which a tile of 64 pixels takes 1 to 2 kB."""
 LETTERS = 24
 """Of a line: what a picture's width holds."""
 
@@ -42,6 +44,22 @@ def sheet(pictures: Sequence[Picture]) -> bytes:
             text = text.encode("latin-1", "replace").decode("latin-1")
             draw.text((x, y + SIDE + place * LINE), text, fill="black", font=font)
     return encode_png(np.asarray(page))
+
+
+def mosaic(tiles: NDArray[np.uint8], columns: int) -> bytes:
+    """Tiles uint8 [N, side, side, 3] in lines of `columns` without gaps, as a WebP that is close to them."""
+    from PIL import Image
+
+    count, side = tiles.shape[:2]
+    lines = -(-count // columns)
+    padded = np.zeros((lines * columns, *tiles.shape[1:]), dtype=np.uint8)
+    padded[:count] = tiles
+    grid = padded.reshape(lines, columns, side, side, 3).transpose(0, 2, 1, 3, 4)
+    sink = io.BytesIO()
+    Image.fromarray(grid.reshape(lines * side, columns * side, 3)).save(
+        sink, "WEBP", quality=QUALITY, use_sharp_yuv=True
+    )
+    return sink.getvalue()
 
 
 def thumbnail(data: bytes, side: int) -> bytes:

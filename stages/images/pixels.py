@@ -6,6 +6,7 @@ encoders of the paper), in [0, 1] (attacks), or normalised by an encoder's own m
 
 import io
 import struct
+import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ ENDINGS = tuple(
 
 SIGNATURE_BYTES = 16
 """How many bytes from the beginning of a file `has_signature` needs."""
+
+END_OF_JPEG = b"\xff\xd9"
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
@@ -347,7 +350,7 @@ def _decode(
             raise _bomb(f"{width} x {height}", pixel_limit)
         try:
             frames = _frames(image)
-            stored = _stored(image)
+            stored = _stored(image, data)
             scale = 1 if small is None else _scale(image, small)
             drafted = image.draft(None, (width // scale, height // scale)) if scale > 1 else None
             if small is not None and drafted is not None:
@@ -355,12 +358,15 @@ def _decode(
                 upright = _upright(_square(_as_rgb(image, stored), small, *drafted[1][2:]), _orientation(image))
             else:
                 image.load()
+                _check_white(image, stored)
                 converted = _as_rgba(image, stored) if alpha else _as_rgb(image, stored)
                 upright = _upright(converted, _orientation(image))
         except InputError:
             raise
         except Exception as error:
-            raise _unreadable(f"a damaged {image.format} ({_short(error)})") from error
+            if not _lacks_only_its_end(data):
+                raise _unreadable(f"a damaged {image.format} ({_short(error)})") from error
+            return _decode(data + END_OF_JPEG, pixel_limit, small, alpha)
     if frames > 1:
         raise InputError("an image of one frame", f"{frames} frames", "Give the frame that you mean as its own image.")
     return upright, FORMATS.get(str(image.format), "jpg")
@@ -379,6 +385,30 @@ def _without_damaged_texts(data: bytes) -> bytes:
             kept.append(data[at:end])
         at = end
     return data if sum(map(len, kept)) == at else b"".join([*kept, data[at:]])
+
+
+def _lacks_only_its_end(data: bytes) -> bool:
+    """Whether this is a JPEG that has all its pixels and no end mark, as some cameras and copies leave it.
+
+    A decoder fills in what is missing without a word. So bits are put behind the data: they are skipped where the
+    pixels are complete, and become pixels where they are not. In a progressive JPEG a whole scan may be missing, and
+    nothing would show it.
+    """
+    from PIL import Image
+
+    if not data.startswith(b"\xff\xd8") or data.endswith(END_OF_JPEG):
+        return False
+    found = set()
+    for more in (b"", b"\x5a" * 512, b"\xb3\x0c" * 256):
+        try:
+            with Image.open(io.BytesIO(data + more + END_OF_JPEG), formats=("JPEG",)) as image:
+                found.add(image.tobytes())
+                if image.info.get("progressive"):
+                    return False
+        # Pillow raises errors of many kinds where a file is damaged.
+        except Exception:
+            return False
+    return len(found) == 1
 
 
 def _scale(image: "Image.Image", framing: Framing) -> int:
@@ -451,22 +481,62 @@ def _upright(image: "Image.Image", orientation: int) -> "Image.Image":
 class _Stored:
     """How a file stores its samples, of which the decoded image says nothing more."""
 
+    data: bytes
+    """The file."""
     bits: int = 8
     signed: bool = False
     white_is_zero: bool = False
 
 
-def _stored(image: "Image.Image") -> _Stored:
-    """Of an image that is not yet decoded. `bits` matter for grey, and for the transparent colour of a PNG."""
+def _stored(image: "Image.Image", data: bytes) -> _Stored:
+    """Of an image that is not yet decoded. `bits` matter where white is sought, and for the transparent colour."""
     if image.format == "TIFF":
         tags: Any = image.tag_v2  # type: ignore[attr-defined]
         bits, signed = tags.get(258, (1,))[0], tags.get(339, (1,))[0] == 2
-        return _Stored(bits, signed, white_is_zero=tags.get(262, 0) == 0)
+        return _Stored(data, bits, signed, white_is_zero=tags.get(262, 0) == 0)
     tiles: Any = getattr(image, "tile", None) if image.format == "PNG" else None
     raw = str(tiles[0].args) if tiles else image.mode
     # Pillow's names of what is in the file end in the bits of a sample: `L;4`, `RGB;16B`, `I;16B`.
     digits = "".join(letter for letter in raw.partition(";")[2] if letter.isdigit())
-    return _Stored(1 if raw == "1" else int(digits) if digits else 16 if image.mode == "I" else 8)
+    return _Stored(data, 1 if raw == "1" else int(digits) if digits else 16 if image.mode == "I" else 8)
+
+
+def _levels(image: "Image.Image", data: bytes) -> "NDArray[np.int32]":
+    """RGB of 16 bits as it is stored: [H, W, 3] in 0 … 65535.
+
+    Pillow keeps the high bytes. The low ones come of a second decoding, by the name of the other order of bytes.
+    """
+    import numpy as np
+    from PIL import Image
+
+    levels = np.array(image.convert("RGB"), dtype=np.int32) << 8
+    with Image.open(io.BytesIO(data), formats=(str(image.format),)) as again:
+        tiles: Any = again.tile
+        swapped = [tile._replace(args=_swapped(tile.args)) for tile in tiles]
+        if any(_swapped(tile.args) == tile.args for tile in tiles):
+            return levels
+        again.tile = swapped
+        return levels | np.array(again, dtype=np.int32)[:, :, :3]
+
+
+def _swapped(args: Any) -> Any:
+    """Pillow's name of how a tile is stored, with the other order of bytes; unchanged where it has no order."""
+    if isinstance(args, tuple):
+        return (_swapped(args[0]), *args[1:])
+    orders = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
+    mode, _, order = str(args).partition(";")
+    return f"{mode};{orders[order]}" if mode in ("RGB", "RGBA") and order in orders else args
+
+
+def _check_white(image: "Image.Image", stored: _Stored) -> None:
+    """Raises InputError where RGB of 16 bits uses so few levels that it has fewer bits, whose white is unknown."""
+    if stored.bits != 16 or image.mode not in ("RGB", "RGBA"):
+        return
+    bands: Any = image.getextrema()
+    if max(high for _, high in bands[:3]) < DARK >> 8:
+        reach = int(_levels(image, stored.data).max())
+        if reach:
+            raise _few_levels("RGB", reach)
 
 
 def _as_rgb(image: "Image.Image", stored: _Stored) -> "Image.Image":
@@ -495,20 +565,17 @@ def _as_rgba(image: "Image.Image", stored: _Stored) -> "Image.Image":
 
 
 def _without_colour(image: "Image.Image", stored: _Stored, colour: int | tuple[int, ...]) -> "Image.Image":
-    """A grey or RGB image, with the one transparent colour as white; the colour is in samples as they are stored.
-
-    Of samples of 16 bits Pillow keeps the high byte, so all colours of that high byte are transparent.
-    """
+    """A grey or RGB image, with the one transparent colour as white; the colour is in samples as they are stored."""
     import numpy as np
     from PIL import Image
 
-    most = 2**stored.bits - 1
-    wanted = [
-        value >> (stored.bits - 8) if stored.bits > 8 else value * 255 // most
-        for value in (colour if isinstance(colour, tuple) else (colour,))
-    ]
     levels = np.array(image).reshape(image.height, image.width, -1)
-    levels[(levels == np.array(wanted)).all(axis=-1)] = 255
+    wanted = np.array(colour)
+    if stored.bits > 8:
+        found = _levels(image, stored.data)
+    else:
+        found, wanted = levels.astype(np.int32), wanted * 255 // (2**stored.bits - 1)
+    levels[(found == wanted).all(axis=-1)] = 255
     return Image.fromarray(levels if image.mode == "RGB" else levels[:, :, 0]).convert("RGB")
 
 
@@ -528,13 +595,17 @@ def _sixteen_bit(image: "Image.Image", stored: _Stored, transparent: Any) -> "Im
     low, high = int(levels.min()), int(levels.max())
     reach = high - low if stored.signed else high
     if stored.bits == 16 and image.format in ("PNG", "TIFF") and 0 < reach < DARK:
-        raise _no_white(f"16-bit grey that uses {reach + 1} of its 65536 levels, as of {reach.bit_length()} bits")
+        raise _few_levels("grey", reach)
     grey = np.clip(levels >> (stored.bits - 8), 0, 255).astype(np.uint8)
     if stored.white_is_zero:
         grey = 255 - grey
     if isinstance(transparent, int):
         grey[levels == transparent] = 255
     return Image.fromarray(grey).convert("RGB")
+
+
+def _few_levels(kind: str, reach: int) -> InputError:
+    return _no_white(f"16-bit {kind} that uses {reach + 1} of its 65536 levels, as of {reach.bit_length()} bits")
 
 
 def _no_white(what: str) -> InputError:

@@ -6,8 +6,10 @@ digest of every answer. It imports no `section.py`, which need numpy; the report
 
 from stages.questions.edits.stage import Edits
 from stages.questions.faithfulness.stage import Faithfulness
+from stages.questions.health.stage import Health
 from stages.questions.invariance.stage import Invariance
 from stages.questions.kept.stage import Kept
+from stages.questions.layers.stage import Layers
 from stages.questions.question import Question
 from stages.questions.robustness.stage import Robustness
 
@@ -17,6 +19,8 @@ QUESTIONS: tuple[type[Question], ...] = (
     Invariance,
     Robustness,
     Edits,
+    Layers,
+    Health,
 )
 
 

@@ -18,6 +18,8 @@ HALFWAY = "halfway_samples"
 SEEDS = "seed_samples"
 """Inputs, `seed_samples.1` …: the same conditions, painted by decoders that were trained from other seeds."""
 READERS, PROBES = "readers", "probes"
+ENCODERS = "encoder"
+"""Inputs `encoder.<encoder>`: the encoders whose embeddings are read, where they are steps of their own."""
 
 
 class AskStage(Stage):
@@ -45,11 +47,13 @@ class Ask:
 
 
 class Question(Stage):
-    """The stage of an answer. It reads `shards`, the embeddings of all images, `CONDITIONS` and `SAMPLES`."""
+    """The stage of an answer. It reads `shards`, the embeddings of all images and, with an ask, `CONDITIONS` and
+    `SAMPLES`."""
 
-    ask: ClassVar[Ask]
+    ask: ClassVar[Ask | None] = None
+    """What is painted for it. None: nothing, so the question needs no decoder."""
     reads: ClassVar[frozenset[str]] = frozenset()
-    """Further inputs: any of SAMPLE_EMBEDDINGS, HALFWAY, SEEDS, READERS and PROBES."""
+    """Further inputs: any of READERS, PROBES and ENCODERS and, with an ask, of SAMPLE_EMBEDDINGS, HALFWAY and SEEDS."""
     by_default: ClassVar[bool] = False
     """Whether a study that lists no questions asks it."""
 

@@ -210,7 +210,6 @@ class StoreContract(ABC):
             settings=settings(
                 max_examples=self.examples,
                 stateful_step_count=30,
-                deadline=None,
                 suppress_health_check=list(HealthCheck),
                 derandomize=True,
                 database=None,

@@ -119,7 +119,7 @@ def test_a_run_after_a_fault_at_an_object_while_several_steps_are_at_work_makes_
     assert sum(came) > 40
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(
     faults=st.lists(
         st.tuples(st.sampled_from(CRASHES), st.integers(0, 89)),

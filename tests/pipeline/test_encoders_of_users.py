@@ -1,6 +1,7 @@
 """Encoders of users in a study: a few lines, checked before anything is built, in the key by what they hold."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from safetensors.torch import save_file
 
 from cluster.inline import Inline
 from cluster.on_ray import OnRay
+from pipeline.artifact import StoredInput
 from pipeline.errors import UsageError
 from pipeline.fingerprint import Fingerprints
 from pipeline.graph import graph_of
+from pipeline.key import Key, digest_of
+from pipeline.manifest import open_generation, survey
 from pipeline.plan import StepState, keys_of, plan
 from pipeline.run import run
 from pipeline.step import Step
@@ -21,10 +25,12 @@ from pipeline.store import open_store
 from pipeline.study import Study, load, taps_of
 from stages.contract import Estimate
 from stages.embeddings.stage import Embeddings
+from stages.encoders.imported import build, read
 from stages.encoders.sources.settings import Hf, Override, PublishedEncoder, Timm, Torchvision
 from stages.encoders.spec import Pretrained
 from stages.encoders.stage import Imported
 from stages.errors import InputError
+from stages.external import code
 
 
 @pytest.fixture
@@ -209,3 +215,145 @@ def test_an_encoder_is_imported_on_a_worker_of_ray_as_here(weights: Path) -> Non
 
 def test_kinds_that_name_a_network_say_nothing_of_a_file_where_there_is_none() -> None:
     assert Torchvision(name="resnet18", pretrained=True).external() == {}
+
+
+NETS = """
+import torch
+from torch import nn
+
+
+def make(width=4):
+    convolution = nn.Conv2d(3, width, 3, 2)
+    with torch.no_grad():
+        for parameter in convolution.parameters():
+            parameter.copy_(torch.linspace(-1, 1, parameter.numel()).reshape(parameter.shape))
+    return convolution
+"""
+SHA256 = "84a709a177083f16b0da74f7b95613554ec57fc85455ee0bf860138fd8e068b5"
+THERE = "/home/someone/study/nets.py"
+FORMER = "08fe1266305ffc9de8ce246462f1aefa579c2c951c9de994066c7bb4272e2041"
+"""The key of the encoder that `make` in `THERE` builds, while the path was in it."""
+
+
+def own(path: Path | str) -> Step:
+    fields = {"kind": "torch", "factory": f"{path}:make", "preprocessing": {"size": 16, "resize": "square"}}
+    return Step("encoder", Imported.model_validate(fields))
+
+
+@pytest.fixture
+def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of a submitted run, with the file of code that lay at `THERE`."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "job" / code.submitted_name(THERE, SHA256)
+    file.parent.mkdir(parents=True)
+    file.write_text(NETS)
+    monkeypatch.syspath_prepend(str(tmp_path / "job"))
+    code.travelled({THERE: SHA256})
+    yield tmp_path / "job"
+    code.travelled({})
+    code.named({})
+
+
+def test_the_key_knows_code_by_its_bytes_and_the_functions_name_alone(tmp_path: Path) -> None:
+    paths = [tmp_path / "a" / "nets.py", tmp_path / "b" / "models.py"]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(NETS)
+    found = [keys_of([own(path)], Fingerprints(refresh=True))["encoder"] for path in paths]
+    assert found[0] == found[1]
+    assert found[0].document["fields"]["source"]["factory"] == "make"
+    assert found[0].document["external"] == {"code": SHA256}
+    assert str(tmp_path) not in str(found[0].document)
+    paths[1].write_text(f"{NETS}\n")
+    assert keys_of([own(paths[1])], Fingerprints(refresh=False))["encoder"] != found[0]
+    installed = Imported.model_validate({"kind": "torch", "factory": "package.nets:make"})
+    assert (
+        keys_of([Step("encoder", installed)], Fingerprints(refresh=True))["encoder"].document["fields"]["source"][
+            "factory"
+        ]
+        == "package.nets:make"
+    )
+
+
+def test_what_was_made_under_a_key_with_the_path_of_the_code_is_used(sent: Path) -> None:
+    step, store = own(THERE), open_store(str(sent.parent / "store"))
+    now = keys_of([step], Fingerprints(refresh=True), store)["encoder"]
+    assert now == keys_of([step], Fingerprints(refresh=True))["encoder"]
+    former = key_before()
+    # As it stood in a store while a run of that time was at work, and then when the run was done.
+    store.prepare()
+    open_generation(store, "encoder", former, 0, "code of that time", {}, 1, "run of that time")
+    done = run([step], store, Inline, accept_drift=True)
+    assert done.steps[0].key == FORMER
+    assert [(state.key, state.finished) for state in plan([step], store)] == [(FORMER, True)]
+    assert run([step], store, Inline).steps[0].outcome == "hit"
+    assert survey(store, "encoder", now.digest).standing == "none"
+
+
+def key_before() -> Key:
+    """The key document as it was written, literally, with the digest that was computed for it then."""
+    document = {
+        "format": 1,
+        "stage": "encoder",
+        "version": 1,
+        "fields": {
+            "source": {
+                "inside": "",
+                "ignore": [],
+                "kind": "torch",
+                "factory": f"{THERE}:make",
+                "options": {},
+                "pool": "auto",
+                "prefix_tokens": None,
+            },
+            "taps": {},
+            "preprocessing": {
+                "size": 16,
+                "resize": "square",
+                "squash": None,
+                "interpolation": None,
+                "rounding": None,
+                "mean": None,
+                "std": None,
+            },
+            "precision": "float32",
+            "augmentations": None,
+        },
+        "inputs": {},
+        "external": {"code": "284b5ea5fc1d7a3d923ef30241376d36cbd2d74e8ee58cdf6b1e85f0a4a6ad6a"},
+    }
+    assert digest_of(document) == FORMER
+    return Key(document, FORMER, former=True)
+
+
+def test_an_encoder_is_read_with_its_code_wherever_that_lies_now_and_with_no_other(tmp_path: Path) -> None:
+    before, now = tmp_path / "before" / "nets.py", tmp_path / "now" / "networks.py"
+    for path in (before, now):
+        path.parent.mkdir()
+        path.write_text(NETS)
+    store = open_store(str(tmp_path / "store"))
+    made = run([own(before)], store, Inline)
+    before.write_text(f"{NETS}\n")
+    ref = survey(store, "encoder", made.steps[0].key).ref(store)
+    with pytest.raises(
+        InputError,
+        match=rf"the file of code nets\.py with sha256 {SHA256[:12]}.*found .*another file.*Bring that file back",
+    ):
+        read(StoredInput(ref), "cpu")
+    # The study names the same bytes elsewhere: a worker that reads the encoder is sent where.
+    assert run([own(now)], store, Inline).steps[0].outcome == "hit"
+    code.named({str(now): SHA256})
+    assert read(StoredInput(ref), "cpu").taps == {"backbone": 4}
+    code.named({})
+
+
+def test_code_that_changes_between_the_plan_and_the_work_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "nets.py"
+    path.write_text(NETS)
+    code.named({str(path): SHA256})
+    path.write_text(f"{NETS}\n")
+    stage = own(path).stage
+    assert isinstance(stage, Imported)
+    with pytest.raises(InputError, match=rf"with sha256 {SHA256[:12]}.*{path}: another file"):
+        build(stage)
+    code.named({})

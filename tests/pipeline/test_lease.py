@@ -129,6 +129,16 @@ def test_the_death_of_a_process_of_this_host_is_seen_at_once(store: Store) -> No
     assert [entry.name.rpartition("/")[2] for entry in store.entries("leases/numbers")] == ["e0001.json", "e0002.json"]
 
 
+def test_a_run_of_this_process_that_could_not_release_it_is_not_waited_for(store: Store) -> None:
+    first = Lease(store, "numbers/ab", "run-1")
+    first.acquire("fail", nobody)
+    with first, pytest.raises(BusyError):
+        Lease(store, "numbers/ab", "run-2").acquire("fail", nobody)
+    # As if the store had been out of reach at the end.
+    store.delete("leases/numbers/ab/e0001.released")
+    Lease(store, "numbers/ab", "run-2").acquire("fail", nobody)
+
+
 def test_of_many_who_come_at_once_one_holds_it() -> None:
     store = open_store("memory://lease-race")
     held: list[str] = []

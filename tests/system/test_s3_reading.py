@@ -1,7 +1,6 @@
 """A finished study in a bucket is read as in a folder, by few bytes."""
 
 import json
-import secrets
 from pathlib import Path
 
 import numpy as np
@@ -10,26 +9,11 @@ import pytest
 
 import repscope
 from pipeline.reading import OpenStudy
-from pipeline.store import open_store
 from tests.finished import Finished
 from tests.finished import repscope as command
-from tests.system.s3 import BUCKET, S3Server, access
 
 pytestmark = pytest.mark.system
 TAP = "simclr:projector"
-
-
-@pytest.fixture
-def bucket(finished: Finished, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a copy of the finished study's store."""
-    for name, value in access(s3_server.url).items():
-        monkeypatch.setenv(name, value)
-    url = f"s3://{BUCKET}/{secrets.token_hex(4)}"
-    source, target = open_store(str(finished.store)), open_store(url)
-    names = [entry.name for folder in ("artifacts", "studies") for entry in source.entries(folder)]
-    for name in (*names, "store.json"):
-        target.create(name, source.read(name))
-    return url
 
 
 @pytest.fixture

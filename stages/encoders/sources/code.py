@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ from stages.encoders.sources.settings import IMAGENET
 from stages.encoders.taps import Trunk, pool
 from stages.encoders.weights import Filled, fill, read, state_of
 from stages.errors import InputError
-from stages.external.files import code_file, fetched, sha256_of
+from stages.external import code
+from stages.external.files import fetched, sha256_of
 
 if TYPE_CHECKING:
     from stages.encoders.sources.settings import Torch
@@ -44,37 +46,48 @@ class CodeTrunk(Trunk):
 
 def build(source: "Torch") -> Built:
     """The network that the user's code builds. Raises InputError where it cannot, or the weights do not fit."""
-    network, files = _created(source.factory, source.options, source.weights is not None)
+    network, file = _created(source.factory, source.options, source.weights is not None)
+    files = {} if file is None else {file.name: file.sha256}
     filled = Filled()
     if source.weights is not None:
-        with fetched(source.weights, source.sha256) as file:
-            filled = fill(network, state_of(read(file.path), source.inside), source.ignore)
-            files |= file.sha256
+        with fetched(source.weights, source.sha256) as weights:
+            filled = fill(network, state_of(read(weights.path), source.inside), source.ignore)
+            files |= weights.sha256
     recipe = {"kind": "torch"} | source.model_dump(mode="json", include={"factory", "options", "pool", "prefix_tokens"})
+    recipe |= {} if file is None else {"code": file.sha256}
     trunk = CodeTrunk(network, source.pool, source.prefix_tokens)
     return Built(trunk, IMAGENET, recipe, filled.missing, filled.unused, files)
 
 
 def rebuild(recipe: dict[str, Any]) -> Trunk:
-    """The same network with whatever weights the code gives it."""
-    network, _ = _created(recipe["factory"], recipe["options"], True)
+    """The same network with whatever weights the code gives it. Raises InputError where its file is not here."""
+    network, _ = _created(recipe["factory"], recipe["options"], True, recipe.get("code"))
     return CodeTrunk(network, recipe["pool"], recipe["prefix_tokens"])
 
 
-def _created(factory: str, options: Mapping[str, Any], weights: bool) -> tuple[nn.Module, dict[str, str]]:
-    """What the function returns, and the sha256 of its file where it was named by one.
+@dataclass(frozen=True)
+class _File:
+    """A file of code: its name without folders, and its sha256."""
 
-    Raises InputError where it sets the seed although no file gives `weights`.
+    name: str
+    sha256: str
+
+
+def _created(
+    factory: str, options: Mapping[str, Any], weights: bool, sha256: str | None = None
+) -> tuple[nn.Module, _File | None]:
+    """What the function returns, and its file where it was named by one: that with this sha256, if it is given.
+
+    Raises InputError where it sets the seed although no file gives `weights`, and where its file is not here.
     """
     location, _, name = factory.rpartition(":")
-    files: dict[str, str] = {}
+    file, path = None, Path(location)
+    if location.endswith(".py"):
+        sha256 = sha256 or code.expected(location)
+        path = code.here(location) if sha256 is None else code.found(location, sha256)
+        file = _File(path.name, sha256 or sha256_of(path))
     try:
-        if location.endswith(".py"):
-            path = code_file(location)
-            files = {path.name: sha256_of(path)}
-            module = _from_file(path, files[path.name])
-        else:
-            module = importlib.import_module(location)
+        module = importlib.import_module(location) if file is None else _from_file(path, file.sha256)
         function = getattr(module, name)
     # A module of the user's may raise anything when it is imported, and one written as a script exits.
     except (Exception, SystemExit) as error:
@@ -101,7 +114,7 @@ def _created(factory: str, options: Mapping[str, Any], weights: bool) -> tuple[n
             "a function that sets torch's seed itself: weights left to chance would be the same in every load",
             "Take the seeding out, and give `weights` where the function loads none.",
         )
-    return network, files
+    return network, file
 
 
 def _from_file(path: Path, digest: str) -> ModuleType:

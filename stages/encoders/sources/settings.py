@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator
 
-from stages.contract import Added, External, Settings, Unkeyed
+from stages.contract import Added, External, Function, Settings, Unkeyed
 from stages.encoders.spec import Colour, Preprocessing
-from stages.external.files import absolute, code_file, local
+from stages.external.files import absolute, local
 from stages.images.pixels import Interpolation
 
 Pool = Literal["auto", "cls", "mean"]
@@ -89,8 +89,8 @@ class Tap(Settings):
 
     module: str = Field(min_length=1)
     """Dotted name, as in the network's state dict: `layer3`, `blocks.5`, `encoder.layer.2`."""
-    pool: Literal["auto", "cls", "mean", "flatten"] = "auto"
-    """`flatten` keeps every position."""
+    pool: Literal["auto", "cls", "mean", "registers", "flatten"] = "auto"
+    """`registers`: the mean of the tokens between the class token and the patches. `flatten` keeps every position."""
 
 
 TAP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -271,8 +271,9 @@ class Torch(FileSource):
     """
 
     kind: Literal["torch"] = "torch"
-    factory: str = Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$")
-    """`package.module:function`, importable wherever parts are worked on, or `path/to/file.py:function`."""
+    factory: Annotated[str, Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$"), Function()]
+    """`package.module:function`, importable wherever parts are worked on, or `path/to/file.py:function`. A file is in
+    the key by its sha256, and its path is not."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the function."""
     pool: Pool = "auto"
@@ -289,7 +290,7 @@ class Torch(FileSource):
     def external(self) -> Mapping[str, External]:
         """The file of weights, and the file of code."""
         module = self.factory.rpartition(":")[0]
-        code = {"code": External(str(code_file(module)), "content")} if module.endswith(".py") else {}
+        code = {"code": External(module, "code")} if module.endswith(".py") else {}
         return {**super().external(), **code}
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
-from stages.contract import Estimate, Inputs, Output, Part, Summary
+from stages.contract import Added, Estimate, Inputs, Output, Part, Summary
 from stages.questions.question import Ask, AskStage
 
 EMBEDDINGS, ENCODER = "embeddings.", "encoder."
@@ -17,6 +17,8 @@ ascending, and `embeddings` float32 [G, D]. Absent where the encoder sees images
 
 VARIANTS = 35
 """Transforms x strengths, for estimates."""
+MIDDLES = 12
+"""Transforms at their middle strength, and the encoder's own augmentations, for estimates."""
 
 
 def painted_rows(upstream: Mapping[str, Estimate]) -> int:
@@ -77,7 +79,8 @@ class Transformed(AskStage):
     Inputs: `shards`, `embeddings.<encoder>` for the encoders of `taps`, `encoder.<encoder>` for the pretrained ones.
     Conditions are the embeddings of a few sources, as they are and under each transform at its middle strength; beside
     them `moved/<encoder>/<tap>.safetensors` holds the embeddings of all sources under every transform, and, where it is
-    known what an encoder was trained with, those by its network before any training.
+    known what an encoder was trained with, those by its network before any training. With `train`,
+    `train/<encoder>/<tap>/<transform>.safetensors` holds the embeddings of train images, transformed.
     """
 
     name: ClassVar[str] = "transformed"
@@ -91,6 +94,9 @@ class Transformed(AskStage):
     """Sources that are also painted."""
     draws: PositiveInt = 4
     """Draws from the encoder's own training augmentations for each source."""
+    train: Annotated[NonNegativeInt, Added(when_absent=0)] = 0
+    """Train images that are transformed and embedded too, under each transform at its middle strength: from them
+    *invariance* learns whether what has moved can be mapped back. 0: none, and it is not asked."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the choice among held-out images and of the transformations."""
 
@@ -99,7 +105,9 @@ class Transformed(AskStage):
         rows = len(self.taps) * self.paint * 13
         size = len(self.taps) * self.count * VARIANTS * 1000
         seconds = max(len(self.taps) * 1e-4, sum(estimate.image_seconds or 0 for estimate in upstream.values()))
-        return Estimate(rows=rows, size_bytes=size, cpu_seconds=5 + self.count * VARIANTS * seconds)
+        size += len(self.taps) * self.train * MIDDLES * 1000
+        passes = self.count * VARIANTS + self.train * MIDDLES
+        return Estimate(rows=rows, size_bytes=size, cpu_seconds=5 + passes * seconds)
 
     def setup(self, inputs: Inputs, device: str) -> str:
         """The device, on which encoders are loaded."""

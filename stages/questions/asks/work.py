@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -45,6 +45,11 @@ LIGHT_CROP = 0.1
 MOVED, SHOWN, TRANSFORMED = "moved", "shown.safetensors", "transforms.json"
 """Embeddings of transformed images stand in `moved/<encoder>/<tap>.safetensors`, the transformed pixels of the painted
 sources in `shown.safetensors`, and rows, variants and the augmentations that encoders were trained with in the last."""
+
+TRAIN = "train"
+"""Embeddings of transformed train images stand in `train/<encoder>/<tap>/<transform>.safetensors` as `VECTORS`, their
+rows in `transforms.json`."""
+VECTORS = "embeddings"
 
 UNTRAINED = "untrained."
 """Prefix of the same embeddings by the network before any training: of images as they are, under the encoder's own
@@ -100,6 +105,7 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
     shown: dict[str, NDArray[np.uint8]] = {}
     left_out: list[str] = []
     augmentations: dict[str, tuple[str, ...]] = {}
+    taught = chosen(inputs["shards"], stage.train, stage.seed, "train") if stage.train else None
     for encoder, taps in by_encoder(stage.taps).items():
         table = table_of(inputs, encoder)
         seeing = encoder_of(inputs, encoder, table, device)
@@ -114,6 +120,11 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
         plain = _embed(seeing, images, rows, lambda x, _: x)
         moved = [_embed(seeing, images, rows, change) for change in changes]
         drawn = [_embed(seeing, images, rows, partial(own.draw, number=d)) for d in range(stage.draws)]
+        if taught is not None:
+            for (name, strength), change in zip(variants, changes, strict=True):
+                if strength == TRANSFORMS[name].painted:
+                    _put_train(out, encoder, taps, name, _embed(seeing, images, taught, change))
+            _put_train(out, encoder, taps, OWN, _embed(seeing, images, taught, partial(own.draw, number=0)))
         raw: dict[str, dict[str, NDArray[np.float32]]] = {}
         if settings is not None:
             augmentations[encoder] = settings.used()
@@ -145,14 +156,24 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
     _put_trained(stage.taps, inputs, out)
     out.put(SHOWN, save(shown))
     about = {"rows": rows.tolist(), "variants": variants, "painted": middle, "left_out": left_out}
-    about |= {"augmentations": augmentations}
+    about |= {"augmentations": augmentations} | ({} if taught is None else {TRAIN: taught.tolist()})
     out.put(TRANSFORMED, json.dumps(about).encode())
     return {"conditions": len(conditions), "sources": len(rows), "left_out": left_out}
 
 
-def chosen(shards: Input, count: int, seed: int) -> Numbers:
-    """Held-out rows at random, ascending: int64 [count] or fewer."""
-    rows = rows_of(shards, "heldout")
+def _put_train(
+    out: Output, encoder: str, taps: Sequence[str], name: str, found: Mapping[str, NDArray[np.float32]]
+) -> None:
+    """Writes the embeddings of train images under a transform, tap by tap."""
+    from safetensors.numpy import save
+
+    for tap in taps:
+        out.put(f"{TRAIN}/{encoder}/{tap}/{name}.safetensors", save({VECTORS: found[tap]}))
+
+
+def chosen(shards: Input, count: int, seed: int, split: Literal["train", "heldout"] = "heldout") -> Numbers:
+    """Rows of a split at random, ascending: int64 [count] or fewer."""
+    rows = rows_of(shards, split)
     order = np.random.Generator(np.random.Philox(key=[seed, len(rows)])).permutation(len(rows))
     return np.sort(rows[order[:count]])
 

@@ -1,8 +1,8 @@
 """The answer to invariance: r of every transform, references, differences between an encoder's ends, grids."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +16,12 @@ from stages.images.sets import open_images
 from stages.questions import doses, measures
 from stages.questions.asks.stage import EMBEDDINGS, of_group
 from stages.questions.asks.transforms import RELATED, TRANSFORMS, untaught
-from stages.questions.asks.work import MOVED, OWN, PLAIN, SHOWN, TRANSFORMED, UNTRAINED
+from stages.questions.asks.work import MOVED, OWN, PLAIN, SHOWN, TRAIN, TRANSFORMED, UNTRAINED, VECTORS
 from stages.questions.format import AUGMENTATION, BOTH, Figure, Row, note, put_rows, row, split_tap
+from stages.questions.invariance import recovery
 from stages.questions.painted import BOTH_ENDS, Painting, painting
 from stages.questions.question import CONDITIONS
-from stages.readers import score
+from stages.readers import ridge, score
 from stages.readers.data import rows_of, table_attributes
 from stages.readers.score import Estimate, Floats, Numbers
 
@@ -46,13 +47,16 @@ class _Ask:
     augmentations: dict[str, list[str]]
     """By encoder what it was trained with, where that is known."""
     left_out: list[str]
+    train: Numbers
+    """Rows of the train images that were transformed too; none where that was not asked."""
 
     @classmethod
     def read(cls, conditions: Input) -> "_Ask":
         """From an artifact of `transformed`."""
         about = json.loads(conditions.read(TRANSFORMED))
         sources = np.array(about["rows"], dtype=np.int64)
-        return cls(conditions, sources, about["variants"], about["augmentations"], about["left_out"])
+        train = np.array(about.get(TRAIN, ()), dtype=np.int64)
+        return cls(conditions, sources, about["variants"], about["augmentations"], about["left_out"], train)
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,9 @@ def answer(stage: "Invariance", inputs: Inputs, out: Output) -> Summary:
     rows: list[Row] = []
     for tap_id, tap in taps.items():
         rows += _rows(stage.seed, inputs, tap_id, tap, sources)
+        ask = by_group[found.groups[tap_id]]
+        if len(ask.train):
+            rows += _recovered(stage.seed, inputs, tap_id, tap, ask)
     for encoder, backbone, projector in found.ends():
         both = f"{encoder}:{BOTH}"
         for subject in taps[backbone].moved:
@@ -237,6 +244,65 @@ def _rows(seed: int, inputs: Inputs, tap_id: str, tap: _Tap, sources: Numbers) -
             alike = score.ratio(measures.pair_mean(tap.pairs, same), measures.pair_mean(tap.pairs, everyone))
             rows.append(at("reference", f"same {attribute.name}", alike))
     return rows
+
+
+def _recovered(seed: int, inputs: Inputs, tap_id: str, tap: _Tap, ask: _Ask) -> Iterator[Row]:
+    """Whether embeddings that have moved can be mapped back, and which attributes are still read from them."""
+    from safetensors.numpy import load
+
+    encoder, name = split_tap(tap_id)
+    table = open_table(inputs[EMBEDDINGS + encoder])
+    statistics = table.statistics(name)
+
+    def standardised(x: NDArray[np.float32]) -> Floats:
+        return statistics.standardise(x).astype(np.float64)
+
+    tensors = load(ask.conditions.read(f"{MOVED}/{encoder}/{name}.safetensors"))
+    plain, wanted = standardised(tensors[PLAIN]), standardised(table.read(name, PLAIN, ask.train))
+    order = score.derangement(len(wanted), seed)
+    attributes = table_attributes(inputs["shards"])
+    values = open_images(inputs["shards"]).values()
+    train, truth = ({key: column[rows] for key, column in values.items()} for rows in (ask.train, ask.sources))
+    count = len(ask.sources)
+
+    def at(metric: str, subject: str, estimate: Estimate, unit: str) -> Row:
+        return row(QUESTION, metric, tap_id, subject, score.interval(estimate, count, seed), unit)
+
+    attribute_unit = "R2 of the attribute from the embedding"
+    read = ridge.readable(ridge.Ridges(wanted), plain, attributes, train, truth)
+    yield from (at("read", attribute, estimate, attribute_unit) for attribute, estimate in read.items())
+    own = OWN if encoder in ask.augmentations else BORROWED
+    seen_as = {_subject(variant): found for variant, found in zip(ask.variants, tensors["transformed"], strict=True)}
+    seen_as[own] = tensors[OWN][0]
+    for transform in (*TRANSFORMS, OWN):
+        subject = own if transform == OWN else _middle(transform)
+        seen = standardised(seen_as[subject])
+        stored = load(ask.conditions.read(f"{TRAIN}/{encoder}/{name}/{transform}.safetensors"))
+        ridges = ridge.Ridges(standardised(stored[VECTORS]))
+        back, foreign = (
+            ridge.explained(ridges.fit(y).predict(seen), plain, wanted.mean(axis=0)) for y in (wanted, wanted[order])
+        )
+        unit = "R2 of the image's embedding from that of the transformed image"
+        recovered = at("recovered", subject, back, unit)
+        control = at("recovered control", subject, foreign, unit)
+        gap = at("recovered - control", subject, score.difference(back, foreign), unit)
+        moved = at("r", subject, tap.r(subject), UNIT)
+        yield replace(
+            recovered, verdict=recovery.judge(moved, recovered, gap), why=f"r {moved.low:.2f} to {moved.high:.2f}"
+        )
+        yield from (control, gap)
+        after = ridge.readable(ridges, seen, attributes, train, truth)
+        for attribute in after:
+            label = f"{attribute} after {subject}"
+            yield at("read", label, after[attribute], attribute_unit)
+            if attribute in read:
+                less = score.difference(read[attribute], after[attribute])
+                yield at("read difference", label, less, attribute_unit)
+
+
+def _subject(variant: Sequence[Any]) -> str:
+    """Of rows on a transform at a strength."""
+    return f"{variant[0]} {variant[1]:g}"
 
 
 def _grids(stage: "Invariance", found: Painting, shown: dict[str, NDArray[np.uint8]]) -> list[Figure]:

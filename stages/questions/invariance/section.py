@@ -12,12 +12,13 @@ from stages.questions.asks.transforms import TRANSFORMS
 from stages.questions.drawing import charts
 from stages.questions.drawing.charts import Axis, Line, Mark, nice_axis
 from stages.questions.drawing.markup import fill
-from stages.questions.drawing.numbers import LabelledChart, PageTable, TableRow, interval, plain
+from stages.questions.drawing.numbers import LabelledChart, PageTable, TableRow, interval, number, plain
 from stages.questions.drawing.pictures import Sheet, Strip, by_tap, strip
 from stages.questions.drawing.section import Section, SectionPart
 from stages.questions.drawing.taps import StyledTap
 from stages.questions.findings import ATTRIBUTES_MIN, EFFECT_MIN, INVARIANT_MAX, PROJECTOR_SHARE, SPECIFIC_MIN
 from stages.questions.format import BOTH, Figure, Row
+from stages.questions.invariance.recovery import RULE
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 OWN = "own"
@@ -33,6 +34,8 @@ class InvarianceContent:
     key: tuple[tuple[Markup, str], ...]
     strengths: tuple[LabelledChart, ...]
     differences: PageTable
+    recovered: PageTable
+    read: PageTable
     painted: tuple[Sheet, ...]
 
 
@@ -53,6 +56,11 @@ MEASURES = (
         f"{EFFECT_MIN:g} or more. The opposite is reported as the opposite.",
     ),
 )
+RECOVERED = (
+    "Lost or re-encoded",
+    "R2 of a linear map (ridge) from the vector of the transformed image to that of the image, fitted to train images "
+    f"and scored on the sources. {RULE} What a linear map does not find, another may.",
+)
 
 
 def section(answer: Answer, answers: Mapping[str, Answer], taps: Sequence[StyledTap]) -> Section:
@@ -61,7 +69,8 @@ def section(answer: Answer, answers: Mapping[str, Answer], taps: Sequence[Styled
     if answer.where("r"):
         html = fill(TEMPLATE, "invariance", content=_content(answer, taps))
         parts = (SectionPart("invariance", "Invariance", html),)
-    return Section(parts=parts, measures=MEASURES)
+    measures = (*MEASURES, RECOVERED) if answer.where("recovered") else MEASURES
+    return Section(parts=parts, measures=measures)
 
 
 def _content(answer: Answer, taps: Sequence[StyledTap]) -> InvarianceContent:
@@ -90,6 +99,8 @@ def _content(answer: Answer, taps: Sequence[StyledTap]) -> InvarianceContent:
         key=tuple((charts.stroke(f"control control-{index}"), plain(name)) for index, name in enumerate(named)),
         strengths=tuple(_strengths([row for row in rows if row.subject != OWN], taps)),
         differences=_differences(answer),
+        recovered=_recovered(answer, taps),
+        read=_read(answer, taps),
         painted=tuple(transformed_sheets(answer.figures, taps)),
     )
 
@@ -102,11 +113,42 @@ def _differences(answer: Answer) -> PageTable:
     lines = []
     for encoder, subject in dict.fromkeys((row.encoder, row.subject) for row in both):
         found = [by.get((encoder, subject, metric)) for metric in metrics]
-        name = "its own augmentations" if subject == OWN else plain(subject)
-        lines.append(TableRow(None, encoder, (name, *("" if row is None else interval(row) for row in found))))
+        lines.append(
+            TableRow(None, encoder, (_named(subject), *("" if row is None else interval(row) for row in found)))
+        )
     return PageTable(
         "", ("encoder", "transform", "r(backbone) − r(projector)", "r(projector) / r(backbone)"), tuple(lines)
     )
+
+
+def _recovered(answer: Answer, taps: Sequence[StyledTap]) -> PageTable:
+    """Whether what has moved can be mapped back, tap by tap."""
+    by = {(tap_id_of(row), row.metric, row.subject): row for row in answer.rows}
+    lines = []
+    for tap in taps:
+        for row in (row for row in answer.where("recovered") if tap_id_of(row) == tap.id):
+            found = (by.get((tap.id, metric, row.subject)) for metric in ("r", "recovered", "recovered control"))
+            cells = ("" if entry is None else interval(entry) for entry in found)
+            lines.append(TableRow(tap, tap.id, (_named(row.subject), *cells, row.verdict)))
+    return PageTable("", ("tap", "transform", "r", "R2 back", "R2 of the control", "verdict"), tuple(lines))
+
+
+def _read(answer: Answer, taps: Sequence[StyledTap]) -> PageTable:
+    """Attributes that a linear map reads, from the vector of the image and from that of the transformed image."""
+    read = {(tap_id_of(row), row.subject): row for row in answer.where("read")}
+    transforms = list(dict.fromkeys(row.subject for row in answer.where("recovered")))
+    lines = []
+    for tap in taps:
+        for attribute in (name for at, name in read if at == tap.id and " after " not in name):
+            found = (read.get((tap.id, name)) for name in (attribute, *(f"{attribute} after {t}" for t in transforms)))
+            cells = ("" if entry is None else number(entry.value) for entry in found)
+            lines.append(TableRow(tap, tap.id, (plain(attribute), *cells)))
+    return PageTable("", ("tap", "attribute", "as it is", *map(_named, transforms)), tuple(lines))
+
+
+def _named(subject: str) -> str:
+    """A transform as it is read."""
+    return "its own augmentations" if subject == OWN else plain(subject)
 
 
 def _strengths(rows: Sequence[Row], taps: Sequence[StyledTap]) -> list[LabelledChart]:

@@ -17,7 +17,8 @@ class Invariance(Question):
     further tap group, as `samples.1`. Writes `results.parquet`: r of every transform and strength, of the encoder's
     own augmentations (`own`), of references, and paired differences between the ends of an encoder, also against the
     same network untrained and against transforms that it was not trained with; and grids of the transformed images and
-    the samples of their embeddings.
+    the samples of their embeddings. Where the ask has train images: how well the embedding of an image is computed
+    from that of the transformed one by a linear map, and what such a map reads of attributes from both.
     """
 
     name: ClassVar[str] = "invariance"

@@ -32,7 +32,7 @@ LABELS = {"label": pa.array([0, 1, 0, 1, 0], pa.int64()), "angle": [0.5, 1.5, No
 PARQUET = hf_parquet([picture(n, side=4) for n in range(5)], LABELS, LABEL, group_rows=2)
 BATCHES = cifar_files(rows=1)
 WITHOUT_THREADS = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 ARCHIVE = cifar_archive(BATCHES)

@@ -26,6 +26,13 @@ def hf(count: int, first: int = 0, **columns: Any) -> bytes:
     return hf_parquet(data, {"label": labels, "caption": captions, **columns}, LABEL, group_rows=4)
 
 
+def plain(count: int) -> bytes:
+    """A column of images and nothing else."""
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"image": [picture(n) for n in range(count)]}), sink)
+    return sink.getvalue()
+
+
 def test_parquet_of_hugging_faces_layout_keeps_bytes_and_names_of_classes(root: str) -> None:
     fill(root, {f"data/{s}-0000{n}-of-00002.parquet": hf(9, 9 * n) for n, s in enumerate(("test", "train"))})
     fill(root, {"README.md": b"---", ".gitattributes": b""})
@@ -83,6 +90,33 @@ def test_a_column_of_parquet_decides_who_is_held_out(root: str) -> None:
     _, shards, _ = both(kind="parquet", url=root, split={"column": "label", "heldout": ["dog"]})
     assert table(shards).split.tolist() == ["train", "heldout", "train"] * 2
     assert "a column fold in x.parquet" in refusal(kind="parquet", url=root, split={"column": "fold", "heldout": ["1"]})
+
+
+def test_folders_named_column_and_value_are_columns(root: str) -> None:
+    # As Spark and pyarrow part a dataset: the labels stand in the folders' names only.
+    parts = {"label=big%20cat/year=1999": "train", "label=dog/year=2001": "train", "label=dog/year=2002": "test"}
+    fill(root, {f"part={part}/{folder}/part-0.parquet": plain(3) for folder, part in parts.items()})
+    fill(root, {"part=test/label=__HIVE_DEFAULT_PARTITION__/year=2003/part-0.parquet": plain(3)})
+    split = {"column": "part", "heldout": ["test"]}
+    _, shards, _ = both(kind="parquet", url=root, split=split)
+    assert declared(shards) == {
+        "label": ("class", ("big cat", "dog")),
+        "year": ("class", ("1999", "2001", "2002", "2003")),
+    }
+    index = table(shards)
+    assert index["attribute.label"].fillna(-1).tolist() == [-1] * 3 + [1] * 3 + [0] * 3 + [1] * 3
+    assert index.split.tolist() == ["heldout"] * 6 + ["train"] * 6
+    _, shards, _ = both(kind="parquet", url=root, split=split, columns={"year": "scalar"})
+    assert declared(shards) == {"year": ("scalar", ())}
+    assert table(shards)["attribute.year"].tolist() == [2003] * 3 + [2002] * 3 + [1999] * 3 + [2001] * 3
+    assert "a number in the folder label=dog" in refusal(kind="parquet", url=root, columns={"label": "scalar"})
+    assert "found the columns image, part, label, year" in refusal(kind="parquet", url=root, columns=["wet"])
+
+
+def test_a_column_in_the_file_counts_and_not_one_of_its_folders_name(root: str) -> None:
+    fill(root, {"label=zebra/x.parquet": hf(6)})
+    _, shards, _ = both(kind="parquet", url=root)
+    assert declared(shards) == {"label": ("class", ("cat", "dog", "emu"))}
 
 
 def test_images_may_be_plain_binaries_of_any_column(root: str) -> None:

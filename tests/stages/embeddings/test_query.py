@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from stages import attributes
 from stages.attributes import Attribute
 from stages.embeddings import neighbours
+from stages.embeddings.chunks import any_nan, widened
 from stages.embeddings.format import ROWS, Table, encode_shard, metadata, shard_name
-from stages.embeddings.neighbours import confused, nearest, random_pair
+from stages.embeddings.neighbours import Space, confused, nearest
 from stages.embeddings.query import TapTable
 from stages.errors import FormatError, InputError
 from stages.listing.format import write_table
@@ -156,19 +157,57 @@ def test_neighbours_are_right_where_float32_cannot_tell_them_apart_and_over_many
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
-@pytest.mark.parametrize("pairs_at_once", [1, 900, 2**22])
-def test_pairs_near_here_and_far_there_are_those_of_all_pairs(
-    metric: Any, pairs_at_once: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_neighbours_of_very_long_very_short_and_zero_vectors_are_those_of_float64(metric: Any, dtype: Any) -> None:
+    generator = np.random.Generator(np.random.Philox(5))
+    lengths = np.repeat([0, 2.0**-20, 1, 100] if dtype == np.float16 else [0, 2.0**-80, 1, 2.0**80], 25)
+    x = (generator.standard_normal((100, 4)) * lengths[:, None]).astype(dtype)
+    blocks = [(np.arange(first, first + 20), x[first : first + 20]) for first in range(0, 100, 20)]
+    queries = x[::9].astype(np.float32)
+    found = nearest(queries, blocks, 7, metric, np.arange(100)[::9])
+    q, wide = queries.astype(np.float64), x.astype(np.float64)
+    if metric == "l2":
+        distances = np.linalg.norm(q[:, None] - wide, axis=2)
+    else:
+        norms = np.linalg.norm(q, axis=1)[:, None] * np.linalg.norm(wide, axis=1)
+        distances = 1 - q @ wide.T / np.where(norms > 0, norms, 1)
+    distances[np.arange(len(q)), np.arange(100)[::9]] = np.inf
+    np.testing.assert_allclose(found.distances, np.sort(distances, axis=1)[:, :7], rtol=1e-12, atol=1e-15)
+
+
+def test_every_float16_becomes_the_float32_that_numpy_makes_of_it() -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    np.testing.assert_array_equal(widened(every), every.astype(np.float32))
+    finite = every[np.isfinite(every)]
+    np.testing.assert_array_equal(widened(finite).view(np.uint32), finite.astype(np.float32).view(np.uint32))
+    for number in (*every[0x7BFE:0x7C03], *every[-0x403:-0x3FE], *every[:2]):
+        assert any_nan(np.array([1, number, -1], np.float16)) == np.isnan(number)
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("block_rows", [1, 30, 2048])
+def test_pairs_near_here_and_far_there_are_those_of_all_pairs_in_blocks_of_any_size(
+    metric: Any, block_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = np.random.Generator(np.random.Philox(4))
-    here, there = (generator.standard_normal((80, width)).astype(np.float32) + 2 for width in (3, 5))
-    rows = np.arange(80) * 2 + 1
-    units = [random_pair(vectors, metric) for vectors in (here, there)]
-    monkeypatch.setattr(neighbours, "PAIRS_AT_ONCE", pairs_at_once)
-    found = confused(rows, here, there, 6, metric)
+    both = [generator.standard_normal((80, width)).astype(np.float32) + 2 for width in (3, 5)]
+    rows, read = np.arange(80) * 2 + 1, []
+
+    def space(vectors: NDArray[Any]) -> Space:
+        def some(wanted: NDArray[Any]) -> NDArray[Any]:
+            read.append(len(wanted))
+            return vectors[(wanted - 1) // 2]
+
+        return Space.of(rows, some, metric)
+
+    monkeypatch.setattr(neighbours, "BLOCK_ROWS", block_rows)
+    here, there = map(space, both)
+    read.clear()
+    found = confused(rows, here, there, 6)
+    assert max(read) <= max(block_rows, 6), "more rows than a block are in memory"
     first, second = np.triu_indices(80, 1)
     gaps = []
-    for vectors, unit in zip((here, there), units, strict=True):
+    for vectors, unit in zip(both, (here.unit, there.unit), strict=True):
         x = vectors.astype(np.float64)
         if metric == "l2":
             distances = np.linalg.norm(x[first] - x[second], axis=1)
@@ -182,6 +221,12 @@ def test_pairs_near_here_and_far_there_are_those_of_all_pairs(
     np.testing.assert_array_equal(found.rows, np.stack([rows[first[best]], rows[second[best]]], axis=1))
     np.testing.assert_allclose(found.near, gaps[0][best], rtol=1e-9)
     np.testing.assert_allclose(found.far, gaps[1][best], rtol=1e-9)
+
+
+def test_pairs_are_fewer_where_there_are_fewer_and_none_is_of_a_row_with_itself(table: TapTable) -> None:
+    found = table.confuses(table, n=10, where="row < 3")
+    assert list(zip(found["row"].to_pylist(), found["other_row"].to_pylist(), strict=True)) == [(0, 1), (0, 2), (1, 2)]
+    assert found["near"].equals(found["far"])
 
 
 def test_a_table_alone_is_compared_with_a_table_and_embeds_no_photograph(

@@ -174,6 +174,32 @@ def test_integers_in_the_place_of_weights_are_refused() -> None:
         fill(network(), state)
 
 
+def test_a_torch_average_of_a_model_is_read_without_its_count() -> None:
+    source, target = network(), network()
+    average = torch.optim.swa_utils.AveragedModel(source)
+    assert fill(target, state_of(average.state_dict())).missing == []
+    assert torch.equal(first_weight(target), first_weight(source))
+    assert state_of({"n_averaged": torch.ones(1), "x": torch.ones(1)}).keys() == {"n_averaged", "x"}
+
+
+def test_weights_behind_one_beginning_are_the_networks_and_of_two_the_study_says_which() -> None:
+    source, target = network(), network()
+    state = {f"net.trunk.{name}": tensor for name, tensor in source.state_dict().items()}
+    lightning = {"state_dict": state | {"loss.queue": torch.ones(2)}, "epoch": 3}
+    found = fill(target, state_of(lightning), ("loss.",))
+    assert (found.missing, found.unused) == ([], ["loss.queue"])
+    assert torch.equal(first_weight(target), first_weight(source))
+    with pytest.raises(InputError, match=r"weights that it does not have: loss\.queue\."):
+        fill(target, state_of(lightning))
+    both = state | {name.replace("net.", "old."): tensor for name, tensor in state.items()}
+    with pytest.raises(
+        InputError, match=r"all of them under each of net\.trunk\., old\.trunk\.\. .*`inside` says where"
+    ):
+        fill(target, both)
+    with pytest.raises(InputError, match=r"weights that it does not have: net\.trunk\.0"):
+        fill(target, dict(list(state.items())[1:]))
+
+
 class Tied(nn.Module):
     """Two layers that are one."""
 

@@ -148,6 +148,38 @@ def test_grey_without_a_known_white_is_refused(levels: NDArray[Any], kind: str, 
         assert caught.value.found.startswith(reason)
 
 
+def colour_of_16_bits(*levels: int, alpha: bool = False) -> tuple[bytes, bytes]:
+    """A PNG and a TIFF of one row whose red takes these levels."""
+    rgb = np.zeros((len(levels), 4 if alpha else 3), dtype=np.uint16)
+    rgb[:, 0] = levels
+    if alpha:
+        rgb[:, 3] = 65535
+    sides = (256, len(levels)), (257, 1)
+    count = rgb.shape[1]
+    tags = [*sides, (258, 16), (259, 1), (262, 2), (273, 0), (277, count), (278, 1), (279, rgb.nbytes)]
+    tags += [(338, 2)] if alpha else []
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries = b""
+    for tag, value in tags:
+        # Bits stand once for each sample, behind the pixels.
+        many, value = (count, start + rgb.nbytes) if tag == 258 else (1, start if tag == 273 else value)
+        entries += struct.pack("<HHII", tag, 4 if tag == 273 else 3, many, value)
+    bits = struct.pack(f"<{count}H", *[16] * count)
+    tiff_data = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + rgb.astype("<u2").tobytes() + bits
+    return png(len(levels), 1, 16, 6 if alpha else 2, b"\0" + rgb.astype(">u2").tobytes()), tiff_data
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_colour_of_fewer_than_16_bits_in_16_is_refused(alpha: bool) -> None:
+    for levels, words in (((0, 4095), "uses 4096 of its 65536 levels, as of 12 bits"), ((9, 255), "as of 8 bits")):
+        for data in colour_of_16_bits(*levels, alpha=alpha):
+            with pytest.raises(InputError, match=rf"16-bit RGB that .*{words}"):
+                pixels.decode(data)
+    for levels, expected in (((0, 4096), [0, 16]), ((0, 0), [0, 0]), ((256, 65535), [1, 255])):
+        for data in colour_of_16_bits(*levels, alpha=alpha):
+            assert pixels.decode(data)[0, :, 0].tolist() == expected
+
+
 def test_grey_of_16_bits_is_scaled_and_not_clipped() -> None:
     levels = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
     data = encoded(Image.fromarray(levels), "PNG")
@@ -176,6 +208,10 @@ def test_a_transparent_palette_colour_is_composited_on_white() -> None:
         (
             png(2, 1, 16, 2, b"\0\xff\xff" + bytes(8) + b"\x80\0", chunk(b"tRNS", b"\xff\xff\0\0\0\0")),
             [[255] * 3, [0, 0, 128]],
+        ),
+        (  # the high bytes are those of the transparent colour, the low ones are not
+            png(2, 1, 16, 2, b"\0" + b"\x80\1" * 3 + b"\x80\0" * 3, chunk(b"tRNS", b"\x80\1" * 3)),
+            [[255] * 3, [128] * 3],
         ),
         (png(2, 1, 16, 0, b"\0\x80\1\x80\0", chunk(b"tRNS", b"\x80\1")), [[255] * 3, [128] * 3]),
         (png(2, 1, 8, 0, b"\0\x4c\x4d", chunk(b"tRNS", b"\0\x4c")), [[255] * 3, [77] * 3]),
@@ -244,6 +280,24 @@ def test_a_cut_image_is_refused_with_a_reason(kind: str) -> None:
     for share in (0.5, 0.9):
         with pytest.raises(InputError, match="found"):
             pixels.decode(data[: int(len(data) * share)])
+
+
+@pytest.mark.parametrize("options", [{"quality": 30}, {"quality": 95, "subsampling": 0}, {"restart_marker_rows": 1}])
+def test_a_jpeg_that_lacks_its_end_mark_alone_is_read(options: dict[str, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), "JPEG", **options)
+    expected = pixels.decode(data)
+    assert np.array_equal(pixels.decode(data[:-2]), expected)
+    assert np.array_equal(pixels.decode_fit(data[:-2], 8, scaled=True), pixels.decode_fit(data, 8, scaled=True))
+    for missing in range(3, 40):
+        with pytest.raises(InputError, match="a damaged JPEG"):
+            pixels.decode(data[:-missing])
+
+
+def test_a_progressive_jpeg_without_its_end_is_refused() -> None:
+    # Whether its last scan is missing cannot be seen.
+    with pytest.raises(InputError, match="a damaged JPEG"):
+        pixels.decode(encoded(Image.fromarray(GRADIENT), "JPEG", progressive=True)[:-2])
 
 
 def test_an_empty_file_is_called_an_empty_file() -> None:

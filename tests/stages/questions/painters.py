@@ -86,30 +86,38 @@ class World:
         return run_stage(stage, self.artifacts | given)
 
 
-def world() -> World:
-    """300 scenes, an untrained encoder and the oracle, readers and probes trained for a moment."""
+def embedded(specs: Mapping[str, EncoderSpec] = SPECS) -> dict[str, MemoryArtifact]:
+    """300 scenes, an untrained encoder, and tables of embeddings by `specs`."""
     listing = run_stage(Listing(source=ScenesSource(kind="scenes", count=300, seed=SEED), holdout=0.3))
     shards = run_stage(Shards(shard_rows=128), {"listing": listing})
     small = encoder()
     tables = {
         f"embeddings.{name}": run_stage(Embeddings(encoder=spec), {"images": shards, "encoder": small})
-        for name, spec in SPECS.items()
+        for name, spec in specs.items()
     }
-    readers = run_stage(Readers(num_images=640, widths=(4, 8)), {"shards": shards})
-    probes = run_stage(Probes(epochs=2), {"shards": shards} | tables)
-    return World({"shards": shards, "readers": readers, "probes": probes, "encoder.small": small} | tables)
+    return {"shards": shards, "encoder.small": small} | tables
+
+
+def world() -> World:
+    """The same with readers and probes, trained for a moment."""
+    found = embedded()
+    readers = run_stage(Readers(num_images=640, widths=(4, 8)), {"shards": found["shards"]})
+    tables = {name: table for name, table in found.items() if name.startswith("embeddings.")}
+    probes = run_stage(Probes(epochs=2), {"shards": found["shards"]} | tables)
+    return World(found | {"readers": readers, "probes": probes})
+
+
+ARCHITECTURE, PREPROCESSING = Architecture(widths=(4, 8), blocks=(1, 1), projector=(8, 4)), Preprocessing(size=16)
 
 
 def encoder() -> MemoryArtifact:
     """An artifact of `pretrain` that has seen no training."""
-    architecture = Architecture(widths=(4, 8), blocks=(1, 1), projector=(8, 4))
-    preprocessing = Preprocessing(size=16)
-    network = initialise(architecture, seed=0)
-    frozen = NetworkEncoder(network, preprocessing, "cpu")
+    network = initialise(ARCHITECTURE, seed=0)
+    frozen = NetworkEncoder(network, PREPROCESSING, "cpu")
     card = encoder_format.TrainedCard(
         method="none",
-        architecture=architecture,
-        preprocessing=preprocessing,
+        architecture=ARCHITECTURE,
+        preprocessing=PREPROCESSING,
         taps=frozen.taps,
         augmentations=Augmentations(),
         training={},

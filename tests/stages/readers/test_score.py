@@ -38,7 +38,7 @@ def one_minus_ratio(near: list[score.Floats], far: list[score.Floats]) -> float:
 
 @each_kind
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 8), k=st.integers(1, 5), holes=st.sampled_from([0.0, 0.3]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_kept_equals_its_definition_summed_pair_by_pair(
     attribute: Attribute, seed: int, n: int, k: int, holes: float
 ) -> None:
@@ -55,7 +55,7 @@ def test_kept_equals_its_definition_summed_pair_by_pair(
 
 @each_kind
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 7), k=st.integers(2, 5), holes=st.sampled_from([0.0, 0.3]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_fixed_equals_its_definition_summed_pair_by_pair(
     attribute: Attribute, seed: int, n: int, k: int, holes: float
 ) -> None:
@@ -71,7 +71,7 @@ def test_fixed_equals_its_definition_summed_pair_by_pair(
 
 @each_kind
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_weights_count_a_source_as_often_as_it_was_drawn_and_never_pair_it_with_itself(
     attribute: Attribute, seed: int
 ) -> None:

@@ -340,7 +340,7 @@ NASTY = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(encoder=NASTY, tap=NASTY, subject=NASTY, title=NASTY, study=NASTY, why=NASTY)
 def test_what_users_name_reaches_the_page_as_text_only(
     encoder: str, tap: str, subject: str, title: str, study: str, why: str

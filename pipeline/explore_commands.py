@@ -1,0 +1,70 @@
+"""The command `explore`: maps of a finished study on one page. Registered in `pipeline.cli`."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from pipeline.options import STORE, STUDY
+from pipeline.query_commands import opened_study
+
+
+@click.command()
+@STUDY
+@STORE
+@click.option("--tap", "taps", multiple=True, metavar="ENCODER:TAP", help="Only this tap [default: all].")
+@click.option(
+    "--points", type=click.IntRange(3), default=5000, show_default=True, help="Held-out images that are shown, at most."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of t-SNE, and of what is drawn.")
+@click.option("--tsne/--no-tsne", default=True, show_default=True, help="t-SNE takes minutes for thousands.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: STUDY-explore.html]")
+@click.option("--serve", is_flag=True, help="Serve the page on this machine instead: it then takes images of yours.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="With --serve [default: one that is free].")
+def explore(
+    study: str,
+    root: str,
+    taps: tuple[str, ...],
+    points: int,
+    seed: int,
+    tsne: bool,
+    out: Path | None,
+    serve: bool,
+    port: int,
+) -> None:
+    """Write one page with a map of the held-out images of a finished STUDY at each tap.
+
+    The page needs no network. Images are coloured by labels and selected on all maps at once; a press on one shows its
+    neighbours at each tap, and its samples where they are stored. --serve answers on the loopback address alone, to who
+    has the token in the address that it prints; an image of yours is embedded by the study's own encoders.
+    """
+    from pipeline.errors import UsageError, require_run
+    from pipeline.progress import size
+    from stages.explorer.content import gather
+    from stages.explorer.page import render
+
+    if serve:
+        if out is not None:
+            raise UsageError("--out or --serve", "both", "Say one of both.")
+        require_run()
+    opened = opened_study(study, root)
+    content = gather(opened, taps, points, seed, tsne, lambda sentence: click.echo(sentence, err=True))
+    page = render(content, served=serve)
+    if serve:
+        from pipeline.serving import PageServer
+        from stages.explorer.asked import Asked
+
+        with PageServer(page, Asked(opened, content).near, port) as server:
+            click.echo(f"{server.url}\nCtrl-C ends it.")
+            with suppress(KeyboardInterrupt):
+                server.serve_forever()
+        return
+    target = out or Path(f"{opened.name}-explore.html")
+    target.write_bytes(page)
+    for note in content.notes:
+        click.echo(note)
+    taps_shown = f"{len(content.taps)} tap{'s' * (len(content.taps) != 1)}"
+    click.echo(f"{target}: {len(content.keys)} images, {taps_shown}, {size(len(page))}")
+
+
+COMMANDS = (explore,)

@@ -1,0 +1,73 @@
+"""What a served page is asked: the nearest images to a photograph, at each tap."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from stages.embeddings.neighbours import Vectors, nearest, random_pair
+from stages.embeddings.query import INSTALL, TapTable
+from stages.errors import InputError
+from stages.explorer.content import Content
+from stages.explorer.content import Study as ContentStudy
+
+if TYPE_CHECKING:
+    from stages.contract import Input
+
+
+class Study(ContentStudy, Protocol):
+    """What is needed of a study besides what the page shows."""
+
+    def encoder(self, name: str) -> "Input | None":
+        """The artifact of an encoder by the study's name for it; None where settings alone make it."""
+
+
+class Asked:
+    """The vectors of the shown images, in memory; `near` compares a photograph with them."""
+
+    def __init__(self, study: Study, content: Content) -> None:
+        self._study = study
+        self._k = content.taps[0].near.shape[1]
+        self._tables = [study.tap(tap.id) for tap in content.taps]
+        row_of = {key: row for row, key in enumerate(self._tables[0].rows.column("key").to_pylist())}
+        rows = [row_of[key] for key in content.keys]
+        self._vectors = [table.numpy(rows) for table in self._tables]
+        self._units = [random_pair(vectors, "l2") or 1.0 for vectors in self._vectors]
+
+    def near(self, photograph: bytes) -> dict[str, dict[str, Any]]:
+        """By tap `near` (numbers of images, nearest first) and `distances`, or `why` there are none.
+
+        InputError where the photograph cannot be read, or what runs studies is not installed.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        embedded: dict[str, Mapping[str, Vectors] | str] = {}
+        for table, vectors, unit in zip(self._tables, self._vectors, self._units, strict=True):
+            encoder, _, tap = table.name.partition(":")
+            if encoder not in embedded:
+                embedded[encoder] = self._embedded(table, encoder, photograph)
+            own = embedded[encoder]
+            if isinstance(own, str):
+                found[table.name] = {"why": own}
+            elif tap not in own:
+                found[table.name] = {"why": "This tap does not read pixels."}
+            else:
+                query = own[tap].astype(table.dtype).astype(np.float32)[None]
+                answer = nearest(query, [(np.arange(len(vectors)), vectors)], self._k, "l2", np.array([-1]))
+                distances = (answer.distances[0] / unit).tolist()
+                found[table.name] = {"near": answer.rows[0].tolist(), "distances": distances}
+        return found
+
+    def _embedded(self, table: TapTable, encoder: str, photograph: bytes) -> Mapping[str, Vectors] | str:
+        """The vectors of a photograph by tap, or why this encoder gives none here."""
+        try:
+            from stages.embeddings.photographs import embed
+        except ModuleNotFoundError as error:
+            raise InputError("what runs studies, to embed a photograph", str(error), INSTALL) from error
+        from stages.images.pixels import inspect
+
+        inspect(photograph)
+        shards = self._study.artifact("shards")
+        try:
+            return embed(table.attributes, shards, self._study.encoder(encoder), photograph, table.views[0])
+        except InputError as error:
+            return str(error)

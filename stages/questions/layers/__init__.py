@@ -1,0 +1,1 @@
+"""The question `layers`: how what a tap keeps changes with its depth in the network."""
