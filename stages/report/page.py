@@ -8,6 +8,7 @@ import base64
 import hashlib
 import importlib
 import shlex
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,15 +26,18 @@ from stages.questions.drawing import numbers, taps
 from stages.questions.drawing.markup import load_template
 from stages.questions.drawing.section import (
     Example,
+    Remark,
     Section,
     SectionModule,
     SectionPart,
+    TapVerdict,
     TrainedBlock,
     rows_part,
 )
 from stages.questions.drawing.taps import StyledTap
 from stages.readers import score
 from stages.report import trained
+from stages.report.choice import chosen
 
 if TYPE_CHECKING:
     from stages.report.stage import Report
@@ -50,16 +54,54 @@ INTERVALS = (
 )
 
 
+LARGEST = 20_000_000
+"""Bytes of a page at most, so that it can be sent by mail and opens at once on a phone."""
+FEWER = (6, 4, 2, 1)
+"""Sources in each figure where the page would be larger; with one of each it is what it is."""
+MANY = 4
+"""Encoders from which on what is to be known of each training opens on demand."""
+
+
+@dataclass(frozen=True)
+class FamilyVerdict:
+    """What the page says first of an encoder, or of several that differ in the seed of their training alone."""
+
+    name: str
+    encoders: tuple[str, ...]
+    first: StyledTap
+    """The first tap of the first encoder, for the colour."""
+    remarks: tuple[Remark, ...]
+    taps: tuple[TapVerdict, ...]
+
+
 @dataclass(frozen=True)
 class ShownFinding:
-    """One of the paper's findings; `style` is its outcome as a class."""
+    """One of the paper's findings at one encoder; `style` is its outcome as a class."""
 
     number: str
     encoder: str
-    claim: str
     outcome: str
     style: str
     why: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An outcome, and where there are several encoders at how many of them."""
+
+    words: str
+    style: str
+
+
+@dataclass(frozen=True)
+class ShownFindings:
+    """One of the paper's findings at every encoder; `style` is the outcome that most of them share."""
+
+    number: str
+    claim: str
+    style: str
+    outcomes: tuple[Outcome, ...]
+    lines: tuple[ShownFinding, ...]
 
 
 @dataclass(frozen=True)
@@ -71,9 +113,13 @@ class Page:
     groups: str
     taps: tuple[StyledTap, ...]
     example: Example | None
-    first: tuple[SectionPart, ...]
-    findings: tuple[ShownFinding, ...]
+    verdicts: tuple[FamilyVerdict, ...]
+    findings: tuple[ShownFindings, ...]
     unasked: str
+    compared: tuple[str, ...]
+    """Encoders that a reader may put side by side."""
+    pair: tuple[str, ...]
+    """Those that are side by side at first."""
     parts: tuple[SectionPart, ...]
     measures: tuple[tuple[str, str], ...]
     training: tuple[TrainedBlock, ...]
@@ -83,10 +129,16 @@ class Page:
     """Not shown: lines for a terminal."""
 
     @property
+    def comparable(self) -> bool:
+        """Whether there are two encoders to be put side by side, references apart."""
+        return len({tap.encoder for tap in self.taps if tap.studied and tap.encoder in self.compared}) > 1
+
+    @property
     def contents(self) -> list[tuple[str, str]]:
         """Anchor and name of every part."""
-        found = [(part.anchor, part.label) for part in self.first]
+        found = [("verdicts", "In short")] if self.verdicts else []
         found += [("findings", "Findings")] if self.findings else []
+        found += [("compare", "Side by side")] if self.comparable else []
         found += [(part.anchor, part.label) for part in self.parts]
         found.append(("measures", "How it was measured"))
         found += [("training", "Encoders and training")] if self.training else []
@@ -105,31 +157,52 @@ def render(page: Page) -> bytes:
     return html.encode()
 
 
-def gather(stage: "Report", inputs: Inputs) -> Page:
-    """The page from the stage's inputs."""
-    answers = _answers(stage.question_order, inputs)
+def page_of(stage: "Report", inputs: Inputs) -> tuple[Page, bytes]:
+    """The page and its bytes, with fewer sources in its figures where it would be larger than it may be."""
+    page = gather(stage, inputs)
+    data = render(page)
+    for most in FEWER:
+        if len(data) <= LARGEST:
+            break
+        page = gather(stage, inputs, most)
+        data = render(page)
+    return page, data
+
+
+def gather(stage: "Report", inputs: Inputs, most: int | None = None) -> Page:
+    """The page from the stage's inputs, with at most so many sources in each figure."""
+    answers, choice = chosen(_answers(stage.question_order, inputs), inputs, most)
     rows = [row for answer in answers.values() for row in answer.rows]
     encoders = {name.removeprefix(ENCODER): dict(inputs[name].summary) for name in inputs if name.startswith(ENCODER)}
     decoders = trained.decoders(inputs)
     groups = {tap_id: number for number, decoder in decoders.items() for tap_id in decoder.summary.get("taps", {})}
-    styled = tuple(taps.assign_styles(results.tap_ids(answers.values()), encoders, _widths(inputs, encoders), groups))
+    trainings = {name: inputs[ENCODER + name] for name in encoders}
+    families = trained.families(trainings)
+    widths = _widths(inputs, encoders)
+    styled = tuple(taps.assign_styles(results.tap_ids(answers.values()), encoders, widths, groups, families))
     sections = _sections(answers, styled)
     found = findings.findings(rows)
+    verdicts = tuple(_verdicts(sections, styled))
+    example = next((section.example for section in sections if section.example is not None), None)
+    judged = {row.encoder for row in rows if row.metric == "kept"}
+    compared = tuple(dict.fromkeys(tap.encoder for tap in styled if tap.encoder in judged))
     subjects = {row.subject for row in rows}
     return Page(
         title=stage.title or f"What {_names(list(encoders)) or 'a representation'} knows",
         facts=(*_facts(stage, inputs, styled), *(fact for section in sections for fact in section.facts)),
         groups=_groups(styled),
         taps=styled,
-        example=next((section.example for section in sections if section.example is not None), None),
-        first=tuple(part for section in sections for part in section.first),
-        findings=tuple(_finding(finding, subjects) for finding in found),
+        example=example,
+        verdicts=verdicts,
+        findings=tuple(_findings(found, subjects)),
         unasked=findings.unasked(answers),
+        compared=compared,
+        pair=_pair(example, verdicts, compared),
         parts=tuple(part for section in sections for part in section.parts),
-        measures=(*(measure for section in sections for measure in section.measures), INTERVALS),
+        measures=(*(measure for section in sections for measure in section.measures), INTERVALS, *choice),
         training=(
             *(trained.decoder(group, decoder, styled) for group, decoder in decoders.items()),
-            *trained.encoders({n.removeprefix(ENCODER): inputs[n] for n in inputs if n.startswith(ENCODER)}, styled),
+            *trained.encoders(trainings, styled, folded=len(trainings) > MANY),
             *(block for section in sections for block in section.trained),
         ),
         command=f"repscope run {shlex.quote(stage.study)}",
@@ -217,11 +290,58 @@ def _plural(number: int, noun: str) -> str:
     return f"{numbers.count(number)} {noun}{'' if number == 1 else 's'}"
 
 
+def _verdicts(sections: Sequence[Section], styled: Sequence[StyledTap]) -> list[FamilyVerdict]:
+    """What all sections say of each family; the one with the strongest contrast comes first."""
+    found = []
+    references = [line for section in sections for line in section.verdicts if not line.tap.studied]
+    for family, members in taps.by_family([tap for tap in styled if tap.studied]).items():
+        remarks = [remark for section in sections for remark in section.remarks if remark.family == family]
+        lines = [line for section in sections for line in section.verdicts if line.tap.family == family]
+        if remarks or lines:
+            first = next(iter(members.values()))[0]
+            found.append(FamilyVerdict(family, tuple(members), first, tuple(remarks), tuple(lines)))
+
+    found.sort(key=lambda verdict: -max((remark.strength for remark in verdict.remarks), default=0.0))
+    if references:
+        first = references[0].tap
+        encoders = tuple(dict.fromkeys(line.tap.encoder for line in references))
+        found.append(FamilyVerdict("for reference", encoders, first, (), tuple(references)))
+    return found
+
+
+def _pair(example: Example | None, verdicts: Sequence[FamilyVerdict], compared: Sequence[str]) -> tuple[str, ...]:
+    """The encoders of the strongest contrast; where these are one, the first of the families that come first."""
+    shown = [] if example is None else [painted.tap.encoder for painted in example.taps]
+    firsts = [verdict.encoders[0] for verdict in verdicts]
+    return tuple(name for name in dict.fromkeys([*shown, *firsts, *compared]) if name in compared)[:2]
+
+
+def _findings(found: Sequence[findings.Finding], subjects: Collection[str]) -> list[ShownFindings]:
+    """The findings by their number, each with its outcome at every encoder."""
+    by_number: dict[str, list[findings.Finding]] = {}
+    for finding in found:
+        by_number.setdefault(finding.number, []).append(finding)
+    shown = []
+    for number, own in sorted(by_number.items(), key=lambda entry: ("i", "ii", "iii", "iv").index(entry[0])):
+        counted = Counter(finding.outcome for finding in own).most_common()
+        outcomes = tuple(
+            Outcome(outcome if len(own) == 1 else f"{outcome} in {times} of {len(own)} encoders", _style(outcome))
+            for outcome, times in counted
+        )
+        lines = tuple(_finding(finding, subjects) for finding in own)
+        shown.append(ShownFindings(number, own[0].claim, _style(counted[0][0]), outcomes, lines))
+    return shown
+
+
 def _finding(found: findings.Finding, subjects: Collection[str]) -> ShownFinding:
     why = found.why.replace(" - ", " − ")
     for subject in subjects:
         why = why.replace(subject, numbers.plain(subject)) if "_" in subject else why
-    return ShownFinding(found.number, found.encoder, found.claim, found.outcome, found.outcome.replace(" ", "-"), why)
+    return ShownFinding(found.number, found.encoder, found.outcome, _style(found.outcome), why)
+
+
+def _style(outcome: str) -> str:
+    return outcome.replace(" ", "-")
 
 
 def _names(names: Sequence[str]) -> str:

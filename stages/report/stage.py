@@ -33,8 +33,8 @@ class Report(Stage):
 
     def work(self, part: Part, state: Any, inputs: Inputs, out: Output) -> Summary:
         """Writes the page; the summary holds its headlines, as lines for a terminal."""
-        from stages.report.page import gather, render
+        from stages.report.page import page_of
 
-        page = gather(self, inputs)
-        data = out.put("report.html", render(page))
+        page, written = page_of(self, inputs)
+        data = out.put("report.html", written)
         return {"size_bytes": len(data), "headlines": list(page.headlines)}

@@ -1,8 +1,10 @@
 """What was trained or imported: the decoder's losses, where each encoder is from, the reader's scores."""
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from stages.contract import Input, Inputs
@@ -22,6 +24,27 @@ def decoders(inputs: Inputs) -> dict[int, Input]:
     found = {0: inputs["decoder"]} if "decoder" in inputs else {}
     found |= {int(name.removeprefix(EXTENSION)): inputs[name] for name in inputs if name.startswith(EXTENSION)}
     return dict(sorted(found.items()))
+
+
+def families(artifacts: Mapping[str, Input]) -> dict[str, str]:
+    """The family of every encoder that was trained here like another but for the seed, by its name.
+
+    It is called as its members are without their numbers, and by all their names where these differ otherwise.
+    """
+    alike: dict[str, list[str]] = {}
+    for name, artifact in artifacts.items():
+        if format.CARD in artifact.names():
+            about = format.read_card(artifact)
+            settings = {field: value for field, value in about.training.items() if field != "seed"}
+            fields = about.model_dump(mode="json", include={"method", "architecture", "preprocessing", "augmentations"})
+            alike.setdefault(json.dumps([fields, settings], sort_keys=True), []).append(name)
+    found: dict[str, str] = {}
+    for names in alike.values():
+        stems = {re.sub(r"[-_. ]?\d+$", "", name) for name in names}
+        if len(names) > 1:
+            family = stems.pop() if len(stems) == 1 and stems.isdisjoint({"", *found.values()}) else ", ".join(names)
+            found |= dict.fromkeys(names, family)
+    return found
 
 
 def decoder(group: int, artifact: Input, taps: Sequence[StyledTap]) -> TrainedBlock:
@@ -77,12 +100,13 @@ def made_with(versions: Mapping[str, str], what: str = "Trained") -> str:
     return f" {what} with {listed}." if listed else ""
 
 
-def encoders(artifacts: Mapping[str, Input], taps: Sequence[StyledTap]) -> list[TrainedBlock]:
+def encoders(artifacts: Mapping[str, Input], taps: Sequence[StyledTap], folded: bool = False) -> list[TrainedBlock]:
     """Every encoder that is an artifact: where it is from, how it sees images, and its accuracy where it has one."""
-    return [
+    blocks = [
         _imported(name, artifact) if card.CARD in artifact.names() else _trained(name, artifact, taps)
         for name, artifact in artifacts.items()
     ]
+    return [replace(block, folded=folded) for block in blocks]
 
 
 def _imported(name: str, artifact: Input) -> TrainedBlock:

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from stages.report.stage import Report
 from tests.artifacts import run_stage
-from tests.stages.report import synthetic
+from tests.stages.report import synthetic, thirteen
 
 pytestmark = pytest.mark.system
 
@@ -70,6 +70,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of thirteen encoders."""
+    path: Path = tmp_path_factory.mktemp("large") / "report.html"
+    path.write_bytes(run_stage(Report(study="findings"), thirteen.study()).objects["report.html"])
+    return path
+
+
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     # Chromium keeps settings in the home folder, whatever profile it is given.
     environment: dict[str, str | float | bool] = {**os.environ, "HOME": str(tmp_path_factory.mktemp("home"))}
@@ -81,8 +89,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         started.close()
 
 
-def opened(browser: Browser, report: Path, width: int, scheme: Any = "light", **more: Any) -> Opened:
-    """The report in a fresh window."""
+def opened(
+    browser: Browser, report: Path, width: int, scheme: Any = "light", fragment: str = "", **more: Any
+) -> Opened:
+    """The report in a fresh window, at `fragment`."""
     context = browser.new_context(
         viewport={"width": width, "height": WIDTHS[width]}, color_scheme=scheme, reduced_motion="reduce", **more
     )
@@ -90,7 +100,7 @@ def opened(browser: Browser, report: Path, width: int, scheme: Any = "light", **
     found.page.on("console", lambda message: found.messages.append(message.text))
     found.page.on("pageerror", lambda error: found.messages.append(str(error)))
     found.page.on("request", lambda request: found.asked.append(request.url))
-    found.page.goto(report.as_uri())
+    found.page.goto(report.as_uri() + fragment)
     return found
 
 
@@ -192,7 +202,7 @@ def test_a_tap_that_is_switched_off_leaves_every_section(browser: Browser, repor
 
 def test_the_page_is_whole_without_scripts(browser: Browser, report: Path) -> None:
     found = opened(browser, report, 1440, java_script_enabled=False)
-    assert found.page.locator("section").count() == 12
+    assert found.page.locator("section:visible").count() == 12
     assert not found.page.locator("button.theme").is_visible()
     assert not found.page.locator("button.copy").first.is_visible()
     found.page.locator("button.cell.v-kept").first.click()
@@ -208,4 +218,69 @@ def test_the_page_can_be_printed(browser: Browser, report: Path) -> None:
     assert not found.page.locator(".bar").is_visible()
     assert found.page.locator("button.cell").first.is_visible()
     assert found.page.pdf(format="A4").startswith(b"%PDF")
+    found.page.context.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_link_to_a_cell_opens_it(browser: Browser, large: Path, width: int) -> None:
+    found = opened(browser, large, width, fragment="#kept/simclr_1:projector/x")
+    why = found.page.locator(".why:popover-open")
+    assert why.count() == 1
+    assert "x at simclr_1:projector" in why.inner_text()
+    assert found.messages == []
+    found.page.context.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_two_encoders_stand_side_by_side_where_a_link_or_the_reader_names_them(
+    browser: Browser, large: Path, width: int
+) -> None:
+    found = opened(browser, large, width, fragment="#compare/shape_1/pattern_3")
+    first = found.page.locator(".pair-table tbody tr").first
+    assert first.locator("th").inner_text() in ("pattern", "shape")
+    assert found.page.locator(".pair-table thead tr").first.all_inner_texts()[0].split() == ["shape_1", "pattern_3"]
+    assert found.page.locator("#compared .strip-row").count() == 8
+    found.page.select_option("#compare-one", "simclr_2")
+    assert found.page.url.endswith("#compare/simclr_2/pattern_3")
+    assert found.page.locator("#compared .strip-row").count() == 12
+    assert found.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert found.messages == []
+    found.page.context.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_figures_enlarge_by_keyboard_and_lead_to_their_neighbours(browser: Browser, large: Path, width: int) -> None:
+    found = opened(browser, large, width)
+    page = found.page
+    card = page.locator("#samples .card").first
+    card.locator("button.enlarge").focus()
+    page.keyboard.press("Enter")
+    title = page.locator("#enlarged-title")
+    shown = title.inner_text()
+    assert shown == card.locator("figcaption a").inner_text()
+    small, tall = (page.locator(f"{at} .tiles img").first.bounding_box() for at in ("#samples .card", "dialog"))
+    assert small is not None
+    assert tall is not None
+    assert tall["height"] > small["height"]
+    page.keyboard.press("ArrowRight")
+    assert title.inner_text() != shown
+    page.keyboard.press("ArrowLeft")
+    assert title.inner_text() == shown
+    page.keyboard.press("Escape")
+    assert not page.locator("dialog").is_visible()
+    assert found.messages == []
+    page.context.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_of_thirteen_encoders_fits_the_window_and_can_be_read(
+    browser: Browser, large: Path, width: int
+) -> None:
+    found = opened(browser, large, width)
+    assert found.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    cut = found.page.eval_on_selector_all(".cell", "all => all.filter((c) => c.scrollWidth > c.clientWidth + 1).length")
+    assert cut == 0
+    checked, unreadable = found.page.evaluate(UNREADABLE)
+    assert checked > 1000
+    assert unreadable == []
     found.page.context.close()

@@ -3,6 +3,7 @@
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -19,6 +20,15 @@ def fill(template: Path, macro: str, **content: Any) -> Markup:
     return Markup(found(**content))
 
 
+def anchor(*names: str) -> str:
+    """An id of the page, and the fragment of a URL that leads to it: `kept/simclr:projector/background_hue`.
+
+    Different names give different anchors. A space is a plus; what a fragment cannot hold is escaped, in the id too,
+    since browsers compare the two as they are written.
+    """
+    return "/".join(quote(name, safe=":,() ").replace(" ", "+") for name in names)
+
+
 def load_template(path: Path) -> "jinja2.Template":
     """A template below the folder `stages`; a name that it does not define is an error."""
     return _environment().get_template(path.relative_to(STAGES).as_posix())
@@ -28,6 +38,8 @@ def load_template(path: Path) -> "jinja2.Template":
 def _environment() -> "jinja2.Environment":
     import jinja2
 
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(STAGES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
+    environment.globals["anchor"] = anchor
+    return environment

@@ -1,6 +1,7 @@
-"""Numbers as people read them, and the charts and tables that hold them."""
+"""Numbers as people read them, and the charts, tables and matrices that hold them."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -17,6 +18,8 @@ class LabelledChart:
     note: str
     chart: Markup
     tap: StyledTap | None = None
+    anchor: str = ""
+    """Its id on the page; empty where it has none."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,37 @@ class PageTable:
     title: str
     head: tuple[str, ...]
     rows: tuple[TableRow, ...]
+
+
+@dataclass(frozen=True)
+class CrossedCell:
+    """A number with its verdict: the class of its colour, its symbol, and the word for who sees neither."""
+
+    anchor: str
+    value: str
+    style: str
+    glyph: str
+    word: str
+    title: str
+
+
+@dataclass(frozen=True)
+class CrossedLine:
+    """A row of a matrix, of a tap or under a label. `leads`: a rule separates it from the row above."""
+
+    label: str
+    tap: StyledTap | None
+    leads: bool
+    cells: tuple[CrossedCell | None, ...]
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """A matrix of small cells that stays readable with a dozen rows and columns."""
+
+    title: str
+    head: tuple[str, ...]
+    lines: tuple[CrossedLine, ...]
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -60,6 +94,13 @@ def interval(row: Row, digits: int = 2) -> str:
     if not (math.isfinite(row.low) and math.isfinite(row.high)):
         return number(row.value, digits)
     return f"{number(row.value, digits)} [{number(row.low, digits)}, {number(row.high, digits)}]"
+
+
+def span(values: Iterable[float], digits: int = 2) -> str:
+    """The range of values, as `0.12 to 0.17`; one number where all are written alike."""
+    found = list(values)
+    low, high = number(min(found), digits), number(max(found), digits)
+    return low if low == high else f"{low} to {high}"
 
 
 def plain(subject: str) -> str:

@@ -41,6 +41,8 @@ class Sheet:
     caption: str
     columns: tuple[str, ...]
     strips: tuple[Strip, ...]
+    anchor: str = ""
+    """Its id on the page; empty where it has none."""
 
 
 def picture(image: "NDArray[np.uint8]", alt: str) -> Picture:

@@ -26,13 +26,43 @@ class SectionPart:
 
 
 @dataclass(frozen=True)
-class Example:
-    """The example beside "how to read this": an image, its vector drawn as a bar code, and four samples."""
+class Painted:
+    """A vector drawn as a bar code, and four samples of it; `verdict` says what they show."""
 
     tap: StyledTap
-    source: Picture
     barcode: tuple[str, ...]
     samples: tuple[Picture, ...]
+    verdict: Markup | str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """The picture that opens the page: an image and the samples of its vector at one tap, or at two that differ."""
+
+    source: Picture
+    taps: tuple[Painted, ...]
+    claim: Markup | str = ""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A sentence on the encoders of a family for the opening of the page. Those of the greatest strength come first."""
+
+    family: str
+    text: Markup | str
+    anchor: str = ""
+    """Where the page shows it."""
+    strength: float = 0.0
+    """Of a contrast: by how much kept differs at least. 0 where nothing is compared."""
+
+
+@dataclass(frozen=True)
+class TapVerdict:
+    """A line of the opening on one tap: how many attributes got each verdict, and all of it as a sentence."""
+
+    tap: StyledTap
+    tally: Markup
+    text: str
 
 
 @dataclass(frozen=True)
@@ -45,20 +75,24 @@ class TrainedBlock:
     chart: Markup | None = None
     note: str = ""
     table: PageTable | None = None
+    folded: bool = False
+    """Whether it opens on demand."""
 
 
 @dataclass(frozen=True)
 class Section:
     """All that a question puts on the page. Any of it may be empty."""
 
-    first: tuple[SectionPart, ...] = ()
-    """What stands before the findings."""
     parts: tuple[SectionPart, ...] = ()
-    """What stands after them."""
+    """What stands after the opening and the findings."""
     measures: tuple[tuple[str, str], ...] = ()
     """Term and meaning of every number, for "how each number was measured"."""
     headlines: tuple[str, ...] = ()
     """Lines for a terminal, at the end of a run."""
+    remarks: tuple[Remark, ...] = ()
+    """For the opening: what is to be said first of each family of encoders."""
+    verdicts: tuple[TapVerdict, ...] = ()
+    """For the opening: a line on each tap."""
     facts: tuple[tuple[str, str], ...] = ()
     """Name and value, for the head of the page."""
     example: Example | None = None

@@ -10,14 +10,24 @@ from markupsafe import Markup
 from stages.questions.answers import Answer, first, tap_id_of
 from stages.questions.drawing import charts
 from stages.questions.drawing.charts import Axis, Line, nice_axis
-from stages.questions.drawing.markup import fill
-from stages.questions.drawing.numbers import LabelledChart, PageTable, TableRow, interval, number, plain
+from stages.questions.drawing.markup import anchor, fill
+from stages.questions.drawing.numbers import (
+    Crossed,
+    CrossedCell,
+    CrossedLine,
+    LabelledChart,
+    PageTable,
+    TableRow,
+    interval,
+    number,
+    plain,
+)
 from stages.questions.drawing.pictures import Sheet, by_tap, strip
-from stages.questions.drawing.section import Section, SectionPart
-from stages.questions.drawing.taps import StyledTap
+from stages.questions.drawing.section import Remark, Section, SectionPart
+from stages.questions.drawing.taps import StyledTap, by_family
 from stages.questions.edits.format import DIMENSIONS, LINEAR, MEANS, ON, PCA, PIXELS, PROBE, RANDOM, SPHERICAL
 from stages.questions.findings import CANNOT_TELL, EDITS, EFFECT_MIN, NO_EDIT, SELECTIVITY
-from stages.questions.format import Row
+from stages.questions.format import Row, joined
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 NAMES = {MEANS: "difference of means", PROBE: "probe", PCA: "principal component", RANDOM: "random"}
@@ -58,6 +68,7 @@ class EditsContent:
     edited: tuple[Sheet, ...]
     effects: tuple[LabelledChart, ...]
     key: tuple[tuple[Markup, str], ...]
+    crossed: Crossed | None
     verdicts: PageTable
     directions: PageTable
     others: PageTable
@@ -76,7 +87,26 @@ def section(answer: Answer, answers: Mapping[str, Answer], taps: Sequence[Styled
     if answer.where("held"):
         html = fill(TEMPLATE, "edits", content=_content(answer, taps))
         parts = (SectionPart("edits", "Edits", html),)
-    return Section(parts=parts, measures=MEASURES)
+    return Section(parts=parts, measures=MEASURES, remarks=tuple(_remarks(answer, taps)))
+
+
+def _remarks(answer: Answer, taps: Sequence[StyledTap]) -> Iterator[Remark]:
+    """The attributes that an edit changes alone, at the first tap of every encoder of a family."""
+    judged = {(tap_id_of(row), row.subject.partition(" ")[2]): row.verdict for row in _judged(answer)}
+    for family, members in by_family(taps).items():
+        first = [own[0] for own in members.values()]
+        known = {name: [judged.get((tap.id, name)) for tap in first] for _, name in judged}
+        works = [plain(name) for name, found in known.items() if all(verdict == EDITS for verdict in found)]
+        fails = [plain(name) for name, found in known.items() if all(verdict == NO_EDIT for verdict in found)]
+        clauses = [f"change {joined(works)} and nothing else"] if works else []
+        clauses += [f"are not shown to change {joined(fails)} alone"] if fails else []
+        if clauses:
+            yield Remark(family, f"Edits of the {first[0].tap} {'; they '.join(clauses)}.", "edits")
+
+
+def _judged(answer: Answer) -> list[Row]:
+    """The rows that hold the verdict on an edit by means."""
+    return [row for row in answer.where(SELECTIVITY) if row.subject.partition(" ")[0] == MEANS]
 
 
 def _content(answer: Answer, taps: Sequence[StyledTap]) -> EditsContent:
@@ -84,6 +114,7 @@ def _content(answer: Answer, taps: Sequence[StyledTap]) -> EditsContent:
         edited=tuple(_sheets(answer, "edits", taps)),
         effects=tuple(_effects(answer, taps)),
         key=tuple((tap.key, tap.id) for tap in taps if answer.where("effect") and _has(answer, "effect", tap)),
+        crossed=_crossed_verdicts(answer, taps),
         verdicts=_verdicts(answer, taps),
         directions=_directions(answer, taps),
         others=_others(answer, taps),
@@ -126,7 +157,7 @@ def _effects(answer: Answer, taps: Sequence[StyledTap]) -> Iterator[LabelledChar
                 bounds = ((0.0, 0.0), *((row.low, row.high) for _, row in own))
                 curves.append(Line(tap.id, points, tap.style, tap.shape, bounds))
         chart = charts.lines(curves, across, up, 150, f"effect of edits of {plain(attribute)}")
-        yield LabelledChart(plain(attribute), "", chart)
+        yield LabelledChart(plain(attribute), "", chart, anchor=anchor("edits", "effect", attribute))
 
 
 def _verdicts(answer: Answer, taps: Sequence[StyledTap]) -> PageTable:
@@ -151,6 +182,32 @@ def _verdicts(answer: Answer, taps: Sequence[StyledTap]) -> PageTable:
             lines.append(TableRow(tap, tap.id, cells))
     head = ("tap", "attribute", "verdict", "effect on it", "largest on another", "difference", "more than random")
     return PageTable("", head, tuple(lines))
+
+
+def _crossed_verdicts(answer: Answer, taps: Sequence[StyledTap]) -> Crossed | None:
+    """The verdicts on edits by means, taps x attributes; the number is the difference that decides."""
+    by = {(tap_id_of(row), row.subject.partition(" ")[2]): row for row in _judged(answer)}
+    attributes = list(dict.fromkeys(name for _, name in by))
+    lines: list[CrossedLine] = []
+    for tap in taps:
+        cells = tuple(
+            None if (row := by.get((tap.id, name))) is None else _verdict_cell(row, tap, name) for name in attributes
+        )
+        if any(cells):
+            leads = not lines or lines[-1].tap is None or lines[-1].tap.encoder != tap.encoder
+            lines.append(CrossedLine(tap.id, tap, leads, cells))
+    return (
+        Crossed("Edits that change their attribute alone", tuple(map(plain, attributes)), tuple(lines))
+        if lines
+        else None
+    )
+
+
+def _verdict_cell(row: Row, tap: StyledTap, name: str) -> CrossedCell:
+    style = {EDITS: "shown", NO_EDIT: "not-shown", CANNOT_TELL: "cannot-tell"}[row.verdict]
+    title = f"{plain(name)} at {tap.id}: {interval(row)}, {VERDICTS[row.verdict]}; {row.why}"
+    at = anchor("edits", tap.id, name)
+    return CrossedCell(at, number(row.value), f"state {style}", f"f-{style}", VERDICTS[row.verdict], title)
 
 
 def _unjudged(answer: Answer, taps: Sequence[StyledTap]) -> Iterator[str]:
@@ -251,7 +308,8 @@ def _paths(answer: Answer, taps: Sequence[StyledTap]) -> Iterator[LabelledChart]
                 bounds = tuple((row.low, row.high) for _, row in own)
                 curves.append(Line(tap.id, points, tap.style, tap.shape, bounds))
         if curves:
-            yield LabelledChart(title, "", charts.lines(curves, across, up, 150, f"share of the way, {title}"))
+            chart = charts.lines(curves, across, up, 150, f"share of the way, {title}")
+            yield LabelledChart(title, "", chart, anchor=anchor("edits", "path", kind))
 
 
 def _sheets(answer: Answer, kind: str, taps: Sequence[StyledTap]) -> Iterator[Sheet]:
@@ -263,4 +321,4 @@ def _sheets(answer: Answer, kind: str, taps: Sequence[StyledTap]) -> Iterator[Sh
             for tap, figure in shown
             if label in figure.rows
         )
-        yield Sheet(plain(label), "", shown[0][1].columns, strips)
+        yield Sheet(plain(label), "", shown[0][1].columns, strips, anchor("edits", kind, label))

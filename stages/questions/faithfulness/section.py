@@ -13,7 +13,7 @@ from markupsafe import Markup
 from stages.questions.answers import Answer, tap_id_of
 from stages.questions.drawing import charts
 from stages.questions.drawing.charts import Axis, Line, Mark, Point, log_axis
-from stages.questions.drawing.markup import fill
+from stages.questions.drawing.markup import anchor, fill
 from stages.questions.drawing.numbers import LabelledChart, PageTable, TableRow, count, interval, plain
 from stages.questions.drawing.section import Section, SectionPart
 from stages.questions.drawing.taps import StyledTap
@@ -148,7 +148,8 @@ def _ranks(
             if row.subject in controls
         ]
         if marks:
-            plots.append(LabelledChart(tap.id, "", charts.dots([marks], axis, height=22, ticks=ticks), tap))
+            chart = charts.dots([marks], axis, height=22, ticks=ticks)
+            plots.append(LabelledChart(tap.id, "", chart, tap, anchor("faithfulness", metric, tap.id)))
     return RankCharts(title, note, tuple(plots), charts.scale(axis))
 
 
@@ -174,9 +175,8 @@ def _histograms(answer: Answer, taps: Sequence[StyledTap], controls: Sequence[st
         curves.append(Line("samples", steps, f"{tap.style} filled", bounds=tuple((0.0, share) for _, share in steps)))
         first, ten = ((own[SAMPLES] <= most).mean() for most in (1, 10))
         summary = f"source first {100 * first:.0f} %, among the first ten {100 * ten:.0f} %"
-        plots.append(
-            LabelledChart(tap.id, summary, charts.lines(curves, across, up, 150, f"ranks at {tap.id}: {summary}"), tap)
-        )
+        chart = charts.lines(curves, across, up, 150, f"ranks at {tap.id}: {summary}")
+        plots.append(LabelledChart(tap.id, summary, chart, tap, anchor("faithfulness", tap.id)))
     return plots
 
 

@@ -1,8 +1,8 @@
 """What the page shows of invariance: r of the encoder's own augmentations, r of single transforms, painted examples."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from markupsafe import Markup
@@ -11,13 +11,13 @@ from stages.questions.answers import Answer, tap_id_of
 from stages.questions.asks.transforms import TRANSFORMS
 from stages.questions.drawing import charts
 from stages.questions.drawing.charts import Axis, Line, Mark, nice_axis
-from stages.questions.drawing.markup import fill
-from stages.questions.drawing.numbers import LabelledChart, PageTable, TableRow, interval, number, plain
+from stages.questions.drawing.markup import anchor, fill
+from stages.questions.drawing.numbers import LabelledChart, PageTable, TableRow, interval, number, plain, span
 from stages.questions.drawing.pictures import Sheet, Strip, by_tap, strip
-from stages.questions.drawing.section import Section, SectionPart
-from stages.questions.drawing.taps import StyledTap
+from stages.questions.drawing.section import Remark, Section, SectionPart
+from stages.questions.drawing.taps import StyledTap, by_family
 from stages.questions.findings import ATTRIBUTES_MIN, EFFECT_MIN, INVARIANT_MAX, PROJECTOR_SHARE, SPECIFIC_MIN
-from stages.questions.format import BOTH, Figure, Row
+from stages.questions.format import BOTH, Figure, Row, joined
 from stages.questions.invariance.recovery import RULE
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -33,6 +33,7 @@ class InvarianceContent:
     axis: Markup
     key: tuple[tuple[Markup, str], ...]
     strengths: tuple[LabelledChart, ...]
+    taps: tuple[tuple[Markup, str], ...]
     differences: PageTable
     recovered: PageTable
     read: PageTable
@@ -70,7 +71,20 @@ def section(answer: Answer, answers: Mapping[str, Answer], taps: Sequence[Styled
         html = fill(TEMPLATE, "invariance", content=_content(answer, taps))
         parts = (SectionPart("invariance", "Invariance", html),)
     measures = (*MEASURES, RECOVERED) if answer.where("recovered") else MEASURES
-    return Section(parts=parts, measures=measures)
+    return Section(parts=parts, measures=measures, remarks=tuple(_remarks(answer, taps)))
+
+
+def _remarks(answer: Answer, taps: Sequence[StyledTap]) -> Iterator[Remark]:
+    """How far the encoders of a family are moved by their own training augmentations."""
+    own = {tap_id_of(row): row.value for row in answer.where("r") if row.subject == OWN}
+    for family, members in by_family(taps).items():
+        moved: dict[str, list[float]] = {}
+        for tap in (tap for encoder in members.values() for tap in encoder if tap.id in own):
+            moved.setdefault(tap.tap, []).append(own[tap.id])
+        if moved:
+            clauses = joined([f"the {tap} by {span(values)}" for tap, values in moved.items()])
+            text = f"Its own augmentations move {clauses} of the distance of two random images."
+            yield Remark(family, text, "invariance")
 
 
 def _content(answer: Answer, taps: Sequence[StyledTap]) -> InvarianceContent:
@@ -92,12 +106,21 @@ def _content(answer: Answer, taps: Sequence[StyledTap]) -> InvarianceContent:
             if tap_id_of(row) == tap.id
         ]
         if marks:
-            own.append(LabelledChart(tap.id, "", charts.dots([marks], axis, height=22, ticks=ticks), tap))
+            own.append(
+                LabelledChart(
+                    tap.id,
+                    "",
+                    charts.dots([marks], axis, height=22, ticks=ticks),
+                    tap,
+                    anchor("invariance", tap.id, OWN),
+                )
+            )
     return InvarianceContent(
         own=tuple(own),
         axis=charts.scale(axis),
         key=tuple((charts.stroke(f"control control-{index}"), plain(name)) for index, name in enumerate(named)),
         strengths=tuple(_strengths([row for row in rows if row.subject != OWN], taps)),
+        taps=tuple((tap.key, tap.id) for tap in taps if any(tap_id_of(row) == tap.id for row in rows)),
         differences=_differences(answer),
         recovered=_recovered(answer, taps),
         read=_read(answer, taps),
@@ -171,7 +194,8 @@ def _strengths(rows: Sequence[Row], taps: Sequence[StyledTap]) -> list[LabelledC
                 curves.append(Line(tap.id, points, tap.style, tap.shape, bounds))
         transformation = TRANSFORMS.get(name)
         chart = charts.lines(curves, across, top, 150, f"r of {plain(name)} by strength")
-        plots.append(LabelledChart(plain(name), transformation.unit if transformation else "", chart))
+        unit = transformation.unit if transformation else ""
+        plots.append(LabelledChart(plain(name), unit, chart, anchor=anchor("invariance", name)))
     return plots
 
 
@@ -197,10 +221,12 @@ def transformed_sheets(figures: Sequence[Figure], taps: Sequence[StyledTap]) -> 
             seen = figure.tiles[figure.rows.index(label)]
             seen_strip = strip(None, f"what {figure.encoder} sees", seen, f"{label}, transformed")
             strips += [seen_strip] if all(seen_strip.picture.uri != other.picture.uri for other in strips) else []
+        if len(strips) == 1 and len(inputs) > 1:
+            strips[0] = replace(strips[0], label="what the encoders see")
         strips += [
             strip(tap, "", figure.tiles[figure.rows.index(label)], f"samples of {label}, transformed, at {tap.id}")
             for tap, figure in shown
             if label in figure.rows
         ]
-        found.append(Sheet(label, "", inputs[0].columns, tuple(strips)))
+        found.append(Sheet(label, "", inputs[0].columns, tuple(strips), anchor("invariance", "painted", label)))
     return found

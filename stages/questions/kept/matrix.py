@@ -8,6 +8,7 @@ from markupsafe import Markup
 from stages.questions.answers import Answer, first, tap_id_of
 from stages.questions.drawing import charts
 from stages.questions.drawing.charts import Axis, Mark, unit_axis
+from stages.questions.drawing.markup import anchor
 from stages.questions.drawing.numbers import LabelledChart, interval, number, plain
 from stages.questions.drawing.taps import StyledTap
 from stages.questions.format import Row
@@ -36,13 +37,16 @@ SCORES = unit_axis()
 
 BESIDE = ("kept / ceiling", "probe", "floor", "fixed", "fixed - kept", "odd one out", "kept halfway", "probe floor")
 """Metrics that stand beside kept when a cell is opened."""
-"""Unit of the reader's row for a function of the pixels."""
+WIDE = 6
+"""Taps from which on a row is a tap and a cell is small, so that a dozen encoders fit a window."""
 
 
 @dataclass(frozen=True)
 class MatrixCell:
     """One tap and one attribute: what was measured, the verdict and why, drawn small."""
 
+    anchor: str
+    """Its id on the page: `kept/<tap>/<attribute>`."""
     tap: StyledTap
     subject: str
     word: VerdictLabel
@@ -71,6 +75,15 @@ class MatrixGroup:
 
 
 @dataclass(frozen=True)
+class MatrixLine:
+    """The same turned around: a tap and its cells over all attributes. `leads`: it is the first of its encoder."""
+
+    tap: StyledTap
+    leads: bool
+    cells: tuple[MatrixCell | None, ...]
+
+
+@dataclass(frozen=True)
 class TapSentence:
     """The sentence on a tap, and how many attributes got each verdict."""
 
@@ -80,13 +93,18 @@ class TapSentence:
 
 
 def matrix(kept: Answer, taps: Sequence[StyledTap]) -> list[MatrixGroup]:
-    """Taps x attributes: first what is known of each image, then functions of its pixels."""
+    """Taps x attributes: first what is known of each image, then functions of its pixels.
+
+    In both the attribute comes first of which studied taps keep the most different shares, and last what is not judged.
+    """
     scores, readers = kept.where("kept"), {row.subject: row for row in kept.where("reader")}
     beside = {metric: kept.where(metric) for metric in BESIDE}
+    named = list(dict.fromkeys(row.subject for row in scores))
     ceilings = {row.subject: row.value for row in kept.where("ceiling")}
+    spread = {subject: _spread([row for row in scores if row.subject == subject], taps) for subject in named}
     own: list[MatrixRow] = []
     closed: list[MatrixRow] = []
-    for subject in dict.fromkeys(row.subject for row in scores):
+    for subject in sorted(named, key=lambda subject: -spread[subject]):
         reader = readers.get(subject)
         closed_form = reader is not None and reader.unit == verdicts.NOISY
         limits = {} if reader is None else {f"reader, {reader.unit}": reader.value}
@@ -108,6 +126,24 @@ def matrix(kept: Answer, taps: Sequence[StyledTap]) -> list[MatrixGroup]:
     return [MatrixGroup(title, tuple(lines)) for title, lines in groups if lines]
 
 
+def _spread(rows: Sequence[Row], taps: Sequence[StyledTap]) -> float:
+    """Largest minus smallest kept of the studied taps with a verdict on it; -1 where none has one."""
+    studied = {tap.id for tap in taps if tap.studied} or {tap.id for tap in taps}
+    values = [r.value for r in rows if tap_id_of(r) in studied and r.verdict not in ("", "CANNOT TELL")]
+    return max(values) - min(values) if values else -1.0
+
+
+def turned(groups: Sequence[MatrixGroup], taps: Sequence[StyledTap]) -> list[MatrixLine]:
+    """A line for each tap. Taps without any cell are left out."""
+    found: list[MatrixLine] = []
+    for column, tap in enumerate(taps):
+        cells = tuple(line.cells[column] for group in groups for line in group.lines)
+        if any(cells):
+            leads = not found or found[-1].tap.encoder != tap.encoder
+            found.append(MatrixLine(tap, leads, cells))
+    return found
+
+
 def cell(tap: StyledTap, score: Row, beside: Mapping[str, Row | None], limits: Mapping[str, float]) -> MatrixCell:
     """One cell of the matrix: the number, its drawing, and all that the verdict rests on."""
     word = VERDICTS.get(score.verdict, UNJUDGED)
@@ -124,6 +160,7 @@ def cell(tap: StyledTap, score: Row, beside: Mapping[str, Row | None], limits: M
     mark = Mark(score.value, score.low, score.high, f"v {word.style}", "circle", f"kept {interval(score)}")
     ticks = [(value, name, f"{name} {number(value)}") for name, value in found if value is not None]
     return MatrixCell(
+        anchor=anchor("kept", tap.id, score.subject),
         tap=tap,
         subject=plain(score.subject),
         word=word,

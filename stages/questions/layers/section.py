@@ -10,7 +10,7 @@ from markupsafe import Markup
 from stages.questions.answers import Answer, first, tap_id_of
 from stages.questions.drawing import charts
 from stages.questions.drawing.charts import Axis, Line
-from stages.questions.drawing.markup import fill
+from stages.questions.drawing.markup import anchor, fill
 from stages.questions.drawing.numbers import LabelledChart, PageTable, TableRow, interval, plain
 from stages.questions.drawing.section import Section, SectionPart
 from stages.questions.drawing.taps import StyledTap
@@ -95,7 +95,7 @@ def _plot(answer: Answer, tap_ids: Sequence[str], subject: str, tap: StyledTap) 
         bounds = tuple((_inside(row.low), _inside(row.high)) for _, row in known) if shape else ()
         curves.append(Line(metric, points, style, shape, bounds))
     chart = charts.lines([curve for curve in curves if curve.points], across, up, 130, f"{plain(subject)} over depth")
-    return LabelledChart(plain(subject), "", chart)
+    return LabelledChart(plain(subject), "", chart, anchor=anchor("layers", tap.encoder, subject))
 
 
 def _inside(value: float) -> float:

@@ -1,18 +1,30 @@
 """What the page shows of robustness: movement by eps, differences of encoders, the probe's accuracy, the checks."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from markupsafe import Markup
 
 from stages.questions.answers import Answer, tap_id_of
 from stages.questions.drawing import charts
 from stages.questions.drawing.charts import Axis, Line, nice_axis
-from stages.questions.drawing.markup import fill
-from stages.questions.drawing.numbers import LabelledChart, PageTable, TableRow, interval
+from stages.questions.drawing.markup import anchor, fill
+from stages.questions.drawing.numbers import (
+    Crossed,
+    CrossedCell,
+    CrossedLine,
+    LabelledChart,
+    PageTable,
+    TableRow,
+    interval,
+    number,
+    span,
+)
 from stages.questions.drawing.pictures import Sheet, by_tap, strip
-from stages.questions.drawing.section import Section, SectionPart
-from stages.questions.drawing.taps import StyledTap
+from stages.questions.drawing.section import Remark, Section, SectionPart
+from stages.questions.drawing.taps import StyledTap, by_family
 from stages.questions.findings import GAP, ROBUST_MIN, SEEDS_MIN
 from stages.questions.format import Row
 
@@ -26,6 +38,8 @@ class RobustnessContent:
     """What the template shows of the answer."""
 
     movement: tuple[LabelledChart, ...]
+    key: tuple[tuple[Markup, str], ...]
+    crossed: tuple[Crossed, ...]
     gaps: PageTable
     notes: tuple[str, ...]
     transfers: PageTable
@@ -63,7 +77,21 @@ def section(answer: Answer, answers: Mapping[str, Answer], taps: Sequence[Styled
     if answer.where("movement"):
         html = fill(TEMPLATE, "robustness", content=_content(answer, taps))
         parts = (SectionPart("robustness", "Robustness", html),)
-    return Section(parts=parts, measures=MEASURES)
+    return Section(parts=parts, measures=MEASURES, remarks=tuple(_remarks(answer, taps)))
+
+
+def _remarks(answer: Answer, taps: Sequence[StyledTap]) -> Iterator[Remark]:
+    """How far the middle eps moves the first tap of each encoder of a family."""
+    under = {(tap_id_of(row), *_attack(row)): row.value for row in answer.where("movement")}
+    levels = sorted({eps for _, attack, eps in under if attack == "pgd"})[:-1]
+    for family, members in by_family(taps).items():
+        middle = levels[len(levels) // 2] if levels else 0.0
+        first = [own[0] for own in members.values()]
+        moved = [under[tap.id, "pgd", middle] for tap in first if (tap.id, "pgd", middle) in under]
+        if moved:
+            attack = f"An attack that changes no pixel by more than {middle:g} / 255"
+            text = f"{attack} moves the {first[0].tap} by {span(moved)}."
+            yield Remark(family, text, "robustness")
 
 
 def _content(answer: Answer, taps: Sequence[StyledTap]) -> RobustnessContent:
@@ -72,6 +100,8 @@ def _content(answer: Answer, taps: Sequence[StyledTap]) -> RobustnessContent:
     columns = list(dict.fromkeys(row.subject for row in answer.where("accuracy") if row.subject))
     return RobustnessContent(
         movement=tuple(_movement(moved, taps)),
+        key=tuple((tap.key, tap.id) for tap in taps if any(tap_id_of(row) == tap.id for row in moved)),
+        crossed=tuple(_crossed(answer.rows, taps)),
         gaps=_gaps(answer.rows),
         notes=tuple(dict.fromkeys(row.why for row in answer.rows if row.why)),
         transfers=_listed("movement", [row for row in moved if _attack(row)[0] not in ATTACKS], taps),
@@ -123,8 +153,40 @@ def _movement(rows: Sequence[Row], taps: Sequence[StyledTap]) -> list[LabelledCh
                 points = tuple((float(levels.index(eps)), row.value) for eps, row in own)
                 curves.append(Line(tap.id, points, tap.style, tap.shape, tuple((row.low, row.high) for _, row in own)))
         chart = charts.lines(curves, across, up, 150, f"movement under {label}")
-        plots.append(LabelledChart(label, "eps in 255ths", chart))
+        plots.append(LabelledChart(label, "eps in 255ths", chart, anchor=anchor("robustness", attack)))
     return plots
+
+
+def _crossed(rows: Sequence[Row], taps: Sequence[StyledTap]) -> Iterator[Crossed]:
+    """The differences at the middle eps, one matrix a tap: supervised encoders below, the others beside each other."""
+    first = {tap.encoder: tap for tap in reversed(taps)}
+    for metric in dict.fromkeys(row.metric for row in rows if row.metric.startswith(GAP)):
+        gaps = {(row.encoder, *row.subject.rpartition(" ")[::2]): row for row in rows if row.metric == metric}
+        levels = sorted({eps for *_, eps in gaps}, key=float)
+        middle = levels[len(levels) // 2]
+        below = list(dict.fromkeys(encoder for encoder, *_ in gaps))
+        beside = tuple(dict.fromkeys(other for _, other, _ in gaps))
+        tap = metric.removeprefix(GAP)
+        lines: list[CrossedLine] = []
+        for encoder in below:
+            cells = tuple(
+                None if (row := gaps.get((encoder, other, middle))) is None else _gap_cell(row, tap, other, middle)
+                for other in beside
+            )
+            styled = first.get(encoder)
+            leads = not lines or styled is None or lines[-1].tap is None or lines[-1].tap.family != styled.family
+            lines.append(CrossedLine(encoder, styled, leads, cells))
+        yield Crossed(f"At the {tap}, eps {middle} / 255", beside, tuple(lines))
+
+
+def _gap_cell(row: Row, tap: str, other: str, eps: str) -> CrossedCell:
+    outcomes = ((row.low > ROBUST_MIN, "shown", "farther"), (row.high < -ROBUST_MIN, "opposite", "less far"))
+    style, word = next(
+        ((style, word) for found, style, word in outcomes if found), ("not-shown", "no clear difference")
+    )
+    title = f"{row.encoder} − {other}: {interval(row)}, {word}"
+    at = anchor("robustness", tap, row.encoder, other)
+    return CrossedCell(at, number(row.value), f"state {style}", f"f-{style}", word, title)
 
 
 def _gaps(rows: Sequence[Row]) -> PageTable:
@@ -147,5 +209,5 @@ def _sheets(answer: Answer, taps: Sequence[StyledTap]) -> list[Sheet]:
             for tap, figure in shown
             if label in figure.rows
         )
-        found.append(Sheet(label, "", shown[0][1].columns, strips))
+        found.append(Sheet(label, "", shown[0][1].columns, strips, anchor("robustness", "painted", label)))
     return found

@@ -6,6 +6,7 @@ the table says, a little blurred and noisy, so that the page is like one with a 
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -106,13 +107,14 @@ def sources() -> NDArray[np.uint8]:
     return scenes.render(5, range(SOURCES), SIZE)[0]
 
 
-def painted(tap_id: str) -> NDArray[np.uint8]:
-    """Samples of every source at a tap: uint8 [SOURCES, SAMPLES, SIZE, SIZE, 3]."""
+@lru_cache
+def painted(shares: Sequence[float]) -> NDArray[np.uint8]:
+    """Samples of every source that keep these shares of SCENE: uint8 [SOURCES, SAMPLES, SIZE, SIZE, 3]."""
     truth = scenes.sample(5, range(SOURCES))
     other = scenes.sample(6, range(SOURCES * SAMPLES))
     chance = np.random.Generator(np.random.Philox(key=9))
     values = {}
-    for name, strength in zip(SCENE, KEPT[tap_id], strict=False):
+    for name, strength in zip(SCENE, shares, strict=False):
         own = np.repeat(truth[name], SAMPLES)
         keep = chance.random(len(own)) < strength
         values[name] = np.where(keep, own, other[name])
@@ -124,7 +126,11 @@ def painted(tap_id: str) -> NDArray[np.uint8]:
     return np.clip(noisy, 0, 255).astype(np.uint8).reshape(SOURCES, SAMPLES, SIZE, SIZE, 3)
 
 
-def kept() -> MemoryArtifact:
+def kept(
+    table: Mapping[str, Sequence[float]] = KEPT,
+    probes: Mapping[str, Sequence[float]] = PROBE,
+    per_source: int = SAMPLES,
+) -> MemoryArtifact:
     """The answer to `kept`: scores, verdicts, twins, grids and maps."""
     rows = [row("kept", "rules", "", "", float("nan"), n=0, why=verdicts.THRESHOLDS)]
     for subject, reader in zip(SUBJECTS, READER, strict=True):
@@ -133,13 +139,13 @@ def kept() -> MemoryArtifact:
     figures = []
     real = sources()
     labels = [f"image {9000 + 37 * i}" for i in range(SOURCES)]
-    for number, tap_id in enumerate(KEPT):
+    for number, tap_id in enumerate(table):
         draw = rng("kept", tap_id)
         if not tap_id.startswith("oracle"):
-            near = 0.9 - 0.3 * KEPT[tap_id][6]
+            near = 0.9 - 0.3 * table[tap_id][6]
             rows.append(row("kept", "nearness", tap_id, "", near, low=near - 0.05, high=near + 0.05))
         for subject, value, probe, top, reader in zip(
-            SUBJECTS, KEPT[tap_id], PROBE[tap_id], KEPT["oracle:attributes"], READER, strict=True
+            SUBJECTS, table[tap_id], probes[tap_id], table["oracle:attributes"], READER, strict=True
         ):
             ceiling = None if subject in PIXEL else top
             half = 0.02 + 0.04 * draw.random()
@@ -185,8 +191,8 @@ def kept() -> MemoryArtifact:
             if ceiling is not None and tap_id == "oracle:attributes":
                 rows.append(row("kept", "ceiling", tap_id, subject, value, low=value - half, high=value + half))
         rows.append(row("kept", "sentence", tap_id, "", float("nan"), n=0, why="as the page puts it"))
-        samples = painted(tap_id)
-        columns = ("source", *(f"k = {k}" for k in range(SAMPLES)))
+        samples = painted(table[tap_id])[:, :per_source]
+        columns = ("source", *(f"k = {k}" for k in range(per_source)))
         figures.append(
             figure("grid", tap_id, np.concatenate([real[:, None], samples], axis=1), labels, columns, number)
         )
@@ -200,10 +206,12 @@ def kept() -> MemoryArtifact:
         figures.append(
             figure("maps", tap_id, np.stack([real, grey], axis=1), labels, ("source", "deviation"), number, caption)
         )
-    for subject, first, last in zip(SUBJECTS, KEPT["simclr:backbone"], KEPT["simclr:projector"], strict=True):
-        gap = first - last
-        both = f"simclr:{BOTH}"
-        rows.append(row("kept", "kept difference", both, subject, gap, low=gap - 0.04, high=gap + 0.04))
+    for encoder in both_ends(table):
+        ends = (table[f"{encoder}:backbone"], table[f"{encoder}:projector"])
+        for subject, first, last in zip(SUBJECTS, *ends, strict=True):
+            gap = first - last
+            both = f"{encoder}:{BOTH}"
+            rows.append(row("kept", "kept difference", both, subject, gap, low=gap - 0.04, high=gap + 0.04))
     return answer("kept", rows, figures)
 
 
@@ -222,10 +230,15 @@ def figure(
     return Figure(name, kind, name, caption, tiles, tuple(rows), tuple(columns), order, {"bootstrap": 0}, encoder, tap)
 
 
-def faithfulness() -> MemoryArtifact:
+def both_ends(table: Mapping[str, Sequence[float]]) -> list[str]:
+    """The encoders with both a backbone and a projector."""
+    return [at.partition(":")[0] for at in table if at.endswith(":projector")]
+
+
+def faithfulness(table: Mapping[str, Sequence[float]] = KEPT) -> MemoryArtifact:
     """The answer to `faithfulness`; the oracle's taps have none, as they see no pixels of a sample."""
     rows, ranked = [], []
-    for tap_id, values in KEPT.items():
+    for tap_id, values in table.items():
         if tap_id.startswith("oracle"):
             continue
         strength = float(np.mean(values[:9]))
@@ -252,11 +265,11 @@ def faithfulness() -> MemoryArtifact:
     return artifact
 
 
-def invariance() -> MemoryArtifact:
+def invariance(table: Mapping[str, Sequence[float]] = KEPT, paint: int = 4) -> MemoryArtifact:
     """The answer to `invariance`, with painted examples."""
     rows = []
     depth = {"backbone": 1.0, "projector.0": 0.55, "projector": 0.3, "pixels": 1.1}
-    tap_ids = [tap_id for tap_id in KEPT if tap_id != "oracle:attributes"]
+    tap_ids = [tap_id for tap_id in table if tap_id != "oracle:attributes"]
     for tap_id in tap_ids:
         deep = depth[tap_id.split(":")[1]]
         for subject, value in moved(tap_id, deep):
@@ -264,24 +277,25 @@ def invariance() -> MemoryArtifact:
             rows.append(row("invariance", "cosine distance", tap_id, subject, value / 3, low=value / 4, high=value / 2))
         for subject, value in (("nearest other image", 0.42), ("same shape", 0.93), ("same pattern", 0.84)):
             rows.append(row("invariance", "reference", tap_id, subject, value, low=value - 0.02, high=value + 0.02))
-    both = f"simclr:{BOTH}"
-    ends = (dict(moved(f"simclr:{end}", depth[end])) for end in ("backbone", "projector"))
-    first, last = ends
-    for subject, value in first.items():
-        gap, share = value - last[subject], last[subject] / value
-        rows.append(row("invariance", "r difference", both, subject, gap, low=gap - 0.03, high=gap + 0.03))
-        rows.append(row("invariance", "r ratio", both, subject, share, low=share - 0.05, high=share + 0.05))
-    for subject, value in (("r difference - untrained", 0.3), ("difference in differences", -0.6)):
-        rows.append(row("invariance", subject, both, "own", value, low=value - 0.1, high=value + 0.1))
-    for subject in Augmentations().used():
-        rows.append(row("invariance", "augmentation", "simclr:", subject, float("nan")))
+    for encoder in both_ends(table):
+        both = f"{encoder}:{BOTH}"
+        first, last = (dict(moved(f"{encoder}:{end}", depth[end])) for end in ("backbone", "projector"))
+        for subject, value in first.items():
+            gap, share = value - last[subject], last[subject] / value
+            rows.append(row("invariance", "r difference", both, subject, gap, low=gap - 0.03, high=gap + 0.03))
+            rows.append(row("invariance", "r ratio", both, subject, share, low=share - 0.05, high=share + 0.05))
+        for subject, value in (("r difference - untrained", 0.3), ("difference in differences", -0.6)):
+            rows.append(row("invariance", subject, both, "own", value, low=value - 0.1, high=value + 0.1))
+        for subject in Augmentations().used():
+            rows.append(row("invariance", "augmentation", f"{encoder}:", subject, float("nan")))
     columns = ("as it is", *(f"{name} {t.painted:g}" for name, t in TRANSFORMS.items()), "own augmentations")
-    labels = [f"image {9000 + 37 * i}" for i in range(4)]
-    seen = np.stack([sources()[:4]] * len(columns), axis=1)
+    labels = [f"image {9000 + 37 * i}" for i in range(paint)]
+    seen = np.stack([sources()[:paint]] * len(columns), axis=1)
     seen[:, 3] = seen[:, 3, :, ::-1]
-    figures = [figure("grid", "simclr", seen, labels, columns, 0), figure("grid", "oracle", seen, labels, columns, 9)]
+    encoders = dict.fromkeys(tap_id.partition(":")[0] for tap_id in tap_ids)
+    figures = [figure("grid", encoder, seen, labels, columns, 0) for encoder in encoders]
     for number, tap_id in enumerate(tap_ids):
-        samples = painted(tap_id)[:4]
+        samples = painted(table[tap_id])[:paint]
         tiles = np.concatenate([samples, samples], axis=1)[:, : len(columns)]
         figures.append(figure("grid", tap_id, tiles, labels, columns, number + 1))
     return answer("invariance", rows, figures)
@@ -296,7 +310,12 @@ def moved(tap_id: str, deep: float) -> list[tuple[str, float]]:
     return found
 
 
-def pretrained() -> MemoryArtifact:
+def pretrained(
+    method: str = "simclr",
+    seed: int = 0,
+    label: str = "",
+    names: Sequence[str] = ("backbone", "projector.0", "projector"),
+) -> MemoryArtifact:
     """The artifact of a trained encoder: its card and summary, no weights."""
     quality: list[dict[str, Any]] = [
         {"attribute": attribute, "tap": tap, "knn": knn, "linear": linear, "chance": chance, "n": 2000}
@@ -305,12 +324,14 @@ def pretrained() -> MemoryArtifact:
             ("pattern", 0.27, {"backbone": (1.0, 1.0), "projector.0": (1.0, 1.0), "projector": (0.99, 1.0)}),
         )
         for tap, (knn, linear) in scores.items()
+        if tap in names
     ]
-    taps = {tap: WIDTH[tap] for tap in ("backbone", "projector.0", "projector")}
+    taps = {tap: WIDTH[tap] for tap in names}
+    training = {"seed": seed, "num_images": 240_000, "batch": 256, "train_images": 10_000}
     card = TrainedCard(
-        method="simclr", architecture=Architecture(), preprocessing=Preprocessing(), taps=taps,
+        method=method, architecture=Architecture(), preprocessing=Preprocessing(), taps=taps,
         augmentations=Augmentations(), quality=tuple(Quality(**entry) for entry in quality), versions=VERSIONS,
-        training={"seed": 0, "num_images": 240_000, "batch": 256, "train_images": 10_000},
+        training=training | ({"label": label} if label else {}),
         weights_sha256=key("weights"),
     )  # fmt: skip
     document = card.model_dump_json().encode()
@@ -321,15 +342,15 @@ def pretrained() -> MemoryArtifact:
     return artifact
 
 
-def decoder() -> MemoryArtifact:
+def decoder(table: Mapping[str, Sequence[float]] = KEPT) -> MemoryArtifact:
     """The artifact of a decoder: its card and summary, no weights."""
-    taps = {tap_id: WIDTH[tap_id.split(":")[1]] for tap_id in KEPT}
+    taps = {tap_id: WIDTH[tap_id.split(":")[1]] for tap_id in table}
     points = np.linspace(0, 480_000, 25)[1:]
     curve = [
         Point(
             images=int(images),
             loss=0.05 + 0.2 * (images / 20_000) ** -0.7,
-            heldout={tap_id: 0.1 - 0.05 * np.mean(KEPT[tap_id]) + 0.2 * (images / 20_000) ** -0.7 for tap_id in KEPT},
+            heldout={at: 0.1 - 0.05 * np.mean(table[at]) + 0.2 * (images / 20_000) ** -0.7 for at in table},
         )
         for images in points
     ]
