@@ -55,7 +55,7 @@ def nearest(
         scores = search.scores(vectors)
         if len(rows) > k and np.isinf(near).any():
             # The k-th of any rows is no nearer than the k-th of all.
-            column = np.argpartition(scores, -(k + 1), axis=0)[-(k + 1) :].T.reshape(-1)
+            column = np.concatenate([np.argpartition(one, -(k + 1))[-(k + 1) :] for one in scores.T])
             query = np.repeat(np.arange(len(queries)), k + 1)
             distances = _exact(queries, vectors, query, column, metric)
             distances[rows[column] == own[query]] = np.inf

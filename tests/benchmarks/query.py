@@ -199,7 +199,7 @@ def turn(process: "subprocess.Popen[str]", way: str) -> dict[str, Any]:
 
 def main(words: list[str]) -> None:
     """All of it; with STORE and STUDY also how long opening them takes. `chunks` and `faiss` do only what they name."""
-    print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; {COUNT:,} x {WIDTH} float16")
+    print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; rows of {WIDTH} float16")
     if words == ["chunks"]:
         chunk_sizes()
         return
@@ -207,6 +207,7 @@ def main(words: list[str]) -> None:
         count, rounds = [*map(int, words[1:]), *(1_000_000, 5)[len(words) - 1 :]]
         against_faiss(count, rounds)
         return
+    print(f"{COUNT:,} rows")
     if words:
         opening(*words)
     with tempfile.TemporaryDirectory() as folder:
