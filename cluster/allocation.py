@@ -215,28 +215,36 @@ class Allocation:
                 pool.wants, pool.waiting = wants, waiting
                 self._share()
 
-    def grow(self, pool: Pool) -> WorkerProcess | None:
-        """A worker more for a pool: a spare, or one that is starting; None where it may not have one now."""
+    def grow(self, pool: Pool, avoid: str = "") -> WorkerProcess | None:
+        """A worker more for a pool: a spare, or one that is starting; None where it may not have one now.
+
+        It is on machine `avoid` only where no other has room.
+        """
         if len(pool.workers) >= pool.grant:
             return None
         with self.changed:
             free = self._free()
-            for spare in self._spares:
-                if (spare.layout.cpus, spare.layout.gpus) == (pool.layout.cpus, pool.layout.gpus) and fits(
-                    spare.layout, free.get(spare.machine)
-                ):
-                    self._spares.remove(spare)
-                    pool.workers.add(spare)
-                    return spare
-            now = time.monotonic()
-            good = {name: room for name, room in free.items() if self._failures.get(name, (0, 0.0))[1] <= now}
-            machine = machine_for(pool.asks, good)
-            if machine is None:
-                return None
-            self._make_room(machine, pool.layout)
-            worker = self.start(machine, pool.layout)
-            pool.workers.add(worker)
-            return worker
+            elsewhere = {name: room for name, room in free.items() if name != avoid}
+            return self._grow_within(pool, elsewhere) or (self._grow_within(pool, free) if avoid in free else None)
+
+    def _grow_within(self, pool: Pool, free: dict[str, Machine]) -> WorkerProcess | None:
+        """A worker more for a pool within what is free of some machines."""
+        for spare in self._spares:
+            if (spare.layout.cpus, spare.layout.gpus) == (pool.layout.cpus, pool.layout.gpus) and fits(
+                spare.layout, free.get(spare.machine)
+            ):
+                self._spares.remove(spare)
+                pool.workers.add(spare)
+                return spare
+        now = time.monotonic()
+        good = {name: room for name, room in free.items() if self._failures.get(name, (0, 0.0))[1] <= now}
+        machine = machine_for(pool.asks, good)
+        if machine is None:
+            return None
+        self._make_room(machine, pool.layout)
+        worker = self.start(machine, pool.layout)
+        pool.workers.add(worker)
+        return worker
 
     def start(self, machine: str, layout: Layout) -> WorkerProcess:
         """Starts a worker on a machine."""

@@ -5,7 +5,8 @@ travels between processes. `Executor.run` runs independent calls, a bounded numb
 call on several ranks that know of each other. Every call ends in exactly one `Outcome`: a value, or a `Failure`.
 
 A call whose worker was lost is retried. An error that the function raised is not, unless it has a true attribute
-`transient`. A call that kills its workers again and again is quarantined, and the others go on.
+`transient`. A call that kills its workers again and again is quarantined, and the others go on. An attempt that hangs
+is ended, and another made elsewhere, where workers are processes of their own.
 Executions are at least once: a function must be idempotent.
 
     from cluster.inline import Inline
@@ -52,7 +53,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Loss:
-    """One attempt that ended without an answer, or in an error that said it was transient.
+    """One attempt that ended without an answer, was ended because it hung, or said that its error was transient.
 
     `machine` is the executor's own number of the machine, empty where it is this one.
     """
@@ -124,11 +125,15 @@ class Retries:
 
     `kills`: it is quarantined when this many workers died under it while their machine lived on. `losses`: it fails
     when this many attempts ended with their machine. `transients`: attempts granted to errors that say `transient`.
+    An attempt hangs when it takes `hung_times` the median of what is done, and at least `hung_seconds` (infinite:
+    none ever hangs); the second attempt after that is waited for.
     """
 
     kills: int = 3
     losses: int = 10
     transients: int = 3
+    hung_seconds: float = 600.0
+    hung_times: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -150,19 +155,22 @@ class Claim:
 
     `name` is for people. The lowest `order` goes first where not all have room. Once `halted()` is true no further call
     begins: `run` returns when those that have begun are done, and a gang that has not raises `StoppedError`. `on_room`
-    is called, in the caller's thread, whenever the room that it has changes.
+    is called, in the caller's thread, whenever the room that it has changes; `on_loss` whenever an attempt has ended
+    without an answer of its own.
     """
 
     name: str = ""
     order: int = 0
     halted: Callable[[], bool] = never
     on_room: Callable[[Room], None] | None = None
+    on_loss: "OnLoss | None" = None
 
 
 ALONE = Claim()
 """The claim of what is alone at work."""
 
 OnDone: TypeAlias = Callable[[Outcome], None]
+OnLoss: TypeAlias = Callable[[Call, Loss], None]
 OnProgress: TypeAlias = Callable[[Progress], None]
 
 

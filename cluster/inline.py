@@ -71,7 +71,7 @@ class Inline:
         """Runs calls in their order; see `Executor.run`. This process has all GPUs, whatever `gpu` says."""
         source = iter(calls)
         while not claim.halted() and (call := next(source, None)) is not None:
-            tally = Tally(call, self.name, self._retries)
+            tally = Tally(call, self.name, self._retries, claim.on_loss)
             outcome = None
             while outcome is None:
                 time.sleep(tally.pause_seconds)
@@ -93,15 +93,15 @@ class Inline:
         with self._turn:
             if claim.halted():
                 raise StoppedError
-            return self._gang(call, ranks, on_progress, least)
+            return self._gang(call, ranks, on_progress, least, claim)
 
     def _check(self) -> None:
         if self._stopped.is_set():
             raise StoppedError
 
-    def _gang(self, call: Call, ranks: int, on_progress: OnProgress | None, least: int | None) -> Outcome:
+    def _gang(self, call: Call, ranks: int, on_progress: OnProgress | None, least: int | None, claim: Claim) -> Outcome:
         layout = layout_for_gang([this_machine()], ranks, least)
-        tally = Tally(call, self.name, self._retries)
+        tally = Tally(call, self.name, self._retries, claim.on_loss)
         try:
             payload = encode(call.payload, f"the payload of call {call.id}")
         except PayloadError as error:

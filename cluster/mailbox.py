@@ -111,19 +111,18 @@ def open_mailbox() -> Iterator[Any]:
         ray.kill(handle)
 
 
-def reader(mailbox: Any, on_progress: OnProgress | None) -> Callable[[], None]:
-    """A function that fetches progress; without anybody who wants it, one that does nothing."""
+def reader(mailbox: Any, on_progress: OnProgress) -> Callable[[], bool]:
+    """A function that fetches progress, and returns whether the mailbox has answered."""
     import ray
 
-    def read() -> None:
-        if on_progress is None:
-            return
+    def read() -> bool:
         try:
             posts: list[Progress] = ray.get(mailbox.take.remote(), timeout=30)
         except ray.exceptions.RayError:
             # Progress is for people: its loss must not end a training.
-            return
+            return False
         for progress in posts:
             on_progress(progress)
+        return True
 
     return read

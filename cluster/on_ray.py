@@ -11,11 +11,12 @@ Ray is imported when the executor is entered.
 
 import os
 import socket
+import statistics
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from cluster.allocation import MANY, SOON_SECONDS, Allocation, Gang, Pool, WorkerProcess
@@ -28,8 +29,10 @@ from cluster.executor import (
     Claim,
     Loss,
     OnDone,
+    OnLoss,
     OnProgress,
     Outcome,
+    Progress,
     Retries,
     Room,
     encode,
@@ -39,9 +42,9 @@ from cluster.executor import (
 from cluster.mailbox import Location, Post, here, open_mailbox, reader
 from cluster.ranks import Rank, run_rank
 from cluster.resources import device, layout_for_parts, set_threads
-from cluster.retry import Tally
+from cluster.retry import REMEMBERED, Reports, Tally, limit_seconds
 from cluster.shares import Placement
-from cluster.training import run_train
+from cluster.training import HungError, run_train
 
 POLL_SECONDS = 0.5
 """How often a thread that waits polls for progress, for room and for the end."""
@@ -159,7 +162,8 @@ class OnRay:
         allocation = self._allocation
         pool = allocation.open_pool(claim, gpu)
         try:
-            _Run(allocation, pool, self._refresh, Tallies(self.name, self._retries, iter(calls)), on_done).go()
+            tallies = Tallies(self.name, self._retries, iter(calls), claim.on_loss)
+            _Run(allocation, pool, self._refresh, tallies, on_done).go()
         finally:
             allocation.close_pool(pool)
 
@@ -174,18 +178,25 @@ class OnRay:
         """Runs a gang; see `Executor.gang`. Raises `ResourceError` for more ranks than CPUs or GPUs."""
         gang = self._allocation.open_gang(claim, ranks, least)
         try:
-            tally = Tally(call, self.name, self._retries)
+            tally = Tally(call, self.name, self._retries, claim.on_loss)
             try:
                 payload = encode(call.payload, f"the payload of call {call.id}")
             except PayloadError as error:
                 return refused(tally, error)
             report = _Report(self._allocation, gang)
+            reports = Reports(self._retries)
+
+            def on_report(progress: Progress) -> None:
+                reports.heard(progress, time.monotonic())
+                if on_progress is not None:
+                    on_progress(progress)
+
             while True:
                 time.sleep(tally.pause_seconds)
                 if ranks == 1:
-                    outcome = self._alone(gang, tally, payload, on_progress, report)
+                    outcome = self._alone(gang, tally, payload, on_report, reports, report)
                 else:
-                    outcome = self._together(gang, tally, payload, on_progress, report)
+                    outcome = self._together(gang, tally, payload, on_report, reports, report)
                 if outcome is not None:
                     return outcome
                 self._allocation.leave(gang)
@@ -213,7 +224,7 @@ class OnRay:
                 return placement
 
     def _alone(
-        self, gang: Gang, tally: Tally, payload: str, on_progress: OnProgress | None, report: "_Report"
+        self, gang: Gang, tally: Tally, payload: str, on_report: OnProgress, reports: Reports, report: "_Report"
     ) -> Outcome | None:
         """One attempt of a gang of one, on an actor of its own."""
         import ray
@@ -223,14 +234,19 @@ class OnRay:
             while (worker := self._start_alone(gang, placement)) is None:
                 placement = self._wait_for_placement(gang, report)
             try:
-                read = reader(mailbox, on_progress)
+                read = reader(mailbox, on_report)
                 ref = worker.handle.train.remote(tally.call.function, payload, tally.begin(), mailbox)
+                reports.begin(time.monotonic())
                 while not ray.wait([ref], timeout=POLL_SECONDS)[0]:
                     self._refresh()
                     report.changes()
-                    read()
+                    if not read():
+                        reports.unreachable()
                     if self._allocation.gone(worker):
                         return tally.lost(lost(tally, worker, "its machine has left the cluster"), gone())
+                    if (silent := reports.silent_seconds(time.monotonic())) is not None:
+                        tally.hung(lost(tally, worker, silence(silent)))
+                        return None
                 try:
                     answer: AttemptResult = ray.get(ref)
                 except ray.exceptions.RayError as error:
@@ -262,31 +278,39 @@ class OnRay:
         return None
 
     def _together(
-        self, gang: Gang, tally: Tally, payload: str, on_progress: OnProgress | None, report: "_Report"
+        self, gang: Gang, tally: Tally, payload: str, on_report: OnProgress, reports: Reports, report: "_Report"
     ) -> Outcome | None:
         """One attempt of a gang of several ranks, by Ray Train."""
         placement = self._wait_for_placement(gang, report)
         attempt = tally.begin()
+        reports.begin(time.monotonic())
         assert self._connection is not None
         with open_mailbox() as mailbox:
-            read = reader(mailbox, on_progress)
+            read = reader(mailbox, on_report)
 
             def look() -> None:
                 self._refresh()
                 report.changes()
-                read()
+                if not read():
+                    reports.unreachable()
+                if (silent := reports.silent_seconds(time.monotonic())) is not None:
+                    raise HungError(silence(silent))
 
-            ended = run_train(
-                tally.call,
-                payload,
-                replace(placement.layout, workers=gang.ranks),
-                attempt,
-                self._connection.folder,
-                mailbox,
-                look,
-                None if gang.least == gang.ranks else gang.least,
-                self._resize_seconds,
-            )
+            try:
+                ended = run_train(
+                    tally.call,
+                    payload,
+                    replace(placement.layout, workers=gang.ranks),
+                    attempt,
+                    self._connection.folder,
+                    mailbox,
+                    look,
+                    None if gang.least == gang.ranks else gang.least,
+                    self._resize_seconds,
+                )
+            except HungError as error:
+                tally.hung(Loss(attempt, str(error), socket.gethostname(), 0))
+                return None
         return tally.lost(ended, gone()) if isinstance(ended, Loss) else tally.answered(ended)
 
 
@@ -314,10 +338,11 @@ class _Report:
 class Tallies:
     """The calls of a `run`, drawn one by one, each with its history and its payload as text."""
 
-    def __init__(self, executor: str, retries: Retries, calls: Iterator[Call]) -> None:
+    def __init__(self, executor: str, retries: Retries, calls: Iterator[Call], on_loss: OnLoss | None) -> None:
         self._executor = executor
         self._retries = retries
         self._calls = calls
+        self._on_loss = on_loss
         self.exhausted = False
 
     def end(self) -> None:
@@ -331,12 +356,22 @@ class Tallies:
             if call is None:
                 self.exhausted = True
                 break
-            tally = Tally(call, self._executor, self._retries)
+            tally = Tally(call, self._executor, self._retries, self._on_loss)
             try:
                 return tally, encode(call.payload, f"the payload of call {call.id}")
             except PayloadError as error:
                 on_done(refused(tally, error))
         return None
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A call on a worker, since a time of `time.monotonic`."""
+
+    worker: WorkerProcess
+    tally: Tally
+    payload: str
+    since: float
 
 
 class _Run:
@@ -351,7 +386,8 @@ class _Run:
         self._calls = calls
         self._on_done = on_done
         self._waiting: deque[tuple[Tally, str]] = deque()
-        self._running: dict[Any, tuple[WorkerProcess, Tally, str]] = {}
+        self._running: dict[Any, _Attempt] = {}
+        self._seconds: deque[float] = deque(maxlen=REMEMBERED)
         self._starting: dict[Any, WorkerProcess] = {}
         self._machines = allocation.machines
         self._report = _Report(allocation, pool)
@@ -372,6 +408,7 @@ class _Run:
             if self._allocation.machines is not self._machines:
                 self._machines = self._allocation.machines
                 self._forget_lost()
+            self._end_hung()
             self._cancel_starts()
             self._grow()
             self._report.changes()
@@ -402,7 +439,11 @@ class _Run:
 
     def _grow(self) -> None:
         """Starts as many workers as calls wait for one, within what the pool may have."""
-        while len(self._starting) < len(self._waiting) and (worker := self._allocation.grow(self._pool)) is not None:
+        while len(self._starting) < len(self._waiting):
+            avoid = self._waiting[len(self._starting)][0].avoid
+            worker = self._allocation.grow(self._pool, avoid)
+            if worker is None:
+                return
             if worker.where is None:
                 self._starting[worker.handle.locate.remote()] = worker
             else:
@@ -413,10 +454,13 @@ class _Run:
         if not self._waiting or not self._allocation.keeps(self._pool, worker):
             self._allocation.release(self._pool, worker)
             return
-        tally, payload = self._waiting.popleft()
+        elsewhere = (n for n, (tally, _) in enumerate(self._waiting) if tally.avoid != worker.machine)
+        number = next(elsewhere, 0)
+        tally, payload = self._waiting[number]
+        del self._waiting[number]
         tally.begin()
         ref = worker.handle.run.remote(tally.call.function, payload, tally.pause_seconds)
-        self._running[ref] = worker, tally, payload
+        self._running[ref] = _Attempt(worker, tally, payload, time.monotonic())
 
     def _started(self, ref: Any) -> None:
         """A worker has started, or has failed to."""
@@ -430,16 +474,18 @@ class _Run:
         """An attempt has ended; its worker is given the next call."""
         import ray
 
-        worker, tally, payload = self._running.pop(ref)
+        attempt = self._running.pop(ref)
+        worker, tally = attempt.worker, attempt.tally
         try:
             answer: AttemptResult = ray.get(ref)
         except ray.exceptions.RayError as error:
-            self._lost(worker, tally, payload, str(error))
+            self._lost(attempt, str(error))
             return
         outcome = tally.answered(answer)
         if outcome is None:
-            self._waiting.appendleft((tally, payload))
+            self._waiting.appendleft((tally, attempt.payload))
         else:
+            self._seconds.append(outcome.seconds)
             try:
                 self._on_done(outcome)
             except BaseException:
@@ -451,21 +497,42 @@ class _Run:
             self._draw()
             self._begin(worker)
 
-    def _lost(self, worker: WorkerProcess, tally: Tally, payload: str, reason: str) -> None:
+    def _lost(self, attempt: _Attempt, reason: str) -> None:
         """A worker has died under its call. Where Ray only lost sight of it, it may come back: so it is ended."""
-        self._allocation.drop(self._pool, worker)
-        outcome = tally.lost(lost(tally, worker, reason), gone())
+        tally = attempt.tally
+        self._allocation.drop(self._pool, attempt.worker)
+        outcome = tally.lost(lost(tally, attempt.worker, reason), gone())
         if outcome is None:
-            self._waiting.appendleft((tally, payload))
+            self._waiting.appendleft((tally, attempt.payload))
         else:
             self._on_done(outcome)
 
+    def _end_hung(self) -> None:
+        """Ends what takes far longer than others did, once for each call, and lets it be tried again."""
+        import ray
+
+        now, limit = time.monotonic(), None
+        for ref, attempt in list(self._running.items()):
+            tally, seconds = attempt.tally, now - attempt.since
+            if tally.hangs or seconds < tally.retries.hung_seconds:
+                continue
+            limit = limit_seconds(self._seconds, tally.retries) if limit is None else limit
+            # Its answer may be there, where we were kept from looking for as long.
+            if seconds > limit and not ray.wait([ref], timeout=0)[0]:
+                del self._running[ref]
+                usual = statistics.median(self._seconds)
+                tally.hung(
+                    lost(tally, attempt.worker, f"no answer for {seconds:.0f} s, where the median is {usual:.1f} s")
+                )
+                self._allocation.drop(self._pool, attempt.worker)
+                self._waiting.appendleft((tally, attempt.payload))
+
     def _forget_lost(self) -> None:
         """Ray may see minutes after the loss of a machine what it means for a call there."""
-        for ref, (worker, tally, payload) in list(self._running.items()):
-            if worker.machine not in self._machines:
+        for ref, attempt in list(self._running.items()):
+            if attempt.worker.machine not in self._machines:
                 del self._running[ref]
-                self._lost(worker, tally, payload, "its machine has left the cluster")
+                self._lost(attempt, "its machine has left the cluster")
 
     def _cancel_starts(self) -> None:
         """Ends starting workers that may not be there any more, and those whose machine is lost."""
@@ -494,6 +561,11 @@ def lost(tally: Tally, worker: WorkerProcess, reason: str) -> Loss:
     """The loss of a worker that has started."""
     assert worker.where is not None
     return Loss(tally.attempts, reason, worker.where.host, worker.where.pid, worker.machine)
+
+
+def silence(seconds: float) -> str:
+    """Why an attempt at a gang was ended."""
+    return f"no report for {seconds:.0f} s"
 
 
 def refused(tally: Tally, error: PayloadError) -> Outcome:

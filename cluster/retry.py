@@ -1,10 +1,19 @@
-"""What becomes of a call after each attempt: a pure record that counts, without clocks or processes."""
+"""What becomes of a call after each attempt, and when an attempt hangs: pure, without clocks or processes."""
 
+import math
 import random
-from collections.abc import Collection
+import statistics
+from collections import deque
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from cluster.executor import AttemptResult, Call, Failure, Loss, Outcome, Retries, decode
+from cluster.executor import AttemptResult, Call, Failure, Loss, OnLoss, Outcome, Progress, Retries, decode
+
+PAUSE_SECONDS = 0.25
+"""Half of how long the attempt after the first transient error waits."""
+
+REMEMBERED = 1000
+"""So many durations at most, the newest, are what is usual."""
 
 JITTER = 0.25
 """By which share a pause is shorter or longer."""
@@ -12,13 +21,19 @@ JITTER = 0.25
 
 @dataclass
 class Tally:
-    """One call's history. `answered` and `lost` return the outcome, or None where the call is to be tried again."""
+    """One call's history. `answered` and `lost` return the outcome, or None where the call is to be tried again.
+
+    `on_loss` is called with each loss. `hangs` counts the attempts that hung, the last of them on machine `avoid`.
+    """
 
     call: Call
     executor: str
     retries: Retries
+    on_loss: OnLoss | None = None
     attempts: int = 0
     transients: int = 0
+    hangs: int = 0
+    avoid: str = ""
     losses: list[Loss] = field(default_factory=list)
     _deaths: list[str] = field(default_factory=list)
 
@@ -33,14 +48,16 @@ class Tally:
 
         With jitter, so that calls that failed together do not come back together.
         """
-        return 0.25 * 2**self.transients * random.uniform(1 - JITTER, 1 + JITTER) if self.transients else 0.0
+        if not self.transients:
+            return 0.0
+        return PAUSE_SECONDS * 2.0**self.transients * random.uniform(1 - JITTER, 1 + JITTER)
 
     def answered(self, answer: AttemptResult) -> Outcome | None:
         """An attempt came back."""
         error = answer.error
         if error is not None and error.transient and self.transients < self.retries.transients:
             self.transients += 1
-            self.losses.append(Loss(self.attempts, f"{error.type}: {error.message}", answer.host, answer.pid))
+            self._note(Loss(self.attempts, f"{error.type}: {error.message}", answer.host, answer.pid))
             return None
         return Outcome(
             call=self.call,
@@ -60,7 +77,7 @@ class Tally:
         `gone` are the machines that are known to be lost by now. A worker's death is seen long before its machine's,
         so all deaths are judged anew each time.
         """
-        self.losses.append(replace(loss, attempt=self.attempts, reason=" ".join(loss.reason.split())[:600]))
+        self._note(replace(loss, attempt=self.attempts, reason=" ".join(loss.reason.split())[:600]))
         self._deaths.append(loss.machine)
         machines = sum(machine in gone for machine in self._deaths)
         kills = len(self._deaths) - machines
@@ -92,3 +109,63 @@ class Tally:
             attempts=self.attempts,
             losses=tuple(self.losses),
         )
+
+    def hung(self, loss: Loss) -> None:
+        """An attempt was ended because it hung: no death that speaks against the call. It is to be tried again."""
+        self.hangs += 1
+        self.avoid = loss.machine
+        self._note(replace(loss, attempt=self.attempts))
+
+    def _note(self, loss: Loss) -> None:
+        self.losses.append(loss)
+        if self.on_loss is not None:
+            self.on_loss(self.call, loss)
+
+
+def limit_seconds(usual: Sequence[float], retries: Retries) -> float:
+    """After how many seconds an attempt hangs, by those that others took: infinite where nothing is known of them."""
+    if not usual:
+        return math.inf
+    return max(retries.hung_seconds, retries.hung_times * statistics.median(usual))
+
+
+class Reports:
+    """When an attempt at a gang hangs: between its first report and its last it reports nothing for too long.
+
+    What is usual are the seconds between its reports. Only an attempt that has come further than those before it is
+    ended, so that a gang that always stops at one point is tried again once. `now` is the time in seconds of any
+    clock that does not run backwards.
+    """
+
+    def __init__(self, retries: Retries) -> None:
+        self._retries = retries
+        self._since: float | None = None
+        self._gaps: deque[float] = deque(maxlen=REMEMBERED)
+        self._last: Progress | None = None
+        self._furthest = -1
+        self._further = False
+
+    def begin(self, now: float) -> None:
+        """A new attempt begins."""
+        if self._last is not None:
+            self._furthest = max(self._furthest, self._last.done)
+        self._since, self._last, self._further = now, None, False
+        self._gaps.clear()
+
+    def heard(self, progress: Progress, now: float) -> None:
+        """A report has come."""
+        if self._since is not None:
+            self._gaps.append(now - self._since)
+        self._since, self._last = now, progress
+        self._further = self._further or progress.done > self._furthest
+
+    def unreachable(self) -> None:
+        """Reports cannot be fetched, so that until the next nothing is known."""
+        self._since = None
+
+    def silent_seconds(self, now: float) -> float | None:
+        """For how long there was no report, where that means that the attempt hangs; else None."""
+        if self._since is None or self._last is None or not self._further or self._last.done >= self._last.total:
+            return None
+        silent = now - self._since
+        return silent if silent > limit_seconds(self._gaps, self._retries) else None

@@ -57,6 +57,10 @@ _marks = itertools.count(1)
 one gang differ from another's. Ray Train gives them no names."""
 
 
+class HungError(Exception):
+    """Ends an attempt, raised by what reads progress: the ranks report nothing any more."""
+
+
 class RankError(Exception):
     """Ends the group: a rank's function raised. What it raised is in the mailbox."""
 
@@ -122,6 +126,10 @@ def run_train(
             # Train's controller is lost. Without it Ray would keep the ranks' room until we disconnect.
             _give_room_back(mark)
             return _lost(attempt, ended.error)
+    except HungError:
+        # The ranks end with their room, whatever they wait for.
+        _give_room_back(mark)
+        raise
     except ray.exceptions.RayActorError as error:
         return _lost(attempt, error)
     finally:

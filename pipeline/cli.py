@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints. Every command imports what it needs when it runs."""
 
 import json
+import math
 import os
 import shlex
 import signal
@@ -15,7 +16,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline import explore_commands, export_commands, query_commands, store_commands, submit_commands
-from pipeline.options import ACCEPT_DRIFT, FORCE, JSON, KEEP_GOING, ON_BUSY, RANKS, STORE, STUDY, UNTIL, run_words
+from pipeline.options import (
+    ACCEPT_DRIFT,
+    FORCE,
+    HUNG_AFTER,
+    JSON,
+    KEEP_GOING,
+    ON_BUSY,
+    RANKS,
+    STORE,
+    STUDY,
+    UNTIL,
+    run_words,
+)
 from pipeline.query_commands import opened_study
 
 if TYPE_CHECKING:
@@ -199,6 +212,7 @@ def status(study: str, root: str, as_json: bool, check: bool, refresh: bool, wat
 @KEEP_GOING
 @ACCEPT_DRIFT
 @ON_BUSY
+@HUNG_AFTER
 def run(
     study: str,
     root: str,
@@ -211,6 +225,7 @@ def run(
     keep_going: bool,
     accept_drift: bool,
     on_busy: str,
+    hung_after: float,
 ) -> None:
     """Bring every step to done, doing only what the store does not hold, and print what matters."""
     from pipeline.errors import exit_code, require_run
@@ -232,7 +247,7 @@ def run(
             result = run_graph(
                 steps,
                 store,
-                _executor(executor, address),
+                _executor(executor, address, hung_after),
                 study=read.study,
                 force=force,
                 until=until,
@@ -252,7 +267,7 @@ def run(
             command = ["repscope", "run", study, "--store", root]
             command += [] if executor == "ray" else ["--executor", executor]
             command += ["--address", address] if address else []
-            command += run_words(ranks, forced, until, keep_going, accept_drift, on_busy)
+            command += run_words(ranks, forced, until, keep_going, accept_drift, on_busy, hung_after)
             command += ["--json"] if as_json else []
             click.echo(f"repscope: {error}\nTo go on from here: {shlex.join(command)}", err=True)
             raise click.exceptions.Exit(3) from error
@@ -405,15 +420,16 @@ def show(
     click.echo(f"{out}: the image and {count} samples each for {', '.join(rows)}")
 
 
-def _executor(name: str, address: str | None) -> "Callable[[], Executor]":
+def _executor(name: str, address: str | None, hung_minutes: float) -> "Callable[[], Executor]":
     def enter() -> "Executor":
         if name == "inline":
             from cluster.inline import Inline
 
             return Inline()
+        from cluster.executor import Retries
         from cluster.on_ray import OnRay
 
-        return OnRay(address=address)
+        return OnRay(address=address, retries=Retries(hung_seconds=60 * hung_minutes or math.inf))
 
     return enter
 

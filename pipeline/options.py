@@ -6,6 +6,9 @@ from typing import Any
 
 import click
 
+HUNG_MINUTES = 10.0
+"""After how many minutes at least a part or a training is taken for hung."""
+
 
 class RanksOption(click.ParamType):  # type: ignore[type-arg]
     """A number of ranks, or the fewest and the most: `4`, `2-8`."""
@@ -56,6 +59,14 @@ ON_BUSY = click.option(
     show_default=True,
     help="When another run is at it.",
 )
+HUNG_AFTER = click.option(
+    "--hung-after",
+    type=click.FloatRange(min=0),
+    default=HUNG_MINUTES,
+    show_default=True,
+    metavar="MINUTES",
+    help="Try a part again after 10 times the median and so long, a training after so long without report; 0: never.",
+)
 
 
 def run_words(
@@ -65,6 +76,7 @@ def run_words(
     keep_going: bool,
     accept_drift: bool,
     on_busy: str,
+    hung_after: float,
 ) -> list[str]:
     """These options as words of a command line, without those that have their default."""
     words = ["--ranks", RanksOption.text(ranks)] if ranks else []
@@ -73,4 +85,5 @@ def run_words(
     words += ["--keep-going"] if keep_going else []
     words += ["--accept-drift"] if accept_drift else []
     words += [] if on_busy == "wait" else ["--on-busy", on_busy]
+    words += [] if hung_after == HUNG_MINUTES else ["--hung-after", f"{hung_after:g}"]
     return words

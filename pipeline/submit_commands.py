@@ -1,4 +1,4 @@
-"""Commands for a Ray cluster: `submit`, `stop` and `doctor`. Registered in `pipeline.cli`."""
+"""Commands for a Ray cluster: `submit`, `stop`, `doctor` and `deploy`. Registered in `pipeline.cli`."""
 
 import json
 import os
@@ -8,7 +8,19 @@ from pathlib import Path
 
 import click
 
-from pipeline.options import ACCEPT_DRIFT, FORCE, JSON, KEEP_GOING, ON_BUSY, RANKS, STORE, STUDY, UNTIL, run_words
+from pipeline.options import (
+    ACCEPT_DRIFT,
+    FORCE,
+    HUNG_AFTER,
+    JSON,
+    KEEP_GOING,
+    ON_BUSY,
+    RANKS,
+    STORE,
+    STUDY,
+    UNTIL,
+    run_words,
+)
 
 ADDRESS = click.option(
     "--address",
@@ -31,6 +43,7 @@ STOPPED = 143
 @KEEP_GOING
 @ACCEPT_DRIFT
 @ON_BUSY
+@HUNG_AFTER
 @click.option("--pass-env", "passed", multiple=True, metavar="NAME", help="Pass this variable on to the run.")
 @click.option(
     "--runtime-env",
@@ -49,6 +62,7 @@ def submit(
     keep_going: bool,
     accept_drift: bool,
     on_busy: str,
+    hung_after: float,
     passed: tuple[str, ...],
     runtime_env: Path | None,
     image_env: bool,
@@ -62,7 +76,7 @@ def submit(
     from pipeline.submitting import COMMAND, packed, runtime_env_of, submission_of
 
     submission = submission_of(study, root)
-    words = run_words(ranks, force, until, keep_going, accept_drift, on_busy)
+    words = run_words(ranks, force, until, keep_going, accept_drift, on_busy, hung_after)
     jobs = Jobs(address)
     live = [job for job in jobs.attempts(re.escape(submission.name)) if job.live]
     if live:
@@ -153,4 +167,51 @@ def doctor(address: str | None, root: str, as_json: bool) -> None:
         raise click.exceptions.Exit(2)
 
 
-COMMANDS = (submit, stop, doctor)
+@click.command()
+@click.argument("target", type=click.Choice(["docker", "kuberay", "ray-up", "slurm"]))
+@click.argument("study", metavar="[STUDY]", required=False)
+@STORE
+@click.option(
+    "--image", default="registry.example.org/repscope:0.1", show_default=True, help="The image of all machines."
+)
+def deploy(target: str, study: str | None, root: str, image: str) -> None:
+    """Print a file that brings Repscope to a cluster.
+
+    docker: the image of all machines. kuberay: STUDY as a RayJob. ray-up: a cluster of virtual machines. slurm: STUDY
+    as a job of Slurm.
+    """
+    from cluster.deploy import TARGETS
+
+    values = {"image": image} | (_deployed(target, study, root) if target in ("kuberay", "slurm") else {})
+    click.echo(TARGETS[target].render(values), nl=False)
+
+
+def _deployed(target: str, study: str | None, root: str) -> dict[str, str]:
+    """What a study's own cluster is told of it. Raises `UsageError` for what its machines could not reach."""
+    from importlib.metadata import version
+
+    from pipeline.errors import UsageError, require_run
+    from pipeline.submitting import submission_of
+
+    require_run()
+    if study is None:
+        raise UsageError("a study to run there", "none", f"Name one: repscope deploy {target} STUDY --store URL")
+    submission = submission_of(study, root)
+    if target == "slurm":
+        path = str(Path(study).resolve()) if Path(study).is_file() else study
+        return {"study": path, "store": submission.store.url if submission.store.far else str(Path(root).resolve())}
+    if not submission.store.far:
+        raise UsageError("a store that pods can reach", root, "Name a bucket with --store.")
+    local = sorted({*submission.code, *submission.paths})
+    if local:
+        click.echo(f"Mount into every pod, at the same path: {', '.join(local)}", err=True)
+    command = ["repscope", "run", "/study/study.yaml", "--store", submission.store.url, "--address", "auto"]
+    return {
+        "name": re.sub("[^a-z0-9]+", "-", submission.study.study.lower()).strip("-")[:40],
+        "study": submission.text,
+        "command": shlex.join(command),
+        "ray": version("ray"),
+    }
+
+
+COMMANDS = (submit, stop, doctor, deploy)

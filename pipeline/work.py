@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cluster.executor import Call, Claim, Executor, OnDone, Outcome, Progress, Room
+from cluster.executor import Call, Claim, Executor, Loss, OnDone, Outcome, Progress, Room
 from pipeline.errors import PipelineError, SeveralFailedError, StepFailedError
 from pipeline.events import EventLog
 from pipeline.lease import Lease
@@ -102,8 +102,6 @@ class Work:
             nonlocal done
             lease.check()
             part = int(outcome.id.rpartition("/")[2])
-            for loss in outcome.losses:
-                self.events.emit("part_lost", self.step.name, part=part, **asdict(loss))
             if outcome.error is None:
                 done += 1
                 where = {"host": outcome.host, "pid": outcome.pid, "executor": outcome.executor}
@@ -153,7 +151,11 @@ class Work:
         def on_room(room: Room) -> None:
             self.events.emit("step_room", self.step.name, **asdict(room))
 
-        return Claim(self.step.name, self.order, self.halt, on_room)
+        def on_loss(call: Call, loss: Loss) -> None:
+            part = int(call.id.rpartition("/")[2])
+            self.events.emit("part_lost", self.step.name, part=part, **asdict(loss))
+
+        return Claim(self.step.name, self.order, self.halt, on_room, on_loss)
 
     def _failure(self, outcome: Outcome, part: int | None) -> StepFailedError:
         error = outcome.error

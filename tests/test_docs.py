@@ -145,6 +145,18 @@ def test_links_and_pictures_of_a_page_lead_to_files(page: str) -> None:
         assert target.startswith("https://") or ((ROOT / page).parent / target).is_file(), target
 
 
+def test_every_test_that_the_page_of_reliability_names_exists() -> None:
+    page = (ROOT / "docs" / "understanding" / "reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 30
+    for path, name in named:
+        assert re.search(rf"^ *def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), (
+            f"{path}::{name}"
+        )
+    rows = page.partition("| fault |")[2].splitlines()[2:]
+    assert all("::" in row for row in rows)
+
+
 def test_paths_of_documentation_in_code_and_messages_exist() -> None:
     folders = ("pipeline", "stages", "cluster", "tests")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml")]

@@ -223,7 +223,7 @@ def _chosen(
         first = f"the {min(len(sources), limit):,} painted ones and others " if len(sources) else ""
         notes.append(
             f"{len(kept):,} of {len(rows):,} held-out images are shown: {first}drawn at random (seed {seed}). "
-            "Neighbours are those among the shown. `--points` shows more."
+            "Neighbours are those among the shown; --points N shows more."
         )
         rows = np.sort(kept)
     return rows, notes

@@ -221,7 +221,7 @@
           buffer[place] = 0xff000000 | ((rb + (((redBlue - rb) * a) >> 7)) & 0xff00ff) | ((g + (((green - g) * a) >> 7)) & 0xff00);
         }
       };
-      const rings = [stamp(radius + 2.4 * this.ratio), stamp(radius + 1.2 * this.ratio)];
+      const rings = [stamp(radius + 2 * this.ratio), stamp(radius + 1.1 * this.ratio)], ringed = mixed(scheme.ink, scheme.paper, 0.3);
       // Images that are not selected lie below the others, painted ones above.
       for (let pass = selected ? 0 : 1; pass < 3; pass++) {
         for (let n = 0; n < count; n++) {
@@ -230,7 +230,7 @@
           if ((dim ? 0 : isPainted[i] ? 2 : 1) !== pass) continue;
           const px = Math.round(x[i] * scale + left), py = Math.round(y[i] * scale + top);
           if (px < edge || py < edge || px >= width - edge || py >= height - edge) continue;
-          if (pass === 2) { put(rings[0], px, py, scheme.ink); put(rings[1], px, py, scheme.paper); }
+          if (pass === 2) { put(rings[0], px, py, ringed); put(rings[1], px, py, scheme.paper); }
           put(dot, px, py, dim ? scheme.faint : colours[i]);
         }
       }
@@ -390,7 +390,7 @@
 
   // One image: neighbours at each tap, and samples where they are stored.
   function strip(tap, near, distances) {
-    const pictures = [...near].map((i, rank) => thumbnail(i, short(distances[rank])));
+    const pictures = [...near].map((i, rank) => thumbnail(i, distances[rank].toFixed(2)));
     return element("div", { className: "strip", style: `--across: ${tap.k}` }, ...pictures);
   }
   function samples(tap, i) {
@@ -601,9 +601,10 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { name(); recolour(); });
   name();
 
-  // Begins with a label, classes before numbers, and an image with samples, so that there is something to see.
-  const first = data.labels.findIndex((label) => label.kind === "class");
-  now.colour = first >= 0 ? first : data.labels.length ? 0 : -1;
+  // Begins with a label, the class that is kept at most taps, and an image with samples, so that there is something to see.
+  const keptAt = (label) => data.taps.filter((tap) => tap.kept[label.name]?.verdict === "kept").length;
+  const classes = data.labels.filter((label) => label.kind === "class").sort((a, b) => keptAt(b) - keptAt(a));
+  now.colour = data.labels.indexOf(classes[0] ?? data.labels[0]);
   byId("colour").value = String(now.colour);
   document.querySelector("main").hidden = false;
   rescheme();

@@ -1,11 +1,12 @@
 """The executor on Ray passes the contract of executors, and that of executors with workers of their own."""
 
+import re
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from cluster.executor import Call, Claim, Executor, Outcome, Retries, Room
+from cluster.executor import Call, Claim, Executor, Loss, Outcome, Retries, Room
 from cluster.on_ray import OnRay
 from tests.contracts.executor import TASKS, ExecutorContract, IsolationContract, call, in_threads, wait_until
 
@@ -55,3 +56,20 @@ class TestOnRay(ExecutorContract, IsolationContract):
             in_threads([train, fan_out])
         assert rooms[0] == Room({}, "room that is taken by training")
         assert len(done) == 4
+
+    def test_a_part_and_a_training_that_hang_are_tried_again_and_that_is_said_at_once(self, tmp_path: Path) -> None:
+        heard: list[tuple[str, Loss]] = []
+        claim = Claim("fan", on_loss=lambda one, loss: heard.append((one.id, loss)))
+        done: dict[str, Outcome] = {}
+        with self.make(Retries(hung_seconds=1.0, hung_times=2.0)) as executor:
+            plan: dict[str, Any] = {"folder": str(tmp_path), "plan": ["wait for ever", "ok"]}
+            calls = [call("hung", **plan), *(call(f"c{i}") for i in range(4))]
+            executor.run(calls, lambda outcome: done.update({outcome.id: outcome}), claim=claim)
+            trained = executor.gang(Call("g", f"{TASKS}:fall_silent", {}), 1, claim=claim)
+        assert sorted(done) == ["c0", "c1", "c2", "c3", "hung"]
+        assert done["hung"].result()["attempt"] == 2
+        assert trained.result() == {"attempt": 2}
+        losses = {name: loss for name, loss in heard if name in ("hung", "g")}
+        assert re.fullmatch(r"no answer for \d+ s, where the median is [\d.]+ s", losses["hung"].reason)
+        assert re.fullmatch(r"no report for \d+ s", losses["g"].reason)
+        assert (losses["hung"],) == done["hung"].losses

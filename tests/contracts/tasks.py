@@ -120,6 +120,15 @@ def report_steps(payload: dict[str, Any], context: GangContext) -> dict[str, Any
     return {"steps": steps}
 
 
+def fall_silent(payload: dict[str, Any], context: GangContext) -> dict[str, Any]:
+    """Reports a step, and in the first attempt nothing more; a later one ends."""
+    context.report(1, 2, {})
+    while context.attempt == 1:
+        time.sleep(0.1)
+    context.report(2, 2, {})
+    return {"attempt": context.attempt}
+
+
 def sum_of_ranks(payload: dict[str, Any], context: GangContext) -> dict[str, Any]:
     """Every rank gives rank + 1 and gets the sum; what `plan` says happens to the last rank first."""
     import torch

@@ -1,21 +1,37 @@
-"""A backend that fails by plan: the process dies before or after a call, or the answer to a call is lost.
+"""A backend that fails by plan: around a call the process dies, an error is raised, or request or answer is lost.
 
-Every call is counted, so that a test can die at each of them in turn. Once dead, a process says nothing more: later
+Every call is counted, so that a test can fail each of them in turn. Once dead, a process says nothing more: later
 calls of it, from `finally` blocks too, die as well.
 """
 
+import random
+import re
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 from obstore.store import MemoryStore
 
 from pipeline.backends import Backend, Entry, ObjectBackend
-from pipeline.errors import FullError, UnansweredError
+from pipeline.errors import FullError, StoreError, UnansweredError
 from pipeline.store import Store, share
 
-Fault: TypeAlias = Literal["die before", "die after", "lose the answer", "fill the disk"]
+Crash: TypeAlias = Literal[
+    "die before", "die after", "raise before", "raise after", "lose the request", "lose the answer"
+]
+Fault: TypeAlias = Crash | Literal["fill the disk"]
+CRASHES: tuple[Crash, ...] = get_args(Crash)
 Result = TypeVar("Result")
+
+CHANGING = (
+    (re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{6}"), "RUN"),
+    (re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}"), "ATTEMPT"),
+    (re.compile(r"(clock|probes)/[0-9a-f]{16}"), r"\1/NONCE"),
+)
+"""Parts of names that differ from run to run, and what stands for them."""
 
 
 class DeadError(BaseException):
@@ -35,6 +51,7 @@ class FaultyBackend:
         self._at = at
         self._dead = False
         self._own: set[str] = set()
+        self._counting = threading.Lock()
         self.log: list[str] = []
 
     @property
@@ -77,23 +94,74 @@ class FaultyBackend:
     def _aged(self, entry: Entry) -> Entry:
         return entry if entry.name in self._own else replace(entry, modified=entry.modified - 3600)
 
+    def _due(self, what: str, number: int) -> bool:
+        """Whether the fault happens at this call. Called once for each call, under a lock."""
+        return number == self._at
+
     def _call(self, what: str, action: Callable[[], Result]) -> Result:
-        number = len(self.log)
-        if self._dead:
-            raise DeadError
-        self.log.append(what)
+        with self._counting:
+            if self._dead:
+                raise DeadError
+            number = len(self.log)
+            self.log.append(what)
+            due = self._due(what, number)
         if self._fault == "fill the disk" and number >= self._at and what.startswith("create"):
             raise full(what)
-        if number != self._at or self._fault is None or self._fault == "fill the disk":
+        if not due or self._fault is None or self._fault == "fill the disk":
             return action()
-        if self._fault == "die before":
+        if self._fault not in ("die before", "raise before", "lose the request"):
+            action()
+        if self._fault in ("die before", "die after"):
             self._dead = True
             raise DeadError
-        action()
-        if self._fault == "die after":
-            self._dead = True
-            raise DeadError
+        if self._fault in ("raise before", "raise after"):
+            raise StoreError(f"to {what}", "500 Internal Server Error", "Run again.")
         raise UnansweredError(f"an answer to {what}", "a lost connection", "Run again.")
+
+
+class FaultyObject(FaultyBackend):
+    """Fails the `nth` call (0 first) of one kind on one object, whatever happens to others meanwhile.
+
+    `call` is as in `calls_of`. Before every call the thread gives way to others, as often as `seed` says, so that
+    another seed is another order of the steps that are at work at once.
+    """
+
+    def __init__(self, inner: Backend, fault: Fault, call: str, nth: int, seed: int) -> None:
+        super().__init__(inner, fault)
+        self._of = call
+        self._nth = nth
+        self._random = random.Random(seed)
+        self._counts: Counter[str] = Counter()
+        self.failed = False
+
+    def _due(self, what: str, number: int) -> bool:
+        call = unchanging(what)
+        self._counts[call] += 1
+        due = call == self._of and self._counts[call] == self._nth + 1
+        self.failed = self.failed or due
+        return due
+
+    def _call(self, what: str, action: Callable[[], Result]) -> Result:
+        for _ in range(self._random.randrange(4)):
+            time.sleep(0)
+        return super()._call(what, action)
+
+
+def unchanging(call: str) -> str:
+    """A call without what differs from run to run in the names of its objects."""
+    for pattern, word in CHANGING:
+        call = pattern.sub(word, call)
+    return call
+
+
+def calls_of(log: list[str]) -> list[tuple[str, int]]:
+    """Each call of a log as what it does to which object, and how many like it came before."""
+    counts: Counter[str] = Counter()
+    found = []
+    for call in map(unchanging, log):
+        found.append((call, counts[call]))
+        counts[call] += 1
+    return found
 
 
 def full(what: str) -> Exception:
@@ -114,9 +182,13 @@ class MemoryRoot:
     def process(self, fault: Fault | None = None, at: int = -1) -> tuple[Store, FaultyBackend]:
         """The store as a new process sees it, workers of that process included."""
         backend = FaultyBackend(self.backend, fault, at)
+        return self.seen_through(backend), backend
+
+    def seen_through(self, backend: Backend) -> Store:
+        """The store as a process sees it through a backend."""
         store = Store(backend, self.url)
         share(store)
-        return store, backend
+        return store
 
     def objects(self, folder: str) -> dict[str, bytes]:
         """All objects below a folder, as no process sees them: uncounted and without faults."""

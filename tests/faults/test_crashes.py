@@ -1,5 +1,10 @@
-"""A process dies at every call to the store in turn: a second run then makes what an undisturbed run makes."""
+"""At every call to the store in turn something goes wrong: a second run then makes what an undisturbed run makes.
 
+Of the six crashes at each call two are drawn by a seed; `python -m tests.benchmarks.crashes` tries all of them.
+"""
+
+import random
+import time
 from contextlib import suppress
 from functools import cache
 
@@ -7,15 +12,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cluster.inline import Inline
 from pipeline.errors import PipelineError, exit_code
 from pipeline.plan import plan
-from tests.faults.arithmetic import graph
-from tests.faults.faulty import DeadError, Fault, MemoryRoot
-from tests.faults.truth import finished, go, undisturbed
+from pipeline.step import Step
+from tests.faults.arithmetic import Numbers, Squares, graph
+from tests.faults.faulty import CRASHES, Crash, DeadError, FaultyObject, MemoryRoot, calls_of
+from tests.faults.truth import finished, go, go_counted, receipts, undisturbed
 
 GRAPH = graph(parts=2, steps=3)
 SHARDS = 6
 """The calls are dealt to this many tests, so that several processes can share the work."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries follow each other at once: no server needs the time."""
+    monkeypatch.setattr("cluster.retry.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.store.PAUSE_SECONDS", 0.0)
 
 
 @cache
@@ -40,32 +54,80 @@ def test_the_study_goes_through_every_kind_of_call() -> None:
     assert len(calls()) > 80
 
 
-@pytest.mark.parametrize("shard", range(SHARDS))
-@pytest.mark.parametrize("fault", ["die before", "die after", "lose the answer"])
-def test_a_run_after_a_fault_at_any_call_makes_what_an_undisturbed_run_makes(fault: Fault, shard: int) -> None:
-    for at in range(shard, len(calls()), SHARDS):
-        root = MemoryRoot()
-        store, backend = root.process(fault, at)
-        with suppress(DeadError, PipelineError):
-            go(GRAPH, store)
-        assert backend.calls > at
-        store, _ = root.process()
-        for name, objects in finished(root, GRAPH, store).items():
-            assert objects == expected()[name], f"half-written {name} is a hit after: {fault} {calls()[at]} (call {at})"
+def recovers(root: MemoryRoot, steps: list[Step], truth: dict[str, dict[str, bytes]], crash: str) -> None:
+    """Runs again in a new process, and checks that all is as in an undisturbed run and that no part was done again."""
+    store, _ = root.process()
+    for name, objects in finished(root, steps, store).items():
+        assert objects == truth[name], f"half-written {name} is a hit after: {crash}"
+    before = receipts(root)
+    done = go_counted(steps, store)
+    assert before.isdisjoint(done), f"parts with a receipt were done again after: {crash}"
+    assert len(done) == len(set(done)), f"parts were done twice after: {crash}"
+    assert receipts(root) == before | set(done)
+    assert finished(root, steps, store) == truth, crash
+    assert go(steps, store).run_id is None
+
+
+def sampled(calls: int, seed: int = 0) -> list[tuple[int, Crash]]:
+    """A third of the crashes that can be at so many calls: two at each."""
+    draw = random.Random(seed)
+    return [(at, crash) for at in range(calls) for crash in draw.sample(CRASHES, 2)]
+
+
+def crash_at(at: int, crash: Crash) -> None:
+    """One crash of the study at one call, and what a second run makes of it."""
+    root = MemoryRoot()
+    store, backend = root.process(crash, at)
+    with suppress(DeadError, PipelineError):
         go(GRAPH, store)
-        assert finished(root, GRAPH, store) == expected(), f"{fault} {calls()[at]} (call {at})"
-        assert go(GRAPH, store).run_id is None
+    assert backend.calls > at
+    recovers(root, GRAPH, expected(), f"{crash} {calls()[at]} (call {at})")
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_a_run_after_a_fault_at_any_call_makes_what_an_undisturbed_run_makes(shard: int) -> None:
+    for at, crash in sampled(len(calls()))[shard::SHARDS]:
+        crash_at(at, crash)
+
+
+class AtOnce(Inline):
+    """Takes several steps at once."""
+
+    @property
+    def steps_at_once(self) -> int:
+        return 4
+
+
+BRANCHES = [*GRAPH, Step("cubes", Squares(power=3), {"numbers": "numbers"}), Step("others", Numbers(first=9, parts=2))]
+
+
+def crash_in_branches(call: str, nth: int, crash: Crash, seed: int, truth: dict[str, dict[str, bytes]]) -> bool:
+    """One crash while several steps are at work, and what a second run makes of it; whether it came to the crash."""
+    root = MemoryRoot()
+    backend = FaultyObject(root.backend, crash, call, nth, seed)
+    with suppress(DeadError, PipelineError):
+        go(BRANCHES, root.seen_through(backend), AtOnce)
+    recovers(root, BRANCHES, truth, f"{crash} {call} (time {nth} of seed {seed})")
+    return backend.failed
+
+
+def test_a_run_after_a_fault_at_an_object_while_several_steps_are_at_work_makes_the_same() -> None:
+    truth, log = undisturbed(BRANCHES, AtOnce)
+    points = [(call, nth, crash) for call, nth in calls_of(log) for crash in CRASHES]
+    drawn = random.Random(1).sample(points, 48)
+    came = [crash_in_branches(*point, seed, truth) for seed, point in enumerate(drawn)]
+    assert sum(came) > 40
 
 
 @settings(max_examples=40, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(
     faults=st.lists(
-        st.tuples(st.sampled_from(["die before", "die after", "lose the answer"]), st.integers(0, 89)),
+        st.tuples(st.sampled_from(CRASHES), st.integers(0, 89)),
         min_size=2,
         max_size=5,
     )
 )
-def test_faults_upon_faults_change_nothing(faults: list[tuple[Fault, int]]) -> None:
+def test_faults_upon_faults_change_nothing(faults: list[tuple[Crash, int]]) -> None:
     root = MemoryRoot()
     for fault, at in faults:
         store, _ = root.process(fault, at)
@@ -98,6 +160,18 @@ def test_a_full_disk_is_reported_with_its_remedy_and_exit_code_3() -> None:
     with pytest.raises(PipelineError, match=r"No space left on device.*Free some space") as caught:
         go(GRAPH, store)
     assert exit_code(caught.value) == 3
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_run_whose_clock_is_hours_off_goes_on_with_what_is_there(hours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = MemoryRoot()
+    store, _ = root.process("die before", len(calls()) // 2)
+    with suppress(DeadError):
+        go(GRAPH, store)
+    right = time.time
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: right() + 3600 * hours)
+        recovers(root, GRAPH, expected(), f"a clock {hours} hours off")
 
 
 def test_the_part_that_was_done_before_a_crash_is_not_done_again() -> None:

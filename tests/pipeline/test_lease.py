@@ -39,6 +39,18 @@ def test_a_second_owner_learns_who_the_first_is(store: Store) -> None:
     assert exit_code(caught.value) == 5
 
 
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_clock_that_is_hours_off_takes_no_lease_from_a_living_owner(
+    store: Store, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    Lease(store, "numbers/ab", "run-1").acquire("fail", nobody)
+    right = time.time
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: right() + 3600 * hours)
+        with pytest.raises(BusyError, match="run run-1"):
+            Lease(store, "numbers/ab", "run-2").acquire("fail", nobody)
+
+
 def test_other_artifacts_are_free(store: Store) -> None:
     Lease(store, "numbers/ab", "run-1").acquire("fail", nobody)
     Lease(store, "numbers/cd", "run-2").acquire("fail", nobody)

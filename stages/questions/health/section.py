@@ -29,6 +29,7 @@ from stages.questions.health.verdicts import THRESHOLDS
 TEMPLATE = Path(__file__).with_suffix(".html")
 NAMES = {RANK: "effective rank", RANK_ME: "RankMe", ALIGNMENT: "alignment", UNIFORMITY: "uniformity",
          CONSTANT: "constant", ZERO: "zero", NORM: "norm", VARIATION: "variation of the norm"}  # fmt: skip
+HEAD = ("tap", "verdict", "effective rank", "RankMe", "alignment", "uniformity", "constant", "zero", "norm")
 PAIRS = {CKA: "CKA", MUTUAL: "mutual neighbours"}
 TINT = 60
 """Per cent of colour at 1: letters stay readable."""
@@ -111,7 +112,7 @@ def _content(answer: Answer, taps: Sequence[StyledTap]) -> HealthContent:
     lines = [TableRow(tap, tap.id, tuple(_cells(single, tap))) for tap in measured]
     return HealthContent(
         images=count(answer.where(RANK)[0].n),
-        taps=PageTable("", ("tap", *NAMES.values(), "verdict"), tuple(lines)),
+        taps=PageTable("", HEAD, tuple(lines)),
         floors=PageTable(
             "",
             ("tap", "measure", "value", "floor", "difference", "floor is"),
@@ -119,7 +120,7 @@ def _content(answer: Answer, taps: Sequence[StyledTap]) -> HealthContent:
                 TableRow(tap, tap.id, (NAMES[metric], *_beside(single, (tap.id, metric))))
                 for tap in measured
                 for metric in NAMES
-                if (tap.id, metric + FLOOR) in single
+                if (tap.id, metric) in single and single[tap.id, metric].unit
             ),
         ),
         notes=tuple(dict.fromkeys(row.why for row in answer.rows if row.why and not row.unit and tap_id_of(row))),
@@ -141,26 +142,31 @@ def _content(answer: Answer, taps: Sequence[StyledTap]) -> HealthContent:
 
 
 def _cells(rows: Mapping[tuple[str, ...], Row], tap: StyledTap) -> list[str]:
-    """The numbers of a tap and its verdict."""
-    cells = []
-    for metric in NAMES:
-        row = rows.get((tap.id, metric))
-        if row is None:
-            cells.append("")
-        elif metric in (RANK, RANK_ME):
-            cells.append(f"{count(row.value)} {row.unit.removeprefix('directions ')}")
-        elif metric in (CONSTANT, ZERO):
-            cells.append(f"{number(100 * row.value, 0)} %")
-        else:
-            cells.append(interval(row))
-    return [*cells, rows[tap.id, RANK].verdict]
+    """The verdict on a tap and its numbers."""
+
+    def share(metric: str) -> str:
+        return f"{number(100 * rows[tap.id, metric].value, 0)} %"
+
+    ranks = (
+        f"{count(row.value)} {row.unit.removeprefix('directions ')}"
+        for row in (rows[tap.id, RANK], rows[tap.id, RANK_ME])
+    )
+    return [
+        rows[tap.id, RANK].verdict,
+        *ranks,
+        *(interval(rows[tap.id, metric]) for metric in (ALIGNMENT, UNIFORMITY)),
+        share(CONSTANT),
+        share(ZERO),
+        f"{number(rows[tap.id, NORM].value)} ± {share(VARIATION)}",
+    ]
 
 
 def _beside(rows: Mapping[tuple[str, ...], Row], key: tuple[str, ...]) -> list[str]:
-    """A number, its floor, the paired difference and what the floor is."""
+    """A number, its floor, the paired difference and what the floor is; empty where there is none."""
     *at, metric = key
-    floor, gap = rows[*at, metric + FLOOR], rows.get((*at, f"{metric} -{FLOOR}"))
-    return [interval(rows[key]), interval(floor), "" if gap is None else interval(gap), floor.why]
+    floor, gap = rows.get((*at, metric + FLOOR)), rows.get((*at, f"{metric} -{FLOOR}"))
+    cells = ("" if row is None else interval(row, 3) for row in (rows[key], floor, gap))
+    return [*cells, "" if floor is None else floor.why]
 
 
 def _heat(rows: Mapping[tuple[str, ...], Row], taps: Sequence[StyledTap], metric: str) -> tuple[HeatLine, ...]:
