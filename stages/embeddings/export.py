@@ -29,7 +29,7 @@ ENDINGS: Mapping[Kind, str] = {
     "npy": "",
     "faiss": ".faiss",
     "anndata": ".h5ad",
-    "atlas": ".parquet",
+    "atlas": ".atlas.parquet",
 }
 """Of what is written; of npy it is a folder."""
 THUMBNAIL = 96

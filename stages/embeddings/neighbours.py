@@ -55,7 +55,7 @@ def nearest(
         scores = search.scores(vectors)
         if len(rows) > k and np.isinf(near).any():
             # The k-th of any rows is no nearer than the k-th of all.
-            column = np.argpartition(scores, -(k + 1), axis=0)[-(k + 1) :].T.reshape(-1)
+            column = np.concatenate([np.argpartition(one, -(k + 1))[-(k + 1) :] for one in scores.T])
             query = np.repeat(np.arange(len(queries)), k + 1)
             distances = _exact(queries, vectors, query, column, metric)
             distances[rows[column] == own[query]] = np.inf
@@ -109,7 +109,8 @@ class Space:
             x -= self.centre
             return x
         norms = np.sqrt(np.einsum("ij,ij->i", x, x))[:, None]
-        return np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
+        scaled: NDArray[np.float64] = np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
+        return scaled
 
     def distances(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
         """Of all pairs of prepared vectors [A, D] and [B, D], [A, B], in units of random pairs."""
@@ -126,7 +127,8 @@ class Space:
 
     def pairs(self, rows: Rows) -> NDArray[np.float64]:
         """Of pairs of rows [N, 2], [N], from differences of vectors, in units of random pairs."""
-        distances = _exact(self.read(rows[:, 0]), self.read(rows[:, 1]), *[np.arange(len(rows))] * 2, self.metric)
+        each = np.arange(len(rows))
+        distances = _exact(self.read(rows[:, 0]), self.read(rows[:, 1]), each, each, self.metric)
         found: NDArray[np.float64] = (np.sqrt(distances) if self.metric == "l2" else distances) / (self.unit or 1.0)
         return found
 

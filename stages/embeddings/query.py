@@ -270,9 +270,9 @@ class TapTable:
         distances here and there, in units of random pairs: what counts is far - near), the columns of `rows` of one
         image, and those of the other after `other_`. There are fewer than `n` where there are fewer pairs.
 
-        Two blocks of 2048 rows are in memory at a time, about 0.2 GB for taps of 512 and 128 features, however large
-        the table is. Time grows with the square of the rows: N rows of D and E features take N^2 (D + E) / 2
-        multiplications in float64. So say `where` for a large table.
+        Two blocks of 2048 rows are in memory at a time: 0.25 GB for two taps of 512 features, however large the table
+        is. Time grows with the square of the rows: N rows of D and E features take N^2 (D + E) / 2 multiplications in
+        float64. 8 192 rows of these taps took 5 s of CPU time, so say `where` for a large table.
         """
         import pyarrow as pa
 

@@ -108,6 +108,19 @@ def test_the_atlas_has_thumbnails_and_a_map_along_which_vectors_vary_most(
         assert image.size == (32, 32)
 
 
+def test_what_is_exported_without_a_name_for_it_has_one_of_its_own(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for to in ("parquet", "npy", "atlas"):
+        command("export", "micro", TAP, "--to", to, "--where", "row < 3", "--store", finished.store)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "micro-simclr-projector",
+        "micro-simclr-projector.atlas.parquet",
+        "micro-simclr-projector.parquet",
+    ]
+
+
 def test_a_library_that_is_missing_is_named_with_how_to_install_it(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,7 +196,8 @@ def test_pairs_near_here_and_far_there_are_those_of_all_pairs_in_blocks_of_any_s
     def space(vectors: NDArray[Any]) -> Space:
         def some(wanted: NDArray[Any]) -> NDArray[Any]:
             read.append(len(wanted))
-            return vectors[(wanted - 1) // 2]
+            found: NDArray[Any] = vectors[(wanted - 1) // 2]
+            return found
 
         return Space.of(rows, some, metric)
 
