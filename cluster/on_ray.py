@@ -240,8 +240,7 @@ class OnRay:
                 while not ray.wait([ref], timeout=POLL_SECONDS)[0]:
                     self._refresh()
                     report.changes()
-                    if not read():
-                        reports.unreachable()
+                    reports.fetched(read(), time.monotonic())
                     if self._allocation.gone(worker):
                         return tally.lost(lost(tally, worker, "its machine has left the cluster"), gone())
                     if (silent := reports.silent_seconds(time.monotonic())) is not None:
@@ -291,8 +290,7 @@ class OnRay:
             def look() -> None:
                 self._refresh()
                 report.changes()
-                if not read():
-                    reports.unreachable()
+                reports.fetched(read(), time.monotonic())
                 if (silent := reports.silent_seconds(time.monotonic())) is not None:
                     raise HungError(silence(silent))
 

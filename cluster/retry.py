@@ -159,9 +159,12 @@ class Reports:
         self._since, self._last = now, progress
         self._further = self._further or progress.done > self._furthest
 
-    def unreachable(self) -> None:
-        """Reports cannot be fetched, so that until the next nothing is known."""
-        self._since = None
+    def fetched(self, answered: bool, now: float) -> None:
+        """Reports were asked for. Time in which nobody answered is no silence of the attempt."""
+        if not answered:
+            self._since = None
+        elif self._since is None:
+            self._since = now
 
     def silent_seconds(self, now: float) -> float | None:
         """For how long there was no report, where that means that the attempt hangs; else None."""

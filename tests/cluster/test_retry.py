@@ -177,7 +177,10 @@ def test_reports_that_cannot_be_fetched_end_no_training() -> None:
     reports = Reports(Retries())
     reports.begin(0.0)
     reported(reports, (1, 1.0), (2, 2.0))
-    reports.unreachable()
+    reports.fetched(False, 500.0)
     assert reports.silent_seconds(9000.0) is None
-    reported(reports, (3, 9001.0))
-    assert reports.silent_seconds(9601.5) == 600.5
+    # What was not heard meanwhile says nothing; from now on silence counts.
+    reports.fetched(True, 9000.0)
+    assert reports.silent_seconds(9600.0) is None
+    reports.fetched(True, 9600.5)
+    assert reports.silent_seconds(9600.5) == 600.5

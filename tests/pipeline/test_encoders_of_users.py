@@ -113,7 +113,7 @@ TAPS = {"taps": {"layer3": "layer3@mean", "early": {"module": "layer1"}}}
         ({"kind": "released", "method": "simclr"}, "expected weights, the URL of the checkpoint"),
         ({"kind": "hf", "path": "x", "taps": {"backbone": "y"}}, "another name than backbone, projector"),
         ({"kind": "hf", "path": "x", "taps": {"a/b": "y"}}, "names of taps to match"),
-        ({"kind": "hf", "path": "x", "taps": ["a@max"]}, "'auto', 'cls', 'mean' or 'flatten'"),
+        ({"kind": "hf", "path": "x", "taps": ["a@max"]}, "'auto', 'cls', 'mean', 'registers' or 'flatten'"),
         ({"kind": "hf", "path": "x", "trust_remote_code": True}, r"unknown field 'encoders\.net\.trust_remote_code'"),
         ({"kind": "hf", "path": "x", "preprocessing": {"sise": 3}}, "unknown field.*did you mean 'size'"),
         ({"kind": "hf", "path": "x", "sha256": "1"}, "unknown field"),

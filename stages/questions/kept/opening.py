@@ -1,7 +1,7 @@
 """What kept says first of the encoders: which attributes one keeps and another has lost, the widest gap first."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,9 +129,11 @@ def _inside(scores: Scores, family: str) -> Iterator[Remark]:
             {name: c for name, c in scores.inside(encoder).items() if (c.more.tap == start)} for encoder in members
         ]
         if entries := _in_all(found):
+            lost_in_all = lost and _all_lost(entries[0][2])
+            entries = [entry for entry in entries if _all_lost(entry[2])] if lost_in_all else entries
             named = _named([name for _, name, _ in entries])
             gap, name, widest = entries[0]
-            if lost and _all_lost(contrasts for _, _, contrasts in entries[:NAMED]):
+            if lost_in_all:
                 text = Markup("Loses {} from the {} to the {}").format(named, ends[0].tap, ends[-1].tap)
             else:
                 text = Markup("Keeps {} of {} at the {} than at the {}").format(
@@ -140,8 +142,8 @@ def _inside(scores: Scores, family: str) -> Iterator[Remark]:
             yield Remark(family, text + _numbers(name, widest), anchor("differences", members[0], name), gap)
 
 
-def _all_lost(found: Iterable[Sequence[Contrast]]) -> bool:
-    return all(contrast.less.verdict == "LOST" for contrasts in found for contrast in contrasts)
+def _all_lost(contrasts: Sequence[Contrast]) -> bool:
+    return all(contrast.less.verdict == "LOST" for contrast in contrasts)
 
 
 def _between(scores: Scores, family: str) -> Iterator[Remark]:
@@ -170,7 +172,8 @@ def _between(scores: Scores, family: str) -> Iterator[Remark]:
         gap, others, contrasts = best[name]
         named = [other for other in best if best[other][1] == others]
         named.sort(key=lambda other: (-best[other][0], other))
-        if _all_lost(best[other][2] for other in named[:NAMED]):
+        if _all_lost(contrasts):
+            named = [other for other in named if _all_lost(best[other][2])]
             verb = ("has lost" if keeps else "keeps") if len(others) == 1 else ("have lost" if keeps else "keep")
             text = Markup("{} {}, which {} {}").format(
                 "Keeps" if keeps else "Has lost", _named(named), joined(others), verb

@@ -56,6 +56,13 @@ MEASURES = (
         "by them, and kept only where the probe confirms it.",
     ),
     (
+        "Contrast",
+        "An attribute that one tap keeps and another keeps less of or has lost. Inside an encoder its gap is the lower "
+        "end of the paired difference between its first tap and its last. Between encoders, of which no paired "
+        "difference is asked, it is the distance from one interval to the other, at their first taps. It counts above "
+        f"{verdicts.EFFECT_MIN:g}.",
+    ),
+    (
         "Reader",
         "Reads an attribute from pixels: a function of the pixels, or a small network trained on real images only. Its "
         f"score on held-out real images stands beside each attribute; below {verdicts.READER_MIN:g} nothing is said.",
