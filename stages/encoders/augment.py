@@ -2,14 +2,17 @@
 
 `draw` turns (seed, image number) into the parameters of one transform per image, whatever the batch; `apply` does them.
 The recipe is SimCLR's for small images (Chen et al. 2020, arXiv 2002.05709, appendix B.9): resized crop, left-right
-flip, colour jitter, greyscale, no blur. Within the jitter the order is fixed: brightness, contrast, saturation, hue.
+flip, colour jitter, greyscale, and no blur unless it is asked for. Within the jitter the order is fixed: brightness,
+contrast, saturation, hue.
 """
 
+import math
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from stages.contract import Added
 from stages.training.prefetch import sent
 
 if TYPE_CHECKING:
@@ -20,8 +23,11 @@ if TYPE_CHECKING:
 Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0, le=1)]
 
-TRANSFORMS = ("crop", "flip", "brightness", "contrast", "saturation", "hue", "greyscale")
+TRANSFORMS = ("crop", "flip", "brightness", "contrast", "saturation", "hue", "greyscale", "blur")
 """What `Draws` can hold, in the order in which `apply` does it."""
+
+BLUR_REACH = 4.0
+"""Standard deviations after which the kernel of a blur ends: all beyond weigh less than 1e-4."""
 
 
 class Augmentations(BaseModel):
@@ -47,12 +53,23 @@ class Augmentations(BaseModel):
     """Largest change of hue, turns."""
     greyscale: Probability = 0.2
     """Probability that an image loses its colours."""
+    blur: Annotated[Probability, Added(when_absent=0.0)] = 0.0
+    """Probability that an image is blurred by a Gaussian."""
+    blur_sigma: Annotated[tuple[float, float], Added(when_absent=(0.0005, 0.009))] = (0.0005, 0.009)
+    """Bounds of its standard deviation, as a share of the image's width: SimCLR's 0.1 to 2 pixels of 224."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not 0.0 <= self.blur_sigma[0] <= self.blur_sigma[1] <= 0.25:
+            raise ValueError(f"expected blur_sigma to be two shares from 0 to 0.25, in order; found {self.blur_sigma}")
+        return self
 
     def used(self) -> tuple[str, ...]:
         """Which of `TRANSFORMS` change an image."""
         jitters = {name: self.jitter * getattr(self, name) for name in ("brightness", "contrast", "saturation", "hue")}
         cropped = self.crop_scale != (1.0, 1.0) or self.crop_ratio != (1.0, 1.0)
-        strengths = {"crop": float(cropped), "flip": self.flip, "greyscale": self.greyscale} | jitters
+        blurred = self.blur * self.blur_sigma[1]
+        strengths = {"crop": float(cropped), "flip": self.flip, "greyscale": self.greyscale, "blur": blurred} | jitters
         return tuple(name for name in TRANSFORMS if strengths[name] > 0)
 
 
@@ -72,6 +89,8 @@ class Draws:
     """Turns, float64 [B]."""
     greyscale: "np.ndarray | None" = None
     """bool [B]."""
+    blur: "np.ndarray | None" = None
+    """Standard deviation of a Gaussian as a share of the width, float64 [B]; 0: none."""
 
     def only(self, *transforms: str) -> "Draws":
         """The same draws with every other transform left out; names are those of `TRANSFORMS`."""
@@ -118,6 +137,7 @@ def draw(settings: Augmentations, seed: int, numbers: "np.ndarray") -> Draws:
         saturation=np.where(jittered, between(8, 1 - settings.saturation, 1 + settings.saturation), 1.0),
         hue=np.where(jittered, between(9, -settings.hue, settings.hue), 0.0),
         greyscale=uniform(seed, numbers, 10) < settings.greyscale,
+        blur=np.where(uniform(seed, numbers, 11) < settings.blur, between(12, *settings.blur_sigma), 0.0),
     )
 
 
@@ -137,6 +157,8 @@ def apply(images: "Tensor", draws: Draws) -> "Tensor":
         images = hue_turned(images, draws.hue)
     if draws.greyscale is not None:
         images = luma(images).lerp(images, _column(~draws.greyscale, images))
+    if draws.blur is not None and draws.blur.any():
+        images = blurred(images, draws.blur)
     return images
 
 
@@ -193,6 +215,26 @@ def hue_turned(images: "Tensor", turns: "np.ndarray") -> "Tensor":
         position -= 6 * (position / 6).floor_()
         channels.append(value - chroma * torch.minimum(position, 4 - position).clamp_(0, 1))
     return torch.stack(channels, 1)
+
+
+def blurred(images: "Tensor", sigmas: "np.ndarray") -> "Tensor":
+    """Blurs each of [B, 3, H, W] by a Gaussian of its own. `sigmas` [B]: in shares of the width."""
+    import torch
+
+    count, _, height, width = images.shape
+    radius = min(math.ceil(BLUR_REACH * float(sigmas.max()) * width), height - 1, width - 1)
+    offsets = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
+    # Of no width a Gaussian is one pixel.
+    pixels = (_column(sigmas, images).view(-1, 1) * width).clamp_min(1e-3)
+    kernels = torch.softmax(-0.5 * (offsets / pixels) ** 2, dim=1).repeat_interleave(3, dim=0)[:, None]
+    # Every channel of every image is a group of its own.
+    flat = images.reshape(1, 3 * count, height, width)
+    flat = torch.nn.functional.pad(flat, (radius, radius, radius, radius), mode="reflect")
+    flat = torch.nn.functional.conv2d(flat, kernels[:, :, None, :], groups=3 * count)
+    flat = torch.nn.functional.conv2d(flat, kernels[:, :, :, None], groups=3 * count)
+    last = images.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    return flat.view(images.shape).contiguous(memory_format=layout)
 
 
 def _column(values: "np.ndarray", images: "Tensor") -> "Tensor":

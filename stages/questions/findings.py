@@ -28,6 +28,7 @@ CHANGED: Mapping[str, frozenset[str]] = {
     "saturation": frozenset({"saturation"}),
     "hue": frozenset({"hue", "background_hue", "mean_hue"}),
     "greyscale": frozenset({"hue", "background_hue", "mean_hue", "saturation"}),
+    "blur": frozenset({"sharpness"}),
 }
 """By augmentation of pretraining, the attributes that it changes."""
 GAP = "gap at "

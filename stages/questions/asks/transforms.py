@@ -146,6 +146,7 @@ RELATED: Mapping[str, tuple[str, ...]] = {
     "saturation": ("greyscale",),
     "hue": ("hue",),
     "greyscale": ("greyscale",),
+    "blur": ("blur",),
 }
 """By augmentation of pretraining, the transforms that do the same to an image."""
 

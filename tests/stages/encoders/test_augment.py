@@ -132,6 +132,43 @@ def test_greyscale_keeps_luma_and_drops_colour() -> None:
     torch.testing.assert_close(found[1], batch[1])
 
 
+def test_blur_equals_torchvisions_image_by_image() -> None:
+    batch = images(3)
+    sigmas = np.array([0.0, 0.6, 1.5]) / 32
+    found = apply(batch, Draws(blur=sigmas))
+    # Without a width, not a bit of an image changes.
+    assert torch.equal(found[0], batch[0])
+    for number, sigma in ((1, 0.6), (2, 1.5)):
+        expected = reference.gaussian_blur(batch[number], [13, 13], [sigma, sigma])
+        torch.testing.assert_close(found[number], expected, rtol=0, atol=2e-4)
+    last = apply(batch.contiguous(memory_format=torch.channels_last), Draws(blur=sigmas))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last, found)
+
+
+def test_blur_is_drawn_only_where_it_is_asked_for_and_leaves_the_other_draws_as_they_were() -> None:
+    numbers = np.arange(4000)
+    with_blur = Augmentations(blur=0.25, blur_sigma=(0.01, 0.05))
+    assert "blur" in with_blur.used()
+    assert "blur" not in SETTINGS.used()
+    drawn, plain = draw(with_blur, 0, numbers), draw(SETTINGS, 0, numbers)
+    assert drawn.blur is not None
+    assert plain.blur is not None
+    assert not plain.blur.any()
+    some = drawn.blur[drawn.blur > 0]
+    assert abs(len(some) / 4000 - 0.25) < 0.03
+    assert 0.01 <= some.min() < 0.011
+    assert 0.049 < some.max() <= 0.05
+    for name in TRANSFORMS[:-1]:
+        assert np.array_equal(getattr(drawn, name), getattr(plain, name))
+
+
+@pytest.mark.parametrize("sigma", [(0.1, 0.01), (-0.1, 0.1), (0.1, 0.5)])
+def test_a_blur_whose_bounds_make_no_sense_is_refused(sigma: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="two shares from 0 to"):
+        Augmentations(blur=0.5, blur_sigma=sigma)
+
+
 def test_a_single_transform_can_be_taken_out_of_the_draws() -> None:
     drawn = draw(SETTINGS, 0, np.arange(6)).only("hue")
     assert [name for name in TRANSFORMS if getattr(drawn, name) is not None] == ["hue"]
