@@ -126,6 +126,8 @@ PROGRAMS = {
     "srun": 'case "$*" in *hostname*) echo "10.0.0.1 fe80::1" ;; *) exec sleep 600 ;; esac',
     "ray": "true",
     "repscope": """trap "exit 143" TERM; touch "$FOLDER/running"
+# A run lasts until its machines have been started: two lines of `srun` with `ray start`.
+until [ "$(grep -c "^srun.*ray start" "$FOLDER/calls")" -eq 2 ]; do sleep 0.02; done
 [ -z "$ENDS" ] || exit "$ENDS"
 while :; do sleep 0.02; done""",
 }
