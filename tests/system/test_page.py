@@ -158,7 +158,7 @@ def test_every_cell_of_the_matrix_shows_a_number_and_a_word(window: Opened) -> N
 def test_a_cell_says_why_when_it_is_pressed(window: Opened) -> None:
     cell = window.page.locator("button.cell.v-limit").first
     cell.click()
-    why = window.page.locator(f"#{cell.get_attribute('popovertarget')}")
+    why = window.page.locator(f'[id="{cell.get_attribute("popovertarget")}"]')
     assert why.is_visible()
     assert "The probe reads" in why.inner_text()
     box, size = why.bounding_box(), window.page.viewport_size
