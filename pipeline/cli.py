@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 RUNS_SEARCHED = 20
-"""In so many of the newest runs `log --step` looks for what workers printed."""
+"""How many of the newest runs `log --step` searches for what workers printed."""
 
 SUBMITTED = "submitted"
 """The context's object where `pipeline.submitted` calls `run`: the command that goes on is then that of `submit`."""

@@ -187,7 +187,7 @@ def deploy(target: str, study: str | None, root: str, image: str) -> None:
 
 
 def _deployed(target: str, study: str | None, root: str) -> dict[str, str]:
-    """What a study's own cluster is told of it. Raises `UsageError` for what its machines could not reach."""
+    """The values for the file of a study's own cluster. Raises `UsageError` for what its machines could not reach."""
     from importlib.metadata import version
 
     from pipeline.errors import UsageError, require_run

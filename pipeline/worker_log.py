@@ -128,8 +128,8 @@ _busy = threading.Lock()
 def kept(store: Store, run_id: str, step: str, work: str) -> Iterator[None]:
     """Keeps what this process prints meanwhile; `work` is letters and a number (`part00012`).
 
-    Where two threads work in one process, only the first is listened to: what they print cannot be told apart. A log
-    that the store does not take is reported on stderr and ends nothing.
+    Where two threads work in one process, only the first is kept: they share its streams, so their lines would mix. A
+    log that the store does not take is reported on stderr and ends nothing.
     """
     if not _busy.acquire(blocking=False):
         yield

@@ -17,7 +17,7 @@ from tests.faults.arithmetic import graph
 
 GRAPH = graph(parts=2)[:1]
 SECRET = b"[1, 2, 3, 4]"
-"""Of the same bytes as the first numbers are, so that only where it lies tells it from them."""
+"""Of the same bytes as the first numbers are, so that it differs from them by its folder alone."""
 
 
 def made(folder: Path) -> Path:

@@ -135,7 +135,7 @@ while :; do sleep 0.02; done""",
 
 
 def job(folder: Path, ends: str) -> subprocess.Popen[str]:
-    """The job of a study on three machines; the study's run `ends` with an exit code, or when it is told to."""
+    """The job of a study on three machines; the study's run `ends` with an exit code, or when it gets a signal."""
     programs = folder / "bin"
     programs.mkdir()
     for name, body in PROGRAMS.items():
