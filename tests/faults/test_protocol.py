@@ -14,6 +14,7 @@ from cluster.executor import Call, GangContext, Outcome
 from cluster.inline import Inline
 from pipeline import events, worker
 from pipeline.artifact import StoredCheckpoints
+from pipeline.backends import MAX_OBJECT_BYTES
 from pipeline.errors import (
     AccessError,
     BusyError,
@@ -77,9 +78,9 @@ def test_receipts_of_a_remote_store_are_read_together_and_in_order() -> None:
     both = threading.Barrier(2, timeout=30)
 
     class Remote(FaultyBackend):
-        def read(self, name: str) -> bytes:
+        def read(self, name: str, most_bytes: int = MAX_OBJECT_BYTES) -> bytes:
             both.wait()
-            return super().read(name)
+            return super().read(name, most_bytes)
 
     far = Store(Remote(root.backend), "s3://bucket/store")
     assert read_receipts(far, folder, 2) == before
