@@ -15,7 +15,8 @@ from stages.encoders.encoder import NetworkEncoder, distances
 from stages.encoders.spec import Preprocessing
 from stages.encoders.taps import Trunk
 from stages.errors import InputError
-from stages.images.pixels import fit, to_unit
+from stages.images.framing import fit
+from stages.images.pixels import to_unit
 from stages.training.precision import unrounded
 
 Transform = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

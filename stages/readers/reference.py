@@ -13,7 +13,7 @@ from stages.attributes import Attribute
 from stages.contract import Input
 from stages.embeddings.format import Statistics, open_table
 from stages.encoders.encoder import Encoder
-from stages.images.pixels import fit
+from stages.images.framing import fit
 from stages.images.sets import open_images
 from stages.readers.data import rows_of, table_attributes
 from stages.readers.score import Floats, Numbers

@@ -19,7 +19,7 @@ from stages.encoders.encoder import probe_batch
 from stages.encoders.imported import PIECE_BYTES
 from stages.encoders.sources.timm import TimmTrunk
 from stages.errors import FormatError, InputError
-from stages.images.pixels import Framing
+from stages.images.framing import Framing
 from tests.artifacts import FolderArtifact, MemoryArtifact
 from tests.stages.encoders.files import (
     VIT_PROCESSOR,
