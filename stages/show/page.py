@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.questions.answers import sheet
 from stages.questions.drawing.markup import load_template
 from stages.questions.drawing.pictures import Picture, picture
 from stages.show.shown import Shown
@@ -18,7 +17,7 @@ class TapRow:
     """What one tap makes of one image, or of all of them."""
 
     tap_id: str
-    samples: Picture | None
+    samples: tuple[Picture, ...]
     distance: str
     attainable: str
     rank: str
@@ -55,7 +54,7 @@ def _rows(shown: Shown, i: int) -> list[TapRow]:
     return [
         TapRow(
             tap.id,
-            picture(sheet(tap.samples[i][None]), f"{tap.samples.shape[1]} samples of {name} at {tap.id}"),
+            tuple(picture(one, f"Sample {k + 1} of {name} at {tap.id}") for k, one in enumerate(tap.samples[i])),
             f"{tap.distances[i].mean():.2f}",
             _attainable(float(tap.attainable[i])),
             f"{np.median(tap.ranks[i]):g}",
@@ -69,7 +68,7 @@ def _summary(shown: Shown) -> list[TapRow]:
     return [
         TapRow(
             tap.id,
-            None,
+            (),
             f"{tap.distances.mean():.2f}",
             _attainable(float(tap.attainable.mean())),
             f"{np.median(tap.ranks):g}",

@@ -120,6 +120,12 @@ def show(
             samples = paint(painters[tap_id], tap_id, vectors[tap_id])
             near = _Nearness(study.embeddings[name], tap_id, gallery, vectors[tap_id])
             shown[tap_id] = near.of(encoder, samples, coarse)
+    if not readable:
+        raise InputError(
+            "a decoder with a tap that reads pixels",
+            f"taps that know an image by its row alone, {', '.join(painters)}",
+            "Show with a study that has an encoder.",
+        )
     for tap_id in taps:
         if tap_id not in readable:
             raise InputError(f"taps that read pixels, {', '.join(readable)}", tap_id, "Name one of these.")

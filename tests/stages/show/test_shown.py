@@ -99,7 +99,7 @@ def test_the_page_names_every_image_and_tap_and_escapes_what_it_is_given(study: 
     assert "<i>red" not in page
     assert "<b>small" not in page
     assert "2 images together" in page
-    assert page.count("3 samples of") == 2
+    assert page.count("Sample 3 of") == 2
     assert page.count(">oracle:pixels<") == 3
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert "together" not in shown(study, {"grey.png": GREY}).page().decode()
