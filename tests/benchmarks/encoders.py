@@ -21,6 +21,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,11 @@ def _distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Row:
 
 
 @torch.no_grad()
-def alive(network: nn.Module, size: int, call: Callable[[Tensor], Any] | None = None) -> Any:
+def alive(network: nn.Module, size: int, argument: str = "") -> Any:
     """Shuffles a network's normalisations, and gives those over the batch the statistics of some noise.
 
-    Otherwise the signal may fade from layer to layer, until all images have one embedding. Returns an output.
+    Otherwise the signal may fade from layer to layer, until all images have one embedding. Returns an output;
+    `argument` is the name of that for images.
     """
     shuffled_norms(network)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)]
@@ -99,11 +101,12 @@ def alive(network: nn.Module, size: int, call: Callable[[Tensor], Any] | None = 
     for norm in norms:
         norm.momentum = 1.0
         norm.train()
-    (call or network)(noise)
+    run = partial(network, **{argument: noise}) if argument else partial(network, noise)
+    run()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     network.eval()
-    return (call or network)(noise[:2])
+    return run()
 
 
 def _counted(network: nn.Module) -> int:
@@ -335,10 +338,12 @@ def _tiny(cls: Any) -> tuple[Any, int]:
             try:
                 torch.manual_seed(0)
                 network = cls(config)
-                output = alive(network, size, lambda x, called=network: called(pixel_values=x))
+                output = alive(network, size, "pixel_values")
             except Exception as error:
                 why = f"{type(error).__name__}: {error}"
                 continue
+            if getattr(output, "encoder_last_hidden_state", None) is not None:
+                raise ApartError("it returns the queries of a decoder")
             if not list(_outputs(network, output)):
                 raise ApartError(f"it returns {', '.join(map(str, output.keys()))}")
             return network, size
@@ -398,8 +403,8 @@ HEADER = """# Encoders of the libraries
 
 Each network has random weights in a file as its library writes it. The file goes through the step `encoder`, with all
 its checks, and the encoder is loaded again. Then `backbone` of two images is compared with what the library's own
-network gives. *Same* is a relative difference (L2) of at most 0.001. *Refused* is an error of ours that names the reason.
-*Differ* would be a silent difference. The share is that of the networks that were tried.
+network gives. *Same* is a relative difference (L2) of at most 0.001. *Refused* is an error of ours that names the
+reason. *Differ* would be a silent difference. The share is that of the networks that were tried.
 
 - timm: the smallest member of each family, among five that their names suggest.
 - torchvision: all classifiers.

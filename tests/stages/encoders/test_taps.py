@@ -52,7 +52,8 @@ class Windows(nn.Module):
         y = self.norm(self.proj(x).permute(0, 2, 3, 1))
         side = y.shape[1] // 4
         windows = y.unflatten(1, (side, 4)).unflatten(3, (side, 4)).transpose(2, 3).flatten(3, 4).reshape(-1, 16, 4)
-        return self.block(self.attention(windows).mean(1).reshape(len(x), -1, 4).mean(1))
+        pooled: Tensor = self.block(self.attention(windows).mean(1).reshape(len(x), -1, 4).mean(1))
+        return pooled
 
 
 class WindowTrunk(Trunk):
