@@ -215,6 +215,8 @@ def _class(transformers: Any, path: str, config: Any) -> tuple[Any, Any]:
     if hasattr(config, "vision_config"):
         stem = type(config).__name__.removesuffix("Config")
         for tower in filter(None, (getattr(transformers, f"{stem}{ending}", None) for ending in TOWERS)):
+            if tower.config_class is not type(config.vision_config):
+                continue
             if hasattr(config, "projection_dim"):
                 # As the whole model has it: that of its vision part often stands at the default.
                 config.vision_config.projection_dim = config.projection_dim

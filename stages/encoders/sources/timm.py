@@ -32,6 +32,12 @@ class TimmTrunk(Trunk):
 
     def __init__(self, network: nn.Module, how: str) -> None:
         super().__init__()
+        if not hasattr(network, "get_classifier"):
+            raise InputError(
+                "a network of timm that classifies",
+                type(network).__name__,
+                "Take `features_only` out of `options`: `taps` read submodules.",
+            )
         self.network: Any = network
         self._how = how
         self._classify = False
