@@ -9,6 +9,7 @@ from stages.questions.faithfulness.stage import Faithfulness
 from stages.questions.fidelity.stage import Fidelity
 from stages.questions.health.stage import Health
 from stages.questions.invariance.stage import Invariance
+from stages.questions.inversion.stage import Inversion
 from stages.questions.kept.stage import Kept
 from stages.questions.layers.stage import Layers
 from stages.questions.question import Question
@@ -22,6 +23,7 @@ QUESTIONS: tuple[type[Question], ...] = (
     Robustness,
     Edits,
     Layers,
+    Inversion,
     Health,
 )
 
