@@ -189,7 +189,7 @@ def _rows(
     shown: NDArray[np.uint8],
     cut: NDArray[np.uint8],
 ) -> Iterator[Row]:
-    """How far samples [N, K, …] and fitted images [N, starts, …] are from their sources, by the judge and at the tap."""
+    """How far samples [N, K, …] and fitted images [N, starts, …] are from their sources, to judge and tap."""
     count = len(samples)
     painted, inverted = judge.see(samples), judge.see(reduced)
     sources, seen = judge.see(shown), judge.see(cut)
