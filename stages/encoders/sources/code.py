@@ -123,12 +123,12 @@ def _from_file(path: Path, digest: str) -> ModuleType:
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
-        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         # Registered before it runs, as Python itself does: dataclasses look up their module.
         sys.modules[name] = module
         try:
-            spec.loader.exec_module(module)
+            # Python's loader may take bytecode of an earlier text, of which it only compares the second and the size.
+            exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
         except BaseException:
             del sys.modules[name]
             raise
