@@ -327,7 +327,7 @@ def _join(address: str) -> Connection:
             f"a Ray head at {address} that lets us in",
             f"{type(reason).__name__}: {reason}".rstrip("."),
             "Check that this machine is a node of its cluster (`ray start --address`), that it runs Ray of the same "
-            "version as here, and that RAY_AUTH_TOKEN holds its token.",
+            "version as here, and that RAY_AUTH_MODE is token and RAY_AUTH_TOKEN its token, where it asks for one.",
         ) from error
     return Connection(ray.get_runtime_context().gcs_address, None)
 
