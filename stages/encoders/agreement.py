@@ -16,7 +16,8 @@ from stages.encoders.sources.build import reason
 from stages.encoders.spec import Preprocessing
 from stages.encoders.taps import Tapped, Trunk
 from stages.errors import InputError
-from stages.images.pixels import fit, to_unit
+from stages.images.framing import fit
+from stages.images.pixels import to_unit
 from stages.training.precision import unrounded
 
 Transform = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -6,6 +6,7 @@ digest of every answer. It imports no `section.py`, which need numpy; the report
 
 from stages.questions.edits.stage import Edits
 from stages.questions.faithfulness.stage import Faithfulness
+from stages.questions.fidelity.stage import Fidelity
 from stages.questions.health.stage import Health
 from stages.questions.invariance.stage import Invariance
 from stages.questions.kept.stage import Kept
@@ -16,6 +17,7 @@ from stages.questions.robustness.stage import Robustness
 QUESTIONS: tuple[type[Question], ...] = (
     Kept,
     Faithfulness,
+    Fidelity,
     Invariance,
     Robustness,
     Edits,

@@ -108,7 +108,9 @@ def alive(network: nn.Module, size: int, argument: str = "") -> Any:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         # With the variance itself, rounding would grow from layer to layer: to 2 % in an EfficientNet.
-        norm.running_var.clamp_(min=float(norm.running_var.mean()) / 10).mul_(DAMPING)
+        variance = norm.running_var
+        assert variance is not None
+        variance.clamp_(min=float(variance.mean()) / 10).mul_(DAMPING)
     network.eval()
     return run()
 

@@ -18,7 +18,7 @@ from stages.encoders.taps import Trunk, pool
 from stages.encoders.weights import Filled, fill, read, state_of
 from stages.errors import InputError
 from stages.external.files import fetched
-from stages.images.pixels import Interpolation
+from stages.images.framing import Interpolation
 
 if TYPE_CHECKING:
     from stages.encoders.agreement import Transform

@@ -23,7 +23,7 @@ from stages.encoders.sources.timm import TimmTrunk
 from stages.encoders.sources.torchvision import IMAGE_SIZE, POSITIONS, _image_size
 from stages.encoders.sources.torchvision import rebuild as rebuilt
 from stages.errors import FormatError, InputError
-from stages.images.pixels import Framing
+from stages.images.framing import Framing
 from tests.artifacts import FolderArtifact, MemoryArtifact
 from tests.stages.encoders.files import (
     VIT_PROCESSOR,
