@@ -1,5 +1,6 @@
 """Networks of timm: built by name, with weights from a file, from timm, or at random."""
 
+import copy
 import difflib
 import inspect
 import math
@@ -40,11 +41,12 @@ class TimmTrunk(Trunk):
             )
         self.network: Any = network
         self._how = how
-        self._classify = False
+        self._classify = self._prepared = False
         self.channels_last = True if getattr(network, "output_fmt", None) == NHWC else None
 
     def prepare(self, modules: frozenset[str]) -> None:
         """Runs the classifier too, where it is read."""
+        self._prepared = True
         classifier = self.network.get_classifier()
         heads = {name for name, module in self.network.named_modules() if module is classifier}
         self._classify = any(name == head or name.startswith(f"{head}.") for name in modules for head in heads)
@@ -60,17 +62,17 @@ class TimmTrunk(Trunk):
         return {"backbone": pool(chosen, self._how, patches, self.prefix_tokens, "backbone", bool(self.channels_last))}
 
     def library(self, x: Tensor) -> dict[str, Tensor]:
-        """What timm's own forward pass hands to its classifier; nothing for another pooling and several classifiers."""
-        classifier = self.network.get_classifier()
-        handed: list[Tensor] = []
-        if isinstance(classifier, nn.Module):
-            hook = classifier.register_forward_pre_hook(lambda module, given: handed.append(given[0]))
+        """What timm's own forward pass gives without classes; nothing for another pooling."""
+        if self._prepared:
+            # Taps are read in a whole pass, of which `backbone` was read before.
             self.network(x)
-            hook.remove()
-        # A list of classifiers is never called itself.
-        if self._how != "auto" or len(handed) != 1:
+        if self._prepared or self._how != "auto":
             return {}
-        return {"backbone": pool(handed[0], "auto", None, None, "backbone", False)}
+        # A copy with the same tensors.
+        tensors = (*self.network.parameters(), *self.network.buffers())
+        unclassified: Any = copy.deepcopy(self.network, {id(tensor): tensor for tensor in tensors})
+        unclassified.reset_classifier(0)
+        return {"backbone": pool(unclassified(x), "auto", None, None, "backbone", False)}
 
     def patches(self, height: int, width: int) -> int | None:
         """From the patch embedding, where there is one and its tokens stay as they are."""

@@ -12,6 +12,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torchvision import models
 
 from stages.encoders.card import CARD
@@ -19,6 +20,8 @@ from stages.encoders.encoder import probe_batch
 from stages.encoders.imported import PIECE_BYTES
 from stages.encoders.sources.hf import rebuild
 from stages.encoders.sources.timm import TimmTrunk
+from stages.encoders.sources.torchvision import IMAGE_SIZE, POSITIONS, _image_size
+from stages.encoders.sources.torchvision import rebuild as rebuilt
 from stages.errors import FormatError, InputError
 from stages.images.framing import Framing
 from tests.artifacts import FolderArtifact, MemoryArtifact
@@ -84,6 +87,34 @@ def test_a_vision_transformer_of_timm_gives_what_timm_gives(vit: tuple[str, Any]
 def _embedded(network: Any, x: torch.Tensor) -> torch.Tensor:
     tokens: torch.Tensor = network._pos_embed(network.patch_embed(x))
     return tokens
+
+
+@torch.no_grad()
+def test_position_embeddings_of_another_size_are_resampled_as_timm_does_it(vit: tuple[str, Any]) -> None:
+    found = encoder(imported(**fields(vit, options={"img_size": 48}, preprocessing={"size": 48})))
+    library = timm.create_model("test_vit", img_size=48).eval()
+    library.load_state_dict(checkpoint_filter_fn(vit[1].state_dict(), library))
+    library.reset_classifier(0)
+    images = probe_batch(48)
+    np.testing.assert_allclose(
+        found.embed(images)["backbone"], library(normalised(images, found)).numpy(), rtol=1e-4, atol=1e-5
+    )
+    with pytest.raises(InputError, match=r"weights of ResNet, in timm's layout|weights that it does not have"):
+        imported(kind="timm", name="test_resnet", weights=vit[0])
+
+
+def test_a_vision_transformer_of_torchvision_is_built_for_the_size_that_its_file_was_trained_with() -> None:
+    for name, positions, size in (("vit_b_16", 1 + 24**2, 384), ("vit_b_32", 1 + 7**2, 224)):
+        assert _image_size(name, {POSITIONS: torch.zeros(1, positions, 768)}) == size
+    assert _image_size("resnet18", {}) is None
+    with torch.device("meta"):
+        trunk = rebuilt({"kind": "torchvision", "name": "vit_b_16", "classes": 7, IMAGE_SIZE: 384})
+    assert trunk.network.state_dict()[POSITIONS].shape == (1, 1 + 24**2, 768)
+
+
+def test_a_network_of_timm_that_does_not_classify_is_refused() -> None:
+    with pytest.raises(InputError, match=r"a network of timm that classifies.*Take `features_only` out of `options`"):
+        imported(kind="timm", name="test_resnet", untrained=True, options={"features_only": True})
 
 
 @torch.no_grad()
