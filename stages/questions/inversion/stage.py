@@ -49,7 +49,7 @@ class Inversion(Question):
     weights: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (0.0, 0.1, 1.0)
     """Weights of the total variation that are tried."""
     shown: PositiveInt = 8
-    """Sources in each figure: the first ones, not chosen."""
+    """Sources in each figure, drawn by a seed so that the classes take turns."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the starts, of the train images and of the bootstrap."""
 
