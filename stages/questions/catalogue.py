@@ -14,6 +14,7 @@ from stages.questions.kept.stage import Kept
 from stages.questions.layers.stage import Layers
 from stages.questions.question import Question
 from stages.questions.robustness.stage import Robustness
+from stages.questions.versus.stage import Versus
 
 QUESTIONS: tuple[type[Question], ...] = (
     Kept,
@@ -23,6 +24,7 @@ QUESTIONS: tuple[type[Question], ...] = (
     Robustness,
     Edits,
     Layers,
+    Versus,
     Inversion,
     Health,
 )

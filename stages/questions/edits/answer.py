@@ -133,7 +133,7 @@ class _Asked:
 
     def simultaneous(self, estimates: Mapping[str, Estimate]) -> dict[str, Interval]:
         """Intervals that hold for all attributes at once."""
-        return effects.simultaneous(estimates, len(self.found.rows), self.seed)
+        return measures.simultaneous(estimates, len(self.found.rows), self.seed)
 
 
 def answer(stage: "Edits", inputs: Inputs, out: Output, device: str) -> Summary:
