@@ -232,9 +232,12 @@ def _default(field: FieldInfo) -> str:
 
 
 def _path(path: str, name: str, field: FieldInfo) -> str:
-    """The path of a field in the file. Fields of an encoder's `source` are written beside its other fields."""
+    """The path of a field in the file. Fields of an encoder's `source` are written beside its other fields, and
+    questions of the user's own beside the others."""
     if name == "source" and path == "encoders.<name>":
         return path
+    if name == "own" and path == "questions":
+        return f"{path}.<name>"
     piece = name
     if get_origin(field.annotation) is dict:
         piece = f"{name}.<name>"

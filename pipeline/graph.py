@@ -32,8 +32,9 @@ from stages.questions.question import (
     SAMPLES,
     SEEDS,
     Ask,
+    Question,
 )
-from stages.report.stage import Report
+from stages.report.stage import OwnSection, Report
 from stages.samples.stage import PUBLISHED, Samples
 
 
@@ -46,7 +47,8 @@ class _Graph:
     def add(self, name: str, stage: Stage, inputs: Mapping[str, str]) -> str:
         """Appends a step and returns its name; its inputs must stand before it."""
         known = {step.name for step in self.steps}
-        assert name not in known, f"two steps are called {name}"
+        if name in known:
+            raise UsageError("a name of its own for every step", f"two steps {name!r}", "Rename the question.")
         assert set(inputs.values()) <= known, f"{name} reads what does not stand before it"
         self.steps.append(Step(name, stage, dict(inputs)))
         return name
@@ -100,10 +102,11 @@ def graph_of(study: Study) -> list[Step]:
     weights = {f"encoder.{name}": step for name, step in encoder_steps.items()}
     readers = graph.add("readers", study.readers, {"shards": shards})
     references = {name: embed(f"reference.{name}", name, shards, ("plain",)) for name in references_of(study)}
-    read_by = {f"reference.{name}": step for name, step in references.items()}
-    probing = study.probes
-    if taps := tuple(tap for question in study.questions.asked() for tap in question.reference_taps()):
-        probing = probing.model_copy(update={"references": tuple(dict.fromkeys(taps))})
+    # Questions without probes compare images by a reference, and read no attribute of it.
+    probed = [question for question in study.questions.asked().values() if PROBES in question.reads]
+    taps = tuple(dict.fromkeys(tap for question in probed for tap in question.reference_taps()))
+    read_by = {f"reference.{name}": references[name] for name in dict.fromkeys(tap.partition(":")[0] for tap in taps)}
+    probing = study.probes.model_copy(update={"references": taps}) if taps else study.probes
     probes = {PROBES: graph.add("probes", probing, {"shards": shards} | own.tables | read_by)}
     if not published:
         decoder = graph.add("decoder", study.decoder, {"shards": shards} | own.tables)
@@ -127,39 +130,44 @@ def graph_of(study: Study) -> list[Step]:
     painters = list(decoders.values())
     results: dict[str, str] = {}
 
-    def sample(ask: Ask, number: int, reads: frozenset[str]) -> dict[str, str]:
-        """What is painted for an ask at one tap group, as inputs of an answer."""
-        group, settings = groups[number], study.ask_settings(ask.stage)
+    def sample(name: str, question: Question, ask: Ask, number: int) -> dict[str, str]:
+        """What is painted for a question at one tap group, as inputs of its answer.
+
+        An ask that the question sets itself has steps of the question's name.
+        """
+        group, reads, settings = groups[number], question.reads, question.ask_settings()
+        painted = ask.name if settings is None else name
+        settings = settings or study.ask_settings(ask.stage)
         filled = {"taps": group.taps, "size": study.decoder.size}
         conditions = graph.share(
-            of_group(f"ask.{ask.name}", number),
+            of_group(f"ask.{painted}", number),
             settings.model_copy(
                 update={name: value for name, value in filled.items() if name in type(settings).model_fields}
             ),
             {"shards": shards} | group.tables | group.weights,
         )
         inputs = {"conditions": conditions, "decoder": painters[number]}
-        step = of_group(f"samples.{ask.name}", number)
+        step = of_group(f"samples.{painted}", number)
         samples = graph.share(step, sampling, inputs)
         found = {of_group(CONDITIONS, number): conditions, of_group(SAMPLES, number): samples}
         if SAMPLE_EMBEDDINGS in reads:
-            for name in group.seeing:
-                embeddings = embed(f"{step}.{name}", name, samples, ("plain",))
-                found[f"{of_group(SAMPLE_EMBEDDINGS, number)}.{name}"] = embeddings
+            for encoder in group.seeing:
+                embeddings = embed(f"{step}.{encoder}", encoder, samples, ("plain",))
+                found[f"{of_group(SAMPLE_EMBEDDINGS, number)}.{encoder}"] = embeddings
         if SEEDS in reads and number == 0:
             for place, (seed, step_of_seed) in enumerate(trained_again.items(), 1):
                 again = {"conditions": conditions, "decoder": step_of_seed}
-                found[f"{SEEDS}.{place}"] = graph.share(f"samples.{ask.name}-seed-{seed}", sampling, again)
+                found[f"{SEEDS}.{place}"] = graph.share(f"samples.{painted}-seed-{seed}", sampling, again)
         if HALFWAY in reads and not published:
             halfway = sampling.model_copy(update={"snapshot": "halfway"})
             found[of_group(HALFWAY, number)] = graph.share(of_group(f"samples.{ask.halfway}", number), halfway, inputs)
         return found
 
-    for question in study.questions.asked():
+    for asked, question in study.questions.asked().items():
         inputs = {"shards": shards} | {name: step for group in groups for name, step in group.tables.items()}
         for number, group in enumerate(groups):
             if question.ask is not None and (number == 0 or group.answers(question.ask)):
-                inputs |= sample(question.ask, number, question.reads)
+                inputs |= sample(asked, question, question.ask, number)
         inputs |= {READERS: readers} if READERS in question.reads else {}
         inputs |= probes if PROBES in question.reads else {}
         if ENCODERS in question.reads:
@@ -167,10 +175,11 @@ def graph_of(study: Study) -> list[Step]:
         for name in {tap.partition(":")[0] for tap in question.reference_taps()}:
             inputs[f"reference.{name}"] = references[name]
             inputs |= {f"encoder.{name}": encoder_steps[name]} if name in encoder_steps else {}
-        results[f"results.{question.name}"] = graph.add(question.name, question, inputs)
+        results[f"results.{asked}"] = graph.add(asked, question, inputs)
+    sections = tuple(OwnSection(name=name, kind=question.kind) for name, question in study.questions.own.items())
     graph.add(
         "report",
-        Report(study=study.study, title=study.title),
+        Report(study=study.study, title=study.title, own=sections),
         results | weights | {"shards": shards, "readers": readers} | probes | decoders,
     )
     return graph.steps
@@ -249,7 +258,7 @@ def groups_of(study: Study) -> list[tuple[str, ...]]:
 
 def references_of(study: Study) -> list[str]:
     """The encoders by which questions read images and which are not under study."""
-    taps = (tap for question in study.questions.asked() for tap in question.reference_taps())
+    taps = (tap for question in study.questions.asked().values() for tap in question.reference_taps())
     return list(dict.fromkeys(tap.partition(":")[0] for tap in taps))
 
 

@@ -38,7 +38,7 @@ from pipeline.step import Step
 from pipeline.store import Store
 from pipeline.studies import latest, point
 from pipeline.work import Halt, Work, split
-from pipeline.worker import Task, import_path
+from pipeline.worker import Task
 from stages.contract import Stage, Summary
 from stages.errors import InputError
 from stages.external import code as user_code
@@ -536,7 +536,7 @@ class _Engine:
     def _task(self, job: _Job, number: int, head: Head, executor: Executor) -> Task:
         return Task(
             store=self._store.url,
-            stage=import_path(type(job.stage)),
+            stage=job.stage.import_path(),
             fields=job.stage.model_dump(mode="json"),
             inputs={name: entry.ref for name, entry in job.inputs.items()},
             external=job.key.document["external"],

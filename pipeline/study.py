@@ -20,6 +20,7 @@ from pydantic import (
     Tag,
     ValidationError,
     create_model,
+    field_validator,
     model_validator,
 )
 
@@ -34,6 +35,7 @@ from stages.encoders.stage import Imported
 from stages.listing.stage import Listing
 from stages.pretrain.stage import Pretrain
 from stages.questions.catalogue import QUESTIONS
+from stages.questions.own import OwnQuestion, own_question
 from stages.questions.question import AskStage, Question
 from stages.readers.stage import Probes, Readers
 from stages.samples.stage import Samples
@@ -107,12 +109,40 @@ class Dataset(StudyBlock):
 
 
 class AskedQuestions(StudyBlock):
-    """What is asked: a field for each question of the catalogue. One that is absent is not asked."""
+    """What is asked: a field for each question of the catalogue. One that is absent is not asked.
 
-    def asked(self) -> list[Question]:
-        """The questions that are asked, in the order of the catalogue."""
-        found = (getattr(self, question.name) for question in QUESTIONS)
-        return [question for question in found if question is not None]
+    Any other name is a question of your own, with `kind: path/to/file.py:Class`.
+    """
+
+    name_pattern: ClassVar[re.Pattern[str]] = re.compile(r"[a-z][a-z0-9_-]*")
+
+    own: dict[str, Annotated[OwnQuestion, BeforeValidator(own_question)]] = Field(default_factory=dict)
+    """Questions of your own; each is written beside the others, by its name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """Questions of the user's own are written beside the others."""
+        if not isinstance(value, dict):
+            return value
+        given = {name: entry for name, entry in value.items() if isinstance(entry, dict) and "kind" in entry}
+        found = {name: entry for name, entry in given.items() if name not in cls.model_fields}
+        if not found:
+            return value
+        return {name: entry for name, entry in value.items() if name not in found} | {"own": found}
+
+    @field_validator("own")
+    @classmethod
+    def _named(cls, value: dict[str, OwnQuestion]) -> dict[str, OwnQuestion]:
+        for name in value:
+            if not cls.name_pattern.fullmatch(name):
+                raise ValueError(f"expected names of questions to match {cls.name_pattern.pattern}; found {name!r}")
+        return value
+
+    def asked(self) -> dict[str, Question]:
+        """The questions that are asked by their names, in the order of the catalogue, the user's own last."""
+        found = {question.name: getattr(self, question.name) for question in QUESTIONS}
+        return {name: question for name, question in found.items() if question is not None} | self.own
 
 
 class WrittenStudy(StudyBlock):
@@ -180,7 +210,7 @@ class WrittenStudy(StudyBlock):
             if name not in taps:
                 meant = _meant(name, taps)
                 raise ValueError(f"expected one of the taps of {encoder}: {', '.join(taps)}; found {tap!r}{meant}")
-        for tap in (tap for question in self.questions.asked() for tap in question.reference_taps()):
+        for tap in (tap for question in self.questions.asked().values() for tap in question.reference_taps()):
             encoder, _, name = tap.partition(":")
             if encoder not in self.encoders or name not in taps_of(self.encoders[encoder]):
                 raise ValueError(f"expected references to be taps of the study's encoders; found {tap!r}")
@@ -320,13 +350,16 @@ def _message(error: Any) -> str:
 def _field_path(where: Sequence[str | int]) -> str:
     """Where an error stands in the file.
 
-    Fields of an encoder's source are written beside its other fields, and those of a decoder below no name of its kind.
+    Fields of an encoder's source are written beside its other fields, those of a decoder below no name of its kind, and
+    questions of the user's own beside the others.
     """
     pieces = [str(piece) for piece in where]
     if pieces[:1] == ["decoder"] and DECODERS.keys() & pieces[1:2]:
         del pieces[1]
     if pieces[:1] == ["encoders"] and pieces[2:3] == ["source"]:
         del pieces[2:4]
+    if pieces[:2] == ["questions", "own"]:
+        del pieces[1]
     return ".".join(pieces)
 
 

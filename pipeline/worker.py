@@ -252,22 +252,26 @@ def _disagreements(known: Mapping[str, Object], found: Mapping[str, Object]) -> 
     return [f"two parts disagree about {name}" for name, entry in found.items() if known.get(name, entry) != entry]
 
 
-def import_path(stage: type[Stage]) -> str:
-    """How a worker finds the class of a stage."""
-    assert "." not in stage.__qualname__, f"{stage.__qualname__} must stand at the top of its module"
-    return f"{stage.__module__}:{stage.__qualname__}"
+def _class_of(task: Task) -> type[Stage]:
+    """The class of the stage. Raises InputError where it is in a file of code that is not here as the driver has it."""
+    location, _, name = task.stage.rpartition(":")
+    found: type[Stage]
+    if location.endswith(".py"):
+        found = user_code.member(task.stage, task.code_files[location])
+    else:
+        found = getattr(importlib.import_module(location), name)
+    return found
 
 
 def _assignment(payload: dict[str, Any]) -> _Assignment:
     """Opens what a task names. Raises `StaleCodeError` where this process has another key or other code."""
     task = Task.model_validate(payload)
-    module, _, name = task.stage.partition(":")
-    cls: type[Stage] = getattr(importlib.import_module(module), name)
+    user_code.named(task.code_files)
+    cls = _class_of(task)
     stage = cls.model_validate(task.fields)
     inputs_keys = {name: ref.key for name, ref in task.inputs.items()}
     _same("key", key_of(stage, inputs_keys, task.external, task.former).digest, task.key)
     _same("code", _code_digest(cls), task.code)
-    user_code.named(task.code_files)
     store = open_store(task.store)
     folder = folder_of(stage.name, task.key, task.generation)
     inputs = {name: StoredInput(ref) for name, ref in task.inputs.items()}

@@ -66,9 +66,9 @@ class Added:
 
 @dataclass(frozen=True)
 class Function:
-    """Marks a field that names a function: `package.module:function`, or `path/to/file.py:function`.
+    """Marks a field that names a function or class: `package.module:function`, or `path/to/file.py:function`.
 
-    A path stays out of the key, which has the function's name; the file is in it by its sha256, as an `External` whose
+    A path stays out of the key, which has the name; the file is in it by its sha256, as an `External` whose
     digest is "code". Keys had the path before, and an artifact that was made under such a key is still found.
     """
 
@@ -242,6 +242,13 @@ class Stage(BaseModel):
     imported_by_name: ClassVar[tuple[str, ...]] = ()
     """Modules that the work imports with `importlib`. The digest of the stage's code covers them and what they import,
     as it covers all modules in import statements."""
+
+    def import_path(self) -> str:
+        """How a worker finds the class: `package.module:Class`, or `path/to/file.py:Class` of a file that `external`
+        has as "code"."""
+        cls = type(self)
+        assert "." not in cls.__qualname__, f"{cls.__qualname__} must stand at the top of its module"
+        return f"{cls.__module__}:{cls.__qualname__}"
 
     def external(self) -> Mapping[str, External]:
         """What the stage reads outside the store."""

@@ -5,10 +5,13 @@ takes, and every process that runs it compares. It is looked for in the folder t
 paths that the study names today, and at the path that it had when something was made with it.
 """
 
+import hashlib
 import socket
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from stages.errors import InputError
 from stages.external.files import sha256_of
@@ -65,13 +68,66 @@ def found(path: str, sha256: str) -> Path:
         if digest == sha256:
             return candidate.absolute()
         seen[str(candidate)] = f"another file (sha256 {digest[:12]}…)"
-    looked = "; ".join(f"{candidate}: {what}" for candidate, what in seen.items())
-    raise InputError(
-        f"the file of code {Path(path).name} with sha256 {sha256[:12]}… on {socket.gethostname()}",
-        looked,
+    raise _changed(Path(path).name, sha256, "; ".join(f"{candidate}: {what}" for candidate, what in seen.items()))
+
+
+def _changed(name: str, sha256: str, seen: str) -> InputError:
+    return InputError(
+        f"the file of code {name} with sha256 {sha256[:12]}… on {socket.gethostname()}",
+        seen,
         "Bring that file back to its path. For other machines, `repscope submit` sends it along; or put it into a "
         "folder that every machine has. If it was changed during a run, run again.",
     )
+
+
+def module(path: Path, sha256: str) -> ModuleType:
+    """The module that a file of code holds; the file runs once in a process, and again only where it has changed.
+
+    Raises InputError where the bytes are not those with this sha256, and whatever the code raises.
+    """
+    # Known by its text, so that it has one name on every machine.
+    name = f"repscope_code_{sha256[:16]}"
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ == str(path):
+        return known
+    text = path.read_bytes()
+    if (digest := hashlib.sha256(text).hexdigest()) != sha256:
+        raise _changed(path.name, sha256, f"{path}: another file (sha256 {digest[:12]}…)")
+    loaded = ModuleType(name)
+    loaded.__file__ = str(path)
+    # Registered before it runs, as Python itself does: dataclasses and pydantic look up their module.
+    sys.modules[name] = loaded
+    try:
+        exec(compile(text, str(path), "exec", dont_inherit=True), loaded.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return loaded
+
+
+def member(location: str, sha256: str | None = None) -> Any:
+    """What `path/to/file.py:name` names: in the file with this sha256, by default in the one that is there now.
+
+    Raises InputError where the file is nowhere here, where its code fails, and where it has no such name.
+    """
+    path, _, name = location.rpartition(":")
+    file = here(path) if sha256 is None else found(path, sha256)
+    try:
+        loaded = module(file, sha256 or sha256_of(file))
+    except InputError:
+        raise
+    # The code is the user's own and may raise anything; written as a script it exits.
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise InputError(
+            f"to run the code in {path}", reason, "Correct it, or install what it imports wherever parts are worked on."
+        ) from error
+    if not hasattr(loaded, name):
+        classes = [
+            entry for entry, value in vars(loaded).items() if getattr(value, "__module__", "") == loaded.__name__
+        ]
+        raise InputError(f"{name} in {path}", ", ".join(classes) or "nothing of its own", "Correct the name.")
+    return getattr(loaded, name)
 
 
 def _candidates(path: str, sha256: str) -> Iterator[Path]:

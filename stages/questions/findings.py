@@ -49,6 +49,8 @@ subject of a row is the edit and the attribute; its verdict is `EDITS`, `NO EDIT
 EDITS, NO_EDIT, CANNOT_TELL = "EDITS", "NO EDIT", "CANNOT TELL"
 EFFECT_MIN = 0.05
 """The smallest difference of scores that counts, however narrow its interval is."""
+NUMBERS = ("i", "ii", "iii", "iv")
+"""Of the paper's findings."""
 UNASKED = (
     ("robustness", "Finding iii, on small attacks, was not asked in this study"),
     ("edits", "Finding iv, on edits, was not asked in this study"),
@@ -59,9 +61,10 @@ Outcome: TypeAlias = Literal["shown", "not shown", "opposite", "cannot tell"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One of the paper's findings at one encoder, and whether these rows show it."""
+    """A finding at one encoder, and whether the rows of a study show it."""
 
     number: str
+    """Of the paper's, one of `NUMBERS`; of any other the name of its question."""
     encoder: str
     claim: str
     outcome: Outcome

@@ -3,23 +3,53 @@
 Scores of attributes (kept, fixed) and what an `Estimate` is stand in `stages.readers.score`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.readers.score import Estimate, Floats, Numbers, divide, mean, ratio
+from stages.readers import score
+from stages.readers.score import Estimate, Floats, Interval, Numbers, divide, mean, ratio
 
+TABLE = 2**23
+"""Distances that are in memory at once: 64 MB, and a few times this while they are made."""
 NORMAL_MEDIAN = 0.6745
 """Median of the size of a standard normal number."""
+
+# Intervals of several estimates
+
+
+def simultaneous(estimates: Mapping[str, Estimate], count: int, seed: int) -> dict[str, Interval]:
+    """Intervals that hold for all estimates at once, in 95 of 100 studies: value -+ q x standard error.
+
+    q is the 95 % quantile of the largest studentised deviation among the estimates in a resample (Westfall & Young
+    1993), so any one may be picked for its value afterwards. Undefined estimates have undefined intervals.
+    """
+    ones, drawn = np.ones((1, count)), score.resamples(count, seed)
+    values = {name: float(estimate(ones)[0]) for name, estimate in estimates.items()}
+    draws = {name: estimate(drawn) for name, estimate in estimates.items() if np.isfinite(values[name])}
+    errors = {name: max(float(np.nanstd(found)), 1e-12) for name, found in draws.items()}
+    found = {name: Interval(value, float("nan"), float("nan"), count) for name, value in values.items()}
+    if draws:
+        deviations = np.fmax.reduce([np.abs(draws[name] - values[name]) / errors[name] for name in draws])
+        q = float(np.nanquantile(deviations, score.LEVEL))
+        found |= {
+            name: Interval(values[name], values[name] - q * error, values[name] + q * error, count)
+            for name, error in errors.items()
+        }
+    return found
+
 
 # Embeddings: distances, ranks, invariance
 
 
 def squared_distances(a: Floats, b: Floats) -> Floats:
     """Squared L2 distances float64 [A, B] between rows of a [A, D] and b [B, D]."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    squared: Floats = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * a @ b.T
+    a, b = a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
+    squared: Floats = a @ b.T
+    squared *= -2.0
+    squared += np.einsum("ad,ad->a", a, a)[:, None]
+    squared += np.einsum("bd,bd->b", b, b)[None, :]
     return np.maximum(squared, 0.0, out=squared)
 
 
@@ -38,14 +68,16 @@ def cosine(a: Floats, b: Floats) -> Floats:
 
 def random_pair(gallery: Floats) -> float:
     """The unit of distance: mean L2 distance of two different rows of gallery [G, D]."""
-    total = sum(float(np.sqrt(squared_distances(gallery[b], gallery)).sum()) for b in _blocks(len(gallery)))
+    total = sum(
+        float(np.sqrt(squared_distances(gallery[b], gallery)).sum()) for b in _blocks(len(gallery), len(gallery))
+    )
     return total / (len(gallery) * (len(gallery) - 1))
 
 
 def nearest_other(gallery: Floats, rows: Numbers) -> tuple[Numbers, Floats]:
     """For gallery[rows] the nearest other row: its position int64 [Q] and L2 distance float64 [Q]."""
     positions, distances = [], []
-    for block in _blocks(len(rows)):
+    for block in _blocks(len(rows), len(gallery)):
         squared = squared_distances(gallery[rows[block]], gallery)
         squared[np.arange(len(squared)), rows[block]] = np.inf
         positions.append(squared.argmin(axis=1))
@@ -61,7 +93,7 @@ def ranks(queries: Floats, gallery: Floats, source: Numbers, removed: Numbers | 
     constant has rank (G + 1) / 2 and not 1.
     """
     found = []
-    for block in _blocks(len(queries)):
+    for block in _blocks(len(queries), len(gallery)):
         squared = squared_distances(queries[block], gallery)
         line = np.arange(len(squared))
         own = squared[line, source[block]][:, None]
@@ -96,8 +128,9 @@ def pair_distances(embeddings: Floats) -> Floats:
     return distances
 
 
-def _blocks(count: int, size: int = 1024) -> Iterator[slice]:
-    """Slices of at most `size` rows, so that a distance table stays small."""
+def _blocks(count: int, gallery: int) -> Iterator[slice]:
+    """Slices of `count` rows whose distances to so many others are a table of `TABLE` numbers at most."""
+    size = max(1, min(1024, TABLE // gallery))
     for start in range(0, count, size):
         yield slice(start, start + size)
 

@@ -57,6 +57,10 @@ class Question(Stage):
     by_default: ClassVar[bool] = False
     """Whether a study that lists no questions asks it."""
 
+    def ask_settings(self) -> AskStage | None:
+        """The stage of the ask, where the question sets it itself. None: the study's field of its name has it."""
+        return None
+
     def reference_taps(self) -> tuple[str, ...]:
         """Taps of encoders not under study, as `encoder:tap`, by which images are read.
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from markupsafe import Markup
 
 from stages.contract import Inputs
+from stages.external import code
 from stages.questions import answers as results
 from stages.questions import findings
 from stages.questions.answers import Answer
@@ -76,7 +77,7 @@ class FamilyVerdict:
 
 @dataclass(frozen=True)
 class ShownFinding:
-    """One of the paper's findings at one encoder; `style` is its outcome as a class."""
+    """A finding at one encoder; `style` is its outcome as a class."""
 
     number: str
     encoder: str
@@ -95,9 +96,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ShownFindings:
-    """One of the paper's findings at every encoder; `style` is the outcome that most of them share."""
+    """A finding at every encoder; `style` is the outcome that most of them share."""
 
     number: str
+    label: str
     claim: str
     style: str
     outcomes: tuple[Outcome, ...]
@@ -132,6 +134,11 @@ class Page:
     def comparable(self) -> bool:
         """Whether there are two encoders to be put side by side, references apart."""
         return len({tap.encoder for tap in self.taps if tap.studied and tap.encoder in self.compared}) > 1
+
+    @property
+    def claims(self) -> bool:
+        """Whether findings of questions stand beside those of the paper."""
+        return any(group.number not in findings.NUMBERS for group in self.findings)
 
     @property
     def contents(self) -> list[tuple[str, str]]:
@@ -172,7 +179,9 @@ def page_of(stage: "Report", inputs: Inputs) -> tuple[Page, bytes]:
 def gather(stage: "Report", inputs: Inputs, most: int | None = None) -> Page:
     """The page from the stage's inputs, with at most so many sources in each figure."""
     answers, choice = chosen(_answers(stage.question_order, inputs), inputs, most)
-    rows = [row for answer in answers.values() for row in answer.rows]
+    # A question of the user's own may name its rows as it likes.
+    own = {question.name for question in stage.own}
+    rows = [row for name, answer in answers.items() if name not in own for row in answer.rows]
     encoders = {name.removeprefix(ENCODER): dict(inputs[name].summary) for name in inputs if name.startswith(ENCODER)}
     decoders = trained.decoders(inputs)
     groups = {tap_id: number for number, decoder in decoders.items() for tap_id in decoder.summary.get("taps", {})}
@@ -180,8 +189,8 @@ def gather(stage: "Report", inputs: Inputs, most: int | None = None) -> Page:
     families = trained.families(trainings)
     widths = _widths(inputs, encoders)
     styled = tuple(taps.assign_styles(results.tap_ids(answers.values()), encoders, widths, groups, families))
-    sections = _sections(answers, styled)
-    found = findings.findings(rows)
+    sections = _sections(stage, answers, styled)
+    found = [*findings.findings(rows), *(finding for section in sections for finding in section.findings)]
     verdicts = tuple(_verdicts(sections, styled))
     example = next((section.example for section in sections if section.example is not None), None)
     judged = {row.encoder for row in rows if row.metric == "kept"}
@@ -221,15 +230,20 @@ def _answers(order: Sequence[str], inputs: Inputs) -> dict[str, Answer]:
     return {name: results.read(name, inputs[RESULTS + name]) for name in ordered if name in given}
 
 
-def _sections(answers: Mapping[str, Answer], styled: Sequence[StyledTap]) -> list[Section]:
-    """The sections of all answers; one to a question that is not in the catalogue has its figures and rows."""
+def _sections(stage: "Report", answers: Mapping[str, Answer], styled: Sequence[StyledTap]) -> list[Section]:
+    """The sections of all answers; one to a question that nobody knows any more has its figures and rows."""
     modules = {question.name: section_of(question) for question in QUESTIONS}
+    own = {question.name: question.kind for question in stage.own}
     sections: list[Section] = []
     unknown: list[Section] = []
     for name, answer in answers.items():
         if name in modules:
             module = cast(SectionModule, importlib.import_module(modules[name]))
             sections.append(module.section(answer, answers, styled))
+        elif name in own:
+            path = own[name].rpartition(":")[0]
+            question = cast(SectionModule, code.member(own[name], code.expected(path)))
+            sections.append(question.section(answer, answers, styled))
         else:
             unknown.append(Section(parts=(rows_part(answer, f"question-{len(unknown) + 1}"),)))
     return sections + unknown
@@ -322,14 +336,18 @@ def _findings(found: Sequence[findings.Finding], subjects: Collection[str]) -> l
     for finding in found:
         by_number.setdefault(finding.number, []).append(finding)
     shown = []
-    for number, own in sorted(by_number.items(), key=lambda entry: ("i", "ii", "iii", "iv").index(entry[0])):
+    order = {number: position for position, number in enumerate(findings.NUMBERS)}
+    # Those of other questions come last, in the order of their sections.
+    for number, own in sorted(by_number.items(), key=lambda entry: order.get(entry[0], len(order))):
+        label = f"Finding {number}" if number in order else numbers.plain(number).capitalize()
+        unit = " encoders" if number in order else ""
         counted = Counter(finding.outcome for finding in own).most_common()
         outcomes = tuple(
-            Outcome(outcome if len(own) == 1 else f"{outcome} in {times} of {len(own)} encoders", _style(outcome))
+            Outcome(outcome if len(own) == 1 else f"{outcome} in {times} of {len(own)}{unit}", _style(outcome))
             for outcome, times in counted
         )
         lines = tuple(_finding(finding, subjects) for finding in own)
-        shown.append(ShownFindings(number, own[0].claim, _style(counted[0][0]), outcomes, lines))
+        shown.append(ShownFindings(number, label, own[0].claim, _style(counted[0][0]), outcomes, lines))
     return shown
 
 

@@ -1,10 +1,19 @@
 """The `report` step: one page that a browser opens without a server."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from stages.contract import Estimate, Inputs, Output, Part, Stage, Summary
+from stages.contract import Added, Estimate, External, Function, Inputs, Output, Part, Settings, Stage, Summary
 from stages.questions.catalogue import QUESTIONS, section_of
+
+
+class OwnSection(Settings):
+    """A question of the user's own: its name in the study, and the class that has its section."""
+
+    name: str
+    """As the study calls it."""
+    kind: Annotated[str, Function()]
+    """`path/to/file.py:Class`."""
 
 
 class Report(Stage):
@@ -26,6 +35,13 @@ class Report(Stage):
     question_order: tuple[str, ...] = ("kept", "faithfulness", "invariance")
     """Questions that come first on the page; all others follow in the order of the catalogue. The default is in the key
     of every report, so a new question is not added to it."""
+
+    own: Annotated[tuple[OwnSection, ...], Added(when_absent=())] = ()
+    """Questions of the user's own, whose sections stand in files outside the package."""
+
+    def external(self) -> Mapping[str, External]:
+        """The files of code of the user's own questions."""
+        return {f"code.{question.name}": External(question.kind.rpartition(":")[0], "code") for question in self.own}
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Seconds, and a few megabytes of pictures."""

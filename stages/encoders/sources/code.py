@@ -1,13 +1,9 @@
 """Networks that the user's own code builds."""
 
-import hashlib
 import importlib
-import importlib.util
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,12 +32,18 @@ class CodeTrunk(Trunk):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised images [B, 3, H, W] to `backbone`, and the other entries of a dict that the network returns."""
-        output = self.network(x)
+        return self._pooled(self.network(x))
+
+    def library(self, x: Tensor) -> dict[str, Tensor]:
+        """The same: the network's own output is all there is."""
+        return self._pooled(self.network(x))
+
+    def _pooled(self, output: Any) -> dict[str, Tensor]:
         given = dict(output) if isinstance(output, Mapping) else {"backbone": output}
         if "backbone" not in given or not all(isinstance(value, Tensor) for value in given.values()):
             what = ", ".join(map(str, given)) if isinstance(output, Mapping) else type(output).__name__
             raise InputError("the network to return a tensor, or a dict of tensors with `backbone`", what, "Change it.")
-        return {name: pool(value, self._how, None, self.prefix_tokens, name) for name, value in given.items()}
+        return {name: pool(value, self._how, None, self.prefix_tokens, name, False) for name, value in given.items()}
 
 
 def build(source: "Torch") -> Built:
@@ -87,7 +89,7 @@ def _created(
         path = code.here(location) if sha256 is None else code.found(location, sha256)
         file = _File(path.name, sha256 or sha256_of(path))
     try:
-        module = importlib.import_module(location) if file is None else _from_file(path, file.sha256)
+        module = importlib.import_module(location) if file is None else code.module(path, file.sha256)
         function = getattr(module, name)
     # A module of the user's may raise anything when it is imported, and one written as a script exits.
     except (Exception, SystemExit) as error:
@@ -115,21 +117,3 @@ def _created(
             "Take the seeding out, and give `weights` where the function loads none.",
         )
     return network, file
-
-
-def _from_file(path: Path, digest: str) -> ModuleType:
-    # Its name carries the digest of its text: a file that changed is another module.
-    name = f"repscope_code_{hashlib.sha256(f'{path} {digest}'.encode()).hexdigest()[:16]}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        # Registered before it runs, as Python itself does: dataclasses look up their module.
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]

@@ -12,6 +12,7 @@ from stages.questions.drawing.markup import fill
 from stages.questions.drawing.numbers import PageTable, TableRow, interval, plain
 from stages.questions.drawing.pictures import Picture, rows
 from stages.questions.drawing.taps import StyledTap
+from stages.questions.findings import Finding
 
 TEMPLATE = Path(__file__).with_name("markup.html")
 
@@ -95,6 +96,8 @@ class Section:
     """For the opening: a line on each tap."""
     facts: tuple[tuple[str, str], ...] = ()
     """Name and value, for the head of the page."""
+    findings: tuple[Finding, ...] = ()
+    """Claims that its rows show or do not, to stand beside the paper's findings."""
     example: Example | None = None
     """The page shows that of the first question that has one."""
     trained: tuple[TrainedBlock, ...] = ()
