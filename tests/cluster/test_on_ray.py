@@ -73,3 +73,11 @@ class TestOnRay(ExecutorContract, IsolationContract):
         assert re.fullmatch(r"no answer for \d+ s, where the median is [\d.]+ s", losses["hung"].reason)
         assert re.fullmatch(r"no report for \d+ s", losses["g"].reason)
         assert (losses["hung"],) == done["hung"].losses
+
+    def test_a_gang_of_two_in_which_one_rank_hangs_is_ended_and_tried_again(self) -> None:
+        heard: list[Loss] = []
+        claim = Claim("training", on_loss=lambda one, loss: heard.append(loss))
+        with self.make(Retries(hung_seconds=1.0, hung_times=2.0)) as executor:
+            trained = executor.gang(Call("g", f"{TASKS}:last_rank_falls_silent", {}), 2, claim=claim)
+        assert trained.result() == {"attempt": 2, "world": 2}
+        assert [re.fullmatch(r"no report for \d+ s", loss.reason) is not None for loss in heard] == [True]

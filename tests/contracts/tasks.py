@@ -129,6 +129,22 @@ def fall_silent(payload: dict[str, Any], context: GangContext) -> dict[str, Any]
     return {"attempt": context.attempt}
 
 
+def last_rank_falls_silent(payload: dict[str, Any], context: GangContext) -> dict[str, Any]:
+    """All ranks wait for each other in every step; in the first attempt the last rank never comes to the fourth.
+
+    The first report has waited for the ranks to start, which the distance of the next two does not.
+    """
+    import torch
+    import torch.distributed as dist
+
+    for step in (1, 2, 3, 4):
+        while step == 4 and context.attempt == 1 and context.rank == context.world - 1:
+            time.sleep(0.1)
+        dist.all_reduce(torch.ones(1))
+        context.report(step, 4, {})
+    return {"attempt": context.attempt, "world": context.world}
+
+
 def sum_of_ranks(payload: dict[str, Any], context: GangContext) -> dict[str, Any]:
     """Every rank gives rank + 1 and gets the sum; what `plan` says happens to the last rank first."""
     import torch
