@@ -3,7 +3,7 @@
     import repscope
 
     repscope.run("study.yaml", "store", executor="inline")
-    picture = repscope.show("study.yaml", "cat.png", "store")
+    repscope.show("study.yaml", "cat.png", "store")      # a notebook shows it; .png() and .page() are bytes
     table = repscope.open("store").study("scenes")["simclr:projector"]
     table.nearest("000000007", k=5, where="split = 'heldout'")
 

@@ -261,13 +261,42 @@ def _embed(machine: Machine, dashboard_port: int | None) -> Connection:
             _temp_dir=str(folder),
         )
 
-    with environment.changed({LOOPBACK: "0", "RAY_AUTH_TOKEN": token, "PYTHONPATH": python_path}):
+    variables = {LOOPBACK: "0", "RAY_AUTH_TOKEN": token, "PYTHONPATH": python_path}
+    with environment.changed(variables), _few_processes(dashboard=dashboard_port is not None):
         started = start(
             begin,
             "an embedded Ray to start on this machine",
             "Without Ray, the same work runs with --executor inline.",
         )
     return Connection(ray.get_runtime_context().gcs_address, machine, started.folder, _started=started)
+
+
+@contextlib.contextmanager
+def _few_processes(dashboard: bool) -> Iterator[None]:
+    """Ray starts no process that serves nobody here: half a start's CPU time, and 100 MB for each.
+
+    Its log monitor sends what workers print to the driver, which does not print it. Its autoscaler has no machine to
+    add. Without a dashboard it would start the server of one all the same, and an agent of every node that feeds it.
+    """
+    from ray._private import utils
+    from ray._private.node import Node
+
+    def start_none(node: Any, **_: Any) -> None:
+        """Starts no process."""
+
+    unused: list[tuple[Any, str, Any]] = [(Node, "start_log_monitor", start_none), (Node, "start_monitor", start_none)]
+    if not dashboard:
+        unused.append((Node, "start_api_server", start_none))
+        # As where the dashboard is not installed: the agent, which a node cannot do without, then does the least.
+        unused.append((utils, "get_dashboard_dependency_error", lambda: ImportError("no dashboard is wanted")))
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in unused]
+    try:
+        for owner, name, value in unused:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
 def _join(address: str) -> Connection:
@@ -298,7 +327,7 @@ def _join(address: str) -> Connection:
             f"a Ray head at {address} that lets us in",
             f"{type(reason).__name__}: {reason}".rstrip("."),
             "Check that this machine is a node of its cluster (`ray start --address`), that it runs Ray of the same "
-            "version as here, and that RAY_AUTH_TOKEN holds its token.",
+            "version as here, and that RAY_AUTH_MODE is token and RAY_AUTH_TOKEN its token, where it asks for one.",
         ) from error
     return Connection(ray.get_runtime_context().gcs_address, None)
 

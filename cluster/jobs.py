@@ -63,10 +63,18 @@ class Jobs:
                 self._client = JobSubmissionClient(address)
         # The client raises ConnectionError, RuntimeError or ValueError, and Ray's own errors below them.
         except Exception as error:
+            found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if type(error).__name__ == "AuthenticationError":
+                # Ray goes on with four sentences for whoever runs the cluster.
+                raise ConnectError(
+                    f"to be let in by the job server of the Ray cluster at {address}",
+                    found.partition(". ")[0],
+                    "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token of that cluster.",
+                ) from error
             raise ConnectError(
                 f"the job server of a Ray cluster at {address}",
-                f"{type(error).__name__}: {' '.join(str(error).split())}",
-                "Give the address of its dashboard (http://host:8265), and set RAY_AUTH_TOKEN where it asks for one.",
+                found,
+                "Give the address of its dashboard (http://host:8265).",
             ) from error
 
     def attempts(self, name: str) -> list[Job]:

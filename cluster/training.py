@@ -85,12 +85,11 @@ def run_train(
     import ray
     from ray.train import FailureConfig, RunConfig
     from ray.train.v2.api.config import ScalingConfig
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     scratch = tempfile.mkdtemp(prefix="train-", dir=folder)
     mark = next(_marks)
     resources = {"CPU": layout.cpus, "memory": mark} | ({"GPU": layout.gpus} if layout.gpus else {})
-    trainer = DataParallelTrainer(
+    trainer = _trainer_class()(
         train_rank,
         train_loop_config={
             "function": call.function,
@@ -225,6 +224,24 @@ def _die_with(mailbox: Any) -> None:
         ray.get(mailbox.closed.remote())
     except ray.exceptions.RayActorError:
         os._exit(1)
+
+
+def _trainer_class() -> Any:
+    """Ray Train's trainer, without two actors that it starts for every gang, each of which takes seconds of a CPU.
+
+    One hands out data of Ray Data, which we do not use. The other gives the ranks' room back where the controller is
+    lost, as we do: see `run_train`. It would never end on a Ray without a dashboard, which is where it asks.
+    """
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    class Trainer(DataParallelTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            unused = DatasetsCallback, PlacementGroupCleanerCallback
+            return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unused)]
+
+    return Trainer
 
 
 def _rendezvous() -> Any:

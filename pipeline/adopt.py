@@ -6,13 +6,12 @@ Runs of the study know nothing of it and leave it as it is. It is read for as lo
 was adopted for.
 """
 
-import json
 import re
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from pipeline.errors import UsageError
+from pipeline.errors import StoreError, UsageError
 from pipeline.manifest import Ref, survey
 from pipeline.store import Store
 
@@ -63,7 +62,7 @@ def adopt(study: "Study", store: Store, name: str, stage: "Adopted") -> Ref:
     record = Record(stage=ref.stage, key=ref.key, generation=ref.generation, digest=ref.digest)
     names = [entry.name for entry in store.entries(f"{FOLDER}/{study.study}/{name}")]
     number = 1 + max((int(entry.rpartition("/")[2].removesuffix(".json")) for entry in names), default=0)
-    if not names or Record.model_validate_json(store.read(sorted(names)[-1])) != record:
+    if not names or _read(store, sorted(names)[-1]) != record:
         store.create(f"{FOLDER}/{study.study}/{name}/{number:06d}.json", record.model_dump_json(indent=1).encode())
     return ref
 
@@ -75,11 +74,20 @@ def adopted(store: Store, study: str) -> dict[str, Ref]:
         newest[entry.name.split("/")[2]] = entry.name
     found = {}
     for name, path in newest.items():
-        document = json.loads(store.read(path))
-        if document["format"] > FORMAT:
-            raise UsageError(
-                f"a record of format {FORMAT} in {path}", f"format {document['format']}", "Update repscope."
-            )
-        record = Record.model_validate(document)
-        found[f"embeddings.{name}"] = Ref(store=store.url, **record.model_dump(exclude={"format"}))
+        found[f"embeddings.{name}"] = Ref(store=store.url, **_read(store, path).model_dump(exclude={"format"}))
     return found
+
+
+def _read(store: Store, path: str) -> Record:
+    """A record of an adopted table. Raises `StoreError` where it is damaged, `UsageError` for one of a newer format."""
+    try:
+        record = Record.model_validate(store.read_json(path))
+    except ValueError as error:
+        raise StoreError(
+            f"the record of an adopted table in {path}",
+            f"a damaged one ({error})",
+            "Delete that object alone, then adopt the vectors again: they are still in the store.",
+        ) from error
+    if record.format > FORMAT:
+        raise UsageError(f"a record of format {FORMAT} in {path}", f"format {record.format}", "Update repscope.")
+    return record

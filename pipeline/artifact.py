@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import MissingError, PipelineError, StepFailedError, StoreError
+from pipeline.errors import LargeError, MissingError, PipelineError, StepFailedError, StoreError
 from pipeline.manifest import RECORDS, Decision, Manifest, Object, Owner, Receipt, Ref, read_record, write_record
 from pipeline.store import Store, open_store
 from stages.contract import RESERVED
@@ -64,7 +64,7 @@ class StoredInput:
         """The whole object, compared with the manifest. Raises `FormatError` where its bytes have changed."""
         expected, path = self._object(name), f"{self._ref.folder}/{name}"
         try:
-            return _intact(expected, path, self._store.read(path))
+            return _read_intact(self._store, path, expected)
         except MissingError as error:
             raise _gone(path) from error
 
@@ -130,6 +130,14 @@ def _manifest(store: Store, ref: Ref) -> Manifest:
     return manifest
 
 
+def _read_intact(store: Store, path: str, expected: Object) -> bytes:
+    """The bytes of an object. Raises `MissingError`, and `FormatError` where they are not those that it should have."""
+    try:
+        return _intact(expected, path, store.read(path, expected.size))
+    except LargeError as error:
+        raise FormatError(f"{expected.size} bytes in {path}", error.found, f"It is damaged. {DELETE}") from error
+
+
 def _intact(expected: Object, path: str, data: bytes, remedy: str = DELETE) -> bytes:
     """The bytes of an object. Raises `FormatError` where they are not those of its table of contents."""
     found = Object.of(data)
@@ -191,7 +199,7 @@ class StoredOutput:
                 f"{len(self.objects) + len(self._parts)} objects of other names in {self._folder}",
                 "This is a mistake in the stage: a part reads what it has put itself, `merge` what the parts have put.",
             )
-        return _intact(expected, f"{self._folder}/{name}", self._store.read(f"{self._folder}/{name}"))
+        return _read_intact(self._store, f"{self._folder}/{name}", expected)
 
     def _followed(self, path: str) -> bytes:
         """An object that another attempt puts, or has put. Raises `TornPartError` where it does not come."""
@@ -250,8 +258,7 @@ class TrainingOutput:
                 f"{len(self.objects)} objects of other names",
                 "This is a mistake in the stage: a training reads what it has put itself.",
             )
-        path = self._staged(self._attempt, name)
-        return _intact(expected, path, self._store.read(path))
+        return _read_intact(self._store, self._staged(self._attempt, name), expected)
 
     def decided(self) -> Decision | None:
         """The decision, where there is one: then another attempt has finished the training."""
@@ -271,11 +278,11 @@ class TrainingOutput:
         for name, expected in decision.receipt.objects.items():
             path = f"{self._folder}/{name}"
             try:
-                data = self._store.read(self._staged(decision.attempt, name))
+                data = _read_intact(self._store, self._staged(decision.attempt, name), expected)
             except MissingError:
                 # Another process has published all of them.
-                data = self._store.read(path)
-            stored, _ = self._store.create_or_read(path, _intact(expected, path, data))
+                data = _read_intact(self._store, path, expected)
+            stored, _ = self._store.create_or_read(path, data)
             _intact(expected, path, stored)
 
     def clean(self) -> None:
@@ -351,7 +358,7 @@ class StoredCheckpoints:
         for folder in sorted(found, key=lambda folder: (folder.rpartition("/")[2], folder), reverse=True):
             if RESERVED in found[folder]:
                 try:
-                    state = json.loads(self._store.read(f"{folder}/{RESERVED}"))
+                    state = self._store.read_json(f"{folder}/{RESERVED}")
                     complete = all(found[folder].get(name) == size for name, size in state["files"].items())
                 except (ValueError, KeyError, TypeError, AttributeError):
                     # Damaged, or emptied by a power cut: what it would complete is not complete.

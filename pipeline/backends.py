@@ -36,6 +36,7 @@ from pipeline.errors import (
     AccessError,
     ExistsError,
     FullError,
+    LargeError,
     MissingError,
     RootError,
     StoreError,
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 
 STAGING = ".staging"
 STAGING_SECONDS = 86_400.0
+
+MAX_OBJECT_BYTES = 1 << 30
+"""No object is larger: one PUT must carry it, and one retry must be cheap."""
 
 REQUEST_SECONDS = 300
 """How long one request to a bucket may take, body included: an object of 1 GiB must get through a slow line."""
@@ -87,8 +91,8 @@ class Backend(Protocol):
     def copy(self, source: str, target: str) -> None:
         """Creates an object with the bytes of another. Raises `ExistsError` where the name is taken, `MissingError`."""
 
-    def read(self, name: str) -> bytes:
-        """The whole object. Raises `MissingError`."""
+    def read(self, name: str, most_bytes: int = MAX_OBJECT_BYTES) -> bytes:
+        """The whole object. Raises `MissingError`, and `LargeError` for one that is larger, before it is read."""
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """`length` bytes from `start`. Raises `MissingError`."""
@@ -155,9 +159,17 @@ class ObjectBackend:
                     self.delete(name)
         return self._server_copies
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most_bytes: int = MAX_OBJECT_BYTES) -> bytes:
         with self._our_errors(name):
-            return bytes(obstore.get(self._objects, name).bytes())
+            # The size comes with the answer's head, before any byte of the object.
+            answer = obstore.get(self._objects, name)
+            if answer.meta["size"] > most_bytes:
+                raise LargeError(
+                    f"at most {most_bytes} bytes in {name}",
+                    f"{answer.meta['size']} bytes",
+                    "It was put there by something else: delete that object alone, then run the same command again.",
+                )
+            return bytes(answer.bytes())
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         if length == 0:

@@ -8,7 +8,6 @@ Reached are the newest pointer of every study, the vectors that were adopted for
 a lease or have written anything within the grace period.
 """
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -134,7 +133,7 @@ def _roots(
 
 def _owner_run(store: Store, entries: Sequence[Entry]) -> str:
     newest = max(entry.name for entry in entries if entry.name.endswith(".json"))
-    return str(json.loads(store.read(newest))["run"])
+    return str(store.read_json(newest)["run"])
 
 
 def _planned(store: Store, run: str) -> list[dict[str, str]]:

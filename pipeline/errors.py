@@ -7,6 +7,7 @@
     │   ├── AccessError      3  the credentials do not suffice, or have expired
     │   ├── FullError        3  no space is left
     │   ├── ExistsError      3  an object is there already (create-only)
+    │   ├── LargeError       3  an object is larger than it can be; it was not read
     │   ├── MissingError     3  an object is not there
     │   └── UnansweredError  3  the outcome is unknown, for example a lost answer; worth another try
     ├── StepFailedError      3  a step could not be finished
@@ -86,6 +87,10 @@ class FullError(StoreError):
 
 class ExistsError(StoreError):
     """An object is there already; nothing was written."""
+
+
+class LargeError(StoreError):
+    """An object is larger than what is asked for can be; nothing of it was read."""
 
 
 class MissingError(StoreError):

@@ -30,8 +30,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.errors import MissingError, PipelineError, StoreError
-from pipeline.store import Store
+from pipeline.store import Store, parse_json
 from stages.errors import without_credentials
+
+EVENTS_BYTES = 64 << 20
+"""No object of events that is larger is read: it holds what happened in some seconds."""
 
 FLUSH_SECONDS = 10.0
 
@@ -155,7 +158,7 @@ def read_plan(store: Store, run_id: str) -> dict[str, Any]:
     """`plan.json` of a run; empty where it has none. Raises `StoreError` where it is damaged."""
     name = f"runs/{run_id}/plan.json"
     try:
-        found = json.loads(store.read(name))
+        found = store.read_json(name)
         if not all({"stage", "key"} <= step.keys() for step in found["steps"].values()):
             raise ValueError("a step of it has no stage or no key")
     except MissingError:
@@ -183,7 +186,7 @@ def event_objects(store: Store, run_id: str) -> list[str]:
 def events_in(store: Store, name: str) -> list[Event]:
     """The events in one object. Raises `StoreError` where they are damaged, and `MissingError`."""
     try:
-        return [Event(**json.loads(line)) for line in store.read(name).decode().splitlines() if line]
+        return [Event(**parse_json(line)) for line in store.read(name, EVENTS_BYTES).splitlines() if line]
     except (ValueError, TypeError) as error:
         raise StoreError(
             f"events of a run in {name}",

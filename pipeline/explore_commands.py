@@ -1,12 +1,20 @@
 """The command `explore`: maps of a finished study on one page. Registered in `pipeline.cli`."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.opening import opened_study
 from pipeline.options import STORE, STUDY
-from pipeline.query_commands import opened_study
+
+if TYPE_CHECKING:
+    from pipeline.reading import OpenStudy
+
+SAMPLES = 6
+"""Samples that are painted of an image of the reader's at each tap: one line of the panel."""
 
 
 @click.command()
@@ -36,7 +44,8 @@ def explore(
 
     The page needs no network. Images are coloured by labels and selected on all maps at once; a press on one shows its
     neighbours at each tap, and its samples where they are stored. --serve answers on the loopback address alone, to who
-    has the token in the address that it prints; an image of yours is embedded by the study's own encoders.
+    has the token in the address that it prints; an image of yours is embedded by the study's own encoders,
+    and painted.
     """
     from pipeline.errors import UsageError, require_run
     from pipeline.progress import size
@@ -54,7 +63,8 @@ def explore(
         from pipeline.serving import PageServer
         from stages.explorer.asked import Asked
 
-        with PageServer(page, Asked(opened, content).near, port) as server:
+        answers = {"near": Asked(opened, content).near, "paint": _painter(study, opened)}
+        with PageServer(page, answers, port) as server:
             click.echo(f"{server.url}\nCtrl-C ends it.")
             with suppress(KeyboardInterrupt):
                 server.serve_forever()
@@ -68,3 +78,23 @@ def explore(
 
 
 COMMANDS = (explore,)
+
+
+def _painter(study: str, opened: "OpenStudy") -> "Callable[[bytes], dict[str, Any]]":
+    """Paints an image of the reader's at every tap, by the settings of the study's file."""
+
+    def paint(image: bytes) -> "dict[str, Any]":
+        from pipeline.errors import UsageError
+        from pipeline.showing import show
+        from pipeline.study import load
+        from stages.errors import InputError
+        from stages.explorer.asked import painted
+
+        try:
+            read = load(study)
+        except UsageError as error:
+            remedy = "Start `repscope explore` with the study's file."
+            raise InputError("the study's file, which names its encoders", f"only {study!r}", remedy) from error
+        return painted(show(read, opened, {"image": image}, taps=(), samples=SAMPLES, seed=0, guidance=1.0))
+
+    return paint

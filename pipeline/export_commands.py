@@ -48,7 +48,7 @@ def export(
     file for Embedding Atlas with thumbnails and a map. Each has keys and labels.
     """
     from pipeline.errors import UsageError
-    from pipeline.query_commands import opened_study
+    from pipeline.opening import opened_study
 
     if bundle is not None:
         if tap is not None or to is not None:

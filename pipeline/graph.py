@@ -102,10 +102,11 @@ def graph_of(study: Study) -> list[Step]:
     weights = {f"encoder.{name}": step for name, step in encoder_steps.items()}
     readers = graph.add("readers", study.readers, {"shards": shards})
     references = {name: embed(f"reference.{name}", name, shards, ("plain",)) for name in references_of(study)}
-    read_by = {f"reference.{name}": step for name, step in references.items()}
-    probing = study.probes
-    if taps := tuple(tap for question in study.questions.asked().values() for tap in question.reference_taps()):
-        probing = probing.model_copy(update={"references": tuple(dict.fromkeys(taps))})
+    # Questions without probes compare images by a reference, and read no attribute of it.
+    probed = [question for question in study.questions.asked().values() if PROBES in question.reads]
+    taps = tuple(dict.fromkeys(tap for question in probed for tap in question.reference_taps()))
+    read_by = {f"reference.{name}": references[name] for name in dict.fromkeys(tap.partition(":")[0] for tap in taps)}
+    probing = study.probes.model_copy(update={"references": taps}) if taps else study.probes
     probes = {PROBES: graph.add("probes", probing, {"shards": shards} | own.tables | read_by)}
     if not published:
         decoder = graph.add("decoder", study.decoder, {"shards": shards} | own.tables)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from pipeline.backends import Entry
 from pipeline.errors import BusyError, ExistsError, MissingError, StoreError
-from pipeline.store import Store
+from pipeline.store import RECORD_BYTES, Store, parse_json
 
 TTL_SECONDS = 60.0
 POLL_SECONDS = 2.0
@@ -162,7 +162,7 @@ def signs_of_life(store: Store, run_id: str, folders: Collection[str]) -> frozen
         names = {entry.name for entry in entries if entry.name.startswith(label)}
         if f"{label}json" not in names or f"{label}released" in names:
             continue
-        owner = _owner(store.read(f"{label}json"))
+        owner = _owner(store.read(f"{label}json", RECORD_BYTES))
         if owner is not None and owner["run"] == run_id:
             found |= names
     return frozenset(found)
@@ -175,7 +175,7 @@ def _owner_of(store: Store, entries: Sequence[Entry], now: float | None = None) 
     signs = [entry for entry in entries if label in entry.name]
     if epoch == 0 or any(entry.name.endswith(".released") for entry in signs):
         return None
-    owner = _owner(store.read(next(entry.name for entry in signs if entry.name.endswith(".json"))))
+    owner = _owner(store.read(next(entry.name for entry in signs if entry.name.endswith(".json")), RECORD_BYTES))
     if owner is None or _has_ended(owner):
         return None
     age = (server_time(store) if now is None else now) - max(entry.modified for entry in signs)
@@ -190,7 +190,7 @@ def _newest(entries: Sequence[Entry]) -> int:
 def _owner(data: bytes) -> dict[str, Any] | None:
     """Who took an epoch; None where the record is damaged: nothing rests on a lease, so that one is over."""
     try:
-        found = json.loads(data)
+        found = parse_json(data)
         return found if {"nonce", "run", "host", "pid", "ttl_seconds"} <= found.keys() else None
     except (ValueError, AttributeError):
         return None

@@ -16,20 +16,26 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.backends import Entry
-from pipeline.errors import MissingError, StoreError
+from pipeline.errors import LargeError, MissingError, StoreError
 from pipeline.key import SHORT, Document, Key
-from pipeline.store import Store
+from pipeline.store import RECORD_BYTES, Store, parse_json
 
 FORMAT = 1
 """Major version of these records. A newer one is refused, an older one is read."""
+
+MANIFEST_BYTES = 64 << 20
+"""No manifest is larger: that is half a million objects, which take a gigabyte of memory."""
+
+MOST_PARTS = 1_000_000
+"""No step has more parts."""
 
 AT_ONCE = 32
 """How many records of a remote store are read together."""
@@ -114,6 +120,9 @@ class InputRecord(BaseModel):
     digest: str
 
 
+Parts: TypeAlias = Annotated[int, Field(ge=0, le=MOST_PARTS)]
+
+
 class Head(_Record):
     """`artifact.json`: what is to be made. `parts` is how many parts it has, `code` the digest of the stage's code."""
 
@@ -122,7 +131,7 @@ class Head(_Record):
     document: Document
     code: str
     inputs: dict[str, InputRecord]
-    parts: int
+    parts: Parts
     owner: Owner
     created: float
 
@@ -166,7 +175,7 @@ class Manifest(_Record):
     document: Document
     code: str
     inputs: dict[str, InputRecord]
-    parts: int
+    parts: Parts
     objects: dict[str, Object]
     summary: dict[str, Any]
     seconds: float
@@ -331,13 +340,18 @@ AnyRecord = TypeVar("AnyRecord", bound=_Record)
 
 def read_record(store: Store, name: str, cls: type[AnyRecord]) -> AnyRecord:
     """Reads a record. Raises `StoreError` where it is of a newer format or damaged, `MissingError` where it is gone."""
-    return parse_record(store.read(name), name, cls)
+    return _record(lambda: store.read_json(name, most_bytes(name)), name, cls)
 
 
 def parse_record(data: bytes, name: str, cls: type[AnyRecord]) -> AnyRecord:
     """A record from its bytes. Raises `StoreError` where it is of a newer format or damaged."""
+    return _record(lambda: parse_json(data), name, cls)
+
+
+def _record(read: Callable[[], Any], name: str, cls: type[AnyRecord]) -> AnyRecord:
+    """A record from its JSON. Raises `StoreError` where it is of a newer format or damaged."""
     try:
-        document = json.loads(data)
+        document = read()
         newest = document["format"]
         if newest > FORMAT:
             raise StoreError(f"record format {FORMAT} in {name}", f"format {newest}", "Update repscope.")
@@ -354,9 +368,27 @@ def parse_record(data: bytes, name: str, cls: type[AnyRecord]) -> AnyRecord:
 
 
 def write_record(store: Store, name: str, record: AnyRecord) -> tuple[AnyRecord, bool]:
-    """Creates a record, or reads the one that is there; whether this call is known to have created it."""
-    stored, created = store.create_or_read(name, record.model_dump_json(indent=1).encode())
+    """Creates a record, or reads the one that is there; whether this call is known to have created it.
+
+    Raises `StoreError` for one that is too large to be read back, and as `read_record` does.
+    """
+    data = record.model_dump_json(indent=1).encode()
+    if len(data) > most_bytes(name):
+        raise StoreError(
+            f"a record of at most {most_bytes(name)} bytes for {name}",
+            f"{len(data)} bytes",
+            "The step has too many objects: give it fewer and larger parts, as by more `shard_rows`.",
+        )
+    try:
+        stored, created = store.create_or_read(name, data, most_bytes(name))
+    except LargeError:
+        return read_record(store, name, type(record)), False
     return (record, True) if created else (parse_record(stored, name, type(record)), False)
+
+
+def most_bytes(name: str) -> int:
+    """How large a record of this name may be."""
+    return MANIFEST_BYTES if name.endswith("/manifest.json") else RECORD_BYTES
 
 
 def open_generation(

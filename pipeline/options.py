@@ -1,7 +1,9 @@
 """Options and arguments that several commands have."""
 
+import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import click
@@ -69,21 +71,39 @@ HUNG_AFTER = click.option(
 )
 
 
-def run_words(
-    ranks: tuple[int, int] | None,
-    forced: Iterable[str],
-    until: str | None,
-    keep_going: bool,
-    accept_drift: bool,
-    on_busy: str,
-    hung_after: float,
-) -> list[str]:
-    """These options as words of a command line, without those that have their default."""
-    words = ["--ranks", RanksOption.text(ranks)] if ranks else []
-    words += [word for step in forced for word in ("--force", step)]
-    words += ["--until", until] if until else []
-    words += ["--keep-going"] if keep_going else []
-    words += ["--accept-drift"] if accept_drift else []
-    words += [] if on_busy == "wait" else ["--on-busy", on_busy]
-    words += [] if hung_after == HUNG_MINUTES else ["--hung-after", f"{hung_after:g}"]
-    return words
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of a run, alike on this machine and on a cluster."""
+
+    ranks: tuple[int, int] | None
+    force: tuple[str, ...]
+    until: str | None
+    keep_going: bool
+    accept_drift: bool
+    on_busy: str
+    hung_after: float
+
+    def words(self) -> list[str]:
+        """These options as words of a command line, without those that have their default."""
+        words = ["--ranks", RanksOption.text(self.ranks)] if self.ranks else []
+        words += [word for step in self.force for word in ("--force", step)]
+        words += ["--until", self.until] if self.until else []
+        words += ["--keep-going"] if self.keep_going else []
+        words += ["--accept-drift"] if self.accept_drift else []
+        words += [] if self.on_busy == "wait" else ["--on-busy", self.on_busy]
+        words += [] if self.hung_after == HUNG_MINUTES else ["--hung-after", f"{self.hung_after:g}"]
+        return words
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of a run to a command, which gets them as one argument `options`."""
+
+    @functools.wraps(command)
+    def with_options(**arguments: Any) -> None:
+        options = RunOptions(**{field.name: arguments.pop(field.name) for field in fields(RunOptions)})
+        command(options=options, **arguments)
+
+    decorated: Callable[..., None] = with_options
+    for option in (HUNG_AFTER, ON_BUSY, ACCEPT_DRIFT, KEEP_GOING, UNTIL, FORCE, RANKS):
+        decorated = option(decorated)
+    return decorated

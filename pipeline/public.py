@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.errors import UsageError, require_run
-from pipeline.graph import encoder_steps_of, encoders_of, graph_of, samples_of, spec_of
+from pipeline.errors import require_run
+from pipeline.graph import graph_of
 from pipeline.plan import StepState
 from pipeline.plan import plan as plan_graph
 from pipeline.store import Store, open_store
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cluster.executor import Executor
     from pipeline.events import Listener
     from pipeline.run import RunResult
+    from stages.show.shown import Shown
 
 Executors = Literal["ray", "inline"]
 
@@ -71,43 +72,32 @@ def run(
 
 def show(
     study: Study | str | Path,
-    image: str | Path | bytes,
+    image: str | Path | bytes | Sequence[str | Path],
     store: str | Path | None = None,
     *,
     taps: Sequence[str] = (),
     samples: int = 8,
     seed: int = 0,
     guidance: float = 1.0,
-) -> bytes:
-    """A PNG: `image` (a file, or its bytes) and `samples` samples, one row per tap of a finished study.
+) -> "Shown":
+    """`samples` samples of an image (a file, or its bytes) or of several files, at each tap of a finished study.
 
-    `taps` are `encoder:tap`; all that see pixels where it is empty. Warns where the study as given is not its newest
-    finished run. Raises `UsageError` where the study is not finished, `InputError` for an unknown tap or an image that
-    cannot be read.
+    A notebook shows what it returns as a picture; `.png()` and `.page()` are bytes of a picture and of a page, and
+    `.taps` has the samples with their distances and ranks as arrays. `taps` are `encoder:tap`; all that see pixels
+    where it is empty. Warns where the study as given is not its newest finished run. Raises `UsageError` where the
+    study is not finished, `InputError` for an unknown tap or an image that cannot be read.
     """
-    require_run()
-    from cluster.resources import device
     from pipeline.reading import OpenStore
-    from stages.samples.show import show as show_image
+    from pipeline.showing import files
+    from pipeline.showing import show as paint
 
     read = _study(study)
     done = OpenStore(_store(store)).study(read)
-    if not isinstance(image, bytes):
-        if not Path(image).is_file():
-            raise UsageError("an image file", f"no file {str(image)!r}", "Name an image: PNG or JPEG.")
-        image = Path(image).read_bytes()
-    picture, _ = show_image(
-        image,
-        [done.artifact(step.name) for step in graph_of(read) if step.name.split(".")[0] in ("decoder", "extension")],
-        specs={name: spec_of(encoder) for name, encoder in encoders_of(read).items()},
-        encoders={name: done.artifact(f"encoder.{name}") for name in encoder_steps_of(read)},
-        taps=taps,
-        settings=samples_of(read).model_copy(update={"per_source": samples, "seed": seed}),
-        device=device(),
-        guidance=guidance,
-        scaled=read.dataset.shards.decode == "scaled",
-    )
-    return picture
+    if isinstance(image, bytes):
+        images = {"image": image}
+    else:
+        images = files([Path(path) for path in ([image] if isinstance(image, str | Path) else image)])
+    return paint(read, done, images, taps=taps, samples=samples, seed=seed, guidance=guidance)
 
 
 def _study(study: Study | str | Path) -> Study:

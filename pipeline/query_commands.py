@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.opening import opened_study
 from pipeline.options import JSON, STORE, STUDY
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.reading import OpenStudy
-    from pipeline.study import Study
     from stages.embeddings.neighbours import Metric
     from stages.embeddings.query import TapTable
 
@@ -135,7 +135,7 @@ def _near(
     if sheet is not None:
         from stages.images.contact import SIDE, Picture
         from stages.images.contact import sheet as drawn
-        from stages.images.pixels import decode_fit
+        from stages.images.image_file import decode_fit
 
         rows = found.column("row").to_numpy()
         named = [*table.rows.column("key").to_pylist()]
@@ -152,21 +152,6 @@ def _near(
 
 
 COMMANDS = (path, list_store, query)
-
-
-def opened_study(study: "str | Study", root: str) -> "OpenStudy":
-    """A study by its name in the store, or by its file; where that is not its newest run, the user is notified."""
-    from pipeline.errors import UsageError
-    from pipeline.reading import open_study
-    from pipeline.store import open_store
-
-    store = open_store(root)
-    if not store.recognise():
-        raise UsageError(f"a store at {store.url}", "none", "Name the folder or URL of `--store`.")
-    opened = open_study(study, store)
-    if opened.notice:
-        click.echo(f"repscope: {opened.notice}", err=True)
-    return opened
 
 
 def _variable(step: str) -> str:

@@ -473,7 +473,7 @@ class _Engine:
                 todo=len(todo),
             )
             executor = self._ready_executor()
-            task = self._task(job, number, executor)
+            task = self._task(job, number, head, executor)
             work = Work(job.step, task, executor, self._events, self._halt, job.order)
             if not work.run(todo, len(parts), lease, self._ranks, self._least_ranks):
                 raise _LeftError
@@ -533,7 +533,7 @@ class _Engine:
         close_generation(self._store, job.stage.name, job.key.digest, found.number, reason, self._run_id, damaged)
         return found.number + 1
 
-    def _task(self, job: _Job, number: int, executor: Executor) -> Task:
+    def _task(self, job: _Job, number: int, head: Head, executor: Executor) -> Task:
         return Task(
             store=self._store.url,
             stage=job.stage.import_path(),
@@ -545,6 +545,8 @@ class _Engine:
             code=job.code,
             code_files=self._code_files,
             generation=number,
+            opened_by=head.owner,
+            opened_code=head.code,
             executor=executor.name,
             run=self._run_id,
             step=job.step.name,

@@ -7,7 +7,7 @@ browser, cannot guess the address.
 import json
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -21,15 +21,15 @@ Answer = Callable[[bytes], Any]
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves `page` at `url` and answers images that are posted to `near` beside it, one at a time.
+    """Serves `page` at `url` and answers images that are posted to a name of `answers` beside it, one at a time.
 
     A connection has a thread, since browsers open some that they do not use.
     """
 
-    def __init__(self, page: bytes, answer: Answer, port: int = 0) -> None:
-        """`port` 0: one that is free. `answer` makes what becomes JSON; its errors of `stages` become messages."""
+    def __init__(self, page: bytes, answers: Mapping[str, Answer], port: int = 0) -> None:
+        """`port` 0: one that is free. An answer is made into JSON; its errors of `stages` become messages."""
         super().__init__((LOOPBACK, port), _Handler)
-        self.page, self.answer, self.one_at_a_time = page, answer, threading.Lock()
+        self.page, self.answers, self.one_at_a_time = page, answers, threading.Lock()
         self.token = secrets.token_urlsafe(24)
 
     @property
@@ -43,11 +43,12 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 10
 
     def do_GET(self) -> None:
-        if self._named(""):
+        if self._named([""]) is not None:
             self._send(HTTPStatus.OK, "text/html; charset=utf-8", self.server.page)
 
     def do_POST(self) -> None:
-        if not self._named("near"):
+        name = self._named(self.server.answers)
+        if name is None:
             return
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > MOST_BYTES:
@@ -57,20 +58,21 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             image = self.rfile.read(int(length))
             with self.server.one_at_a_time:
-                answer = self.server.answer(image)
+                answer = self.server.answers[name](image)
         except StageError as error:
             self._json(HTTPStatus.BAD_REQUEST, {"error": str(error)})
             return
         self._json(HTTPStatus.OK, answer)
 
-    def _named(self, name: str) -> bool:
-        """Whether the path has the token and then `name`, and the host is this machine's; else answers that not."""
-        wanted = f"/{self.server.token}/{name}"
+    def _named(self, names: Iterable[str]) -> str | None:
+        """Which of `names` stands in the path behind the token, where the host is this machine's; else answers none."""
         hosts = {f"{host}:{self.server.server_port}" for host in (LOOPBACK, "localhost")}
-        if secrets.compare_digest(self.path.encode(), wanted.encode()) and self.headers.get("Host") in hosts:
-            return True
+        if self.headers.get("Host") in hosts:
+            for name in names:
+                if secrets.compare_digest(self.path.encode(), f"/{self.server.token}/{name}".encode()):
+                    return name
         self._send(HTTPStatus.NOT_FOUND, "text/plain", b"There is nothing here. The address has a token in it.\n")
-        return False
+        return None
 
     def _json(self, status: HTTPStatus, value: Any) -> None:
         self._send(status, "application/json", json.dumps(value).encode())

@@ -18,14 +18,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pipeline.backends import Backend, Entry, LocalBackend, backend_at, endpoint_of
-from pipeline.errors import ExistsError, MissingError, RootError, StoreError, UnansweredError, UsageError
+from pydantic_core import from_json
+
+from pipeline.backends import MAX_OBJECT_BYTES, Backend, Entry, LocalBackend, backend_at, endpoint_of
+from pipeline.errors import ExistsError, LargeError, MissingError, RootError, StoreError, UnansweredError, UsageError
 
 FORMAT = 1
 """Major version of the store's layout, in `store.json`."""
 
-MAX_OBJECT_BYTES = 1 << 30
-"""No object is larger: one PUT must carry it, and one retry must be cheap."""
+RECORD_BYTES = 16 << 20
+"""No record is larger, but for a manifest."""
+
+RECORD_VALUES = 2_000_000
+"""No record has more values: a byte of JSON can become a hundred bytes of memory."""
 
 CREATE_TRIES = 4
 PAUSE_SECONDS = 0.05
@@ -79,7 +84,7 @@ class Store:
     def recognise(self) -> bool:
         """Whether there is a store here already. Raises `RootError` where there is something else, or a newer one."""
         try:
-            found = json.loads(self._backend.read("store.json"))
+            found = self.read_json("store.json")
         except MissingError:
             return False
         except ValueError as error:
@@ -125,7 +130,7 @@ class Store:
             )
         self._backend.create(name, data)
 
-    def create_or_read(self, name: str, data: bytes) -> tuple[bytes, bool]:
+    def create_or_read(self, name: str, data: bytes, most_bytes: int = MAX_OBJECT_BYTES) -> tuple[bytes, bool]:
         """Creates an object, or reads the one that is there; whether this call is known to have created it.
 
         Where an answer is lost, the request is sent again: if the name is taken by then, maybe by ourselves, the
@@ -139,7 +144,7 @@ class Store:
                 return data, True
             except ExistsError:
                 try:
-                    return self.read(name), False
+                    return self.read(name, most_bytes), False
                 except MissingError as error:
                     failure = UnansweredError(
                         f"object {name} in {self.url}, or its name to be free",
@@ -170,10 +175,17 @@ class Store:
                     raise
             time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
 
-    def read(self, name: str) -> bytes:
-        """The whole object. Raises `MissingError`."""
+    def read(self, name: str, most_bytes: int = MAX_OBJECT_BYTES) -> bytes:
+        """The whole object. Raises `MissingError`, and `LargeError` for one that is larger, before it is read."""
         _check(name)
-        return self._backend.read(name)
+        return self._backend.read(name, most_bytes)
+
+    def read_json(self, name: str, most_bytes: int = RECORD_BYTES) -> Any:
+        """What a record holds. Raises `MissingError`, and `ValueError` for what is no record, in bounded memory."""
+        try:
+            return parse_json(self.read(name, most_bytes))
+        except LargeError as error:
+            raise ValueError(f"{error.found}, where {error.expected.partition(' in ')[0]} can be") from error
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """`length` bytes of an object from `start`. Raises `MissingError`."""
@@ -205,6 +217,14 @@ class Store:
         if self.url.startswith("file://"):
             return str(Path(unquote(urlsplit(self.url).path)) / name)
         return f"{self.url}/{name}"
+
+
+def parse_json(data: bytes) -> Any:
+    """JSON from its bytes. Raises `ValueError` where it is none, is nested too deeply or has too many values."""
+    values = sum(data.count(sign) for sign in (b",", b"[", b"{"))
+    if values > RECORD_VALUES:
+        raise ValueError(f"about {values} values, where at most {RECORD_VALUES} can be")
+    return from_json(data)
 
 
 _open: dict[str, Store] = {}

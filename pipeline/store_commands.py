@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.opening import opened_study
 from pipeline.options import JSON, STORE, STUDY
-from pipeline.query_commands import opened_study
 
 if TYPE_CHECKING:
     from pipeline.collect import Garbage

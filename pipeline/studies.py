@@ -7,7 +7,6 @@ store that is copied elsewhere is a store. Until format 2 pointers were named by
 older than all numbers.
 """
 
-import json
 import re
 import time
 from collections.abc import Mapping
@@ -92,7 +91,7 @@ def latest(store: Store, study: str) -> Pointer | None:
 def read_pointer(store: Store, name: str) -> Pointer:
     """The pointer in an object of the store. Raises `StoreError` where it is damaged, or of a newer format."""
     try:
-        document = json.loads(store.read(name))
+        document = store.read_json(name)
         if document["format"] > FORMAT:
             raise StoreError(
                 f"a pointer of format {FORMAT} in {name}", f"format {document['format']}", "Update repscope."

@@ -8,19 +8,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.options import (
-    ACCEPT_DRIFT,
-    FORCE,
-    HUNG_AFTER,
-    JSON,
-    KEEP_GOING,
-    ON_BUSY,
-    RANKS,
-    STORE,
-    STUDY,
-    UNTIL,
-    run_words,
-)
+from pipeline.options import JSON, STORE, STUDY, RunOptions, run_options
 
 ADDRESS = click.option(
     "--address",
@@ -37,13 +25,7 @@ STOPPED = 143
 @ADDRESS
 @STORE
 @click.option("--follow/--no-follow", default=True, show_default=True, help="Print the run's log until its end.")
-@RANKS
-@FORCE
-@UNTIL
-@KEEP_GOING
-@ACCEPT_DRIFT
-@ON_BUSY
-@HUNG_AFTER
+@run_options
 @click.option("--pass-env", "passed", multiple=True, metavar="NAME", help="Pass this variable on to the run.")
 @click.option(
     "--runtime-env",
@@ -56,13 +38,7 @@ def submit(
     address: str,
     root: str,
     follow: bool,
-    ranks: tuple[int, int] | None,
-    force: tuple[str, ...],
-    until: str | None,
-    keep_going: bool,
-    accept_drift: bool,
-    on_busy: str,
-    hung_after: float,
+    options: RunOptions,
     passed: tuple[str, ...],
     runtime_env: Path | None,
     image_env: bool,
@@ -76,7 +52,7 @@ def submit(
     from pipeline.submitting import COMMAND, packed, runtime_env_of, submission_of
 
     submission = submission_of(study, root)
-    words = run_words(ranks, force, until, keep_going, accept_drift, on_busy, hung_after)
+    words = options.words()
     jobs = Jobs(address)
     live = [job for job in jobs.attempts(re.escape(submission.name)) if job.live]
     if live:

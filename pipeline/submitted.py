@@ -29,9 +29,9 @@ def main() -> None:
     from cluster.connect import connect
     from cluster.errors import ClusterError
     from cluster.jobs import on_every_node
-    from pipeline.cli import SUBMITTED
     from pipeline.cli import main as command_line
     from pipeline.node_checks import missing_here
+    from pipeline.run_commands import SUBMITTED
     from stages.external.code import travelled
     from stages.external.files import resolve_from
 

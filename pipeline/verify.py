@@ -5,7 +5,6 @@ grow with their size.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -170,7 +169,7 @@ def checkpoints(store: Store, folder: str, sizes: Mapping[str, int] | None = Non
         problem = ""
         if RESERVED in inside[above]:
             try:
-                state = json.loads(store.read(f"{folder}/{above}/{RESERVED}"))
+                state = store.read_json(f"{folder}/{above}/{RESERVED}")
                 # Those of older versions have no sha256.
                 objects = {name: Object(size=state["files"][name], sha256=sha) for name, sha in state["sha256"].items()}
             except (ValueError, KeyError, TypeError, AttributeError):

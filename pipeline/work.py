@@ -13,6 +13,7 @@ from cluster.executor import Call, Claim, Executor, Loss, OnDone, Outcome, Progr
 from pipeline.errors import PipelineError, SeveralFailedError, StepFailedError
 from pipeline.events import EventLog
 from pipeline.lease import Lease
+from pipeline.manifest import MOST_PARTS
 from pipeline.step import Step
 from pipeline.worker import Task
 from stages.contract import Gang, Input, Part
@@ -46,6 +47,13 @@ def split(step: Step, inputs: Mapping[str, Input]) -> list[Part]:
             f"the parts of {step.name} to count from 0",
             f"{indices[:5]}",
             "This is a mistake in the stage.",
+            step=step.name,
+        )
+    if len(parts) > MOST_PARTS:
+        raise StepFailedError(
+            f"at most {MOST_PARTS} parts of {step.name}",
+            f"{len(parts)}",
+            "Give it larger parts, as by more `shard_rows`.",
             step=step.name,
         )
     return parts

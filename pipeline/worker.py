@@ -71,7 +71,8 @@ class Task(BaseModel):
     """What a worker is sent. `part` is None for `train` and `merge`.
 
     `former`: see `pipeline.key.Key`. `code_files` are the user's files of code, path -> sha256: any step may read an
-    encoder that one of them builds.
+    encoder that one of them builds. `opened_by` and `opened_code` say who has opened the generation, and by which code:
+    they stand in its `artifact.json`, and so no part has to read that.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -86,6 +87,8 @@ class Task(BaseModel):
     code: str
     code_files: dict[str, str] = {}
     generation: int
+    opened_by: Owner
+    opened_code: str
     executor: str
     run: str
     step: str
@@ -100,7 +103,6 @@ class _Assignment:
     stage: Stage
     store: Store
     folder: str
-    head: Head
     inputs: dict[str, StoredInput]
 
     def kept(self, work: str) -> AbstractContextManager[None]:
@@ -108,7 +110,7 @@ class _Assignment:
         return kept(self.store, self.task.run, self.task.step, work)
 
     def output(self, parts: Mapping[str, Object] | None = None) -> StoredOutput:
-        return StoredOutput(self.store, self.folder, self.stage.bitwise, self.head.owner, parts)
+        return StoredOutput(self.store, self.folder, self.stage.bitwise, self.task.opened_by, parts)
 
 
 @dataclass(frozen=True)
@@ -192,8 +194,9 @@ def merge(payload: dict[str, Any]) -> dict[str, Any]:
     """
     assignment = _assignment(payload)
     started = time.perf_counter()
+    head = read_record(assignment.store, f"{assignment.folder}/artifact.json", Head)
     try:
-        receipts = read_receipts(assignment.store, assignment.folder, assignment.head.parts)
+        receipts = read_receipts(assignment.store, assignment.folder, head.parts)
     except MissingError as error:
         return {"problems": [f"a part has no receipt that is its own ({error.expected})"]}
     objects: dict[str, Object] = {}
@@ -220,10 +223,10 @@ def merge(payload: dict[str, Any]) -> dict[str, Any]:
     manifest = Manifest(
         stage=assignment.stage.name,
         key=assignment.task.key,
-        document=assignment.head.document,
+        document=head.document,
         code=combined_code([receipt.code for receipt in receipts] + [assignment.task.code]),
-        inputs=assignment.head.inputs,
-        parts=assignment.head.parts,
+        inputs=head.inputs,
+        parts=head.parts,
         objects=dict(sorted(objects.items())),
         summary=summary,
         seconds=sum(receipt.seconds for receipt in receipts) + time.perf_counter() - started,
@@ -271,9 +274,8 @@ def _assignment(payload: dict[str, Any]) -> _Assignment:
     _same("code", _code_digest(cls), task.code)
     store = open_store(task.store)
     folder = folder_of(stage.name, task.key, task.generation)
-    head = read_record(store, f"{folder}/artifact.json", Head)
     inputs = {name: StoredInput(ref) for name, ref in task.inputs.items()}
-    return _Assignment(task, stage, store, folder, head, inputs)
+    return _Assignment(task, stage, store, folder, inputs)
 
 
 def _same(what: str, ours: str, theirs: str) -> None:
@@ -321,7 +323,7 @@ def _receipt(
     code = assignment.task.code
     # Checkpoints and adopted objects may be of the code that began the generation; equal bytes are anybody's.
     if isinstance(assignment.stage, Gang) or (adopted and not assignment.stage.bitwise):
-        code = combined_code([assignment.head.code, code])
+        code = combined_code([assignment.task.opened_code, code])
     return Receipt(
         part=part,
         objects=dict(objects),

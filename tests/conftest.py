@@ -1,4 +1,4 @@
-"""What tests share for a whole session: one local Ray and one finished study, each made by the first test to ask."""
+"""What tests share for a whole session: a local Ray and a finished study, each made by the first test to ask."""
 
 import os
 import signal
@@ -23,8 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
     The threads of a small network wait for each other, above all where two processes of tests share two CPUs. One
     thread also rounds alike on every machine. Processes that tests start inherit it; workers of Ray set their own.
     """
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["OMP_NUM_THREADS"] = "1"
+    # By default Ray's workers are processes of low priority: beside tests that compute they would hardly get a CPU.
+    os.environ.update({"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"})
     # By default an example that takes more than 200 ms fails, as any may on a machine that is busy.
     settings.register_profile("untimed", deadline=None)
     settings.load_profile("untimed")
@@ -34,8 +34,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 
 
-SHARED = {"local_ray": "ray", "finished": "finished"}
-"""Fixtures that take long: all tests on one of them go to one process of pytest-xdist, so that it is made once."""
+SHARED = "finished"
+"""A fixture that takes long: all tests on it go to one process of pytest-xdist, so that it is made once."""
+
+OF_MODULES = "local_ray"
+"""A fixture that takes seconds: the tests of a module on it go to one process, and other modules may have another."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -47,13 +50,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _group_of(item: pytest.Function) -> str | None:
-    """The group whose tests go to one process: that of a shared fixture, else the module where it has one."""
+    """The group whose tests go to one process: that of the shared fixture, else the module where it has one."""
     found = item._fixtureinfo.name2fixturedefs
-    for fixture, group in SHARED.items():
-        if fixture in found:
-            return group
+    if SHARED in found:
+        # System tests on it are as many, and begin beside the others.
+        return f"{SHARED}, system" if item.get_closest_marker("system") else SHARED
     scopes = {definitions[-1].scope for definitions in found.values()}
-    return item.nodeid.partition("::")[0] if "module" in scopes else None
+    return item.nodeid.partition("::")[0] if OF_MODULES in found or "module" in scopes else None
 
 
 @pytest.fixture(autouse=True)

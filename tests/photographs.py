@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.images.pixels import Framing, decode, fit
+from stages.images.framing import Framing, fit
+from stages.images.image_file import decode
 
 FOLDER = Path(__file__).parents[1] / "photos"
 

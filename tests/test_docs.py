@@ -204,7 +204,7 @@ def test_the_encoders_that_are_shown_are_taken_as_they_stand(tmp_path: Path) -> 
     encoders = load(str(tmp_path / "study.yaml")).encoders
     known = {name: taps_of(encoder) for name, encoder in encoders.items()}
     assert known["resnet"] == ("backbone", "layer3", "layer4.2.conv1")
-    assert known["clip"] == ("backbone", "shared")
+    assert known["clip"] == ("backbone", "pooled")
     assert known["barlow"] == ("backbone", "projector.0", "projector.1", "projector")
     settings: list[type[BaseModel]] = [*KINDS.values(), Imported, Override]
     for block in settings:

@@ -14,6 +14,10 @@ import pytest
 from tests.conftest import pytest_collection_modifyitems
 
 @pytest.fixture(scope="session")
+def finished():
+    pass
+
+@pytest.fixture(scope="session")
 def local_ray():
     pass
 """
@@ -32,11 +36,15 @@ def note(name):
         file.write(os.environ["PYTEST_XDIST_WORKER"] + "\\n")
 
 @pytest.mark.parametrize("number", range(4))
-def test_of_the_session(number, local_ray, own):
+def test_of_the_session(number, finished, own):
     note("session")
 
 @pytest.mark.parametrize("number", range(4))
 def test_of_the_module(number, own):
+    note(Path(__file__).stem)
+
+@pytest.mark.parametrize("number", range(2))
+def test_on_a_ray(number, local_ray):
     note(Path(__file__).stem)
 """
 
@@ -55,7 +63,7 @@ def test_tests_on_one_fixture_go_to_one_process_in_random_order_too(tmp_path: Pa
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "Using --randomly-seed=" in ended.stdout
-    for name, count in (("session", 8), ("test_a", 4), ("test_b", 4)):
+    for name, count in (("session", 8), ("test_a", 6), ("test_b", 6)):
         processes = (tmp_path / name).read_text().splitlines()
         assert len(processes) == count
         assert len(set(processes)) == 1

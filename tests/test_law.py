@@ -25,6 +25,7 @@ ORDER = (
     "readers",
     "samples",
     "questions",
+    "show",
     "report",
     "explorer",
 )

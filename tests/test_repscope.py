@@ -48,11 +48,17 @@ def test_a_finished_study_is_a_hit_and_its_taps_are_shown_as_a_picture(finished:
 
     image = tmp_path / "image.png"
     Image.new("RGB", (32, 32), "red").save(image)
-    picture = repscope.show(finished.study, image, finished.store, taps=["simclr:backbone"], samples=2)
-    assert picture.startswith(b"\x89PNG")
-    assert picture == repscope.show(
-        repscope.load(str(finished.study)), image.read_bytes(), finished.store, taps=["simclr:backbone"], samples=2
-    )
+    shown = repscope.show(finished.study, image, finished.store, taps=["simclr:backbone"], samples=2)
+    assert shown.png().startswith(b"\x89PNG")
+    study = repscope.load(str(finished.study))
+    again = repscope.show(study, image.read_bytes(), finished.store, taps=["simclr:backbone"], samples=2)
+    assert again.png() == shown.png()
+    other = tmp_path / "folder" / "image.png"
+    other.parent.mkdir()
+    other.write_bytes(image.read_bytes())
+    both = repscope.show(study, [image, other, image], finished.store, taps=["simclr:backbone"], samples=2)
+    assert both.names == (str(image), str(other))
+    assert both.taps[0].distances.shape == (2, 2)
 
 
 def test_showing_a_study_that_has_not_run_says_how_to_run_it(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from stages.attributes import Attribute
 from stages.errors import InputError
-from stages.images.pixels import decode, decode_with_alpha
+from stages.images.image_file import decode, decode_with_alpha
 
 Floats = NDArray[np.float64]
 

@@ -26,7 +26,7 @@ from stages.errors import InputError
 from stages.external.files import absolute
 from stages.external.passed_over import HIDDEN, PassedOver, hidden, kind_of
 from stages.external.ranges import READERS, Unreadable, open_url, readable, remedy_for
-from stages.images.pixels import ENDINGS, SIGNATURE_BYTES, has_signature
+from stages.images.image_file import ENDINGS, SIGNATURE_BYTES, has_signature
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,7 +18,7 @@ from stages.datasets.files import FileReader, Found, Notes, TableSource, Value, 
 from stages.errors import InputError
 from stages.external.passed_over import HIDDEN, hidden
 from stages.external.ranges import FILE_LIMIT_BYTES, Blocks, FileInfo, Spans, Unreadable, readable
-from stages.images.pixels import ENDINGS
+from stages.images.image_file import ENDINGS
 
 USUAL = ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp")
 """Endings of images which a sample may have beside one of `IMAGES`, as a mask; then they are the image."""

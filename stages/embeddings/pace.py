@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from stages.encoders.encoder import Encoder, Vectors
-from stages.images.pixels import Framing
+from stages.images.framing import Framing
 from stages.images.sets import Decoding, Images, decoding_for
 
 PIXELS = 2**20

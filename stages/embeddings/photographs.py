@@ -13,7 +13,7 @@ from stages.encoders.encoder import Fingerprint
 from stages.encoders.load import load
 from stages.encoders.spec import EncoderSpec, Oracle, Pretrained
 from stages.errors import InputError
-from stages.images.pixels import decode_fit
+from stages.images.image_file import decode_fit
 from stages.images.sets import open_images
 
 

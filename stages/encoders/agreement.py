@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.encoders.encoder import NetworkEncoder, distances
+from stages.encoders.encoder import NetworkEncoder, Vectors, distances
+from stages.encoders.sources.build import reason
 from stages.encoders.spec import Preprocessing
-from stages.encoders.taps import Trunk
+from stages.encoders.taps import Tapped, Trunk
 from stages.errors import InputError
-from stages.images.pixels import fit, to_unit
+from stages.images.framing import fit
+from stages.images.pixels import to_unit
 from stages.training.precision import unrounded
 
 Transform = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -67,26 +69,44 @@ def pixel_difference(seen: Preprocessing, transform: Transform) -> str:
 
 
 @torch.no_grad()
-def require_agreement(encoder: NetworkEncoder, trunk: Trunk) -> None:
-    """Raises InputError where `backbone` of the photograph is not what the library's own forward pass gives."""
+def library_embedding(network: Trunk | Tapped, seen: Preprocessing) -> Vectors:
+    """The photograph, embedded by the library's own forward pass: see `Trunk.library`.
+
+    Raises InputError where that pass fails.
+    """
+    images = shown(fit(photograph(seen), seen.framing)[None], seen)
+    try:
+        with unrounded("float32", deterministic=True):
+            # In torch's own layout, which ours may leave.
+            given = network.eval().library(images.contiguous())
+    except InputError:
+        raise
+    # The network is the library's or the user's own, and may raise anything.
+    except Exception as error:
+        raise InputError(
+            f"a forward pass of the library's own that takes an image of {seen.size} x {seen.size} pixels",
+            reason(error),
+            "Check the network's `options` and the `size` under `preprocessing`.",
+        ) from error
+    return {tap: vectors.flatten(1).float().numpy() for tap, vectors in given.items()}
+
+
+def require_agreement(encoder: NetworkEncoder, tapped: Tapped, untapped: Vectors) -> None:
+    """Raises InputError where an embedding of the photograph is not what the library's own forward pass gives.
+
+    `tapped` is the network of `encoder`, and `untapped` what that pass gave before any tap was attached to it.
+    """
     seen = encoder.preprocessing
-    images = fit(photograph(seen), seen.framing)[None]
-    with unrounded("float32", deterministic=True):
-        library = trunk.library(shown(images, seen))
-    if library is None:
-        return
-    expected = {"backbone": library.flatten(1).float().numpy()}
-    found = encoder.embed(images)
-    same = expected["backbone"].shape == found["backbone"].shape
-    far = (
-        distances(expected, found, encoder.tolerance)
-        if same
-        else f"backbone, of {found['backbone'].shape[1]} numbers instead of {expected['backbone'].shape[1]}"
-    )
+    expected = library_embedding(tapped, seen) | untapped
+    found = encoder.embed(fit(photograph(seen), seen.framing)[None])
+    widths = {tap: (found[tap].shape[1], expected[tap].shape[1]) for tap in expected if tap in found}
+    far = [f"{tap}, of {ours} numbers instead of {theirs}" for tap, (ours, theirs) in widths.items() if ours != theirs]
+    alike = {tap: expected[tap] for tap, (ours, theirs) in widths.items() if ours == theirs}
+    far += [text] if (text := distances(alike, found, encoder.tolerance)) else []
     if far:
         raise InputError(
             f"the embedding of an image that the library's own forward pass gives, within {encoder.tolerance:g}",
-            f"a relative difference at {far}",
+            f"a relative difference at {', '.join(far)}",
             "Read the network at a submodule of your choice with `kind: torch`, whose `backbone` is what your code "
             "returns.",
         )

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from stages.encoders.format import digest
 from stages.encoders.spec import Preprocessing
 from stages.errors import InputError
-from stages.images.pixels import Framing, fit, to_unit
+from stages.images.framing import Framing, fit
+from stages.images.pixels import to_unit
 from stages.training.precision import Precision, half, unrounded
 
 View = Literal["plain", "flip"]

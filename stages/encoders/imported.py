@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from stages.contract import Input, Output, Summary
-from stages.encoders.agreement import pixel_difference, require_agreement
+from stages.encoders.agreement import library_embedding, pixel_difference, require_agreement
 from stages.encoders.card import CARD, ImportedCard, parse_card
 from stages.encoders.determinism import SEEDS, differing, digests, require_deterministic, seeded, zero_unneeded
 from stages.encoders.encoder import NetworkEncoder, Vectors, probe_batch, require_same
@@ -21,9 +21,10 @@ from stages.encoders.format import PROBE, digest
 from stages.encoders.sources import code, hf, published, timm, torchvision
 from stages.encoders.sources.build import Built, reason
 from stages.encoders.sources.guard import unattended
-from stages.encoders.sources.settings import Hf, Override, PublishedEncoder, Tap, Timm, Torch, Torchvision
+from stages.encoders.sources.settings import Hf, Override, PublishedEncoder, Timm, Torch, Torchvision
 from stages.encoders.spec import Preprocessing
 from stages.encoders.taps import Tapped, Trunk
+from stages.encoders.weights import versioned
 from stages.errors import FormatError, InputError, without_credentials
 from stages.training import provenance
 from stages.training.precision import Precision
@@ -44,11 +45,13 @@ def run(stage: "Imported", out: Output) -> Summary:
         built = build(stage)
     unequal = differing(first_digests, digests(built.trunk.network))
     own = stage.source.taps()
-    encoder = encoder_of(built.trunk, own, stage.taps, seen, stage.precision, "cpu", UNKNOWN)
+    untapped = library_embedding(built.trunk, seen)
+    tapped = Tapped(built.trunk, own, stage.taps)
+    encoder = encoder_of(tapped, seen, stage.precision, "cpu", UNKNOWN)
     probe = probe_batch(seen.size)
     zeroed = zero_unneeded(built, encoder, probe, unequal)
     probes = require_deterministic(encoder, built.trunk.network, probe, before)
-    require_agreement(encoder, built.trunk)
+    require_agreement(encoder, tapped, untapped)
     weights = built.trunk.network.state_dict()
     pieces = 0
     for data in _pieces(weights, probes):
@@ -154,17 +157,11 @@ def agreed(override: Override, built: Built) -> Preprocessing:
 
 
 def encoder_of(
-    trunk: Trunk,
-    own: tuple[str, ...],
-    taps: Mapping[str, Tap],
-    seen: Preprocessing,
-    precision: Precision,
-    device: str,
-    weights_sha256: str,
+    tapped: Tapped, seen: Preprocessing, precision: Precision, device: str, weights_sha256: str
 ) -> NetworkEncoder:
-    """A trunk as an encoder. Raises InputError for a tap that it has not, and where its forward pass fails."""
+    """A network as an encoder. Raises InputError for a tap that it has not, and where its forward pass fails."""
     try:
-        return NetworkEncoder(Tapped(trunk, own, taps), seen, device, precision, weights_sha256)
+        return NetworkEncoder(tapped, seen, device, precision, weights_sha256)
     except InputError:
         raise
     # A network of the user's own may raise anything.
@@ -199,16 +196,15 @@ def read(inp: Input, device: str) -> NetworkEncoder:
     with seeded(SEEDS[0]):
         trunk = rebuild(card)
     try:
-        trunk.network.load_state_dict(tensors)
+        trunk.network.load_state_dict(versioned(trunk.network, tensors))
     except RuntimeError as error:
         raise InputError(
             expected="the network that the weights were stored for",
             found=" ".join(str(error).split())[:300],
             remedy=f"Use the library versions it was imported with: {card.versions}.",
         ) from error
-    encoder = encoder_of(
-        trunk, card.own_taps, card.named_taps, card.preprocessing, card.precision, device, card.weights_sha256
-    )
+    tapped = Tapped(trunk, card.own_taps, card.named_taps)
+    encoder = encoder_of(tapped, card.preprocessing, card.precision, device, card.weights_sha256)
     embedded = encoder.embed(probe_batch(card.preprocessing.size))
     require_same({tap: values.numpy() for tap, values in stored.items()}, embedded, encoder.tolerance)
     return encoder
@@ -219,7 +215,8 @@ def untrained(inp: Input, device: str) -> NetworkEncoder:
     card = parse_card(inp.read(CARD))
     with seeded(SEEDS[1]):
         trunk = rebuild(card)
-    return encoder_of(trunk, card.own_taps, card.named_taps, card.preprocessing, card.precision, device, UNKNOWN)
+    tapped = Tapped(trunk, card.own_taps, card.named_taps)
+    return encoder_of(tapped, card.preprocessing, card.precision, device, UNKNOWN)
 
 
 def _first(stage: "Imported") -> tuple[Vectors, dict[str, str], Preprocessing]:
@@ -230,7 +227,8 @@ def _first(stage: "Imported") -> tuple[Vectors, dict[str, str], Preprocessing]:
         built = build(stage)
     seen = agreed(stage.preprocessing, built)
     weight_digests = digests(built.trunk.network)
-    encoder = encoder_of(built.trunk, stage.source.taps(), stage.taps, seen, stage.precision, "cpu", UNKNOWN)
+    tapped = Tapped(built.trunk, stage.source.taps(), stage.taps)
+    encoder = encoder_of(tapped, seen, stage.precision, "cpu", UNKNOWN)
     return encoder.embed(probe_batch(seen.size)), weight_digests, seen
 
 

@@ -8,7 +8,8 @@ from pydantic import Field, PositiveInt
 
 from stages.contract import Added, Settings
 from stages.errors import InputError
-from stages.images.pixels import Framing, Interpolation, normalise
+from stages.images.framing import Framing, Interpolation
+from stages.images.pixels import normalise
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from stages.errors import InputError
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 TOKENS = ("cls", "registers")
 """Ways of pooling that need tokens."""
+CHANNELS_FIRST = (nn.Conv2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.AdaptiveAvgPool2d, nn.MaxPool2d)
+"""Modules of torch that give maps [B, C, H, W]."""
 LISTED = 40
 """Names that a message lists before it only counts."""
 
@@ -27,15 +30,19 @@ class Trunk(nn.Module, ABC):
     """The library's own module: names in state dicts and in `taps` are its names."""
     prefix_tokens: int | None = None
     """Tokens that stand before those of the patches, where neither the network nor its input says how many."""
+    channels_last: bool | None = None
+    """Whether maps inside the network are [B, H, W, C]; None: the network does not declare it."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised images [B, 3, H, W] to name -> [B, D]: `backbone`, and what else the network gives by name."""
 
-    def library(self, x: Tensor) -> Tensor | None:
-        """`backbone` [B, D] by the library's own forward pass, to compare with; None where it has no such output."""
-        given: dict[str, Tensor] = self(x)
-        return given["backbone"]
+    @abstractmethod
+    def library(self, x: Tensor) -> dict[str, Tensor]:
+        """What the library's own forward pass gives of that, called as its users call it, to compare with.
+
+        Normalised images [B, 3, H, W] to name -> [B, D]; without a name where the library has no such output.
+        """
 
     def patches(self, height: int, width: int) -> int | None:
         """Tokens that stand for patches of an image of this size; None: not known, or no tokens."""
@@ -56,7 +63,7 @@ class Tapped(nn.Module):
         self._own = tuple(own)
         self._taps = dict(taps)
         self._read: dict[str, Tensor] = {}
-        self._shape = (0, 0)
+        self._shape = torch.Size()
         inner = {name: module for name, module in trunk.network.named_modules() if name}
         self._inner = tuple(inner)
         hooked = {name: tap for name, tap in taps.items() if tap.module in inner}
@@ -69,8 +76,10 @@ class Tapped(nn.Module):
 
         Raises InputError where a tap names nothing that the network has, runs and returns, with the names that exist.
         """
-        self._read, self._shape = {}, (x.shape[-2], x.shape[-1])
+        self._read, self._shape = {}, x.shape
         given = self.trunk(x)
+        for name, vectors in given.items():
+            _require_rows(vectors, len(x), f"output {name!r}", "Change what the network returns.")
         found = {name: given[name] for name in self._own}
         for name, tap in self._taps.items():
             if name in self._read:
@@ -88,6 +97,13 @@ class Tapped(nn.Module):
         self._read = {}
         return found
 
+    def library(self, x: Tensor) -> dict[str, Tensor]:
+        """What the library's own forward pass gives, see `Trunk.library`, and the taps whose submodules it runs."""
+        self._read, self._shape = {}, x.shape
+        given = self.trunk.library(x)
+        found, self._read = given | self._read, {}
+        return found
+
     def _keep(self, name: str, tap: "Tap", module: nn.Module, inputs: Any, output: Any) -> None:
         if name in self._read:
             raise InputError(
@@ -96,9 +112,12 @@ class Tapped(nn.Module):
                 "Name the submodule that holds it under `taps` of that encoder.",
             )
         # Pooled here and now: a later layer may overwrite its input in place.
-        patches = self.trunk.patches(*self._shape)
-        tensor = tensor_of(output, f"tap {name!r}")
-        self._read[name] = pool(tensor, tap.pool, patches, self.trunk.prefix_tokens, f"tap {name!r}")
+        where, trunk = f"tap {name!r}", self.trunk
+        tensor = tensor_of(output, where)
+        remedy = f"{tap.module!r} works on windows, on positions or on tokens first: name the block that holds it."
+        _require_rows(tensor, self._shape[0], where, remedy)
+        last = _channels_last(module, trunk.channels_last)
+        self._read[name] = pool(tensor, tap.pool, trunk.patches(*self._shape[-2:]), trunk.prefix_tokens, where, last)
 
 
 def tensor_of(output: Any, where: str) -> Tensor:
@@ -112,12 +131,15 @@ def tensor_of(output: Any, where: str) -> Tensor:
     return output
 
 
-def pool(x: Tensor, how: str, patches: int | None, prefix: int | None, where: str) -> Tensor:
+def pool(
+    x: Tensor, how: str, patches: int | None, prefix: int | None, where: str, channels_last: bool | None = None
+) -> Tensor:
     """One vector per image: [B, D], tokens [B, N, D] or a map [B, C, H, W] or [B, H, W, C] to [B, D'].
 
     Of N tokens the last `patches` stand for patches. Where that is None, `prefix` tokens stand before them, and where
-    that is None too, none or one: whichever leaves a square. A map whose first two sides are equal and differ from the
-    third has its channels last. Raises InputError where `how` asks for a class token or registers that are not there.
+    that is None too, none or one: whichever leaves a square. Images are square, so the two equal sides of a map are its
+    positions; `channels_last` decides where that leaves it open. Raises InputError where `how` asks for a class token
+    or registers that are not there, and where nothing says which sides of a map are its positions.
     """
     if x.ndim == 2:
         # What is kept must not be what the next layer works on in place.
@@ -125,7 +147,7 @@ def pool(x: Tensor, how: str, patches: int | None, prefix: int | None, where: st
     if how == "flatten":
         return x.flatten(1).clone()
     if x.ndim == 4 and how not in TOKENS:
-        return x.mean((1, 2) if x.shape[1] == x.shape[2] != x.shape[3] else (2, 3))
+        return x.mean(_positions(x, where, channels_last))
     if x.ndim != 3:
         kinds = "tokens [B, N, D]" if how in TOKENS else "one vector per image, tokens [B, N, D] or a map [B, C, H, W]"
         raise InputError(f"{where} to give {kinds}", f"shape {list(x.shape)}", "Change its `pool` or its `module`.")
@@ -149,6 +171,39 @@ def pool(x: Tensor, how: str, patches: int | None, prefix: int | None, where: st
             )
         return x[:, 1:before].mean(1)
     return x[:, 0].clone() if before > 0 and how != "mean" else x[:, before:].mean(1)
+
+
+def _positions(x: Tensor, where: str, channels_last: bool | None) -> tuple[int, int]:
+    """The two axes of a map that are its positions."""
+    first, last = x.shape[2] == x.shape[3], x.shape[1] == x.shape[2]
+    if first != last:
+        return (1, 2) if last else (2, 3)
+    if channels_last is None:
+        raise InputError(
+            f"{where} to give a map whose shape shows which sides are positions: [B, C, H, H] or [B, H, H, C]",
+            f"shape {list(x.shape)}",
+            "Set `pool: flatten`, which keeps every position, name another submodule, or change the size of the images "
+            "(`preprocessing: {size: …}`).",
+        )
+    return (1, 2) if channels_last else (2, 3)
+
+
+def _channels_last(module: nn.Module, declared: bool | None) -> bool | None:
+    """Whether the output of a module has its channels last; `declared` is what its network declares of its maps."""
+    if type(module) in (nn.Linear, nn.LayerNorm):
+        return True
+    return False if isinstance(module, CHANNELS_FIRST) else declared
+
+
+def _require_rows(x: Tensor, images: int, where: str, remedy: str) -> None:
+    """Raises InputError where the first side of a tensor is not the images of the batch."""
+    if x.ndim == 0 or len(x) != images:
+        rows = len(x) if x.ndim else 0
+        raise InputError(
+            f"{where} to give one row for each image",
+            f"shape {list(x.shape)} for a batch of {images}: {rows} rows",
+            remedy,
+        )
 
 
 def projector_taps(projector: nn.Sequential, x: Tensor) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -230,8 +231,16 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], ignore: tuple[str, ...
             "Check that name and file belong together; `inside` says where its weights stand in the file, `ignore` "
             "which of them are not needed.",
         )
-    network.load_state_dict(fitting, strict=False)
+    network.load_state_dict(versioned(network, fitting), strict=False)
     return Filled(missing, unused)
+
+
+def versioned(network: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A state dict with the versions of the network's modules: some of torchvision's read none without."""
+    found: Any = OrderedDict(state)
+    found._metadata = getattr(network.state_dict(), "_metadata", None)
+    given: Mapping[str, Tensor] = found
+    return given
 
 
 def _beginnings(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:

@@ -1,5 +1,6 @@
-"""What a served page is asked: the nearest images to a photograph, at each tap."""
+"""What a served page is asked about a photograph: the nearest images at each tap, and samples of it."""
 
+import base64
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,9 +11,11 @@ from stages.embeddings.query import INSTALL, TapTable
 from stages.errors import InputError
 from stages.explorer.content import Content
 from stages.explorer.content import Study as ContentStudy
+from stages.images.pixels import encode_png
 
 if TYPE_CHECKING:
     from stages.contract import Input
+    from stages.show.shown import Shown
 
 
 class Study(ContentStudy, Protocol):
@@ -20,6 +23,22 @@ class Study(ContentStudy, Protocol):
 
     def encoder(self, name: str) -> "Input | None":
         """The artifact of an encoder by the study's name for it; None where settings alone make it."""
+
+
+def painted(shown: "Shown") -> dict[str, Any]:
+    """Samples of the one image that is shown, by tap: data URIs, their mean distance and the image's median rank."""
+    return {
+        tap.id: {
+            "samples": [
+                f"data:image/png;base64,{base64.b64encode(encode_png(sample)).decode('ascii')}"
+                for sample in tap.samples[0]
+            ],
+            "distance": float(tap.distances[0].mean()),
+            "rank": float(np.median(tap.ranks[0])),
+            "among": shown.gallery + 1,
+        }
+        for tap in shown.taps
+    }
 
 
 class Asked:
@@ -63,7 +82,7 @@ class Asked:
             from stages.embeddings.photographs import embed
         except ModuleNotFoundError as error:
             raise InputError("what runs studies, to embed a photograph", str(error), INSTALL) from error
-        from stages.images.pixels import inspect
+        from stages.images.image_file import inspect
 
         inspect(photograph)
         shards = self._study.artifact("shards")

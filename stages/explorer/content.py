@@ -14,7 +14,7 @@ from stages.embeddings.query import ATTRIBUTES, SHOWN, TapTable
 from stages.errors import InputError
 from stages.explorer import projection
 from stages.images.contact import mosaic
-from stages.images.pixels import inspect
+from stages.images.image_file import inspect
 from stages.images.sets import SAMPLES, open_images
 from stages.parquet import table_from
 from stages.questions.format import RANKS, RESULTS, load_ranks, load_rows

@@ -436,9 +436,29 @@
     panel.replaceChildren(
       element("h2", {}, file.name), element("div", { className: "shown" }, shown),
       ...data.taps.map((tap) => element("div", { className: "tap-block" }, element("h3", {}, tap.id), found[tap.id].why ? element("p", { className: "soft small" }, found[tap.id].why)
-        : element("div", {}, element("div", { className: "row-name" }, element("span", {}, `${tap.k} nearest`), element("span", {}, "distance in random pairs")), strip(tap, found[tap.id].near, found[tap.id].distances)))),
+        : element("div", {}, element("div", { className: "guest", "data-tap": tap.id }, element("p", { className: "soft small" }, "The decoder paints from its vector …")), element("div", { className: "row-name" }, element("span", {}, `${tap.k} nearest`), element("span", {}, "distance in random pairs")), strip(tap, found[tap.id].near, found[tap.id].distances)))),
     );
     for (const field of fields) field.retouch();
+    paint(file, found);
+  }
+
+  // What the decoder paints from the vectors of that image, where the server can.
+  async function paint(file, visited) {
+    let found;
+    try {
+      const answer = await fetch("paint", { method: "POST", body: file });
+      found = await answer.json();
+    } catch { found = { error: "The server does not answer. Is it still running?" }; }
+    if (now.guest !== visited) return;
+    for (const place of all("#image .guest")) {
+      const one = found[place.dataset.tap];
+      if (!one) { place.replaceChildren(element("p", { className: "soft small" }, found.error ?? "The decoder was not trained with this tap.")); continue; }
+      const pictures = one.samples.map((uri, k) => element("span", { className: "picture" }, element("img", { src: uri, alt: `Sample ${k + 1} of ${one.samples.length}, painted from the vector of ${file.name} at ${place.dataset.tap}` })));
+      place.replaceChildren(
+        element("div", { className: "row-name" }, element("span", {}, "painted from its vector"), element("span", {}, `distance ${one.distance.toFixed(2)}, the image's rank by them: ${whole(Math.round(one.rank))} of ${whole(one.among)}`)),
+        element("div", { className: "strip", style: `--across: ${Math.max(one.samples.length, 6)}` }, ...pictures),
+      );
+    }
   }
 
   // A selection: the same on all maps. How much it holds together at a tap is the share of neighbours that are in it.

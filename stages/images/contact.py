@@ -66,7 +66,7 @@ def thumbnail(data: bytes, side: int) -> bytes:
     """An image as a PNG whose longer side has `side` pixels at most."""
     from PIL import Image
 
-    from stages.images.pixels import decode
+    from stages.images.image_file import decode
 
     image = Image.fromarray(decode(data))
     image.thumbnail((side, side))

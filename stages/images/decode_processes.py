@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from stages.errors import InputError
-from stages.images import pixels
-from stages.images.pixels import Framing
+from stages.images import image_file
+from stages.images.framing import Framing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,7 +143,7 @@ def _answer(order: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> None:
             failed[index] = 1
             continue
         try:
-            images[index] = pixels.decode_fit(data, framing, pixel_limit=2**62, scaled=order["scaled"])
+            images[index] = image_file.decode_fit(data, framing, pixel_limit=2**62, scaled=order["scaled"])
         except InputError:
             failed[index] = 1
     sink.write(failed)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from stages import attributes
 from stages.contract import Input
 from stages.errors import FormatError, InputError
-from stages.images import pixels
+from stages.images import image_file, pixels
 from stages.images.decode_processes import DecodeProcesses, Encoded
-from stages.images.pixels import Framing
+from stages.images.framing import Framing, fit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -120,7 +120,7 @@ class Images(ABC):
     def decode_part(
         self, part: int, size: int | Framing, processes: DecodeProcesses | None = None
     ) -> tuple[Rows, Pixels]:
-        """Rows int64 [B] of a part that hold an image, and uint8 [B, size, size, 3]: framed as `pixels.fit` does."""
+        """Rows int64 [B] of a part that hold an image, and uint8 [B, size, size, 3]: framed as `fit` does."""
         opened = self._open(part)
         images = _empty(len(opened.rows), size)
         for first in range(0, len(images), RUN):
@@ -300,7 +300,7 @@ class _Tars(Images):
         self._compare(row, data)
         try:
             # The pixel limit was applied when the image was accepted.
-            return pixels.decode_fit(data, size, pixel_limit=2**62, scaled=self.scaled)
+            return image_file.decode_fit(data, size, pixel_limit=2**62, scaled=self.scaled)
         except InputError as error:
             raise FormatError(
                 f"an image in {self._named(row)}, as when it was listed",
@@ -349,12 +349,12 @@ class _Array(Images):
 
     def decode(self, rows: Sequence[int] | Rows, size: int | Framing) -> Pixels:
         images = np.asarray(self._array.oindex[np.asarray(rows, dtype=np.int64)])
-        opened = Opened(np.asarray(rows), lambda index, size: pixels.fit(images[index], size))
+        opened = Opened(np.asarray(rows), lambda index, size: fit(images[index], size))
         return _filled(opened, 0, len(rows), size)
 
     def _open(self, part: int) -> Opened:
         rows, images = self.read_part(part)
-        return Opened(rows, lambda index, size: pixels.fit(np.asarray(images[index]), size))
+        return Opened(rows, lambda index, size: fit(np.asarray(images[index]), size))
 
 
 def _empty(count: int, size: int | Framing) -> Pixels:

@@ -16,7 +16,7 @@ from stages.datasets.sources import Catalogue, CataloguedSource, DatasetSource
 from stages.errors import InputError, without_credentials
 from stages.external.passed_over import PassedOver
 from stages.external.ranges import FILE_LIMIT_BYTES, FileInfo, Unreadable, readable
-from stages.images.pixels import PIXEL_LIMIT
+from stages.images.image_file import PIXEL_LIMIT
 from stages.listing import ATTRIBUTES, LISTING_ROWS, OK
 
 NAMED = 5
@@ -149,7 +149,7 @@ class Listing(Stage):
         """What the listing says of an image; `split` None: its own bytes decide."""
         import hashlib
 
-        from stages.images.pixels import inspect
+        from stages.images.image_file import inspect
 
         size, digest, width, height, ending, status = 0, "", 0, 0, "", OK
         if isinstance(data, Unreadable):

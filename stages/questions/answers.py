@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.contract import Input
 from stages.errors import FormatError
-from stages.images import pixels
+from stages.images import image_file
 from stages.questions.format import BOTH, RANKS, RESULTS, Figure, Ranks, Row, load_ranks, load_rows
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def read(question: str, artifact: Input) -> Answer:
 
 def figure(about: dict[str, Any], png: bytes) -> Figure:
     """A figure from what stands in its JSON and PNG; FormatError where the picture is of another size."""
-    image = pixels.decode(png, pixel_limit=2**62)
+    image = image_file.decode(png, pixel_limit=2**62)
     r, c, size = len(about["rows"]), len(about["columns"]), int(about["tile_px"])
     if image.shape[:2] != (r * size, c * size):
         raise FormatError(

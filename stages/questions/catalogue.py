@@ -6,8 +6,10 @@ digest of every answer. It imports no `section.py`, which need numpy; the report
 
 from stages.questions.edits.stage import Edits
 from stages.questions.faithfulness.stage import Faithfulness
+from stages.questions.fidelity.stage import Fidelity
 from stages.questions.health.stage import Health
 from stages.questions.invariance.stage import Invariance
+from stages.questions.inversion.stage import Inversion
 from stages.questions.kept.stage import Kept
 from stages.questions.layers.stage import Layers
 from stages.questions.question import Question
@@ -17,11 +19,13 @@ from stages.questions.versus.stage import Versus
 QUESTIONS: tuple[type[Question], ...] = (
     Kept,
     Faithfulness,
+    Fidelity,
     Invariance,
     Robustness,
     Edits,
     Layers,
     Versus,
+    Inversion,
     Health,
 )
 

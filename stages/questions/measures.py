@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from stages.readers import score
 from stages.readers.score import Estimate, Floats, Interval, Numbers, divide, mean, ratio
 
+TABLE = 2**23
+"""Distances that are in memory at once: 64 MB, and a few times this while they are made."""
 NORMAL_MEDIAN = 0.6745
 """Median of the size of a standard normal number."""
 
@@ -43,8 +45,11 @@ def simultaneous(estimates: Mapping[str, Estimate], count: int, seed: int) -> di
 
 def squared_distances(a: Floats, b: Floats) -> Floats:
     """Squared L2 distances float64 [A, B] between rows of a [A, D] and b [B, D]."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    squared: Floats = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * a @ b.T
+    a, b = a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
+    squared: Floats = a @ b.T
+    squared *= -2.0
+    squared += np.einsum("ad,ad->a", a, a)[:, None]
+    squared += np.einsum("bd,bd->b", b, b)[None, :]
     return np.maximum(squared, 0.0, out=squared)
 
 
@@ -63,14 +68,16 @@ def cosine(a: Floats, b: Floats) -> Floats:
 
 def random_pair(gallery: Floats) -> float:
     """The unit of distance: mean L2 distance of two different rows of gallery [G, D]."""
-    total = sum(float(np.sqrt(squared_distances(gallery[b], gallery)).sum()) for b in _blocks(len(gallery)))
+    total = sum(
+        float(np.sqrt(squared_distances(gallery[b], gallery)).sum()) for b in _blocks(len(gallery), len(gallery))
+    )
     return total / (len(gallery) * (len(gallery) - 1))
 
 
 def nearest_other(gallery: Floats, rows: Numbers) -> tuple[Numbers, Floats]:
     """For gallery[rows] the nearest other row: its position int64 [Q] and L2 distance float64 [Q]."""
     positions, distances = [], []
-    for block in _blocks(len(rows)):
+    for block in _blocks(len(rows), len(gallery)):
         squared = squared_distances(gallery[rows[block]], gallery)
         squared[np.arange(len(squared)), rows[block]] = np.inf
         positions.append(squared.argmin(axis=1))
@@ -86,7 +93,7 @@ def ranks(queries: Floats, gallery: Floats, source: Numbers, removed: Numbers | 
     constant has rank (G + 1) / 2 and not 1.
     """
     found = []
-    for block in _blocks(len(queries)):
+    for block in _blocks(len(queries), len(gallery)):
         squared = squared_distances(queries[block], gallery)
         line = np.arange(len(squared))
         own = squared[line, source[block]][:, None]
@@ -121,8 +128,9 @@ def pair_distances(embeddings: Floats) -> Floats:
     return distances
 
 
-def _blocks(count: int, size: int = 1024) -> Iterator[slice]:
-    """Slices of at most `size` rows, so that a distance table stays small."""
+def _blocks(count: int, gallery: int) -> Iterator[slice]:
+    """Slices of `count` rows whose distances to so many others are a table of `TABLE` numbers at most."""
+    size = max(1, min(1024, TABLE // gallery))
     for start in range(0, count, size):
         yield slice(start, start + size)
 

@@ -13,7 +13,7 @@ from stages.attributes import Attribute
 from stages.contract import Input
 from stages.embeddings.format import Statistics, open_table
 from stages.encoders.encoder import Encoder
-from stages.images.pixels import fit
+from stages.images.framing import fit
 from stages.images.sets import open_images
 from stages.readers.data import rows_of, table_attributes
 from stages.readers.score import Floats, Numbers
@@ -87,8 +87,13 @@ class Reference:
 
     def read_images(self, encoder: Encoder, images: NDArray[np.uint8]) -> dict[str, Floats]:
         """Attributes of uint8 [N, H, W, 3] by name, float64 [N]."""
-        vectors = []
-        for start in range(0, len(images), BATCH):
-            framed = [fit(image, encoder.preprocessing.framing) for image in images[start : start + BATCH]]
-            vectors.append(encoder.embed(np.stack(framed))[self.tap])
-        return self.read(np.concatenate(vectors))
+        return self.read(embed(encoder, self.tap, images))
+
+
+def embed(encoder: Encoder, tap: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Embeddings [N, D] of uint8 [N, H, W, 3] at a tap, in batches."""
+    vectors = []
+    for start in range(0, len(images), BATCH):
+        framed = [fit(image, encoder.preprocessing.framing) for image in images[start : start + BATCH]]
+        vectors.append(encoder.embed(np.stack(framed))[tap])
+    return np.concatenate(vectors)

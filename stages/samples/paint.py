@@ -29,6 +29,9 @@ GUIDED = 0.2, 5.0
 PIXELS = 256 * 32 * 32
 """Pixels painted at once; it changes nothing but speed and memory."""
 
+Painter = Callable[[AnyDecoder, str, NDArray[np.float32]], NDArray[np.uint8]]
+"""Samples uint8 [N, K, size, size, 3] of vectors [N, D] at a tap of a decoder."""
+
 
 @dataclass(frozen=True)
 class PaintingState:
@@ -84,6 +87,19 @@ def paint(
             )
         painted.append(from_network(images))
     return np.concatenate(painted) if painted else np.empty((0, size, size, 3), dtype=np.uint8)
+
+
+def painter(stage: "Samples", guidance: float = 1.0) -> Painter:
+    """Paints `stage.per_source` samples of each vector; all vectors and taps have the same noise."""
+    each = stage.per_source
+
+    def paint_each(decoder: AnyDecoder, tap_id: str, vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
+        repeated = torch.from_numpy(vectors).repeat_interleave(each, 0)
+        ks = list(range(each)) * len(vectors)
+        samples = paint(stage, decoder, tap_id, repeated, [0] * len(ks), ks, guidance)
+        return samples.reshape(len(vectors), each, *samples.shape[1:])
+
+    return paint_each
 
 
 def _sampling(

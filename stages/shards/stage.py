@@ -37,7 +37,7 @@ class Shards(Stage):
     """Rows of one tar, of one part of every later step, and of one shard of the embeddings."""
     decode: Annotated[Literal["exact", "scaled"], Added(when_absent="exact")] = "exact"
     """How later steps decode the images. `scaled`: JPEGs that are far larger than what a step wants are decoded at a
-    half, a quarter or an eighth of their size (see `stages.images.pixels.decode_fit`)."""
+    half, a quarter or an eighth of their size (see `stages.images.image_file.decode_fit`)."""
 
     source: Annotated[dict[str, Any] | None, Unkeyed("its images are those of the listing, or refused")] = None
     """Where the images are read from; by default where the study's listing has read them."""
@@ -66,7 +66,8 @@ class Shards(Stage):
         """Fetches the images of one tar again, makes sure that they are those of the listing, and packs them."""
         import hashlib
 
-        from stages.images.pixels import decode, encode_png
+        from stages.images.image_file import decode
+        from stages.images.pixels import encode_png
         from stages.listing.members import ListingRows
         from stages.shards.format import KEPT, key_of, shard_name, write_tar
 

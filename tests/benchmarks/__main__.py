@@ -3,6 +3,6 @@
 import subprocess
 import sys
 
-for name in ("demo", "encoders", "embeddings", "query", "explorer", "decoder", "extension", "taps"):
+for name in ("demo", "pretraining", "embeddings", "query", "explorer", "decoder", "extension", "taps"):
     print(f"\n{name}", flush=True)
     subprocess.run([sys.executable, "-m", f"tests.benchmarks.{name}"], check=True)

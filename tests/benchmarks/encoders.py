@@ -1,131 +1,554 @@
-"""Speed of pretraining and of extraction, in images per second, and where the time goes. Prints; asserts nothing.
+"""Every family of the libraries, imported as a user would, against the library's own forward pass.
 
-    python -m tests.benchmarks.encoders
+    python -m tests.benchmarks.encoders --library timm --minutes 20
+    python -m tests.benchmarks.encoders --page
 
-Figures are the best of several rounds, because the machine's speed varies; ratios are of one run. "CPU" is processor
-time, which other programs on the machine change little when one thread is used (OMP_NUM_THREADS=1).
+Each network has random weights, with shuffled normalisations, in a file as its library writes it. The file goes through
+the step `encoder` and is loaded again; then `backbone` of two images is compared with what the library gives. Rows are
+appended to a file of JSON lines as they come: an interrupted sweep goes on where it stopped, and a network at which the
+process ended is not tried again. `--page` prints docs/results/encoders.md from that file.
+
+timm: the smallest member of each family. torchvision: all classifiers. transformers: every model that reads images, at
+a tiny configuration, and the vision parts of models of images and text. processors: every image processor of
+transformers at its defaults, pixels only.
 """
 
+import argparse
+import gc
+import json
 import os
+import re
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-# The profiler complains of a missing GPU otherwise; it reads this when it is imported.
-os.environ.setdefault("KINETO_LOG_LEVEL", "9")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
-from torch.profiler import ProfilerActivity, profile
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from stages.contract import Part
-from stages.datasets.scenes import render
-from stages.datasets.sources import ScenesSource
-from stages.embeddings.stage import Embeddings
-from stages.encoders.encoder import NetworkEncoder
-from stages.encoders.network import ResNet
-from stages.encoders.spec import Architecture, Untrained
-from stages.listing.stage import Listing
-from stages.pretrain.loop import Trainer, TrainLabels, TrainSet
-from stages.pretrain.stage import Pretrain
-from stages.shards.stage import Shards
-from tests.artifacts import MemoryArtifact, run_stage
+from stages.encoders.agreement import pixel_difference
+from stages.encoders.encoder import NetworkEncoder, probe_batch
+from stages.encoders.sources import hf, torchvision
+from stages.errors import StageError
+from tests.stages.encoders.files import encoder, imported, normalised, saved, shuffled_norms
 
-ROUNDS = 12
-
-
-@dataclass(frozen=True)
-class Best:
-    """Least wall time and least processor time of some calls, seconds."""
-
-    wall: float
-    cpu: float
-
-
-def best(work: Callable[[], object]) -> Best:
-    """The best of `ROUNDS` calls, after one to warm up."""
-    work()
-    walls, cpus = [], []
-    for _ in range(ROUNDS):
-        wall, cpu = time.perf_counter(), time.process_time()
-        work()
-        walls.append(time.perf_counter() - wall)
-        cpus.append(time.process_time() - cpu)
-    return Best(min(walls), min(cpus))
+ROWS = Path(tempfile.gettempdir()) / "repscope-encoders.jsonl"
+SIZES = (64, 128, 224, 256, 299)
+"""Sides of images that are tried in turn until the library itself takes one."""
+TOLERANCE = 1e-3
+LARGEST = 150_000_000
+"""Parameters of the largest network that is tried: a file of 600 MB, of which three copies stand in memory."""
+SMALL = ("atto", "femto", "pico", "nano", "xxs", "xx_small", "xs", "tiny", "_ti_", "mini", "_s_", "small", "medium")
+"""Words for a size in timm's names, from the smallest."""
+CANDIDATES = 5
+"""Members of a family whose parameters are counted."""
+WORDS = {
+    "same": "same",
+    "differs": "differs",
+    "refused": "refused",
+    "error": "an error that is not ours",
+    "ended": "ended the process",
+    "apart": "the library itself does not embed images alone, or not at a tiny configuration",
+    "large": "not tried: too large for this machine",
+}
+FAILED = ("refused", "differs", "error", "ended")
+"""Outcomes of networks that were tried and are not the same."""
 
 
-def pretraining() -> None:
-    """A step of the default settings, where its CPU time goes, and that of each method."""
-    stage = Pretrain()
-    images = render(7, range(2048))[0]
-    shown = TrainSet(len(images), lambda numbers: images[numbers])
-    trainer = Trainer(stage, shown, "cpu")
-    views = trainer.views(0)
+class ApartError(Exception):
+    """The library itself does not embed images alone with this network, or it cannot be built here."""
 
-    def forward() -> None:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            trainer.network(views)
 
-    step, drawing, passing = best(trainer.advance), best(lambda: trainer.views(0)), best(forward)
-    adapting = best(trainer.optimiser.step)
-    steps = stage.num_images / stage.batch
-    print(f"pretraining: {stage.batch / step.wall:,.0f} images/s (two views each), {1e3 * step.wall:.0f} ms a step")
-    print(f"  {stage.num_images:,} images: {steps * step.wall:.0f} s, of CPU {steps * step.cpu:.0f} s")
-    print(
-        f"  CPU of augmentation {drawing.cpu / step.cpu:.0%}, of a forward pass {passing.cpu / step.cpu:.0%}, "
-        f"of the optimiser {adapting.cpu / step.cpu:.1%} of a step"
-    )
-    labelled = replace(shown, labels=TrainLabels(torch.arange(len(images)) % 7, 7))
-    for method in ("vicreg", "barlow", "supervised"):
-        other = Trainer(
-            Pretrain.model_validate({"method": method}), labelled if method == "supervised" else shown, "cpu"
+class TooLargeError(Exception):
+    """The network is too large for this machine."""
+
+
+DAMPING = 1.4
+"""Of the signal between layers: what is more than the variance of the noise that a normalisation is given."""
+Row = dict[str, Any]
+Try = Callable[[str, Path], Row]
+
+
+def compared(found: NetworkEncoder, expected: Callable[[Tensor], Tensor]) -> Row:
+    """How far `backbone` of two images is from what the library gives."""
+    images = probe_batch(found.preprocessing.size)[:2]
+    with torch.no_grad():
+        theirs = expected(normalised(images, found)).flatten(1).float().numpy()
+    return _distance(found.embed(images)["backbone"], theirs)
+
+
+def _distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Row:
+    if ours.shape != theirs.shape:
+        return {"outcome": "differs", "why": f"{ours.shape[1]} numbers instead of {theirs.shape[1]}"}
+    far = float(np.linalg.norm(ours - theirs) / max(float(np.linalg.norm(theirs)), 1e-12))
+    return {"outcome": "same" if far <= TOLERANCE else "differs", "difference": float(f"{far:.2g}"), "why": ""}
+
+
+@torch.no_grad()
+def alive(network: nn.Module, size: int, argument: str = "") -> Any:
+    """Shuffles a network's normalisations, and gives those over the batch the statistics of some noise.
+
+    Otherwise the signal may fade from layer to layer, until all images have one embedding. Returns an output;
+    `argument` is the name of that for images.
+    """
+    shuffled_norms(network)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)]
+    noise, momenta = torch.rand(4, 3, size, size), [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    run = partial(network, **{argument: noise}) if argument else partial(network, noise)
+    run()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        # With the variance itself, rounding would grow from layer to layer: to 2 % in an EfficientNet.
+        variance = norm.running_var
+        assert variance is not None
+        variance.clamp_(min=float(variance.mean()) / 10).mul_(DAMPING)
+    network.eval()
+    return run()
+
+
+def _counted(network: nn.Module, most: int = LARGEST) -> int:
+    total = sum(tensor.numel() for tensor in network.parameters())
+    if total > most:
+        raise TooLargeError(f"{total / 1e6:.0f} million parameters")
+    return total
+
+
+def timm_names() -> Iterator[str]:
+    """The smallest member of each family of timm, among those that their names suggest."""
+    import timm
+
+    def key(name: str) -> tuple[int, list[int]]:
+        rank = next((n for n, word in enumerate(SMALL) if word in f"{name}_"), len(SMALL))
+        return rank, [int(number) for number in re.findall(r"\d+", name)]
+
+    families: list[tuple[int, str]] = []
+    for module in timm.list_modules():
+        sizes: dict[str, int] = {}
+        for name in sorted(timm.list_models(module=module), key=key)[:CANDIDATES]:
+            try:
+                with torch.device("meta"):
+                    network = timm.create_model(name)
+            # Some draw their weights in ways that need memory.
+            except Exception:
+                continue
+            sizes[name] = sum(tensor.numel() for tensor in network.parameters())
+        members = timm.list_models(module=module)
+        if members:
+            smallest = min(sizes, key=lambda name: sizes[name]) if sizes else members[0]
+            families.append((sizes.get(smallest, 0), smallest))
+    yield from (name for _, name in sorted(families))
+
+
+def try_timm(name: str, folder: Path) -> Row:
+    """A network of timm from a file of its weights."""
+    import timm
+
+    network, size, options = _of_timm(timm, name)
+    torch.save(network.state_dict(), folder / "weights.pth")
+    row: Row = {"family": type(network).__module__.rpartition(".")[2], "size": size, "parameters": _counted(network)}
+    found = encoder(
+        imported(
+            kind="timm",
+            name=name,
+            weights=str(folder / "weights.pth"),
+            options=options,
+            preprocessing={"size": size, "resize": size},
         )
-        print(f"  {method}: {best(other.advance).cpu / step.cpu:.2f} of SimCLR's CPU time")
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        for _ in range(3):
-            trainer.advance()
-    total = sum(event.self_cpu_time_total for event in profiled.key_averages())
-    for event in sorted(profiled.key_averages(), key=lambda e: -e.self_cpu_time_total)[:10]:
-        print(f"  {event.self_cpu_time_total / total:6.1%} {event.key}")
+    )
+    library: Any = network
+    library.reset_classifier(0)
+    return row | compared(found, library)
 
 
-def extraction() -> None:
-    """One tar of 1 024 PNG through the stage, against the bare forward pass on decoded images."""
-    listing = run_stage(Listing(source=ScenesSource(count=1024, seed=7)))
-    shards = run_stage(Shards(), {"listing": listing})
-    stage = Embeddings(encoder=Untrained())
-    inputs = {"images": shards}
-    state = stage.setup(inputs, "cpu")
-    encoder = state.encoder
-    assert isinstance(encoder, NetworkEncoder)
-    images = state.images.decode_part(0, encoder.preprocessing.size)[1]
-    whole = best(lambda: stage.work(Part(index=0), state, inputs, MemoryArtifact()))
-    decoding = best(lambda: state.images.decode_part(0, encoder.preprocessing.size))
-    bare = best(lambda: [encoder.embed(images[start : start + 256]) for start in range(0, 1024, 256)])
-    print(f"extraction: {1024 / whole.wall:,.0f} images/s in two views at {len(encoder.taps)} taps, PNG to Zarr")
-    print(f"  CPU {1e3 * whole.cpu / 1024:.2f} ms an image; bare forward pass {1024 / bare.wall:,.0f} views/s")
-    print(f"  CPU of decoding {decoding.cpu / whole.cpu:.0%}, of the forward passes {2 * bare.cpu / whole.cpu:.0%}")
-    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float() / 255
+def _of_timm(timm: Any, name: str) -> tuple[nn.Module, int, dict[str, Any]]:
+    """The network, the side of the smallest images that it takes, and the options that it was made with."""
+    own = timm.get_pretrained_cfg(name)
+    size = own.input_size[-1] if own is not None else SIZES[-1]
+    why = ""
+    for side, options in [*((s, o) for s in SIZES if s < size for o in ({}, {"img_size": s})), (size, {})]:
+        fixed = bool(own is not None and own.fixed_input_size)
+        if side < size and fixed != bool(options):
+            continue
+        try:
+            torch.manual_seed(0)
+            network: nn.Module = timm.create_model(name, **options)
+            _counted(network)
+            alive(network, side)
+        except TooLargeError:
+            raise
+        # Of networks that take one size only, timm reports others in any way.
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            continue
+        return network, side, options
+    raise ApartError(why)
 
-    def one_tap() -> None:
-        backbone = encoder._network.backbone
-        assert isinstance(backbone, ResNet)
-        with torch.no_grad():
-            backbone(pixels)
 
-    def all_taps() -> None:
-        with torch.no_grad():
-            encoder._network(pixels)
+def torchvision_names() -> Iterator[str]:
+    """All classifiers of torchvision, the smallest first."""
+    from torchvision import models
 
-    print(f"  all taps cost {best(all_taps).cpu / best(one_tap).cpu - 1:+.1%} CPU over the backbone alone")
+    def parameters(name: str) -> int:
+        return min((int(w.meta["num_params"]) for w in models.get_model_weights(name)), default=0)
+
+    yield from sorted(models.list_models(module=models), key=parameters)
+
+
+def try_torchvision(name: str, folder: Path) -> Row:
+    """A classifier of torchvision from a file of its weights."""
+    torch.manual_seed(0)
+    size = SIZES[0]
+    plain = torchvision._outline(name)
+    _counted(plain)
+    options = {"image_size": size} if hasattr(plain, "image_size") else {}
+    network: Any = torchvision._plain(name, **options)
+    if hasattr(network, "transform_input"):
+        network.transform_input = False
+    for size in SIZES:
+        try:
+            alive(network, size)
+        # Some need larger images, and say so in any way.
+        except Exception:
+            continue
+        break
+    torch.save(network.state_dict(), folder / "weights.pth")
+    # Written out, because the weights are none of torchvision's own.
+    seen = {"size": size, "resize": size, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    found = encoder(imported(kind="torchvision", name=name, weights=str(folder / "weights.pth"), preprocessing=seen))
+    handed: list[Tensor] = []
+    classifier = getattr(network, torchvision._classifier(network))
+    classifier.register_forward_pre_hook(lambda module, given: handed.append(given[0]))
+
+    def expected(x: Tensor) -> Tensor:
+        network(x)
+        return handed[-1].mean((2, 3)) if handed[-1].ndim == 4 else handed[-1]
+
+    return {"size": size, "parameters": _counted(network)} | compared(found, expected)
+
+
+def transformers_names() -> Iterator[str]:
+    """Classes of transformers that read images, and the vision parts of models of images and text."""
+    import transformers
+
+    names: list[str] = []
+    for config in transformers.MODEL_MAPPING:
+        try:
+            cls = transformers.MODEL_MAPPING[config]
+            if getattr(cls, "main_input_name", "") == "pixel_values":
+                names.append(cls.__name__)
+        # Classes of libraries that are not installed.
+        except (ImportError, ValueError):
+            continue
+        stem = config.__name__.removesuffix("Config")
+        if "vision_config" in (getattr(config, "sub_configs", None) or {}):
+            names += [f"{stem}{ending}" for ending in hf.TOWERS if hasattr(transformers, f"{stem}{ending}")][:1]
+    yield from dict.fromkeys(names)
+
+
+def try_transformers(name: str, folder: Path) -> Row:
+    """A model of transformers at a tiny configuration, from a folder of `save_pretrained`."""
+    import transformers
+
+    network, size = _tiny(getattr(transformers, name))
+    row: Row = {"family": network.config.model_type, "size": size, "parameters": _counted(network)}
+    saved(folder, network)
+    seen = {"size": size, "resize": size, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    found = encoder(imported(kind="hf", path=str(folder), preprocessing=seen))
+    images = probe_batch(size)[:2]
+    with torch.no_grad():
+        output = network(pixel_values=normalised(images, found))
+    ours = found.embed(images)["backbone"]
+    rows = {what: _distance(ours, vectors.flatten(1).numpy()) for what, vectors in _outputs(network, output)}
+    best = min(rows, key=lambda what: rows[what].get("difference", np.inf))
+    equal = [what for what, other in rows.items() if other["outcome"] == "same"]
+    return row | rows[best] | {"why": f"{equal[0]}" if equal else f"nearest to {best}"}
+
+
+def _outputs(network: Any, output: Any) -> Iterator[tuple[str, Tensor]]:
+    """Embeddings that users of transformers take from what a model returns."""
+    hidden = getattr(output, "last_hidden_state", None)
+    if getattr(output, "image_embeds", None) is not None:
+        yield "image_embeds", output.image_embeds
+    if getattr(output, "pooler_output", None) is not None:
+        yield "pooler_output", output.pooler_output
+    if hidden is not None and hidden.ndim == 4:
+        yield "mean of the map", hidden.mean((2, 3))
+    elif hidden is not None:
+        # A first token is the class token only where the model has one.
+        if any(re.search(r"cls|class_(token|embedding)", tensor) for tensor in network.state_dict()):
+            yield "class token", hidden[:, 0]
+        yield "mean of the tokens", hidden.mean(1)
+        patches = hf.HfTrunk(network, "mean", False).patches(*_image_sides(network))
+        if patches is not None and patches < hidden.shape[1]:
+            yield "mean of the patches", hidden[:, -patches:].mean(1)
+
+
+def _image_sides(network: Any) -> tuple[int, int]:
+    own = getattr(network.config, "image_size", SIZES[0])
+    return (own, own) if isinstance(own, int) else (own[0], own[1])
+
+
+TINY: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "mlp_dim": 64,
+    "embed_dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "num_layers": 2,
+    "hidden_dim": 64,
+    "out_hidden_size": 32,
+    "d_model": 32,
+    "num_patches": 16,
+    "num_position_embeddings": 16,
+    "encoder_layers": 2,
+    "encoder_ffn_dim": 64,
+    "encoder_attention_heads": 2,
+    "decoder_layers": 1,
+    "decoder_ffn_dim": 64,
+    "decoder_attention_heads": 2,
+    "decoder_hidden_size": 32,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 2,
+    "decoder_intermediate_size": 64,
+    "projection_dim": 24,
+}
+"""Fields of configurations that make a network small, and to what."""
+MOST = 40_000_000
+"""Parameters of the largest configuration that counts as tiny."""
+LEVELS = (
+    (*TINY, "depths", "layers", "hidden_sizes", "image_size", "initializer_range"),
+    (*TINY, "depths", "layers", "image_size", "initializer_range"),
+    ("num_hidden_layers", "depths", "layers", "image_size", "initializer_range"),
+    ("num_hidden_layers", "depths", "layers", "initializer_range"),
+    (),
+)
+"""Fields that are made small together, from all to none, until the library itself takes a configuration."""
+
+
+def _tiny(cls: Any) -> tuple[Any, int]:
+    """A small model of a class, and the side of the images that it takes."""
+    plain, why = cls.config_class(), ""
+    for level in LEVELS:
+        changes = {field: value for field in level if (value := _smaller(plain, field)) is not None}
+        try:
+            config = cls.config_class(**changes)
+            with torch.device("meta"):
+                _counted(cls(config), MOST)
+        except TooLargeError as error:
+            raise ApartError(why or str(error)) from error
+        # Fields that do not fit together are reported in any way.
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            continue
+        own = getattr(config, "image_size", None)
+        own = own[0] if isinstance(own, list | tuple) else own
+        for size in [own] if isinstance(own, int) else SIZES[:3]:
+            try:
+                torch.manual_seed(0)
+                network = cls(config)
+                output = alive(network, size, "pixel_values")
+            except Exception as error:
+                why = f"{type(error).__name__}: {error}"
+                continue
+            if getattr(output, "encoder_last_hidden_state", None) is not None:
+                raise ApartError("it returns the queries of a decoder")
+            if not list(_outputs(network, output)):
+                raise ApartError(f"it returns {', '.join(map(str, output.keys()))}")
+            return network, size
+    raise ApartError(" ".join(why.split())[:200])
+
+
+def _smaller(config: Any, field: str) -> Any:
+    """What a field is set to; None: the configuration has no such field, or it stays."""
+    own = getattr(config, field, None)
+    if field in ("depths", "layers") and isinstance(own, list | tuple):
+        return [1] * len(own)
+    if field == "hidden_sizes" and isinstance(own, list | tuple):
+        return [max(16, size // 8 // 8 * 8) for size in own]
+    if field == "image_size" and own is not None:
+        return SIZES[0] if isinstance(own, int) else [SIZES[0]] * len(own)
+    if field == "initializer_range" and own is not None:
+        # Some start at 1e-10, where all images have one embedding.
+        return 0.05
+    return TINY.get(field) if isinstance(own, int) else None
+
+
+def processor_names() -> Iterator[str]:
+    """Every image processor of transformers."""
+    import transformers
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+    for entry in IMAGE_PROCESSOR_MAPPING_NAMES.values():
+        name = entry.get("torchvision") or entry.get("pil") if isinstance(entry, dict) else next(filter(None, entry))
+        if name is not None and hasattr(transformers, name):
+            yield name
+
+
+def try_processor(name: str, folder: Path) -> Row:
+    """An image processor at its defaults: the pixels of one image against those that the network would be given."""
+    import transformers
+    from PIL import Image
+
+    processor = getattr(transformers, name)()
+
+    def transform(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        pixels: NDArray[np.float32] = processor(images=Image.fromarray(image), return_tensors="np")["pixel_values"][0]
+        return pixels
+
+    seen = hf._framed(processor)
+    if seen is None:
+        return {"outcome": "refused", "why": "it does other than resize, cut and normalise"}
+    difference = pixel_difference(seen, transform)
+    return {"outcome": "refused" if difference else "same", "why": difference}
+
+
+LIBRARIES: dict[str, tuple[Callable[[], Iterator[str]], Try]] = {
+    "timm": (timm_names, try_timm),
+    "torchvision": (torchvision_names, try_torchvision),
+    "transformers": (transformers_names, try_transformers),
+    "processors": (processor_names, try_processor),
+}
+CELL = 240
+"""Letters of a reason on the page."""
+HEADER = """# Encoders of the libraries
+
+Each network has random weights in a file as its library writes it. The file goes through the step `encoder`, with all
+its checks, and the encoder is loaded again. Then `backbone` of two images is compared with what the library's own
+network gives. *Same* is a relative difference (L2) of at most 0.001. *Refused* is an error of ours that names the
+reason. *Differ* would be a silent difference. The share is that of the networks that were tried.
+
+- timm: the smallest member of each family, among five that their names suggest.
+- torchvision: all classifiers.
+- transformers: every model that reads images, and the vision parts of models of images and text, at a tiny
+  configuration. *Same* means one of the outputs that its users take: `image_embeds`, `pooler_output`, the class token,
+  or the mean of the tokens, of the patches or of the map.
+- processors: every image processor of transformers at its defaults. *Refused* means that a study has to write out
+  `size`, `mean` and `std`; *same* means pixels within a level of 255.
+
+`python -m tests.benchmarks.encoders` makes the rows, and `--page` prints this page from them."""
+GOALS = {"timm": 0.95, "torchvision": 0.95, "transformers": 0.9}
+
+
+def tried(library: str, name: str) -> Row:
+    """The row of one network."""
+    start = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            row = LIBRARIES[library][1](name, Path(folder))
+        except StageError as error:
+            row = {"outcome": "refused", "why": f"expected {error.expected}; found {error.found}"}
+        except ApartError as error:
+            row = {"outcome": "apart", "why": str(error)}
+        except TooLargeError as error:
+            row = {"outcome": "large", "why": str(error)}
+        # A sweep goes on, and counts it.
+        except Exception as error:
+            row = {"outcome": "error", "why": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    gc.collect()
+    return {"library": library, "name": name, "seconds": round(time.process_time() - start, 1)} | row
+
+
+def read_rows(path: Path) -> dict[tuple[str, str], Row]:
+    """The last row of each network; one that was begun and has no other ended the process."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return {(row["library"], row["name"]): row for row in map(json.loads, lines)}
+
+
+def sweep(library: str, path: Path, seconds: float, only: str, again: bool) -> None:
+    """Tries the networks of a library that match `only` and have no row yet, until the time is over.
+
+    `again`: also those whose row is one of a failure.
+    """
+    stop, done = time.monotonic() + seconds, read_rows(path)
+    with path.open("a") as file:
+        listed = done.get((library, "*"))
+        names = listed["names"] if listed else list(LIBRARIES[library][0]())
+        if listed is None:
+            file.write(json.dumps({"library": library, "name": "*", "names": names}) + "\n")
+        for name in names:
+            before = done.get((library, name))
+            if not re.search(only, name) or (before and not (again and before["outcome"] in FAILED)):
+                continue
+            if time.monotonic() > stop:
+                return
+            file.write(
+                json.dumps({"library": library, "name": name, "outcome": "ended", "why": "", "seconds": 0}) + "\n"
+            )
+            file.flush()
+            row = tried(library, name)
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            print(f"{library} {name}: {WORDS[row['outcome']]} {row.get('difference', '')} {row['why']}", flush=True)
+
+
+def page(rows: dict[tuple[str, str], Row]) -> str:
+    """docs/results/encoders.md."""
+    lines = [HEADER, "", "| library | networks | tried | same | share | goal | refused | differ | other errors |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    parts: list[str] = []
+    for library in LIBRARIES:
+        own = [row for (of, name), row in rows.items() if of == library and name != "*"]
+        names = rows.get((library, "*"), {"names": []})["names"]
+        of = {outcome: [row for row in own if row["outcome"] == outcome] for outcome in WORDS}
+        failed = [row for outcome in FAILED for row in of[outcome]]
+        tried_count = len(of["same"]) + len(failed)
+        share = f"{len(of['same']) / tried_count:.0%}" if tried_count else "-"
+        goal = f"{GOALS[library]:.0%}" if library in GOALS else "-"
+        counts = [len(of["refused"]), len(of["differs"]), len(of["error"]) + len(of["ended"])]
+        lines.append(f"| {library} | {len(names)} | {tried_count} | {len(of['same'])} | {share} | {goal} | ")
+        lines[-1] += " | ".join(map(str, counts)) + " |"
+        parts += ["", f"## {library}", ""]
+        if failed:
+            parts += ["| network | outcome | why |", "|---|---|---|"]
+            parts += [f"| `{row['name']}` | {WORDS[row['outcome']]} | {_cell(row)} |" for row in failed]
+        else:
+            parts.append("All that were tried are the same.")
+        if of["apart"]:
+            parts += ["", f"Apart: {WORDS['apart']}. The library reports:", "", "| network | why |", "|---|---|"]
+            parts += [f"| `{row['name']}` | {_cell(row)} |" for row in of["apart"]]
+        for words, some in (
+            (f"Not tried, for more than {LARGEST / 1e6:.0f} million parameters", [row["name"] for row in of["large"]]),
+            ("Not run", [name for name in names if (library, name) not in rows]),
+        ):
+            parts += ["", f"{words}: {', '.join(f'`{name}`' for name in some)}."] if some else []
+    return "\n".join(lines + parts)
+
+
+def _cell(row: Row) -> str:
+    """Why a network is not the same, in a cell of a table."""
+    far = f"by {row['difference']:g}; " if row["outcome"] == "differs" and "difference" in row else ""
+    return f"{far}{row['why']}".replace("|", "\\|")[:CELL]
 
 
 def main() -> None:
-    """Prints everything."""
-    print(f"{os.cpu_count()} CPUs, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
-    print(f"default architecture: {Architecture()}")
-    pretraining()
-    extraction()
+    """Runs the sweep, or prints its page."""
+    parser = argparse.ArgumentParser(description="Encoders of the libraries against the libraries themselves.")
+    parser.add_argument("--library", choices=LIBRARIES, action="append", help="one of them; all by default")
+    parser.add_argument("--minutes", type=float, default=60, help="for each library")
+    parser.add_argument("--only", default="", help="names that match this expression")
+    parser.add_argument("--again", action="store_true", help="try those again that were not the same")
+    parser.add_argument("--rows", type=Path, default=ROWS, help=f"the file of rows, {ROWS} by default")
+    parser.add_argument("--page", action="store_true", help="print the page instead")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.page:
+        print(page(read_rows(given.rows)))
+        return
+    for library in given.library or LIBRARIES:
+        sweep(library, given.rows, 60 * given.minutes, given.only, given.again)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Following a job's log: what fails when it is written is not taken for a connection that broke off."""
+"""A job server that asks for a token, and following a job's log, where what fails is not always the connection."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
+from cluster import environment
+from cluster.errors import ConnectError
 from cluster.jobs import Jobs
 
 
@@ -33,3 +35,21 @@ def test_a_pipe_that_nobody_reads_any_more_is_no_broken_connection() -> None:
         jobs.follow("study-1", write)
     assert written == ["first\n"]
     assert server.asked == 1
+
+
+def test_a_cluster_that_asks_for_a_token_is_one_message_with_both_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    with environment.restored():
+        import ray.job_submission
+        from ray.exceptions import AuthenticationError
+
+    def refused(address: str) -> None:
+        raise AuthenticationError("Authentication required: Unauthorized: Missing authentication token")
+
+    monkeypatch.setattr(ray.job_submission, "JobSubmissionClient", refused)
+    with pytest.raises(ConnectError) as caught:
+        Jobs("http://head:8265")
+    assert str(caught.value) == (
+        "expected to be let in by the job server of the Ray cluster at http://head:8265; found AuthenticationError: "
+        "Authentication required: Unauthorized: Missing authentication token. Set RAY_AUTH_MODE=token, and "
+        "RAY_AUTH_TOKEN to the token of that cluster."
+    )

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias, TypeVar, get_args
 
 from obstore.store import MemoryStore
 
-from pipeline.backends import Backend, Entry, ObjectBackend
+from pipeline.backends import MAX_OBJECT_BYTES, Backend, Entry, ObjectBackend
 from pipeline.errors import FullError, StoreError, UnansweredError
 from pipeline.store import Store, share
 
@@ -73,8 +73,8 @@ class FaultyBackend:
 
         self._call(f"copy {source} {target}", action)
 
-    def read(self, name: str) -> bytes:
-        return self._call(f"read {name}", lambda: self._inner.read(name))
+    def read(self, name: str, most_bytes: int = MAX_OBJECT_BYTES) -> bytes:
+        return self._call(f"read {name}", lambda: self._inner.read(name, most_bytes))
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         return self._call(f"read_range {name}", lambda: self._inner.read_range(name, start, length))

@@ -1,17 +1,20 @@
 """A store that somebody has tampered with leads nobody out of it, and what was put there is no hit."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cluster.inline import Inline
 from pipeline.artifact import StoredInput
-from pipeline.errors import UsageError
-from pipeline.manifest import Manifest, Ref
+from pipeline.errors import StoreError, UsageError
+from pipeline.manifest import Head, Manifest, Ref, read_record, write_record
 from pipeline.plan import plan
 from pipeline.run import run
-from pipeline.store import open_store
+from pipeline.store import RECORD_VALUES, open_store
 from stages.errors import FormatError
 from tests.faults.arithmetic import graph
 
@@ -59,3 +62,105 @@ def test_a_link_in_the_place_of_an_object_is_read_as_damage_and_made_again(tmp_p
     assert again.read_bytes() == SECRET
     assert not again.is_symlink()
     assert (tmp_path / "secret").read_bytes() == SECRET + b" "
+
+
+HUGE_BYTES = 300_000_000
+READER = """
+import json, resource, sys
+from pipeline.errors import PipelineError
+from pipeline.events import read_events
+from pipeline.manifest import Head, Manifest, Receipt, read_record, survey
+from pipeline.plan import plan
+from pipeline.store import open_store
+from pipeline.studies import latest
+from pipeline.verify import checkpoints
+from tests.faults.test_hostile import GRAPH, peak_bytes
+
+store, names = open_store(sys.argv[1]), json.loads(sys.argv[2])
+classes = {"manifest.json": Manifest, "artifact.json": Head, "00000.json": Receipt}
+reads = {name: lambda name=name: read_record(store, name, classes[name.rpartition("/")[2]]) for name in names[:3]}
+reads[names[3]] = lambda: latest(store, "one")
+reads[names[4]] = lambda: read_events(store, "run")
+reads["plan"] = lambda: plan(GRAPH, store)
+before, found = peak_bytes(), {}
+for name, read in reads.items():
+    try:
+        read()
+    except PipelineError as error:
+        found[name] = str(error)
+print(json.dumps({"messages": found, "bytes": peak_bytes() - before}))
+"""
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had."""
+    import resource
+
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def test_records_of_300_megabytes_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
+    root = tmp_path / "store"
+    names = [
+        *(str((numbers / name).relative_to(root)) for name in ("manifest.json", "artifact.json", "parts/00000.json")),
+        "studies/one/000001.json",
+        "runs/run/events/000000-1.jsonl",
+    ]
+    for name in names:
+        (root / name).unlink(missing_ok=True)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        with (root / name).open("wb") as file:
+            file.truncate(HUGE_BYTES)
+    reader = [sys.executable, "-c", READER, str(root), json.dumps(names)]
+    done = subprocess.run(reader, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    found = json.loads(done.stdout)
+    assert list(found["messages"]) == [*names, "plan"]
+    for name, message in found["messages"].items():
+        assert f"{HUGE_BYTES} bytes" in message
+        assert "elete" in message
+        assert name == "plan" or name in message
+    assert found["bytes"] < HUGE_BYTES / 10
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("[" * 1_000_000, "recursion limit"),
+        ('{"format": 1, "objects": ' * 1000, "recursion limit"),
+        ("[" + "[]," * RECORD_VALUES + "[]]", "where at most 2000000 can be"),
+        ('{"format": 1, "parts": 1000000000000}', "less than or equal to 1000000"),
+    ],
+    ids=["arrays", "objects", "values", "parts"],
+)
+def test_a_record_that_would_become_large_in_memory_is_called_damaged(
+    tmp_path: Path, content: str, problem: str
+) -> None:
+    numbers = made(tmp_path)
+    document = json.loads((numbers / "artifact.json").read_text())
+    if "parts" in content:
+        content = json.dumps(document | json.loads(content))
+    (numbers / "artifact.json").write_text(content)
+    store = open_store(str(tmp_path / "store"))
+    with pytest.raises(StoreError, match=rf"a damaged one \(.*{problem}.*Delete that object alone"):
+        read_record(store, str((numbers / "artifact.json").relative_to(tmp_path / "store")), Head)
+
+
+def test_a_record_that_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
+    store = open_store(str(tmp_path / "store"))
+    head = Head.model_validate_json((numbers / "artifact.json").read_bytes())
+    large = head.model_copy(update={"document": {"fields": "x" * (17 << 20)}})
+    with pytest.raises(StoreError, match=r"at most 16777216 bytes for large/artifact.json.*larger parts"):
+        write_record(store, "large/artifact.json", large)
+    assert not store.entries("large")
+
+
+def test_an_object_that_is_larger_than_its_manifest_says_is_damaged_and_not_read(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
+    found = opened(numbers)
+    os.truncate(numbers / "numbers-00000.json", HUGE_BYTES)
+    before = peak_bytes()
+    with pytest.raises(FormatError, match=rf"{HUGE_BYTES} bytes. It is damaged. Delete it alone"):
+        found.read("numbers-00000.json")
+    assert peak_bytes() - before < HUGE_BYTES / 10

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load
 
@@ -15,6 +16,9 @@ from pipeline.run import run
 from pipeline.store import open_store
 from stages.decoder.stage import Decoder
 from tests.faults.elastic import FIELDS, graph
+
+# They take longest of all. Pytest-xdist begins groups before single tests, so that they are not the last to end.
+pytestmark = pytest.mark.xdist_group("machines")
 
 
 def on_a_cluster(program: str, folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from cluster.executor import Call, GangContext, Outcome
 from cluster.inline import Inline
 from pipeline import events, worker
 from pipeline.artifact import StoredCheckpoints
+from pipeline.backends import MAX_OBJECT_BYTES
 from pipeline.errors import (
     AccessError,
     BusyError,
@@ -68,6 +69,17 @@ def test_a_worker_reads_the_manifest_of_an_input_once_for_all_parts() -> None:
     assert len(reads) == len([call for call in backend.log if manifest.fullmatch(call)])
 
 
+def test_a_part_costs_three_requests_beside_its_objects() -> None:
+    logs = {}
+    for parts in (2, 12):
+        store, backend = MemoryRoot().process()
+        go(graph(parts=parts)[:1], store)
+        logs[parts] = [call for call in backend.log if "/events/" not in call and " leases/" not in call]
+    # Each part has two objects; its receipt is looked for, created, and read when the parts are merged.
+    assert len(logs[12]) - len(logs[2]) == 10 * (2 + 3)
+    assert len([call for call in logs[12] if call.endswith("/parts/00011.json")]) == 3
+
+
 def test_receipts_of_a_remote_store_are_read_together_and_in_order() -> None:
     root = MemoryRoot()
     store, _ = root.process()
@@ -77,9 +89,9 @@ def test_receipts_of_a_remote_store_are_read_together_and_in_order() -> None:
     both = threading.Barrier(2, timeout=30)
 
     class Remote(FaultyBackend):
-        def read(self, name: str) -> bytes:
+        def read(self, name: str, most_bytes: int = MAX_OBJECT_BYTES) -> bytes:
             both.wait()
-            return super().read(name)
+            return super().read(name, most_bytes)
 
     far = Store(Remote(root.backend), "s3://bucket/store")
     assert read_receipts(far, folder, 2) == before

@@ -14,7 +14,7 @@ import pytest
 from cluster.executor import ALONE, Call, Claim, OnDone
 from cluster.inline import Inline
 from pipeline import worker
-from pipeline.backends import Backend, Entry
+from pipeline.backends import MAX_OBJECT_BYTES, Backend, Entry
 from pipeline.errors import StepFailedError, UsageError
 from pipeline.plan import plan
 from pipeline.run import RunResult, run
@@ -85,9 +85,9 @@ class ContestedBackend:
         self._turnstile.pass_()
         self._inner.copy(source, target)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most_bytes: int = MAX_OBJECT_BYTES) -> bytes:
         self._turnstile.pass_()
-        return self._inner.read(name)
+        return self._inner.read(name, most_bytes)
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         self._turnstile.pass_()

@@ -73,16 +73,23 @@ def test_a_changed_field_recomputes_what_depends_on_it_only(finished: Finished, 
 def test_show_paints_an_image_of_ones_own(finished: Finished, tmp_path: Path) -> None:
     import numpy as np
 
-    from stages.images.pixels import decode, encode_png
+    from stages.images.image_file import decode
+    from stages.images.pixels import encode_png
 
     image, out = tmp_path / "mine.png", tmp_path / "shown.png"
     image.write_bytes(encode_png(np.full((50, 40, 3), 90, dtype=np.uint8)))
     words = ("show", finished.study, image, "--store", finished.store, "--samples", "3", "--out", out)
-    assert "simclr:backbone, simclr:projector" in repscope(*words).stdout
+    found = json.loads(repscope(*words, "--json").stdout)
+    assert [row["tap"] for row in found["rows"]][:2] == ["simclr:backbone", "simclr:projector"]
+    assert all(1 <= row["rank"] <= found["gallery"] + 1 for row in found["rows"])
     tile = 32 * 4 + 2
     assert decode(out.read_bytes()).shape == (2 * tile, 4 * tile, 3)
     refused = repscope(*words, "--tap", "simclr:projektor", code=2)
     assert "simclr:backbone, simclr:projector" in refused.stderr
+    page = tmp_path / "shown.html"
+    both = repscope("show", finished.study, image, out, "--store", finished.store, "--samples", "2", "--out", page)
+    assert f"{page}: 2 images and 2 samples each at" in both.stdout
+    assert "mine.png" in page.read_text()
 
 
 def test_log_and_report_tell_of_the_newest_run(finished: Finished, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from pipeline.collect import collectable
 from pipeline.reading import OpenStudy
 from pipeline.store import open_store
 from stages.errors import InputError
-from stages.images import pixels
+from stages.images import image_file
 from tests.finished import Finished
 
 TAP = "simclr:projector"
@@ -69,7 +69,7 @@ def test_parquet_has_vectors_labels_and_images_that_duckdb_joins(
         "simclr",
         "projector",
     ]
-    shown = pixels.decode(table.column("image")[0].as_py()["bytes"])
+    shown = image_file.decode(table.column("image")[0].as_py()["bytes"])
     np.testing.assert_array_equal(shown, study[TAP].pictures(rows[:1], 32)[0])
     card = json.loads(table.schema.metadata[b"card"])
     assert (card["licence"], card["view"], card["encoder"]) == ("CC0", "plain", "simclr")

@@ -22,7 +22,7 @@ def answer(image: bytes) -> dict[str, int]:
 
 @pytest.fixture
 def server() -> Iterator[PageServer]:
-    with PageServer(PAGE, answer) as started:
+    with PageServer(PAGE, {"near": answer, "paint": len}) as started:
         thread = threading.Thread(target=started.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield started
@@ -59,6 +59,8 @@ def test_an_image_is_answered_and_what_is_wrong_with_it_is_a_message(server: Pag
     path = urlsplit(server.url).path + "near"
     status, body = ask(server, "POST", path, b"image")
     assert (status, json.loads(body)) == (200, {"bytes": 5})
+    assert ask(server, "POST", path.replace("near", "paint"), b"image") == (200, b"5")
+    assert ask(server, "POST", path.replace("near", "other"), b"image")[0] == 404
     status, body = ask(server, "POST", path, b"")
     assert (status, json.loads(body)) == (400, {"error": "expected an image; found nothing. Send one."})
     status, body = ask(server, "POST", path, b"", **{"Content-Length": str(MOST_BYTES + 1)})

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.backends import LocalBackend
+from pipeline.backends import MAX_OBJECT_BYTES, LocalBackend
 from pipeline.errors import FullError, RootError, StoreError, UnansweredError, UsageError, exit_code
-from pipeline.store import MAX_OBJECT_BYTES, Store, canonical_url, open_store
+from pipeline.store import Store, canonical_url, open_store
 from tests.faults.faulty import FaultyBackend, MemoryRoot
 
 

@@ -14,8 +14,6 @@ from pipeline.node_checks import code_digest, missing_here
 from pipeline.submitting import packed, submission_of
 from tests.finished import repscope
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 STUDY = """
 study: small
 dataset:

@@ -1,5 +1,6 @@
 """The explorer in a real browser: a press on a point, a lasso over all maps, and keys instead of a mouse."""
 
+import base64
 import math
 import os
 import threading
@@ -123,7 +124,7 @@ def test_text_can_be_read_every_picture_has_words_and_hostile_names_are_text(win
     assert seen == []
 
 
-def test_a_served_page_shows_the_neighbours_of_an_image_that_is_chosen(window: Window) -> None:
+def test_a_served_page_shows_the_neighbours_and_samples_of_an_image_that_is_chosen(window: Window) -> None:
     page, _ = window
     sent: list[bytes] = []
 
@@ -133,7 +134,12 @@ def test_a_served_page_shows_the_neighbours_of_an_image_that_is_chosen(window: W
         return {synthetic.TAPS[0]: near, synthetic.TAPS[1]: {"why": "This tap does not read pixels."}}
 
     picture = encode_png(np.zeros((8, 8, 3), dtype=np.uint8))
-    with PageServer(render(CONTENT, served=True), answer) as server:
+
+    def paint(image: bytes) -> dict[str, dict[str, Any]]:
+        sample = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+        return {synthetic.TAPS[0]: {"samples": [sample] * 3, "distance": 0.25, "rank": 2.0, "among": 41}}
+
+    with PageServer(render(CONTENT, served=True), {"near": answer, "paint": paint}) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         assert page.context.browser is not None
@@ -142,7 +148,9 @@ def test_a_served_page_shows_the_neighbours_of_an_image_that_is_chosen(window: W
         served.goto(server.url)
         served.locator("#file").set_input_files({"name": "mine.png", "mimeType": "image/png", "buffer": picture})
         served.locator("#image h2", has_text="mine.png").wait_for()
-        served.locator("#image .strip").wait_for()
+        served.locator("#image .guest img").first.wait_for()
+        assert served.locator("#image .guest img").count() == 3
+        assert "distance 0.25, the image's rank by them: 2 of 41" in served.locator("#image").inner_text()
         assert served.locator("#image .strip button").count() == synthetic.K
         assert "This tap does not read pixels." in served.locator("#image").inner_text()
         context.close()

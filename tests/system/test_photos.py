@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from pipeline.study import RECIPES
-from stages.images.pixels import decode
+from stages.images.image_file import decode
 from tests.finished import repscope
 from tests.photographs import FOLDER, HALVED, MOBILENET, cutouts, neighbours_agree
 from tests.stages.encoders.files import encoder, imported

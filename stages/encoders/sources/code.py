@@ -32,12 +32,18 @@ class CodeTrunk(Trunk):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised images [B, 3, H, W] to `backbone`, and the other entries of a dict that the network returns."""
-        output = self.network(x)
+        return self._pooled(self.network(x))
+
+    def library(self, x: Tensor) -> dict[str, Tensor]:
+        """The same: the network's own output is all there is."""
+        return self._pooled(self.network(x))
+
+    def _pooled(self, output: Any) -> dict[str, Tensor]:
         given = dict(output) if isinstance(output, Mapping) else {"backbone": output}
         if "backbone" not in given or not all(isinstance(value, Tensor) for value in given.values()):
             what = ", ".join(map(str, given)) if isinstance(output, Mapping) else type(output).__name__
             raise InputError("the network to return a tensor, or a dict of tensors with `backbone`", what, "Change it.")
-        return {name: pool(value, self._how, None, self.prefix_tokens, name) for name, value in given.items()}
+        return {name: pool(value, self._how, None, self.prefix_tokens, name, False) for name, value in given.items()}
 
 
 def build(source: "Torch") -> Built:

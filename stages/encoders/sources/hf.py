@@ -33,52 +33,84 @@ CONVNEXT_SQUASHES = 384
 """Side from which ConvNeXt's image processor resizes without cutting."""
 LEVIT_MARGIN = 256 / 224
 """How much longer than `shortest_edge` LeViT's image processor leaves the shorter side."""
-TOWERS = {
-    "clip": "CLIPVisionModelWithProjection",
-    "siglip": "SiglipVisionModel",
-    "siglip2": "Siglip2VisionModel",
-    "chinese_clip": "ChineseCLIPVisionModel",
-}
-"""The vision part of models of images and text."""
+TOWERS = ("VisionModelWithProjection", "VisionModel")
+"""Endings of the classes that are the vision part of a model of images and text; the first that exists is read."""
 WITH_PROJECTION = "visual_projection"
 """Submodule that maps to the space shared with text."""
 OWN_CODE = "trust_remote_code"
 """What transformers' messages name where a model or an image processor needs code of its own."""
-POOLED = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model", "chinese_clip_vision_model")
+POOLED = (
+    "align_vision_model",
+    "altclip_vision_model",
+    "blip_vision_model",
+    "chinese_clip_vision_model",
+    "clip_vision_model",
+    "clipseg_vision_model",
+    "groupvit_vision_model",
+    "metaclip_2_vision_model",
+    "owlv2_vision_model",
+    "owlvit_vision_model",
+    "siglip2_vision_model",
+    "siglip_vision_model",
+)
 """Models whose own pooling of tokens is trained; that of others may stand at random initialisation."""
 
 
 class HfTrunk(Trunk):
-    """`backbone`: what the model's own pooling gives where it is trained, else a class token or the mean of patches."""
+    """`backbone`: the projection to the space shared with text, or what the model's own pooling gives where that is
+    trained, else a class token or the mean of patches.
+    """
 
     network: Any
 
-    def __init__(self, network: Any, how: str) -> None:
+    def __init__(self, network: Any, how: str, projected: bool) -> None:
+        """`projected`: whether `backbone` is behind the projection, where there is one."""
         super().__init__()
         self.network = network
         self._how = how
+        self._projected = projected and hasattr(network, WITH_PROJECTION)
         if network.config.model_type == "vit_mae":
             network.config.mask_ratio = 0.0
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised images [B, 3, H, W] to `backbone`."""
-        network, config = self.network, self.network.config
-        patches = self.patches(x.shape[-2], x.shape[-1])
-        arguments: dict[str, Any] = {}
-        if config.model_type == "vit_mae":
+        network, arguments = self.network, self._arguments(x)
+        if network.config.model_type == "vit_mae":
             # The noise that would shuffle the patches is a ramp: they stay in their order.
-            arguments["noise"] = torch.linspace(0, 1, patches or 1, device=x.device).expand(len(x), -1)
-        tower = network.vision_model if hasattr(network, WITH_PROJECTION) else network
-        if getattr(config, "image_size", x.shape[-1]) != x.shape[-1] and _interpolates(tower):
-            arguments["interpolate_pos_encoding"] = True
-        output = tower(pixel_values=x, **arguments)
-        hidden, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)
-        if hasattr(network, WITH_PROJECTION):
-            network.visual_projection(pooled)
-        own = hidden.ndim == 4 or config.model_type in POOLED
-        if self._how == "auto" and own and pooled is not None:
+            patches = self.patches(x.shape[-2], x.shape[-1]) or 1
+            arguments["noise"] = torch.linspace(0, 1, patches, device=x.device).expand(len(x), -1)
+        if not hasattr(network, WITH_PROJECTION) or self._projected:
+            return {"backbone": self._pooled(network(pixel_values=x, **arguments), x)}
+        output = network.vision_model(pixel_values=x, **arguments)
+        network.visual_projection(output.pooler_output)
+        return {"backbone": self._pooled(output, x)}
+
+    def library(self, x: Tensor) -> dict[str, Tensor]:
+        """What the model returns for images alone; its own pooling where that has no weights."""
+        output = self.network(pixel_values=x, **self._arguments(x))
+        pooled, pooler = getattr(output, "pooler_output", None), getattr(self.network, "pooler", None)
+        unlearnt = isinstance(pooler, nn.Module) and not list(pooler.parameters())
+        if self._how == "auto" and unlearnt and isinstance(pooled, Tensor):
             return {"backbone": pooled.flatten(1)}
-        return {"backbone": pool(hidden, self._how, patches, self.prefix_tokens, "backbone")}
+        return {"backbone": self._pooled(output, x)}
+
+    def _arguments(self, x: Tensor) -> dict[str, Any]:
+        """Position embeddings are resampled, as the model does it, where images have another size than its own."""
+        own = getattr(self.network.config, "image_size", None) or x.shape[-1]
+        own = tuple(own) if isinstance(own, list | tuple) else (own, own)
+        return {"interpolate_pos_encoding": True} if own != x.shape[-2:] and _interpolates(self.network) else {}
+
+    def _pooled(self, output: Any, x: Tensor) -> Tensor:
+        """`backbone` [B, D] in what the model returned for x."""
+        if self._how == "auto" and self._projected:
+            projection: Tensor = output.image_embeds
+            return projection
+        hidden, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)
+        own = hidden.ndim == 4 or self.network.config.model_type in POOLED
+        if self._how == "auto" and own and pooled is not None:
+            flat: Tensor = pooled.flatten(1)
+            return flat
+        return pool(hidden, self._how, self.patches(x.shape[-2], x.shape[-1]), self.prefix_tokens, "backbone")
 
     def patches(self, height: int, width: int) -> int | None:
         """From the configuration, where the model keeps one token per patch to its end."""
@@ -119,7 +151,8 @@ def rebuild(recipe: dict[str, Any]) -> Trunk:
     transformers = library("transformers", "hf")
     with _quiet(transformers), confined():
         config = transformers.AutoConfig.for_model(**recipe["config"])
-        return HfTrunk(getattr(transformers, recipe["class"])(config), recipe["pool"])
+        # Recipes say nothing of a projection where `backbone` was read before it.
+        return HfTrunk(getattr(transformers, recipe["class"])(config), recipe["pool"], recipe.get("projected", False))
 
 
 def _built(transformers: Any, source: "Hf", location: str | Path) -> tuple[Built, str | None]:
@@ -156,8 +189,9 @@ def _built(transformers: Any, source: "Hf", location: str | Path) -> tuple[Built
         "class": cls.__name__,
         "config": json.loads(config.to_json_string(use_diff=False)),
         "pool": source.pool,
+        "projected": True,
     }
-    trunk = HfTrunk(network, source.pool)
+    trunk = HfTrunk(network, source.pool, projected=True)
     return Built(trunk, found, recipe, missing, unused, unknown=unknown, transform=transform), commit
 
 
@@ -178,12 +212,19 @@ def _require_all_layers(path: str, network: Any, unused: Sequence[str]) -> None:
 
 def _class(transformers: Any, path: str, config: Any) -> tuple[Any, Any]:
     """The class of the vision part of a model, and its configuration."""
-    if config.model_type in TOWERS:
-        return getattr(transformers, TOWERS[config.model_type]), config.vision_config
+    if hasattr(config, "vision_config"):
+        stem = type(config).__name__.removesuffix("Config")
+        for tower in filter(None, (getattr(transformers, f"{stem}{ending}", None) for ending in TOWERS)):
+            if tower.config_class is not type(config.vision_config):
+                continue
+            if hasattr(config, "projection_dim"):
+                # As the whole model has it: that of its vision part often stands at the default.
+                config.vision_config.projection_dim = config.projection_dim
+            return tower, config.vision_config
     named = getattr(transformers, (config.architectures or [""])[0], None)
-    if config.model_type in POOLED and named is not None and named.__name__.endswith("WithProjection"):
-        return named, config
     cls = transformers.MODEL_MAPPING.get(type(config), None)
+    if named is not None and named.__name__.endswith(TOWERS) and (cls is None or config.model_type in POOLED):
+        cls = named
     if cls is None or getattr(cls, "main_input_name", "") != "pixel_values":
         raise InputError(f"a vision model in {path}", config.model_type, "Name a model that reads pixels alone.")
     return cls, config

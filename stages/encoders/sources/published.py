@@ -57,6 +57,11 @@ class PublishedTrunk(Trunk):
         backbone = self.network.backbone(x)
         return {"backbone": backbone} | projector_taps(self.network.projector, backbone)
 
+    def library(self, x: Tensor) -> dict[str, Tensor]:
+        """What torchvision's network gives, and its projector as a whole."""
+        backbone, projector = self.network.backbone(x), self.network.projector
+        return {"backbone": backbone, "projector": projector(backbone)} if len(projector) else {"backbone": backbone}
+
 
 class PublishedNetwork(nn.Module):
     """`backbone` and `projector`, by these names."""

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, field_validator
 from stages.contract import Added, External, Function, Settings, Unkeyed
 from stages.encoders.spec import Colour, Preprocessing
 from stages.external.files import absolute, local
-from stages.images.pixels import Interpolation
+from stages.images.framing import Interpolation
 
 Pool = Literal["auto", "cls", "mean"]
 """How tokens or positions become one vector: the first token, the mean of the patches, or what the network is meant

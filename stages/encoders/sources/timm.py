@@ -1,5 +1,6 @@
 """Networks of timm: built by name, with weights from a file, from timm, or at random."""
 
+import copy
 import difflib
 import inspect
 import math
@@ -17,11 +18,14 @@ from stages.encoders.taps import Trunk, pool
 from stages.encoders.weights import Filled, fill, read, state_of
 from stages.errors import InputError
 from stages.external.files import fetched
-from stages.images.pixels import Interpolation
+from stages.images.framing import Interpolation
 
 if TYPE_CHECKING:
     from stages.encoders.agreement import Transform
     from stages.encoders.sources.settings import Timm
+
+NHWC = "NHWC"
+"""What timm calls maps [B, H, W, C]."""
 
 
 class TimmTrunk(Trunk):
@@ -29,12 +33,20 @@ class TimmTrunk(Trunk):
 
     def __init__(self, network: nn.Module, how: str) -> None:
         super().__init__()
+        if not hasattr(network, "get_classifier"):
+            raise InputError(
+                "a network of timm that classifies",
+                type(network).__name__,
+                "Take `features_only` out of `options`: `taps` read submodules.",
+            )
         self.network: Any = network
         self._how = how
-        self._classify = False
+        self._classify = self._prepared = False
+        self.channels_last = True if getattr(network, "output_fmt", None) == NHWC else None
 
     def prepare(self, modules: frozenset[str]) -> None:
         """Runs the classifier too, where it is read."""
+        self._prepared = True
         classifier = self.network.get_classifier()
         heads = {name for name, module in self.network.named_modules() if module is classifier}
         self._classify = any(name == head or name.startswith(f"{head}.") for name in modules for head in heads)
@@ -47,19 +59,20 @@ class TimmTrunk(Trunk):
             self.network.get_classifier()(pooled)
         chosen = pooled if self._how == "auto" else features
         patches = self.patches(x.shape[-2], x.shape[-1])
-        return {"backbone": pool(chosen, self._how, patches, self.prefix_tokens, "backbone")}
+        return {"backbone": pool(chosen, self._how, patches, self.prefix_tokens, "backbone", bool(self.channels_last))}
 
-    def library(self, x: Tensor) -> Tensor | None:
-        """What timm's own forward pass hands to its classifier; None for another pooling and several classifiers."""
-        classifier = self.network.get_classifier()
-        if self._how != "auto" or not isinstance(classifier, nn.Module):
-            return None
-        handed: list[Tensor] = []
-        hook = classifier.register_forward_pre_hook(lambda module, given: handed.append(given[0]))
-        self.network(x)
-        hook.remove()
-        # A list of classifiers is never called itself.
-        return pool(handed[0], "auto", None, None, "backbone") if len(handed) == 1 else None
+    def library(self, x: Tensor) -> dict[str, Tensor]:
+        """What timm's own forward pass gives without classes; nothing for another pooling."""
+        if self._prepared:
+            # Taps are read in a whole pass, of which `backbone` was read before.
+            self.network(x)
+        if self._prepared or self._how != "auto":
+            return {}
+        # A copy with the same tensors.
+        tensors = (*self.network.parameters(), *self.network.buffers())
+        unclassified: Any = copy.deepcopy(self.network, {id(tensor): tensor for tensor in tensors})
+        unclassified.reset_classifier(0)
+        return {"backbone": pool(unclassified(x), "auto", None, None, "backbone", False)}
 
     def patches(self, height: int, width: int) -> int | None:
         """From the patch embedding, where there is one and its tokens stay as they are."""
@@ -120,11 +133,23 @@ def _classifiers(network: nn.Module) -> tuple[str, ...]:
 
 
 def _fill(network: nn.Module, state: dict[str, Tensor], ignore: tuple[str, ...]) -> Filled:
-    """Weights as timm saved them, or in the layout of their authors, which timm's own filter translates."""
+    """Weights as timm saved them, or in the layout of their authors or for images of another size.
+
+    timm's own filter translates both: it resamples position embeddings.
+    """
     translate = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
-    if translate is not None and set(state) != set(network.state_dict()):
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    if translate is not None and shapes != {name: tensor.shape for name, tensor in state.items()}:
         arguments = (state, network)[: len(inspect.signature(translate).parameters)]
-        state = translate(*arguments)
+        try:
+            state = translate(*arguments)
+        # It may raise anything for weights of another network.
+        except Exception as error:
+            raise InputError(
+                f"weights of {type(network).__name__}, in timm's layout or that of their authors",
+                reason(error),
+                "Check that name and file belong together; `inside` says where its weights stand in the file.",
+            ) from error
     return fill(network, state, ignore)
 
 

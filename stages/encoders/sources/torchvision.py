@@ -1,5 +1,6 @@
 """Classifiers of torchvision: `backbone` is what the last layer is given."""
 
+import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -33,6 +34,10 @@ HASH = re.compile(r"-([0-9a-f]{8,})\.pth$")
 """The end of the URL of torchvision's weights: the beginning of the sha256 of the file."""
 WITH_AUX = ("googlenet", "inception_v3")
 """Networks with side branches that only run in training."""
+IMAGE_SIZE = "image_size"
+"""Argument and attribute of vision transformers: the one size of images that they take."""
+POSITIONS = "encoder.pos_embedding"
+"""Position embeddings of a vision transformer, [1, 1 + patches, D]."""
 TURNS = "transform_input"
 """Attribute of networks whose code normalises its input once more where torchvision gives them its own weights."""
 
@@ -53,35 +58,51 @@ class TorchvisionTrunk(Trunk):
         assert given is not None
         return {"backbone": given}
 
-    def library(self, x: Tensor) -> Tensor | None:
-        """What the network gives without its classifier."""
+    def library(self, x: Tensor) -> dict[str, Tensor]:
+        """What the network gives without its classifier, pooled where the classifier is given a map."""
         name = _classifier(self.network)
         classifier = getattr(self.network, name)
-        setattr(self.network, name, nn.Identity())
+        unclassified = _Unclassified()
+        setattr(self.network, name, unclassified)
         try:
             output = self.network(x)
         finally:
             setattr(self.network, name, classifier)
-        return output if isinstance(output, Tensor) else None
+        if not isinstance(output, Tensor) or unclassified.shape is None:
+            return {}
+        return {"backbone": pool(output.reshape(unclassified.shape), "auto", None, None, "backbone", False)}
 
     def _keep(self, module: nn.Module, given: tuple[Tensor, ...]) -> None:
         self._given = pool(given[0], "auto", None, self.prefix_tokens, "backbone")
+
+
+class _Unclassified(nn.Module):
+    """Stands in for a classifier: gives what it is given, and keeps its shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shape: torch.Size | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x, as it is."""
+        self.shape = x.shape
+        return x
 
 
 def build(source: "Torchvision") -> Built:
     """The classifier that a source names. Raises InputError where torchvision does not know it."""
     # Segmentation and detection are left out: they download the weights of a backbone even where none are asked for.
     require("network of torchvision", source.name, models.list_models(module=models))
-    filled, files, classes = Filled(), {}, None
+    filled, files, classes, image_size = Filled(), {}, None, None
     if source.weights is not None:
         with fetched(source.weights, source.sha256) as file:
             state, files = state_of(read(file.path), source.inside), file.sha256
-        classes = _classes(source.name, state)
-        network = _created(source.name, classes)
+        classes, image_size = _classes(source.name, state), _image_size(source.name, state)
+        network = _created(source.name, classes, image_size)
         filled = fill(network, state, source.ignore)
     elif source.pretrained:
         network = _downloaded(source.name)
-        classes = 1000
+        classes, image_size = 1000, getattr(network, IMAGE_SIZE, None)
     else:
         network = _created(source.name, None)
     if hasattr(network, TURNS):
@@ -89,24 +110,26 @@ def build(source: "Torchvision") -> Built:
         setattr(network, TURNS, False)
     seen, unknown, transform = _seen(source, network, files)
     recipe = {"kind": "torchvision", "name": source.name, "classes": classes}
+    recipe |= {} if image_size is None else {IMAGE_SIZE: image_size}
     trunk = TorchvisionTrunk(network)
     return Built(trunk, seen, recipe, filled.missing, filled.unused, files, unknown, transform)
 
 
 def rebuild(recipe: dict[str, Any]) -> Trunk:
     """The same network at random weights."""
-    return TorchvisionTrunk(_created(recipe["name"], recipe["classes"]))
+    return TorchvisionTrunk(_created(recipe["name"], recipe["classes"], recipe.get(IMAGE_SIZE)))
 
 
 def _classifier(network: nn.Module) -> str:
     return next(name for name in CLASSIFIERS if hasattr(network, name))
 
 
-def _created(name: str, classes: int | None) -> nn.Module:
-    """The network with as many classes; None: without a classifier."""
+def _created(name: str, classes: int | None, image_size: int | None = None) -> nn.Module:
+    """The network with as many classes; None: without a classifier. `image_size` of one that knows one size only."""
+    options = {} if image_size is None else {IMAGE_SIZE: image_size}
     if classes is not None:
-        return _plain(name, num_classes=classes)
-    network = _plain(name)
+        return _plain(name, num_classes=classes, **options)
+    network = _plain(name, **options)
     setattr(network, _classifier(network), nn.Identity())
     return network
 
@@ -119,12 +142,31 @@ def _plain(name: str, **options: int) -> nn.Module:
     return network
 
 
+def _outline(name: str) -> nn.Module:
+    """The network without weights, where torchvision can build it so."""
+    try:
+        with torch.device("meta"):
+            return _plain(name)
+    # RegNets calculate their widths with tensors.
+    except NotImplementedError:
+        return _plain(name)
+
+
 def _classes(name: str, state: dict[str, Tensor]) -> int | None:
     """How many classes the classifier in a file has; None: there is none in it."""
-    with torch.device("meta"):
-        head = _classifier(_plain(name))
+    head = _classifier(_outline(name))
     matrices = [tensor for key, tensor in state.items() if key.startswith(f"{head}.") and tensor.ndim in (2, 4)]
     return len(matrices[-1]) if matrices else None
+
+
+def _image_size(name: str, state: dict[str, Tensor]) -> int | None:
+    """Side of the images that the position embeddings in a file are for; None: the network has none."""
+    positions = state.get(POSITIONS)
+    if positions is None or positions.ndim != 3:
+        return None
+    patch = getattr(_outline(name), "patch_size", None)
+    # One stands for the class token.
+    return None if patch is None else math.isqrt(positions.shape[1] - 1) * int(patch)
 
 
 def _downloaded(name: str) -> nn.Module:

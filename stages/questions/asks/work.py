@@ -19,7 +19,8 @@ from stages.encoders.encoder import Encoder, Fingerprint
 from stages.encoders.load import load, trained_with, untrained
 from stages.encoders.spec import EncoderSpec, Pretrained
 from stages.errors import InputError
-from stages.images.pixels import Framing, fit, from_unit, to_unit
+from stages.images.framing import Framing, fit
+from stages.images.pixels import from_unit, to_unit
 from stages.images.sets import Images, open_images
 from stages.questions.asks.stage import DOWNSIZED, EMBEDDINGS, ENCODER
 from stages.questions.asks.transforms import TRANSFORMS, transformed, untaught

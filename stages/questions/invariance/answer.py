@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stages.contract import Input, Inputs, Output, Summary
 from stages.embeddings.format import Moments, Statistics, open_table
 from stages.errors import FormatError
-from stages.images.pixels import fit
+from stages.images.framing import fit
 from stages.images.sets import open_images
 from stages.questions import doses, measures
 from stages.questions.asks.stage import EMBEDDINGS, of_group

@@ -13,7 +13,7 @@ from stages.embeddings.table import EmbeddingState
 from stages.encoders.encoder import NetworkEncoder
 from stages.encoders.spec import Preprocessing
 from stages.images.decode_processes import DecodeProcesses
-from stages.images.pixels import Framing
+from stages.images.framing import Framing
 from stages.images.sets import Decoding, Images, open_images
 from stages.training.precision import Precision
 from tests.benchmarks.embeddings import PREPROCESSING, Flat, embed, photographs

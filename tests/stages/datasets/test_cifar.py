@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stages.images import pixels
+from stages.images import image_file
 from tests.stages.datasets.listed import both, declared, fill, refusal, table
 from tests.stages.datasets.written import (
     CIFAR_CLASSES,
@@ -22,7 +22,7 @@ def test_cifar_is_the_same_in_a_folder_and_in_the_archive(root: str) -> None:
     assert index.split.tolist() == ["train"] * 30 + ["heldout"] * 6
     assert declared(shards) == {"class": ("class", CIFAR_CLASSES)}
     record = np.frombuffer(files["data_batch_2.bin"], np.uint8).reshape(-1, 3073)[3]
-    assert np.array_equal(pixels.decode(images[9]), record[1:].reshape(3, 32, 32).transpose(1, 2, 0))
+    assert np.array_equal(image_file.decode(images[9]), record[1:].reshape(3, 32, 32).transpose(1, 2, 0))
     assert index["attribute.class"][9] == record[0]
     assert index.file_name[9] == "data_batch_2.bin/3"
     assert {"heldout", "train"} == set(

@@ -16,7 +16,7 @@ from stages.datasets import collage
 from stages.datasets.collage import turn_hue
 from stages.datasets.sources import CollageSource
 from stages.errors import InputError
-from stages.images.pixels import decode
+from stages.images.image_file import decode
 from stages.listing.stage import Listing
 from tests.stages.datasets.listed import both, declared, fill, table
 

@@ -18,7 +18,8 @@ from stages.encoders.encoder import Encoder, NetworkEncoder, Vectors
 from stages.encoders.load import load
 from stages.encoders.spec import Preprocessing, Untrained
 from stages.errors import InputError
-from stages.images.pixels import Framing, encode_png
+from stages.images.framing import Framing
+from stages.images.pixels import encode_png
 from stages.images.sets import Decoding, open_images
 from tests.artifacts import MemoryArtifact
 from tests.stages.encoders.small import IMAGES, SMALL

@@ -16,7 +16,7 @@ from stages.encoders.network import initialise, projector
 from stages.encoders.oracle import vectors
 from stages.encoders.spec import Architecture, EncoderSpec, Oracle, Preprocessing, Pretrained, Untrained, require
 from stages.errors import FormatError, InputError
-from stages.images.pixels import fit
+from stages.images.framing import fit
 from tests.artifacts import MemoryArtifact
 from tests.stages.encoders.small import IMAGES, SMALL, count_passes, index, stored_encoder
 

@@ -12,14 +12,18 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torchvision import models
 
 from stages.encoders.card import CARD
 from stages.encoders.encoder import probe_batch
 from stages.encoders.imported import PIECE_BYTES
+from stages.encoders.sources.hf import rebuild
 from stages.encoders.sources.timm import TimmTrunk
+from stages.encoders.sources.torchvision import IMAGE_SIZE, POSITIONS, _image_size
+from stages.encoders.sources.torchvision import rebuild as rebuilt
 from stages.errors import FormatError, InputError
-from stages.images.pixels import Framing
+from stages.images.framing import Framing
 from tests.artifacts import FolderArtifact, MemoryArtifact
 from tests.stages.encoders.files import (
     VIT_PROCESSOR,
@@ -83,6 +87,34 @@ def test_a_vision_transformer_of_timm_gives_what_timm_gives(vit: tuple[str, Any]
 def _embedded(network: Any, x: torch.Tensor) -> torch.Tensor:
     tokens: torch.Tensor = network._pos_embed(network.patch_embed(x))
     return tokens
+
+
+@torch.no_grad()
+def test_position_embeddings_of_another_size_are_resampled_as_timm_does_it(vit: tuple[str, Any]) -> None:
+    found = encoder(imported(**fields(vit, options={"img_size": 48}, preprocessing={"size": 48})))
+    library = timm.create_model("test_vit", img_size=48).eval()
+    library.load_state_dict(checkpoint_filter_fn(vit[1].state_dict(), library))
+    library.reset_classifier(0)
+    images = probe_batch(48)
+    np.testing.assert_allclose(
+        found.embed(images)["backbone"], library(normalised(images, found)).numpy(), rtol=1e-4, atol=1e-5
+    )
+    with pytest.raises(InputError, match=r"weights of ResNet, in timm's layout|weights that it does not have"):
+        imported(kind="timm", name="test_resnet", weights=vit[0])
+
+
+def test_a_vision_transformer_of_torchvision_is_built_for_the_size_that_its_file_was_trained_with() -> None:
+    for name, positions, size in (("vit_b_16", 1 + 24**2, 384), ("vit_b_32", 1 + 7**2, 224)):
+        assert _image_size(name, {POSITIONS: torch.zeros(1, positions, 768)}) == size
+    assert _image_size("resnet18", {}) is None
+    with torch.device("meta"):
+        trunk = rebuilt({"kind": "torchvision", "name": "vit_b_16", "classes": 7, IMAGE_SIZE: 384})
+    assert trunk.network.state_dict()[POSITIONS].shape == (1, 1 + 24**2, 768)
+
+
+def test_a_network_of_timm_that_does_not_classify_is_refused() -> None:
+    with pytest.raises(InputError, match=r"a network of timm that classifies.*Take `features_only` out of `options`"):
+        imported(kind="timm", name="test_resnet", untrained=True, options={"features_only": True})
 
 
 @torch.no_grad()
@@ -185,18 +217,35 @@ def test_the_part_that_sees_is_taken_out_of_a_model_that_also_reads(folder: Path
     text = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 9}
     text |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     _, vision = hf_folder(folder, "clip")
-    config = transformers.CLIPConfig(vision_config=vision.config.to_dict(), text_config=text, projection_dim=8)
+    # The width of the shared space stands beside both parts; that of the vision part alone is often the default.
+    parts = vision.config.to_dict() | {"projection_dim": 512}
+    config = transformers.CLIPConfig(vision_config=parts, text_config=text, projection_dim=8)
     torch.manual_seed(2)
     network = transformers.CLIPModel(config).eval()
     path = saved(folder / "whole-clip", network, VIT_PROCESSOR)
-    artifact = imported(kind="hf", path=str(path), taps={"shared": "visual_projection"})
+    taps = {"shared": "visual_projection", "pooled": "vision_model.post_layernorm"}
+    artifact = imported(kind="hf", path=str(path), taps=taps)
     found = encoder(artifact)
-    assert found.taps == {"backbone": 16, "shared": 8}
-    pooled = network.vision_model(pixel_values=normalised(IMAGES, found)).pooler_output
+    assert found.taps == {"backbone": 8, "shared": 8, "pooled": 16}
+    x = normalised(IMAGES, found)
+    pooled = network.vision_model(pixel_values=x).pooler_output
     given = found.embed(IMAGES)
-    np.testing.assert_allclose(given["backbone"], pooled.numpy(), rtol=1e-3, atol=1e-4)
+    users = network.get_image_features(pixel_values=x).pooler_output
+    np.testing.assert_allclose(given["backbone"], users.numpy(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(given["pooled"], pooled.numpy(), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(given["shared"], network.visual_projection(pooled).numpy(), rtol=1e-3, atol=1e-4)
     assert any(name.startswith("text_model.") for name in card(artifact)["unused"])
+
+
+def test_a_stored_clip_whose_backbone_was_read_before_the_projection_stays_so(folder: Path) -> None:
+    _, vision = hf_folder(folder, "clip")
+    network = transformers.CLIPVisionModelWithProjection(vision.config)
+    path = saved(folder / "projected-clip", network, VIT_PROCESSOR)
+    artifact = imported(kind="hf", path=str(path))
+    recipe = card(artifact)["recipe"]
+    now, before = rebuild(recipe), rebuild({key: value for key, value in recipe.items() if key != "projected"})
+    x = torch.zeros(2, 3, 32, 32)
+    assert (now(x)["backbone"].shape, before(x)["backbone"].shape) == ((2, 8), (2, 16))
 
 
 def test_a_head_that_no_tap_needs_may_be_missing_and_one_that_a_tap_needs_may_not(folder: Path) -> None:

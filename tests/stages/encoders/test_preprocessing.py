@@ -25,7 +25,7 @@ from stages.encoders.spec import Preprocessing
 from stages.encoders.stage import Imported
 from stages.errors import InputError
 from stages.external.files import sha256_of
-from stages.images.pixels import Framing, fit
+from stages.images.framing import Framing, fit
 from tests.stages.encoders.files import VIT_PROCESSOR, card, encoder, hf_folder, imported, photo, pil, rcdm_square
 
 SHAPES = [(90, 60), (60, 91), (64, 64), (33, 47)]

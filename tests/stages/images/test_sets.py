@@ -22,9 +22,9 @@ from PIL import Image
 from stages.datasets.scenes import render
 from stages.datasets.sources import ScenesSource
 from stages.errors import FormatError, InputError
-from stages.images import pixels
+from stages.images import image_file
 from stages.images.decode_processes import DecodeProcesses, Encoded
-from stages.images.pixels import Framing
+from stages.images.framing import Framing, fit
 from stages.images.sets import DECODE, RUN, Decoding, Images, decoding_for, open_images, seconds_to_decode
 from stages.listing.stage import Listing
 from stages.shards.stage import Shards
@@ -76,7 +76,7 @@ def test_decoded_parts_are_the_images(images: Images) -> None:
 
 def test_another_size_is_a_resized_centre_square(images: Images) -> None:
     rows, decoded = images.decode_part(1, 16)
-    assert np.array_equal(decoded, np.stack([pixels.fit(image, 16) for image in SCENES[rows]]))
+    assert np.array_equal(decoded, np.stack([fit(image, 16) for image in SCENES[rows]]))
 
 
 DECODINGS = [Decoding(), Decoding(1), Decoding(3), Decoding(2, prefetch=True), Decoding(5, prefetch=True)]
@@ -116,13 +116,13 @@ def jpegs(count: int) -> list[bytes]:
 def test_decoding_ahead_is_bounded_and_ends_with_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     images = open_images(tar_artifact(jpegs(20) * 20, part_rows=400))
     decoded: list[int] = []
-    decode_fit = pixels.decode_fit
+    decode_fit = image_file.decode_fit
 
     def counted(data: bytes, framing: int | Framing, pixel_limit: int, scaled: bool) -> NDArray[np.uint8]:
         decoded.append(len(data))
         return decode_fit(data, framing, pixel_limit, scaled)
 
-    monkeypatch.setattr(pixels, "decode_fit", counted)
+    monkeypatch.setattr(image_file, "decode_fit", counted)
     stream = images.stream(0, 32, 32, Decoding(2, prefetch=True))
     next(stream)
     stream.close()
@@ -135,7 +135,7 @@ def test_shards_say_how_their_images_are_decoded_and_every_way_to_read_them_foll
     found = {}
     for scaled in (False, True):
         images = open_images(tar_artifact(large, part_rows=6, scaled=scaled))
-        expected = np.stack([pixels.decode_fit(data, 16, scaled=scaled) for data in large])
+        expected = np.stack([image_file.decode_fit(data, 16, scaled=scaled) for data in large])
         for decoding in (*DECODINGS, processes):
             [(_, streamed)] = images.stream(0, 16, 6, decoding)
             assert np.array_equal(streamed, expected)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stages.errors import FormatError
-from stages.images import pixels
+from stages.images import image_file
 from stages.questions import format
 from stages.readers.score import Interval
 from stages.samples.format import read_conditions as read_table
@@ -64,7 +64,7 @@ def test_a_figure_is_its_tiles_side_by_side() -> None:
     tiles = np.random.Generator(np.random.Philox(1)).integers(0, 256, (2, 3, 4, 4, 3), dtype=np.uint8)
     out = MemoryArtifact()
     format.Figure("f", "grid", "T", "C", tiles, ("r0", "r1"), ("c0", "c1", "c2"), 1, {"seed": 2}, "a", "x").put(out)
-    image = pixels.decode(out.objects["figures/f.png"])
+    image = image_file.decode(out.objects["figures/f.png"])
     np.testing.assert_array_equal(image[4:8, 8:12], tiles[1, 2])
     assert b'"tile_px": 4' in out.objects["figures/f.json"]
 

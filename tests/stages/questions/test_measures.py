@@ -1,5 +1,7 @@
 """Measures on embeddings and pixels against closed forms and synthetic data of known truth."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,17 @@ def test_ranks_of_random_queries_are_uniform() -> None:
     gallery, queries = rng.normal(size=(500, 8)), rng.normal(size=(1500, 8))
     found = measures.ranks(queries, gallery, np.tile(np.arange(500), 3))
     assert found.mean() == pytest.approx(250.5, rel=0.06)
+
+
+def test_ranks_among_many_images_take_the_memory_of_one_table_of_distances(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "TABLE", 2**16)
+    gallery = generator(12).normal(size=(20_000, 2))
+    tracemalloc.start()
+    ranks = measures.ranks(gallery[:300], gallery, np.arange(300))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert ranks.tolist() == [1.0] * 300
+    assert peak < 6 * 8 * 2**16 + 8 * gallery.size
 
 
 def test_distances_are_those_of_the_definition() -> None:

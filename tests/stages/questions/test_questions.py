@@ -9,7 +9,7 @@ from safetensors.numpy import load
 from stages.contract import Part, Stage
 from stages.encoders import augment
 from stages.errors import FormatError, InputError
-from stages.images import pixels
+from stages.images import image_file
 from stages.images.sets import open_images
 from stages.questions import measures
 from stages.questions.asks.stage import Sources, Transformed
@@ -239,7 +239,7 @@ def test_figures_are_lossless_tiles_with_labels(small: World, conditions: Memory
     assert len([n for n in names if "grid" in n]) == len([n for n in names if "maps" in n]) == len(TAPS)
     for name in names:
         about = json.loads(kept.objects[name])
-        image = pixels.decode(kept.objects[name.replace(".json", ".png")])
+        image = image_file.decode(kept.objects[name.replace(".json", ".png")])
         assert image.shape == (len(about["rows"]) * SIZE, len(about["columns"]) * SIZE, 3)
         if "twins-small-projector" in name:
             # Of these sources few have two samples that are nearer than their nearest other image.
@@ -249,11 +249,11 @@ def test_figures_are_lossless_tiles_with_labels(small: World, conditions: Memory
             assert about["rows"] == [f"image {row}" for row in chosen]
         assert about["tile_px"] == SIZE
         assert {"kind", "title", "caption", "encoder", "tap", "seeds", "order"} <= about.keys()
-    grid = pixels.decode(kept.objects["figures/grid-small-backbone.png"])
+    grid = image_file.decode(kept.objects["figures/grid-small-backbone.png"])
     np.testing.assert_array_equal(grid[:, :SIZE], grid[:, SIZE : 2 * SIZE])
-    maps = pixels.decode(kept.objects["figures/maps-small-backbone.png"])
+    maps = image_file.decode(kept.objects["figures/maps-small-backbone.png"])
     assert not maps[:, SIZE:].any()
-    assert pixels.decode(kept.objects["figures/maps-oracle-pixels.png"])[:, SIZE:].max() == 255
+    assert image_file.decode(kept.objects["figures/maps-oracle-pixels.png"])[:, SIZE:].max() == 255
 
 
 def test_samples_are_read_on_the_device_of_the_step(
@@ -446,7 +446,7 @@ def test_grids_show_the_transformed_images_and_the_samples_of_each_tap(invarianc
     assert about["columns"][0] == "as it is"
     assert "hue 0.1" in about["columns"]
     assert about["columns"][-1] == "augmentations"
-    assert pixels.decode(invariance.objects["figures/inputs-small.png"]).shape == (3 * SIZE, 13 * SIZE, 3)
+    assert image_file.decode(invariance.objects["figures/inputs-small.png"]).shape == (3 * SIZE, 13 * SIZE, 3)
 
 
 def test_answers_are_equal_bytes_when_asked_again(

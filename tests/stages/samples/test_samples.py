@@ -24,13 +24,11 @@ from stages.decoder.spec import NetworkSettings
 from stages.decoder.stage import Decoder as DecoderStage
 from stages.diffusion.samplers import Denoiser
 from stages.embeddings.format import open_table
-from stages.encoders.spec import Architecture, EncoderSpec, Oracle, Untrained
 from stages.errors import FormatError, InputError
-from stages.images.pixels import encode_png, from_network
+from stages.images.pixels import from_network
 from stages.images.sets import open_images
 from stages.samples.format import decode_shard, shard_name
 from stages.samples.paint import PaintingState, paint, paint_part
-from stages.samples.show import show
 from stages.samples.stage import Samples
 from tests.artifacts import MemoryArtifact, run_stage
 from tests.stages.decoder.small import NETWORK, TRAINING, scenes
@@ -234,21 +232,6 @@ def test_a_part_painted_twice_is_adopted_and_a_damaged_one_refused(inputs: dict[
     out.objects[shard_name(1)] = bytes(damaged)
     with pytest.raises(FormatError, match="checksums"):
         STAGE.work(part, state, inputs, out)
-
-
-@pytest.mark.parametrize(
-    "spec", [Oracle(), Untrained(architecture=Architecture(widths=(4, 8), blocks=(1, 1), projector=(8, 4)))]
-)
-def test_show_paints_and_embeds_on_the_device_that_it_is_given(
-    inputs: dict[str, MemoryArtifact], spec: EncoderSpec
-) -> None:
-    image = encode_png(np.full((20, 20, 3), 90, dtype=np.uint8))
-    # A network that is there cannot run at all.
-    with pytest.raises(RuntimeError, match="meta"):
-        show(image, [inputs["decoder"]], {"oracle": spec}, {}, ["oracle:pixels"], STAGE, "meta")
-    picture, taps = show(image, [inputs["decoder"]], {"oracle": Oracle()}, {}, [], STAGE, "cpu")
-    assert taps == ["oracle:pixels"]
-    assert picture.startswith(b"\x89PNG")
 
 
 def painting(decoder: Estimate) -> Estimate:

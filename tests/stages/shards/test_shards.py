@@ -23,13 +23,13 @@ from stages.contract import Estimate, Part
 from stages.datasets.scenes import ATTRIBUTES, render
 from stages.datasets.sources import FolderSource, ScenesSource
 from stages.errors import ConflictError, InputError
-from stages.images import pixels
+from stages.images import image_file
 from stages.images.sets import open_images
 from stages.listing import LISTING_ROWS
 from stages.listing.stage import Listing
 from stages.shards.stage import Shards
 from tests.artifacts import FolderArtifact, MemoryArtifact, run_stage
-from tests.stages.images.test_pixels import png_of_size
+from tests.stages.images.test_image_file import png_of_size
 
 EXAMPLE = Path(__file__).parents[2] / "data" / "formats" / "v1" / "shards"
 
@@ -100,7 +100,7 @@ def test_the_bytes_at_an_offset_are_the_image_of_that_row() -> None:
     for entry in index(shards).itertuples():
         data = shards.read_range(entry.shard, entry.offset, entry.bytes)
         assert hashlib.sha256(data).hexdigest() == entry.sha256
-        assert np.array_equal(pixels.decode(data), pictures[entry.row])
+        assert np.array_equal(image_file.decode(data), pictures[entry.row])
 
 
 # webdataset leaves the files that it has read for the collector to close, which is done here and not in another test.
@@ -249,8 +249,8 @@ def test_formats_that_tars_readers_do_not_know_become_png(tmp_path: Path) -> Non
     for entry in index(shards).itertuples():
         data = shards.read_range(entry.shard, entry.offset, entry.bytes)
         assert hashlib.sha256(data).hexdigest() == entry.sha256
-        assert pixels.inspect(data).ending == "png"
-        assert np.array_equal(pixels.decode(data), pixels.decode(files[entry.file_name]))
+        assert image_file.inspect(data).ending == "png"
+        assert np.array_equal(image_file.decode(data), image_file.decode(files[entry.file_name]))
 
 
 BAD = {

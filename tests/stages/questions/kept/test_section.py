@@ -4,7 +4,7 @@ import base64
 
 import numpy as np
 
-from stages.images import pixels
+from stages.images import image_file
 from stages.questions.answers import Answer, tap_ids
 from stages.questions.drawing import taps
 from stages.questions.drawing.pictures import Picture
@@ -47,4 +47,4 @@ def test_slopes_over_a_dose_are_a_table_and_no_tap_of_the_page() -> None:
 
 def decoded(picture: Picture) -> np.ndarray:
     """The pixels of a data URI."""
-    return pixels.decode(base64.b64decode(picture.uri.removeprefix("data:image/png;base64,")))
+    return image_file.decode(base64.b64decode(picture.uri.removeprefix("data:image/png;base64,")))

@@ -1,0 +1,449 @@
+"""Random histories of one store against a model of it: what runs, edits, damage, garbage collection and clocks leave.
+
+The engine, the leases, the records and the collector are the real ones, inline over a store in memory. The model is
+small: bytes never change, what is committed is what its fields, its input and its code say, an artifact that was once
+committed stays what it was, and what the newest run of a study has made is there until somebody harms it.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from cluster.inline import Inline
+from pipeline.backends import MAX_OBJECT_BYTES, Backend, Entry
+from pipeline.collect import KINDS, Kind, collect, collectable
+from pipeline.errors import PipelineError, StoreError, UnansweredError
+from pipeline.events import Event
+from pipeline.lease import Lease
+from pipeline.manifest import Decision, Manifest, Object, Receipt, close_generation
+from pipeline.plan import plan
+from pipeline.run import RunResult, run
+from pipeline.step import Step
+from pipeline.store import Store
+from stages.errors import StageError
+from tests.faults import edited
+from tests.faults.faulty import CRASHES, Crash, DeadError, MemoryRoot
+from tests.faults.test_races import Turnstile
+
+HOUR = 3600.0
+STUDIES = ("one", "two")
+EDITED = tuple(stage.name for stage in edited.STAGES)
+FIELDS = ("first", "power", "seed", "steps")
+Harm = Literal["flip", "cut", "empty", "lose"]
+Result = TypeVar("Result")
+RECORDS = ("artifact.json", "manifest.json", "decision.json", "state.json")
+
+names = st.sampled_from
+studies = names(STUDIES)
+picks = st.integers(0, 999)
+
+
+@dataclass(frozen=True)
+class Death:
+    """What happens to a process at one of its calls to the store."""
+
+    crash: Crash
+    at: int
+
+
+class Server(Backend):
+    """The store as all processes of a history reach it, with a clock of its own that goes on with every call.
+
+    A process is a thread by its name; `deaths` says which of them fails at which call. With a turnstile two processes
+    take turns, call by call.
+    """
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+        self._modified: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._dead: set[str] = set()
+        self._lock = threading.RLock()
+        self.now = time.time()
+        self.seconds_a_call = 0.0
+        self.deaths: dict[str, Death] = {}
+        self.turnstile: Turnstile | None = None
+
+    def fresh(self, deaths: Mapping[str, Death], seconds_a_call: float, turnstile: Turnstile | None = None) -> None:
+        """New processes begin."""
+        self.deaths, self.seconds_a_call, self.turnstile = dict(deaths), seconds_a_call, turnstile
+        self._counts, self._dead = {}, set()
+
+    def create(self, name: str, data: bytes) -> None:
+        self._call(f"create {name}", lambda: self._noted(name, lambda: self._inner.create(name, data)))
+
+    def copy(self, source: str, target: str) -> None:
+        self._call(f"copy {target}", lambda: self._noted(target, lambda: self._inner.copy(source, target)))
+
+    def read(self, name: str, most_bytes: int = MAX_OBJECT_BYTES) -> bytes:
+        return self._call(f"read {name}", lambda: self._inner.read(name, most_bytes))
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        return self._call(f"read {name}", lambda: self._inner.read_range(name, start, length))
+
+    def head(self, name: str) -> Entry:
+        return self._call(f"head {name}", lambda: self._dated(self._inner.head(name)))
+
+    def entries(self, folder: str) -> list[Entry]:
+        return self._call(f"list {folder}", lambda: [self._dated(entry) for entry in self._inner.entries(folder)])
+
+    def folders(self, folder: str) -> list[str]:
+        return self._call(f"folders {folder}", lambda: self._inner.folders(folder))
+
+    def delete(self, name: str) -> None:
+        self._call(f"delete {name}", lambda: self._inner.delete(name))
+
+    def _noted(self, name: str, action: Callable[[], None]) -> None:
+        action()
+        self._modified[name] = self.now
+
+    def _dated(self, entry: Entry) -> Entry:
+        return replace(entry, modified=self._modified[entry.name])
+
+    def _call(self, what: str, action: Callable[[], Result]) -> Result:
+        process = threading.current_thread().name
+        if self.turnstile is not None:
+            self.turnstile.pass_()
+        with self._lock:
+            if process in self._dead:
+                raise DeadError
+            count = self._counts[process] = self._counts.get(process, -1) + 1
+            self.now += self.seconds_a_call
+            death = self.deaths.get(process)
+            if death is None or death.at != count:
+                return action()
+            if death.crash not in ("die before", "raise before", "lose the request"):
+                action()
+            if death.crash in ("die before", "die after"):
+                self._dead.add(process)
+                raise DeadError
+        if death.crash in ("raise before", "raise after"):
+            raise StoreError(f"to {what}", "500 Internal Server Error", "Run again.")
+        raise UnansweredError(f"an answer to {what}", "a lost connection", "Run again.")
+
+
+class History(RuleBasedStateMachine):
+    """One history. `seen` are the first bytes of every object of an artifact, `harmed` the names that we have harmed.
+
+    `gone` are the objects that somebody may have deleted, and has.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = pytest.MonkeyPatch()
+        self.patches.setattr("cluster.retry.PAUSE_SECONDS", 0.0)
+        self.patches.setattr("pipeline.store.PAUSE_SECONDS", 0.0)
+        self.patches.setattr("pipeline.lease.POLL_SECONDS", 0.0)
+        self.patches.setattr("pipeline.salvage.AT_ONCE", 1)
+        self.patches.setattr("pipeline.artifact.FOLLOW_SECONDS", (0.0,) * 50)
+        self.patches.setattr("pipeline.drift.Code.digest", lambda code, stage: edited.code_of(stage))
+        self.patches.setattr("pipeline.worker._code_digest", edited.code_of)
+        edited.EDITIONS.clear()
+        self.root = MemoryRoot()
+        self.server = Server(self.root.backend)
+        self.fields = {study: dict(zip(FIELDS, (1, 2, 0, 2), strict=True)) for study in STUDIES}
+        self.seen: dict[str, bytes] = {}
+        self.harmed: dict[str, Harm] = {}
+        self.gone: set[str] = set()
+
+    def teardown(self) -> None:
+        self.patches.undo()
+
+    def graph(self, study: str) -> list[Step]:
+        """The steps of a study as it is now."""
+        return edited.graph(**self.fields[study])
+
+    def process(self) -> Store:
+        """The store as a new process sees it."""
+        return self.root.seen_through(self.server)
+
+    # What happens.
+
+    @initialize(study=studies)
+    def begin(self, study: str) -> None:
+        """A first run, so that no history is without artifacts."""
+        self.run_to_the_end(study)
+
+    @rule(study=studies, field=names(FIELDS), value=st.integers(1, 2))
+    def edit_a_parameter(self, study: str, field: str, value: int) -> None:
+        self.fields[study][field] = value
+
+    @rule(stage=names(EDITED), edition=st.integers(0, 2))
+    def edit_code(self, stage: str, edition: int) -> None:
+        edited.EDITIONS[stage] = edition
+
+    @rule(hours=names([0.1, 2.0, 30.0]))
+    def time_passes(self, hours: float) -> None:
+        self.server.now += hours * HOUR
+
+    @rule(hours=names([-2, 0, 2]))
+    def the_clock_of_the_machine_is_set(self, hours: int) -> None:
+        right = time.monotonic
+        self.patches.setattr(time, "time", lambda: 1.8e9 + right() + hours * HOUR)
+
+    @rule(study=studies, force=names(("", "", "", *EDITED)), accept_drift=st.booleans())
+    def run(self, study: str, force: str, accept_drift: bool) -> None:
+        self.run_to_the_end(study, force, accept_drift)
+
+    @rule(study=studies, crash=names(CRASHES), at=st.integers(0, 150), force=names(("", "", *EDITED)))
+    def crash(self, study: str, crash: Crash, at: int, force: str) -> None:
+        self.server.fresh({threading.current_thread().name: Death(crash, at)}, 0.0)
+        with suppress(DeadError, PipelineError, StageError):
+            self.check_result(study, self.one_run(study, force))
+        self.check_bytes()
+
+    @rule(
+        studies=st.tuples(studies, studies),
+        seed=picks,
+        seconds_a_call=names([0.0, 15.0]),
+        force=names(("", "", *EDITED)),
+        crash=names(CRASHES),
+        at=st.integers(-100, 150),
+    )
+    def run_twice_at_once(
+        self, studies: tuple[str, str], seed: int, seconds_a_call: float, force: str, crash: Crash, at: int
+    ) -> None:
+        first, second = studies
+        actions = {"a": lambda: self.one_run(first), "b": lambda: self.one_run(second, force)}
+        found = self.at_once(actions, {"b": Death(crash, at)}, seed, seconds_a_call)
+        whole = [(study, found[name]) for name, study in (("a", first), ("b", second))]
+        if not force and not self.harmed:
+            # What was asked of it by nobody else's fault, a run brings to its end.
+            assert isinstance(whole[0][1], RunResult), whole[0][1]
+        for study, result in whole:
+            if isinstance(result, RunResult):
+                self.check_result(study, result)
+        self.check_bytes()
+
+    @rule(pick=picks, harm=names(["flip", "cut", "empty", "lose"]), record=st.booleans())
+    def harm(self, pick: int, harm: Harm, record: bool) -> None:
+        committed = sorted((self.records() if record else self.listed()) - self.harmed.keys())
+        if not committed:
+            return
+        name = committed[pick % len(committed)]
+        if record and harm == "flip":
+            # Records have no checksum, so what stays JSON is taken as it is.
+            harm = "cut"
+        data = self.root.backend.read(name)
+        self.root.backend.delete(name)
+        if harm != "lose":
+            changed = {"flip": bytes([data[0] ^ 1]) + data[1:], "cut": data[: len(data) // 2], "empty": b""}[harm]
+            self.root.backend.create(name, changed)
+        self.harmed[name] = harm
+
+    @rule(study=studies, step=names(EDITED))
+    def invalidate(self, study: str, step: str) -> None:
+        self.server.fresh({}, 0.0)
+        folder = self.pointed().get(study, {}).get(step)
+        if folder is None or f"{folder}/manifest.json" in self.harmed:
+            return
+        store = self.process()
+        _, stage, short, label = folder.split("/")
+        with Lease(store, f"{stage}/{short}", "invalidate") as lease:
+            lease.acquire("wait", lambda owner: None)
+            close_generation(store, stage, self.manifest(folder).key, int(label[1:]), "invalidated by hand")
+
+    @rule(kinds=st.sets(names(KINDS), min_size=1), hours=names([0.0, 1.0, 24.0]), at=st.integers(-20, 40))
+    def collect_garbage(self, kinds: set[Kind], hours: float, at: int) -> None:
+        self.server.fresh({threading.current_thread().name: Death("die after", at)}, 0.0)
+        with suppress(DeadError):
+            self.collected(kinds, hours)
+        self.check_bytes(collected=True)
+
+    @rule(study=studies, seed=picks, kinds=st.sets(names(KINDS), min_size=1))
+    def collect_garbage_beside_a_run(self, study: str, seed: int, kinds: set[Kind]) -> None:
+        def again_and_again() -> None:
+            for _ in range(3):
+                self.collected(kinds, 1.0)
+
+        found = self.at_once({"a": lambda: self.one_run(study), "b": again_and_again}, {}, seed, 1.0)
+        assert not isinstance(found["b"], BaseException), found["b"]
+        if not self.harmed:
+            assert isinstance(found["a"], RunResult), found["a"]
+        if isinstance(found["a"], RunResult):
+            self.check_result(study, found["a"])
+        self.check_bytes(collected=True)
+
+    # What is asked of it.
+
+    def one_run(self, study: str, force: str = "", accept_drift: bool = False) -> RunResult:
+        """A run in this process, which checks what it does again."""
+        there = self.root.objects("artifacts").keys() - self.harmed.keys()
+        folders: dict[str, str] = {}
+
+        def listen(event: Event) -> None:
+            if event.kind == "step_started":
+                folders[event.step] = f"{event.step}/{event.fields['key'][:16]}/g{event.fields['generation']:04d}"
+            if event.kind == "part_done" and event.step != "learned":
+                name = f"artifacts/{folders[event.step]}/parts/{event.fields['part']:05d}.json"
+                assert name not in there, f"{name} was there, and its part was done again"
+
+        forced = [force] if force else []
+        return run(
+            self.graph(study),
+            self.process(),
+            Inline,
+            study=study,
+            force=forced,
+            accept_drift=accept_drift,
+            listener=listen,
+        )
+
+    def run_to_the_end(self, study: str, force: str = "", accept_drift: bool = False) -> None:
+        """A run, and again where harm ends it: each time it says which object it was, and the remedy is applied."""
+        while True:
+            self.server.fresh({}, 0.0)
+            try:
+                result = self.one_run(study, force, accept_drift)
+                break
+            except (PipelineError, StageError) as error:
+                self.mend(error)
+        self.check_result(study, result, accept_drift)
+        assert self.pointed()[study] == {step.name: self.folder(step.url) for step in result.steps}
+        states = {state.name: state for state in plan(self.graph(study), self.process())}
+        for step in result.steps:
+            assert states[step.name].state == ("DRIFT" if step.drift else "done"), states[step.name]
+        assert self.one_run(study).run_id is None
+        self.check_bytes()
+
+    def mend(self, error: Exception) -> None:
+        """Does what the message says."""
+        message = str(error)
+        named = [name for name in self.harmed if name in message or name.rpartition("/")[0] in message]
+        exact = [name for name in named if name in message] or named
+        assert exact, f"a run ends with {message!r}, harmed are {self.harmed}"
+        for name in exact:
+            above = name.rpartition("/")[0]
+            doomed = list(self.root.objects(above)) if f"Delete the folder {above}" in message else [name]
+            for each in doomed:
+                self.root.backend.delete(each)
+                self.harmed[each] = "lose"
+            assert "elete" in message, message
+
+    def collected(self, kinds: set[Kind], hours: float) -> None:
+        """Collects garbage in this process."""
+        store = self.process()
+        collect(store, collectable(store, kinds, hours * HOUR))
+
+    def at_once(
+        self, actions: Mapping[str, Callable[[], Any]], deaths: Mapping[str, Death], seed: int, seconds_a_call: float
+    ) -> dict[str, Any]:
+        """What two processes return or raise that take turns in an order drawn from the seed."""
+        turnstile = Turnstile(seed)
+        self.server.fresh(deaths, seconds_a_call, turnstile)
+        found: dict[str, Any] = {}
+
+        def act(name: str) -> None:
+            try:
+                found[name] = actions[name]()
+            except BaseException as error:
+                found[name] = error
+            finally:
+                turnstile.leave()
+
+        threads = [threading.Thread(target=act, args=(name,), name=name) for name in actions]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.server.fresh({}, 0.0)
+        for error in found.values():
+            if isinstance(error, BaseException) and not isinstance(error, DeadError | PipelineError | StageError):
+                raise error
+        return found
+
+    def pointed(self) -> dict[str, dict[str, str]]:
+        """Study -> step -> folder, by the newest pointers."""
+        found = {}
+        for name, data in sorted(self.root.objects("studies").items()):
+            found[name.split("/")[1]] = {step: made["folder"] for step, made in json.loads(data)["steps"].items()}
+        return found
+
+    def folder(self, url: str) -> str:
+        """The folder of an artifact in the store."""
+        return url.removeprefix(f"{self.root.url}/")
+
+    def manifest(self, folder: str) -> Manifest:
+        """The manifest of a folder as it was when it was first there."""
+        return Manifest.model_validate_json(self.seen[f"{folder}/manifest.json"])
+
+    def listed(self) -> set[str]:
+        """All objects that are there and that a receipt, a manifest or a decision lists."""
+        there = self.root.objects("artifacts")
+        found = set()
+        for name, data in there.items():
+            folder = "/".join(name.split("/")[:4])
+            try:
+                if "/parts/" in name:
+                    found |= {f"{folder}/{entry}" for entry in Receipt.model_validate_json(data).objects}
+                elif name.endswith("/manifest.json"):
+                    found |= {f"{folder}/{entry}" for entry in Manifest.model_validate_json(data).objects}
+                elif name.endswith("/decision.json"):
+                    found |= {f"{folder}/{entry}" for entry in Decision.model_validate_json(data).receipt.objects}
+                elif name.endswith("/state.json"):
+                    above = name.rpartition("/")[0]
+                    found |= {f"{above}/{entry}" for entry in json.loads(data)["files"]}
+            except ValueError:
+                continue
+        return found & there.keys()
+
+    def records(self) -> set[str]:
+        """All records of artifacts but tombstones, without which a number would be taken again."""
+        there = self.root.objects("artifacts")
+        return {name for name in there if name.rpartition("/")[2] in RECORDS or "/parts/" in name}
+
+    def check_result(self, study: str, result: RunResult, accept_drift: bool = False) -> None:
+        """What a run reports is complete, is what its fields, its input and its code say, and stays what it was."""
+        there = self.root.objects("artifacts")
+        self.remember(there)
+        steps = {step.name: step for step in self.graph(study)}
+        for done in result.steps:
+            folder = self.folder(done.url)
+            manifest, stage = self.manifest(folder), steps[done.name].stage
+            objects = {name: self.seen[f"{folder}/{name}"] for name in manifest.objects}
+            for name, expected in manifest.objects.items():
+                full = f"{folder}/{name}"
+                if full not in self.harmed:
+                    assert Object.of(there[full]) == expected, f"{full} is not what the manifest says"
+            if any(f"{folder}/{name}" in self.harmed for name in manifest.objects):
+                continue
+            source: dict[str, bytes] = {}
+            for name, of in steps[done.name].inputs.items():
+                made_from = manifest.inputs[name]
+                above = f"artifacts/{steps[of].stage.name}/{made_from.key[:16]}/g{made_from.generation:04d}"
+                assert self.manifest(above).digest == made_from.digest
+                assert made_from.digest == self.manifest(self.folder(result.url(of))).digest, f"{done.name} is stale"
+                source = {entry: self.seen[f"{above}/{entry}"] for entry in self.manifest(above).objects}
+            if any(f"{above}/{name}" in self.harmed for name in source):
+                continue
+            assert not edited.mistakes(stage, objects, source), (folder, edited.mistakes(stage, objects, source))
+            by = [edition for edition in range(3) if edited.code_of(type(stage), edition) == manifest.code]
+            assert not by or edited.editions(objects) == set(by), f"{folder} says it was made by another code"
+            assert done.drift == (manifest.code != edited.code_of(type(stage)))
+            assert accept_drift or done.outcome == "hit" or not done.drift, f"{folder} was begun by other code"
+
+    def remember(self, there: Mapping[str, bytes]) -> None:
+        """Compares all bytes with those that were first seen."""
+        for name, data in there.items():
+            first = self.seen.setdefault(name, data)
+            assert first == data or name in self.harmed, f"{name} was changed"
+
+    def check_bytes(self, collected: bool = False) -> None:
+        """No byte has changed, nothing is gone that none may take, and what is pointed at is there."""
+        there = self.root.objects("artifacts")
+        self.remember(there)
+        for name in self.seen.keys() - there.keys() - self.harmed.keys():
+            assert collected or "/train/" in name or name in self.gone, f"{name} is gone"
+            self.gone.add(name)
+        for study, folders in self.pointed().items():
+            for folder in folders.values():
+                lost = {f"{folder}/{name}" for name in self.manifest(folder).objects} - there.keys()
+                assert lost <= self.harmed.keys(), f"{lost} of {study} was collected"
