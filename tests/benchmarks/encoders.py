@@ -388,7 +388,7 @@ def _smaller(config: Any, field: str) -> Any:
     if field == INITIAL and own is not None:
         # Some start at 1e-10, where all images have one embedding.
         return 0.05
-    return TINY[field] if type(own) is type(TINY.get(field)) else None
+    return TINY[field] if field in TINY and type(own) is type(TINY[field]) else None
 
 
 def processor_names() -> Iterator[str]:
