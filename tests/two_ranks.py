@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 
-SPAWN = multiprocessing.get_context("spawn")
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Ranks are forked from a process that has imported torch, and what an optimiser imports at its first step."""
+PROCESSES.set_forkserver_preload(["torch", "torch._dynamo"])
 
 
 def on_two_ranks(work: Callable[..., Any], folder: Path, *given: Any) -> tuple[Any, Any]:
     """What `work(rank, *given)`, a function of a module, returns on rank 0 and on rank 1; `folder` is for scratch."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    processes = [SPAWN.Process(target=_rank, args=(rank, port, folder, work, given)) for rank in range(2)]
+    processes = [PROCESSES.Process(target=_rank, args=(rank, port, folder, work, given)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:

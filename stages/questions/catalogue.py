@@ -9,10 +9,12 @@ from stages.questions.faithfulness.stage import Faithfulness
 from stages.questions.fidelity.stage import Fidelity
 from stages.questions.health.stage import Health
 from stages.questions.invariance.stage import Invariance
+from stages.questions.inversion.stage import Inversion
 from stages.questions.kept.stage import Kept
 from stages.questions.layers.stage import Layers
 from stages.questions.question import Question
 from stages.questions.robustness.stage import Robustness
+from stages.questions.versus.stage import Versus
 
 QUESTIONS: tuple[type[Question], ...] = (
     Kept,
@@ -22,6 +24,8 @@ QUESTIONS: tuple[type[Question], ...] = (
     Robustness,
     Edits,
     Layers,
+    Versus,
+    Inversion,
     Health,
 )
 

@@ -3,17 +3,42 @@
 Scores of attributes (kept, fixed) and what an `Estimate` is stand in `stages.readers.score`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.readers.score import Estimate, Floats, Numbers, divide, mean, ratio
+from stages.readers import score
+from stages.readers.score import Estimate, Floats, Interval, Numbers, divide, mean, ratio
 
 TABLE = 2**23
 """Distances that are in memory at once: 64 MB, and a few times this while they are made."""
 NORMAL_MEDIAN = 0.6745
 """Median of the size of a standard normal number."""
+
+# Intervals of several estimates
+
+
+def simultaneous(estimates: Mapping[str, Estimate], count: int, seed: int) -> dict[str, Interval]:
+    """Intervals that hold for all estimates at once, in 95 of 100 studies: value -+ q x standard error.
+
+    q is the 95 % quantile of the largest studentised deviation among the estimates in a resample (Westfall & Young
+    1993), so any one may be picked for its value afterwards. Undefined estimates have undefined intervals.
+    """
+    ones, drawn = np.ones((1, count)), score.resamples(count, seed)
+    values = {name: float(estimate(ones)[0]) for name, estimate in estimates.items()}
+    draws = {name: estimate(drawn) for name, estimate in estimates.items() if np.isfinite(values[name])}
+    errors = {name: max(float(np.nanstd(found)), 1e-12) for name, found in draws.items()}
+    found = {name: Interval(value, float("nan"), float("nan"), count) for name, value in values.items()}
+    if draws:
+        deviations = np.fmax.reduce([np.abs(draws[name] - values[name]) / errors[name] for name in draws])
+        q = float(np.nanquantile(deviations, score.LEVEL))
+        found |= {
+            name: Interval(values[name], values[name] - q * error, values[name] + q * error, count)
+            for name, error in errors.items()
+        }
+    return found
+
 
 # Embeddings: distances, ranks, invariance
 

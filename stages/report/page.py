@@ -136,6 +136,11 @@ class Page:
         return len({tap.encoder for tap in self.taps if tap.studied and tap.encoder in self.compared}) > 1
 
     @property
+    def claims(self) -> bool:
+        """Whether findings of questions stand beside those of the paper."""
+        return any(group.number not in findings.NUMBERS for group in self.findings)
+
+    @property
     def contents(self) -> list[tuple[str, str]]:
         """Anchor and name of every part."""
         found = [("verdicts", "In short")] if self.verdicts else []
@@ -335,9 +340,10 @@ def _findings(found: Sequence[findings.Finding], subjects: Collection[str]) -> l
     # Those of other questions come last, in the order of their sections.
     for number, own in sorted(by_number.items(), key=lambda entry: order.get(entry[0], len(order))):
         label = f"Finding {number}" if number in order else numbers.plain(number).capitalize()
+        unit = " encoders" if number in order else ""
         counted = Counter(finding.outcome for finding in own).most_common()
         outcomes = tuple(
-            Outcome(outcome if len(own) == 1 else f"{outcome} in {times} of {len(own)} encoders", _style(outcome))
+            Outcome(outcome if len(own) == 1 else f"{outcome} in {times} of {len(own)}{unit}", _style(outcome))
             for outcome, times in counted
         )
         lines = tuple(_finding(finding, subjects) for finding in own)

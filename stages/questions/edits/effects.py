@@ -5,13 +5,13 @@ phi in units of two random images (root mean square), so those on different attr
 and the unedited sample k of a source have the same noise; their difference is the effect on sample k.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from stages.attributes import Attribute
 from stages.readers import score
-from stages.readers.score import Estimate, Floats, Interval
+from stages.readers.score import Estimate, Floats
 
 
 def features(attribute: Attribute, values: Floats) -> Floats:
@@ -72,27 +72,6 @@ def largest(estimates: Sequence[Estimate]) -> Estimate:
         return found
 
     return estimate
-
-
-def simultaneous(estimates: Mapping[str, Estimate], count: int, seed: int) -> dict[str, Interval]:
-    """Intervals that hold for all estimates at once, in 95 of 100 studies: value -+ q x standard error.
-
-    q is the 95 % quantile of the largest studentised deviation among the estimates in a resample (Westfall & Young
-    1993), so any one may be picked for its value afterwards. Undefined estimates have undefined intervals.
-    """
-    ones, drawn = np.ones((1, count)), score.resamples(count, seed)
-    values = {name: float(estimate(ones)[0]) for name, estimate in estimates.items()}
-    draws = {name: estimate(drawn) for name, estimate in estimates.items() if np.isfinite(values[name])}
-    errors = {name: max(float(np.nanstd(found)), 1e-12) for name, found in draws.items()}
-    found = {name: Interval(value, float("nan"), float("nan"), count) for name, value in values.items()}
-    if draws:
-        deviations = np.fmax.reduce([np.abs(draws[name] - values[name]) / errors[name] for name in draws])
-        q = float(np.nanquantile(deviations, score.LEVEL))
-        found |= {
-            name: Interval(values[name], values[name] - q * error, values[name] + q * error, count)
-            for name, error in errors.items()
-        }
-    return found
 
 
 def progress(readings: Floats, start: Floats, end: Floats) -> Floats:

@@ -32,7 +32,7 @@ from tests.benchmarks.gpu.networks import (
     recipe,
 )
 from tests.stages.decoder.small import paired, paired_set
-from tests.two_ranks import SPAWN
+from tests.two_ranks import PROCESSES
 
 PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float32")
 
@@ -194,7 +194,7 @@ def ranks(benchmark: Benchmark) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     given = [(rank, port, benchmark.device, benchmark.full, str(file)) for rank in range(2)]
-    processes = [SPAWN.Process(target=rank_of_two, args=each) for each in given]
+    processes = [PROCESSES.Process(target=rank_of_two, args=each) for each in given]
     for process in processes:
         process.start()
     for process in processes:

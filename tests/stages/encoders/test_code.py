@@ -1,5 +1,7 @@
 """Factories of users: whatever they raise becomes one message, and nothing waits for an answer."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,19 @@ def test_a_factory_that_fails_is_answered_with_what_it_raised(code: str, found: 
     source = {"kind": "torch", "factory": f"{tmp_path}/nets.py:make"}
     with pytest.raises(InputError, match=found):
         build(Imported.model_validate(source))
+
+
+def test_a_file_that_changed_within_a_second_is_another_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file, widths = tmp_path / "nets.py", (4, 8)
+    for width in widths:
+        file.write_text(f"from torch import nn\ndef make(): return nn.Conv2d(3, {width}, 3, 2)\n")
+        os.utime(file, (1e9, 1e9))
+        source = {"kind": "torch", "factory": f"{file}:make", "preprocessing": {"size": 16}}
+        trunk = build(Imported.model_validate(source)).trunk
+        assert {parameter.shape[0] for parameter in trunk.parameters()} == {width}
 
 
 FORWARDS = """

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from stages.attributes import Attribute
+from stages.questions import measures
 from stages.questions.edits import effects
 from stages.readers import score
 
@@ -65,7 +66,7 @@ def test_simultaneous_intervals_are_wider_than_single_ones_the_more_there_are() 
     every = {str(i): score.mean(values) for i, values in enumerate(samples)}
 
     def width(names: int) -> float:
-        found = effects.simultaneous({str(i): every[str(i)] for i in range(names)}, 200, seed=0)["0"]
+        found = measures.simultaneous({str(i): every[str(i)] for i in range(names)}, 200, seed=0)["0"]
         assert found.low < found.value < found.high
         return found.high - found.low
 
@@ -79,12 +80,12 @@ def test_simultaneous_intervals_hold_all_values_at_once_in_nearly_all_studies() 
     missed = 0
     for _ in range(100):
         every = {str(i): score.mean(values) for i, values in enumerate(rng.standard_normal((8, 60)))}
-        missed += any(not found.low <= 0.0 <= found.high for found in effects.simultaneous(every, 60, 0).values())
+        missed += any(not found.low <= 0.0 <= found.high for found in measures.simultaneous(every, 60, 0).values())
     assert missed <= 15
 
 
 def test_what_is_undefined_has_no_interval_and_leaves_the_others_theirs() -> None:
-    found = effects.simultaneous(
+    found = measures.simultaneous(
         {"no": lambda w: np.full(len(w), np.nan), "yes": score.mean(np.arange(10.0))}, 10, seed=0
     )
     assert np.isnan(found["no"].low)
