@@ -166,7 +166,7 @@ def gather(
     found = []
     wanted = len(rows) * len(tables) <= QUICK if neighbour_maps is None else neighbour_maps
     if not wanted and neighbour_maps is None:
-        about = f"{len(rows):,} images at {len(tables)} taps"
+        about = f"{len(rows):,} images at {len(tables)} tap{'s' * (len(tables) != 1)}"
         notes.append(
             f"There is no t-SNE, which takes minutes for {about}: --tsne makes it, --points or --tap shows less."
         )

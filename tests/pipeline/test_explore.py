@@ -103,7 +103,7 @@ def test_a_tsne_that_would_take_minutes_is_made_only_where_it_is_asked_for(
     content = gather(study, [TAP], limit=40)
     assert [one.name for one in content.taps[0].maps] == ["PCA"]
     assert content.notes[-1].startswith(
-        "There is no t-SNE, which takes minutes for 40 images at 1 taps: --tsne makes it"
+        "There is no t-SNE, which takes minutes for 40 images at 1 tap: --tsne makes it"
     )
     (tap,) = gather(study, [TAP], limit=40, neighbour_maps=True).taps
     assert tap.maps[0].name == "t-SNE"
