@@ -385,6 +385,8 @@ def _smaller(config: Any, field: str) -> Any:
         return [max(16, size // 8 // 8 * 8) for size in own]
     if field == "image_size" and own is not None:
         return SIZES[0] if isinstance(own, int) else [SIZES[0]] * len(own)
+    if field == "num_heads" and isinstance(own, list | tuple):
+        return [TINY[field]] * len(own)
     if field == INITIAL and own is not None:
         # Some start at 1e-10, where all images have one embedding.
         return 0.05
