@@ -385,6 +385,8 @@ def _smaller(config: Any, field: str) -> Any:
         return [max(16, size // 8 // 8 * 8) for size in own]
     if field == "image_size" and own is not None:
         return SIZES[0] if isinstance(own, int) else [SIZES[0]] * len(own)
+    if field == "num_heads" and isinstance(own, list | tuple):
+        return [TINY[field]] * len(own)
     if field == INITIAL and own is not None:
         # Some start at 1e-10, where all images have one embedding.
         return 0.05
@@ -433,7 +435,8 @@ HEADER = """# Encoders of the libraries
 Each network has random weights in a file as its library writes it. The file goes through the step `encoder`, with all
 its checks, and the encoder is loaded again. Then `backbone` of two images is compared with what the library's own
 network gives. *Same* is a relative difference (L2) of at most 0.001. *Refused* is an error of ours that names the
-reason. *Differ* would be a silent difference. The share is that of the networks that were tried.
+reason. *Differ* would be a silent difference. The share is that of the networks that were tried. The
+sweep may be stopped: each section lists what has not run, of which the share says nothing.
 
 - timm: the smallest member of each family, among five that their names suggest.
 - torchvision: all classifiers.
