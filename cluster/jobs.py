@@ -25,8 +25,12 @@ STOP_SECONDS = 60.0
 AGENT_SECONDS, NO_AGENT = 60.0, "No available agent"
 """How long we wait for the process on the cluster's head that starts jobs, and what the server says without it."""
 
-UPLOADERS = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
-"""The loggers of Ray that report uploads."""
+REPORTERS = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+    "ray.dashboard.modules.job.sdk",
+)
+"""The loggers of Ray that report uploads, and that a log has ended."""
 
 LOG_TRIES = 5
 """How often the log is asked for again in a row without a new character, where the connection breaks off."""
@@ -57,8 +61,8 @@ class Jobs:
             with environment.restored():
                 from ray.job_submission import JobSubmissionClient
 
-                # It reports each upload on standard error. What is sent is said once, by us.
-                for name in UPLOADERS:
+                # They write on standard error. What is sent is said once, by us.
+                for name in REPORTERS:
                     logging.getLogger(name).setLevel(logging.WARNING)
                 self._client = JobSubmissionClient(address)
         # The client raises ConnectionError, RuntimeError or ValueError, and Ray's own errors below them.

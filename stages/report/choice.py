@@ -1,23 +1,15 @@
-"""Which sources the page shows, and in which order: drawn over the classes of the images by a seed.
-
-The figures of an answer show sources in the order of their rows. In a folder that is sorted by class the first of
-these are of one class and much alike. So the page draws an order in which the classes take turns, and what is shown
-at once is of many. It is the same order in every figure.
-"""
+"""Which sources the page shows, and in which order: the same in the figures of all answers, the classes in turns."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
-from stages.attributes import load
 from stages.contract import Inputs
-from stages.images.sets import ATTRIBUTES, open_images
+from stages.questions import turns
 from stages.questions.answers import Answer
 from stages.questions.format import Figure
+from stages.questions.turns import classes_of
 
-SEED = 0
 IMAGE = re.compile(r"image (\d+)$")
 """How the label of a figure's row names its source."""
 
@@ -30,8 +22,8 @@ def chosen(
     rows = sorted({row for figure in figures for label in figure.rows if (row := row_of(label)) is not None})
     if not rows:
         return dict(answers), ()
-    name, classes = _classes(inputs, rows)
-    order = {row: position for position, row in enumerate(drawn(rows, classes))}
+    name, classes = classes_of(inputs["shards"], rows) if "shards" in inputs else ("", [0.0] * len(rows))
+    order = {rows[index]: position for position, index in enumerate(turns.order(classes).tolist())}
     found = {
         question: replace(answer, figures=tuple(_arranged(figure, order, most) for figure in answer.figures))
         for question, answer in answers.items()
@@ -43,32 +35,10 @@ def chosen(
     return found, (("Pictures", words),)
 
 
-def drawn(rows: Sequence[int], classes: Sequence[float]) -> list[int]:
-    """The rows in random order, so that each class comes once before any comes again."""
-    shuffled = np.random.Generator(np.random.Philox(key=[SEED, len(rows)])).permutation(len(rows))
-    seen: dict[float, int] = {}
-    turns: list[tuple[int, int, int]] = []
-    for index in shuffled.tolist():
-        turns.append((seen.setdefault(classes[index], 0), len(turns), rows[index]))
-        seen[classes[index]] += 1
-    return [row for _, _, row in sorted(turns)]
-
-
 def row_of(label: str) -> int | None:
     """The row of the source that a figure's row shows; None where it names none."""
     found = IMAGE.search(label)
     return None if found is None else int(found[1])
-
-
-def _classes(inputs: Inputs, rows: Sequence[int]) -> tuple[str, list[float]]:
-    """Name and values of the first class attribute of the dataset; no name and one class where it has none."""
-    if "shards" in inputs and ATTRIBUTES in inputs["shards"].names():
-        for attribute in load(inputs["shards"].read(ATTRIBUTES)):
-            if attribute.kind == "class":
-                values = open_images(inputs["shards"]).values([attribute.name])[attribute.name]
-                # Where a label is not known it is a class of its own.
-                return attribute.name, np.nan_to_num(values[list(rows)], nan=-1.0).tolist()
-    return "", [0.0] * len(rows)
 
 
 def _arranged(figure: Figure, order: Mapping[int, int], most: int | None) -> Figure:

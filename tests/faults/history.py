@@ -48,10 +48,11 @@ picks = st.integers(0, 999)
 
 @dataclass(frozen=True)
 class Death:
-    """What happens to a process at one of its calls to the store."""
+    """What happens to a process at one of its calls to the store: number `at` of those with `among` in their names."""
 
     crash: Crash
     at: int
+    among: str = ""
 
 
 class Server(Backend):
@@ -71,13 +72,23 @@ class Server(Backend):
         self.seconds_a_call = 0.0
         self.deaths: dict[str, Death] = {}
         self.turnstile: Turnstile | None = None
+        self.leases = True
 
-    def fresh(self, deaths: Mapping[str, Death], seconds_a_call: float, turnstile: Turnstile | None = None) -> None:
-        """New processes begin."""
+    def fresh(
+        self,
+        deaths: Mapping[str, Death],
+        seconds_a_call: float,
+        turnstile: Turnstile | None = None,
+        leases: bool = True,
+    ) -> None:
+        """New processes begin. Without `leases` none is written, so that they keep nobody out."""
         self.deaths, self.seconds_a_call, self.turnstile = dict(deaths), seconds_a_call, turnstile
+        self.leases = leases
         self._counts, self._dead = {}, set()
 
     def create(self, name: str, data: bytes) -> None:
+        if name.startswith("leases/") and not self.leases:
+            return
         self._call(f"create {name}", lambda: self._noted(name, lambda: self._inner.create(name, data)))
 
     def copy(self, source: str, target: str) -> None:
@@ -115,10 +126,12 @@ class Server(Backend):
         with self._lock:
             if process in self._dead:
                 raise DeadError
-            count = self._counts[process] = self._counts.get(process, -1) + 1
             self.now += self.seconds_a_call
             death = self.deaths.get(process)
-            if death is None or death.at != count:
+            if death is None or death.among not in what:
+                return action()
+            count = self._counts[process] = self._counts.get(process, -1) + 1
+            if death.at != count:
                 return action()
             if death.crash not in ("die before", "raise before", "lose the request"):
                 action()
@@ -133,7 +146,7 @@ class Server(Backend):
 class History(RuleBasedStateMachine):
     """One history. `seen` are the first bytes of every object of an artifact, `harmed` the names that we have harmed.
 
-    `gone` are the objects that somebody may have deleted, and has.
+    `gone` are the objects that somebody may have deleted, and has; `numbers` the last first number of a study.
     """
 
     def __init__(self) -> None:
@@ -153,6 +166,7 @@ class History(RuleBasedStateMachine):
         self.seen: dict[str, bytes] = {}
         self.harmed: dict[str, Harm] = {}
         self.gone: set[str] = set()
+        self.numbers = 2
 
     def teardown(self) -> None:
         self.patches.undo()
@@ -193,27 +207,51 @@ class History(RuleBasedStateMachine):
     def run(self, study: str, force: str, accept_drift: bool) -> None:
         self.run_to_the_end(study, force, accept_drift)
 
-    @rule(study=studies, crash=names(CRASHES), at=st.integers(0, 150), force=names(("", "", *EDITED)))
-    def crash(self, study: str, crash: Crash, at: int, force: str) -> None:
-        self.server.fresh({threading.current_thread().name: Death(crash, at)}, 0.0)
+    @rule(
+        study=studies, crash=names(CRASHES), at=st.integers(0, 25), among=names(EDITED), force=names(("", "", *EDITED))
+    )
+    def crash(self, study: str, crash: Crash, at: int, among: str, force: str) -> None:
+        death = Death(crash, at, f"artifacts/{among}/")
+        self.server.fresh({threading.current_thread().name: death}, 0.0)
         with suppress(DeadError, PipelineError, StageError):
             self.check_result(study, self.one_run(study, force))
         self.check_bytes()
 
+    @rule(study=studies, crash=names(CRASHES), at=st.integers(0, 25), stage=names(EDITED), accept_drift=st.booleans())
+    def crash_then_edit_code_and_go_on(self, study: str, crash: Crash, at: int, stage: str, accept_drift: bool) -> None:
+        self.start_anew(study)
+        self.crash(study, crash, at, stage, "")
+        edited.EDITIONS[stage] = (edited.EDITIONS.get(stage, 0) + 1) % 3
+        self.run_to_the_end(study, "", accept_drift)
+
     @rule(
         studies=st.tuples(studies, studies),
         seed=picks,
-        seconds_a_call=names([0.0, 15.0]),
+        seconds_a_call=names([None, 0.0, 15.0]),
+        all_anew=st.booleans(),
         force=names(("", "", *EDITED)),
         crash=names(CRASHES),
-        at=st.integers(-100, 150),
+        at=st.integers(-20, 25),
+        among=names(EDITED),
     )
     def run_twice_at_once(
-        self, studies: tuple[str, str], seed: int, seconds_a_call: float, force: str, crash: Crash, at: int
+        self,
+        studies: tuple[str, str],
+        seed: int,
+        seconds_a_call: float | None,
+        all_anew: bool,
+        force: str,
+        crash: Crash,
+        at: int,
+        among: str,
     ) -> None:
         first, second = studies
+        if all_anew:
+            # Both have all steps to do, and the same ones.
+            self.start_anew(first)
+            self.fields[second] = dict(self.fields[first])
         actions = {"a": lambda: self.one_run(first), "b": lambda: self.one_run(second, force)}
-        found = self.at_once(actions, {"b": Death(crash, at)}, seed, seconds_a_call)
+        found = self.at_once(actions, {"b": Death(crash, at, f"artifacts/{among}/")}, seed, seconds_a_call)
         whole = [(study, found[name]) for name, study in (("a", first), ("b", second))]
         if not force and not self.harmed:
             # What was asked of it by nobody else's fault, a run brings to its end.
@@ -247,8 +285,9 @@ class History(RuleBasedStateMachine):
             return
         store = self.process()
         _, stage, short, label = folder.split("/")
-        with Lease(store, f"{stage}/{short}", "invalidate") as lease:
-            lease.acquire("wait", lambda owner: None)
+        lease = Lease(store, f"{stage}/{short}", "invalidate")
+        lease.acquire("wait", lambda owner: None)
+        with lease:
             close_generation(store, stage, self.manifest(folder).key, int(label[1:]), "invalidated by hand")
 
     @rule(kinds=st.sets(names(KINDS), min_size=1), hours=names([0.0, 1.0, 24.0]), at=st.integers(-20, 40))
@@ -297,6 +336,11 @@ class History(RuleBasedStateMachine):
             listener=listen,
         )
 
+    def start_anew(self, study: str) -> None:
+        """Edits a study so that nothing of it is made."""
+        self.numbers += 1
+        self.fields[study]["first"] = self.numbers
+
     def run_to_the_end(self, study: str, force: str = "", accept_drift: bool = False) -> None:
         """A run, and again where harm ends it: each time it says which object it was, and the remedy is applied."""
         while True:
@@ -334,11 +378,18 @@ class History(RuleBasedStateMachine):
         collect(store, collectable(store, kinds, hours * HOUR))
 
     def at_once(
-        self, actions: Mapping[str, Callable[[], Any]], deaths: Mapping[str, Death], seed: int, seconds_a_call: float
+        self,
+        actions: Mapping[str, Callable[[], Any]],
+        deaths: Mapping[str, Death],
+        seed: int,
+        seconds_a_call: float | None,
     ) -> dict[str, Any]:
-        """What two processes return or raise that take turns in an order drawn from the seed."""
+        """What two processes return or raise that take turns in an order drawn from the seed.
+
+        Leases keep them apart where calls take no time, run out where they do, and are not there with None.
+        """
         turnstile = Turnstile(seed)
-        self.server.fresh(deaths, seconds_a_call, turnstile)
+        self.server.fresh(deaths, seconds_a_call or 0.0, turnstile, leases=seconds_a_call is not None)
         found: dict[str, Any] = {}
 
         def act(name: str) -> None:

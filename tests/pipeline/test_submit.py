@@ -102,9 +102,12 @@ def test_a_submitted_run_has_the_keys_of_a_run_from_here(address: str, tmp_path:
 
 
 def test_the_exit_code_is_that_of_the_run_and_the_message_has_every_flag(address: str, tmp_path: Path) -> None:
-    # The network is wrong where it is built, which is on the cluster.
-    study, store = written(tmp_path, "raise RuntimeError('no such network')"), tmp_path / "store"
-    words = ("submit", study, "--address", address, "--store", store, "--until", "encoder.own", "--accept-drift")
+    # The network is wrong where it is built, which is on the cluster: it says why with a variable of the runtime_env.
+    study, store = written(tmp_path, "import os; raise RuntimeError(os.environ['REASON'])"), tmp_path / "store"
+    env = tmp_path / "env.yaml"
+    env.write_text("env_vars: {REASON: no such network}")
+    words: list[str | Path] = ["submit", study, "--address", address, "--store", store]
+    words += ["--until", "encoder.own", "--accept-drift", "--runtime-env", env]
     done = repscope(*words, code=3)
     assert "no such network" in done.stdout
     # A run from the job's folder could not be repeated from here.

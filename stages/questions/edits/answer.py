@@ -39,6 +39,7 @@ from stages.questions.findings import READ_MIN, SELECTIVITY, EditEvidence, edit_
 from stages.questions.format import Figure, Row, note, put_rows, row, split_tap
 from stages.questions.painted import Painting, Space, painting, space
 from stages.questions.question import CONDITIONS
+from stages.questions.turns import in_turns
 from stages.readers import format as readers_format
 from stages.readers import score
 from stages.readers.data import rows_of, table_attributes
@@ -167,7 +168,7 @@ def answer(stage: "Edits", inputs: Inputs, out: Output, device: str) -> Summary:
         rows += _tap_rows(asked, tap_id)
         rows += _undone(asked, inputs, tap_id, space(inputs, found, tap_id))
     rows = put_rows(out, rows)
-    for figure in _figures(stage, asked, images):
+    for figure in _figures(stage, asked, images, in_turns(inputs["shards"], found.rows)):
         figure.put(out)
     return {
         "sources": len(found.rows),
@@ -341,8 +342,8 @@ def _steps(asked: _Asked, inputs: Inputs, tap_id: str, where: Space) -> Floats:
     return steps
 
 
-def _figures(stage: "Edits", asked: _Asked, images: NDArray[np.uint8]) -> Iterator[Figure]:
-    """Per tap the first sample of the edited embeddings of a few sources, and of those along paths."""
+def _figures(stage: "Edits", asked: _Asked, images: NDArray[np.uint8], order: Numbers) -> Iterator[Figure]:
+    """Per tap the first sample of the edited embeddings of the first sources in `order`, and of those along paths."""
     found, about = asked.found, asked.about
     seeds = {"bootstrap": stage.seed}
     middle = about.middle
@@ -358,7 +359,7 @@ def _figures(stage: "Edits", asked: _Asked, images: NDArray[np.uint8]) -> Iterat
         for name, towards in about.towards.items():
             steps = [*(variant(MEANS, s, name) for s in about.strengths)]
             steps += [variant(method, middle, name) for method in (PROBE, PCA, RANDOM)]
-            for source in np.flatnonzero(np.isfinite(towards).all(axis=1))[: stage.shown]:
+            for source in [source for source in order.tolist() if np.isfinite(towards[source]).all()][: stage.shown]:
                 lines.append(np.stack([images[source], *(first(v, int(source)) for v in (PLAIN, *steps))]))
                 labels.append(f"{name}, image {found.rows[source]}")
         columns = (SOURCE, "unedited", *(f"x {s:g}" for s in about.strengths), PROBE, "PCA", RANDOM)
@@ -377,7 +378,7 @@ def _figures(stage: "Edits", asked: _Asked, images: NDArray[np.uint8]) -> Iterat
                 tap=tap,
             )
         lines, labels = [], []
-        for source in range(min(stage.shown, len(found.rows))):
+        for source in order[: stage.shown].tolist():
             for kind in (LINEAR, SPHERICAL):
                 between = [first(variant(kind, ratio), source) for ratio in about.ratios]
                 lines.append(np.stack([first(PLAIN, source), *between, first(END, source)]))

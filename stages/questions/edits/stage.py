@@ -92,7 +92,7 @@ class Edits(Question):
     reads = frozenset({SAMPLE_EMBEDDINGS, READERS})
 
     shown: PositiveInt = 2
-    """Sources of each attribute in the figures: the first ones, not chosen."""
+    """Sources of each attribute in the figures, drawn by a seed so that the classes take turns."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the bootstrap."""
 

@@ -23,6 +23,7 @@ from stages.questions.inversion import verdicts
 from stages.questions.inversion.fitting import fit
 from stages.questions.inversion.stage import CHOICE
 from stages.questions.painted import Painting, painting
+from stages.questions.turns import in_turns
 from stages.readers import score
 from stages.readers.reference import REFERENCE, embed
 from stages.readers.score import Floats, Interval, Numbers
@@ -101,6 +102,7 @@ def answer(stage: "Inversion", inputs: Inputs, out: Output, device: str) -> Summ
     rows = [note(QUESTION, "rules", ":", verdicts.RULE)]
     images = open_images(inputs["shards"])
     shown, taken = images.decode(found.rows[: stage.count], found.size), found.rows[: stage.count]
+    first = in_turns(inputs["shards"], taken)[: stage.shown]
     for order, tap_id in enumerate(found.tap_ids):
         name, tap = split_tap(tap_id)
         table = table_of(inputs, name)
@@ -120,7 +122,7 @@ def answer(stage: "Inversion", inputs: Inputs, out: Output, device: str) -> Summ
         rows += _rows(stage, tap_id, at, judge, samples, fitted, reduced, shown, cut)
         for metric, value, unit in ((SECONDS, seconds, "s an image"), (WEIGHT, weight, "of total variation")):
             rows.append(row(QUESTION, metric, tap_id, FITTED, Interval(value, np.nan, np.nan, len(taken)), unit))
-        _figure(stage, tap_id, order, shown, reduced, samples).put(out)
+        _figure(stage, tap_id, order, shown, reduced, samples, taken, first).put(out)
     if not any(r.metric == GAP for r in rows):
         raise InputError("at least one tap of a network", ", ".join(found.tap_ids), "Ask this question of an encoder.")
     rows = put_rows(out, rows)
@@ -229,11 +231,12 @@ def _figure(
     sources: NDArray[np.uint8],
     reduced: NDArray[np.uint8],
     samples: NDArray[np.uint8],
+    rows: Numbers,
+    first: Numbers,
 ) -> Figure:
-    """The first sources, each with two fitted images and two samples."""
-    number = min(stage.shown, len(sources))
+    """The sources at positions `first`, each with two fitted images and two samples."""
     small = reduced if reduced.shape[2] == sources.shape[1] else _enlarged(reduced, sources.shape[1])
-    tiles = np.concatenate([sources[:number, None], small[:number, :2], samples[:number, :2]], axis=1)
+    tiles = np.concatenate([sources[first, None], small[first, :2], samples[first, :2]], axis=1)
     name, tap = split_tap(tap_id)
     drawn = tiles.shape[1] - 3
     columns = ("source", "inverted 1", "inverted 2", *(f"sample {k + 1}" for k in range(drawn)))
@@ -243,7 +246,7 @@ def _figure(
         title=f"Inverted and painted at {tap_id}",
         caption="Fitted by gradients to the source's embedding at this tap, and painted from it by the decoder.",
         tiles=tiles,
-        rows=tuple(f"source {i + 1}" for i in range(number)),
+        rows=tuple(f"image {number}" for number in rows[first]),
         columns=columns,
         order=order,
         seeds={"seed": stage.seed},

@@ -20,6 +20,7 @@ from stages.questions.format import BOTH, DUPLICATE, Figure, Row, note, put_rows
 from stages.questions.kept import verdicts
 from stages.questions.painted import Painting, Space, painting, space
 from stages.questions.question import HALFWAY, SEEDS
+from stages.questions.turns import in_turns
 from stages.readers import format as readers_format
 from stages.readers import pixel, score
 from stages.readers.data import truth
@@ -221,7 +222,7 @@ def answer(stage: "Kept", inputs: Inputs, out: Output, device: str) -> Summary:
             rows.append(row(QUESTION, "kept difference", both, attribute.name, asked.interval(gap), SCORE))
     rows += _slopes(asked, attributes, doses.asked_about(inputs, list(found.starts)), probes)
     rows = put_rows(out, rows)
-    for figure in _figures(stage, found, sources, distances):
+    for figure in _figures(stage, found, sources, distances, in_turns(inputs["shards"], found.rows)):
         figure.put(out)
     scored = [r for r in rows if r.metric == "kept"]
     return {
@@ -372,11 +373,12 @@ def _figures(
     found: Painting,
     sources: NDArray[np.uint8],
     distances: Mapping[str, _Distances | None],
+    order: Numbers,
 ) -> Sequence[Figure]:
-    """Twins, grid and map of every tap; the maps of all taps have one scale."""
-    count = min(stage.shown, len(found.rows))
-    labels = tuple(f"image {number}" for number in found.rows[:count])
-    maps = {tap_id: measures.deviation(found.at(tap_id)[:count]) for tap_id in found.tap_ids}
+    """Twins, grid and map of every tap, of the first sources in `order`; the maps of all taps have one scale."""
+    first = order[: stage.shown]
+    labels = tuple(f"image {number}" for number in found.rows[first])
+    maps = {tap_id: measures.deviation(found.at(tap_id)[first]) for tap_id in found.tap_ids}
     scale = float(np.quantile(np.stack(list(maps.values())), DEVIATION_QUANTILE))
     seeds = {"bootstrap": stage.seed}
     figures = []
@@ -387,7 +389,7 @@ def _figures(
         apart = distances[tap_id]
         if apart is not None and found.per_source > 1:
             pairs, near = apart.twins(samples)
-            line = np.flatnonzero(near)[:count]
+            line = order[near[order]][: stage.shown]
             pair = pairs[line]
             if len(line):
                 own = apart.samples[line[:, None], pair] / apart.unit
@@ -399,7 +401,7 @@ def _figures(
                         caption=(
                             "For each source the two samples that lie near it in embedding and differ most in pixels. "
                             f"Their embeddings are {own.mean():.2f} of the distance of two random images away from the "
-                            f"source's. The sources are the first of the {near.sum()} of {len(near)} whose two samples "
+                            f"source's. The sources are drawn from the {near.sum()} of {len(near)} whose two samples "
                             "both lie nearer to it than its nearest other image."
                         ),
                         tiles=np.stack([sources[line], samples[line, pair[:, 0]], samples[line, pair[:, 1]]], axis=1),
@@ -416,7 +418,7 @@ def _figures(
                 kind="grid",
                 title=f"Samples at {tap_id}",
                 caption="The source and its samples; column k has the same noise at every tap.",
-                tiles=np.concatenate([sources[:count, None], samples[:count]], axis=1),
+                tiles=np.concatenate([sources[first, None], samples[first]], axis=1),
                 rows=labels,
                 columns=("source", *(f"k = {k}" for k in range(found.per_source))),
                 order=100 + number,
@@ -433,7 +435,7 @@ def _figures(
                     "Standard deviation of the samples at each pixel, RMS over colours: black 0, white "
                     f"{scale:.3f} of full intensity, the same scale at every tap."
                 ),
-                tiles=np.stack([sources[:count], measures.painted(maps[tap_id], scale)], axis=1),
+                tiles=np.stack([sources[first], measures.painted(maps[tap_id], scale)], axis=1),
                 rows=labels,
                 columns=("source", "deviation"),
                 order=200 + number,

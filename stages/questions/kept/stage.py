@@ -34,7 +34,7 @@ class Kept(Question):
     by_default = True
 
     shown: PositiveInt = 8
-    """Sources in each figure: the first ones, not chosen."""
+    """Sources in each figure, drawn by a seed so that the classes take turns."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the bootstrap and of the shuffled control."""
     references: Annotated[tuple[Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")], ...], Added(when_absent=())] = ()

@@ -9,17 +9,6 @@ from stages.report import choice
 from tests.artifacts import MemoryArtifact
 from tests.stages.report import synthetic
 
-SORTED_BY_CLASS = [0.0] * 5 + [1.0] * 5 + [2.0] * 5
-
-
-def test_every_class_is_shown_once_before_any_is_shown_again() -> None:
-    order = choice.drawn(range(15), SORTED_BY_CLASS)
-    classes = [SORTED_BY_CLASS[row] for row in order]
-    assert sorted(order) == list(range(15))
-    assert all(set(classes[first : first + 3]) == {0.0, 1.0, 2.0} for first in range(0, 15, 3))
-    assert order == choice.drawn(range(15), SORTED_BY_CLASS)
-    assert [row for row in order if row < 5] != [0, 1, 2, 3, 4]
-
 
 def test_all_figures_show_the_sources_in_one_order_with_their_own_pixels() -> None:
     labels = [f"image {row}" for row in (3, 7, 20)]
