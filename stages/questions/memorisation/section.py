@@ -35,6 +35,8 @@ class MemorisationContent:
     among: str
     control: str
     table: PageTable
+    reasons: tuple[str, ...]
+    """Why each tap has its verdict."""
     sheets: tuple[Sheet, ...]
 
 
@@ -48,19 +50,13 @@ def section(answer: Answer, answers: Mapping[str, Answer], taps: Sequence[Styled
             continue
         apart = (first(answer.where(DISTANCE), tap.id, name) for name in ("train", "held-out"))
         cells = ("" if row is None else interval(row, 3) for row in (*apart, found))
-        lines.append(TableRow(tap, tap.id, (*cells, found.verdict.lower(), found.why)))
-    head = (
-        "tap",
-        "to the nearest train image",
-        "to the nearest held-out image",
-        "ratio over the sources'",
-        "verdict",
-        "why",
-    )
+        lines.append(TableRow(tap, tap.id, (*cells, found.verdict.lower())))
+    head = ("tap", "to the nearest train image", "to the nearest held-out image", "ratio over the sources'", "verdict")
     content = MemorisationContent(
         control.unit,
         interval(control, 3),
         PageTable("", head, tuple(lines)),
+        tuple(f"{tap_id_of(row)}: {row.why}" for row in ratios),
         tuple(rows(figure) for _, figure in by_tap(answer.kind("nearest"), taps)),
     )
     part = SectionPart("memorisation", "Memorisation", fill(TEMPLATE, "memorisation", content=content))
