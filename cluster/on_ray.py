@@ -394,7 +394,7 @@ class _Run:
         """Runs all calls."""
         import ray
 
-        pool, claim = self._pool, self._pool.claim
+        claim = self._pool.claim
         while True:
             self._refresh()
             if claim.halted():
@@ -408,13 +408,15 @@ class _Run:
                 self._forget_lost()
             self._end_hung()
             self._cancel_starts()
-            self._grow()
+            with self._allocation.changed:
+                # Room may be granted while another run's part still uses it. The lock is held, so that none gets free
+                # between these two.
+                self._grow()
+                refs = [*self._running, *self._starting]
+                if not refs:
+                    self._allocation.changed.wait(SOON_SECONDS)
             self._report.changes()
-            refs = [*self._running, *self._starting]
             if not refs:
-                with self._allocation.changed:
-                    if len(pool.workers) >= pool.grant:
-                        self._allocation.changed.wait(SOON_SECONDS)
                 continue
             ready, _ = ray.wait(refs, num_returns=1, timeout=POLL_SECONDS)
             for ref in ready:

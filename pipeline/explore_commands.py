@@ -25,7 +25,9 @@ SAMPLES = 6
     "--points", type=click.IntRange(3), default=5000, show_default=True, help="Held-out images that are shown, at most."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of t-SNE, and of what is drawn.")
-@click.option("--tsne/--no-tsne", default=True, show_default=True, help="t-SNE takes minutes for thousands.")
+@click.option(
+    "--tsne/--no-tsne", default=None, help="t-SNE takes minutes for thousands [default: where it takes less than one]."
+)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: STUDY-explore.html]")
 @click.option("--serve", is_flag=True, help="Serve the page on this machine instead: it then takes images of yours.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="With --serve [default: one that is free].")
@@ -35,7 +37,7 @@ def explore(
     taps: tuple[str, ...],
     points: int,
     seed: int,
-    tsne: bool,
+    tsne: bool | None,
     out: Path | None,
     serve: bool,
     port: int,

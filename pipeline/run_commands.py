@@ -187,8 +187,9 @@ def show(
     for tap in shown.taps:
         near = f"{tap.attainable.mean():.2f}" if tap.attainable.any() else ""
         click.echo(f"{tap.id:<{width}}  {tap.distances.mean():8.2f}  {near:>10}  {np.median(tap.ranks):g}")
-    shown_words = "the image" if len(found) == 1 else f"{len(found)} images"
-    click.echo(f"{out}: {shown_words} and {count} sample{'s' * (count != 1)} each at {len(shown.taps)} taps")
+    what = "the image" if len(found) == 1 else f"{len(found)} images"
+    places = f"{len(shown.taps)} tap{'s' * (len(shown.taps) != 1)}"
+    click.echo(f"{out}: {what} and {count} sample{'s' * (count != 1)} each at {places}")
 
 
 COMMANDS = (run, report, show)

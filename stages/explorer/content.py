@@ -37,6 +37,8 @@ PAINTED = 8
 PLAIN = "plain"
 HELDOUT = "heldout"
 PCA, TSNE = "PCA", "t-SNE"
+QUICK = 6_000
+"""Vectors of which t-SNE is made unasked: it takes some 9 ms each."""
 FAR = "Distances between far groups, and sizes of groups, mean nothing."
 
 
@@ -143,11 +145,12 @@ def gather(
     taps: Sequence[str] = (),
     limit: int = 5000,
     seed: int = 0,
-    neighbour_maps: bool = True,
+    neighbour_maps: bool | None = None,
     report: Callable[[str], None] = lambda sentence: None,
 ) -> Content:
     """Reads a study: all taps or `taps`, `limit` held-out images at most, drawn with `seed`, the painted ones first.
 
+    `neighbour_maps`: whether there is t-SNE; None: where all taps together have `QUICK` vectors or fewer.
     `report` is called with what is at work. InputError where a tap is unknown or fewer than three images can be shown.
     """
     tables = [study.tap(name) for name in taps or study.taps()]
@@ -161,11 +164,17 @@ def gather(
     pictures = _pictures(shards, rows)
     kept, ranks, ranked = _answers(study, rows)
     found = []
+    wanted = len(rows) * len(tables) <= QUICK if neighbour_maps is None else neighbour_maps
+    if not wanted and neighbour_maps is None:
+        about = f"{len(rows):,} images at {len(tables)} tap{'s' * (len(tables) != 1)}"
+        notes.append(
+            f"There is no t-SNE, which takes minutes for {about}: --tsne makes it, --points or --tap shows less."
+        )
     for table in tables:
         report(f"{table.name}: neighbours and maps")
         vectors = table.numpy(rows)
         near, distances = projection.neighbours(vectors, min(NEIGHBOURS, len(rows) - 1))
-        maps = list(_maps(vectors, near, seed, neighbour_maps))
+        maps = list(_maps(vectors, near, seed, wanted))
         found.append(
             Tap(
                 id=table.name,
@@ -178,7 +187,7 @@ def gather(
                 ranks=ranks.get(table.name),
             )
         )
-    if neighbour_maps and all(len(tap.maps) == 1 for tap in found):
+    if wanted and all(len(tap.maps) == 1 for tap in found):
         notes.append("There is no t-SNE: it needs scikit-learn (pip install 'repscope[run]') and ten different images.")
     facts = [
         ("study", study.name),

@@ -12,6 +12,7 @@ from stages.questions.invariance.stage import Invariance
 from stages.questions.inversion.stage import Inversion
 from stages.questions.kept.stage import Kept
 from stages.questions.layers.stage import Layers
+from stages.questions.memorisation.stage import Memorisation
 from stages.questions.question import Question
 from stages.questions.robustness.stage import Robustness
 from stages.questions.versus.stage import Versus
@@ -27,6 +28,7 @@ QUESTIONS: tuple[type[Question], ...] = (
     Versus,
     Inversion,
     Health,
+    Memorisation,
 )
 
 

@@ -109,7 +109,8 @@ def alive(network: nn.Module, size: int, argument: str = "") -> Any:
         norm.momentum = momentum
         # With the variance itself, rounding would grow from layer to layer: to 2 % in an EfficientNet.
         variance = norm.running_var
-        assert variance is not None
+        if variance is None:
+            continue
         variance.clamp_(min=float(variance.mean()) / 10).mul_(DAMPING)
     network.eval()
     return run()
@@ -324,15 +325,19 @@ TINY: dict[str, Any] = {
     "decoder_num_attention_heads": 2,
     "decoder_intermediate_size": 64,
     "projection_dim": 24,
+    "width_coefficient": 0.25,
+    "depth_coefficient": 0.25,
 }
 """Fields of configurations that make a network small, and to what."""
+INITIAL = "initializer_range"
+"""Field of configurations: the standard deviation of initial weights."""
 MOST = 40_000_000
 """Parameters of the largest configuration that counts as tiny."""
 LEVELS = (
-    (*TINY, "depths", "layers", "hidden_sizes", "image_size", "initializer_range"),
-    (*TINY, "depths", "layers", "image_size", "initializer_range"),
-    ("num_hidden_layers", "depths", "layers", "image_size", "initializer_range"),
-    ("num_hidden_layers", "depths", "layers", "initializer_range"),
+    (*TINY, "depths", "layers", "hidden_sizes", "image_size", INITIAL),
+    (*TINY, "depths", "layers", "image_size", INITIAL),
+    ("num_hidden_layers", "depths", "layers", "image_size", INITIAL),
+    ("num_hidden_layers", "depths", "layers", INITIAL),
     (),
 )
 """Fields that are made small together, from all to none, until the library itself takes a configuration."""
@@ -380,10 +385,12 @@ def _smaller(config: Any, field: str) -> Any:
         return [max(16, size // 8 // 8 * 8) for size in own]
     if field == "image_size" and own is not None:
         return SIZES[0] if isinstance(own, int) else [SIZES[0]] * len(own)
-    if field == "initializer_range" and own is not None:
+    if field == "num_heads" and isinstance(own, list | tuple):
+        return [TINY[field]] * len(own)
+    if field == INITIAL and own is not None:
         # Some start at 1e-10, where all images have one embedding.
         return 0.05
-    return TINY.get(field) if isinstance(own, int) else None
+    return TINY[field] if field in TINY and type(own) is type(TINY[field]) else None
 
 
 def processor_names() -> Iterator[str]:
@@ -428,7 +435,8 @@ HEADER = """# Encoders of the libraries
 Each network has random weights in a file as its library writes it. The file goes through the step `encoder`, with all
 its checks, and the encoder is loaded again. Then `backbone` of two images is compared with what the library's own
 network gives. *Same* is a relative difference (L2) of at most 0.001. *Refused* is an error of ours that names the
-reason. *Differ* would be a silent difference. The share is that of the networks that were tried.
+reason. *Differ* would be a silent difference. The share is that of the networks that were tried. The
+sweep may be stopped: each section lists what has not run, of which the share says nothing.
 
 - timm: the smallest member of each family, among five that their names suggest.
 - torchvision: all classifiers.

@@ -1,16 +1,18 @@
 """Who works where: other jobs, machines that leave, workers that do not start."""
 
 import importlib
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from cluster import environment
-from cluster.allocation import ASIDE_SECONDS, Allocation, WorkerProcess
+from cluster.allocation import ASIDE_SECONDS, SOON_SECONDS, Allocation, WorkerProcess
 from cluster.errors import ConnectError, ResourceError
-from cluster.executor import ALONE, Claim, Room
+from cluster.executor import ALONE, Call, Claim, Retries, Room
 from cluster.mailbox import Location
+from cluster.on_ray import Tallies, _Run
 from cluster.resources import Layout, Machine
 from cluster.shares import Placement
 
@@ -120,3 +122,20 @@ def test_workers_that_never_start_end_the_run_unless_one_does(
         clock[0] += ASIDE_SECONDS
     with pytest.raises(ConnectError, match="3 in a row that did not: no module named repscope"):
         found.not_started(workers["a"], broken)
+
+
+def test_a_run_whose_room_another_still_uses_waits_for_it_without_spinning(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = allocation(Cluster({"a": 1}), monkeypatch)
+    monkeypatch.setattr(found, "start", lambda machine, layout: WorkerProcess(None, machine, layout, time.monotonic()))
+    busy = found.open_pool(Claim("samples", order=2), False)
+    found.want(busy, 1, True)
+    assert found.grow(busy) is not None
+    found.want(busy, 1, False)
+    looks: list[float] = []
+    claim = Claim("conditions", order=1, halted=lambda: len(looks) > 3)
+    pool = found.open_pool(claim, False)
+    assert pool.grant == 1
+    calls = Tallies("ray", Retries(), iter([Call("only", "stages.nothing", {})]), None)
+    begun = time.monotonic()
+    _Run(found, pool, lambda: looks.append(time.monotonic()), calls, lambda outcome: None).go()
+    assert looks[-1] - begun > 2 * SOON_SECONDS

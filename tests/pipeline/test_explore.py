@@ -96,6 +96,19 @@ def test_a_map_by_tsne_says_its_parameters_and_what_not_to_read_from_it(study: O
     assert "% of the variance" in tap.maps[1].about
 
 
+def test_a_tsne_that_would_take_minutes_is_made_only_where_it_is_asked_for(
+    study: OpenStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.explorer.content.QUICK", 39)
+    content = gather(study, [TAP], limit=40)
+    assert [one.name for one in content.taps[0].maps] == ["PCA"]
+    assert content.notes[-1].startswith(
+        "There is no t-SNE, which takes minutes for 40 images at 1 tap: --tsne makes it"
+    )
+    (tap,) = gather(study, [TAP], limit=40, neighbour_maps=True).taps
+    assert tap.maps[0].name == "t-SNE"
+
+
 def test_too_few_images_are_refused(study: OpenStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.explorer.content.HELDOUT", "elsewhere")
     with pytest.raises(InputError, match="expected three held-out images or more; found 0"):

@@ -105,7 +105,9 @@ def test_a_study_on_it_runs_to_the_page_and_shows_an_image_of_the_users(study: P
     from stages.images.pixels import encode_png
 
     image.write_bytes(encode_png(render(1, range(1))[0][0]))
-    assert "2 samples each for net:backbone" in repscope(*shown).stdout
+    output = repscope(*shown).stdout
+    assert "net:backbone" in output
+    assert "the image and 2 samples each at 1 tap" in output
     first = (tmp_path / "shown.png").read_bytes()
     as_its_authors = changed(study, tmp_path, "samples: {", "samples: {sampler: published, ")
     assert "2 samples each" in repscope("show", as_its_authors, *shown[2:]).stdout

@@ -110,7 +110,9 @@ class HfTrunk(Trunk):
         if self._how == "auto" and own and pooled is not None:
             flat: Tensor = pooled.flatten(1)
             return flat
-        return pool(hidden, self._how, self.patches(x.shape[-2], x.shape[-1]), self.prefix_tokens, "backbone")
+        patches = self.patches(x.shape[-2], x.shape[-1])
+        # Maps of transformers are [B, C, H, W].
+        return pool(hidden, self._how, patches, self.prefix_tokens, "backbone", False)
 
     def patches(self, height: int, width: int) -> int | None:
         """From the configuration, where the model keeps one token per patch to its end."""

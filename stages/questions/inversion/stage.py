@@ -46,7 +46,7 @@ class Inversion(Question):
     """Gradient steps."""
     starts: Annotated[int, Field(ge=2)] = 2
     """Random images that fits start from; all of them count."""
-    weights: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (0.0, 0.1, 1.0)
+    weights: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (0.0, 0.1, 1.0, 10.0)
     """Weights of the total variation that are tried."""
     shown: PositiveInt = 8
     """Sources in each figure, drawn by a seed so that the classes take turns."""

@@ -4,6 +4,7 @@ import ast
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -260,7 +261,9 @@ def test_every_call_that_could_run_foreign_code_or_reach_a_network_has_its_safet
     files = [path for room in ("pipeline", "stages", "cluster") for path in sorted((ROOT / room).rglob("*.py"))]
     texts = {str(path.relative_to(ROOT)): path.read_text() for path in files}
     assert sum(text.count(f"{name}(") for text in texts.values() for name in OPTIONS) >= 8
-    assert [f"{name}, {what}" for name, text in texts.items() for what in unsafe(text)] == []
+    found = [f"{name}, {what}" for name, text in texts.items() for what in unsafe(text)]
+    # The one place where code runs that is not ours: a file that the study names as code, known by its sha256.
+    assert [re.sub(r"line \d+", "", one) for one in found] == ["stages/external/code.py, : exec"]
 
 
 @pytest.mark.parametrize(

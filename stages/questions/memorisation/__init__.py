@@ -1,0 +1,1 @@
+"""The question `memorisation`: whether the decoder paints images that it was trained on."""
