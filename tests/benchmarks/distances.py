@@ -7,6 +7,7 @@ features, as in the paper's protocol.
 import resource
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,7 +20,7 @@ def main(samples: int = 10_000, gallery: int = 50_000, width: int = 512) -> None
     images = rng.standard_normal((gallery, width))
     rows = np.arange(samples)
     queries = images[rows] + 0.5 * rng.standard_normal((samples, width))
-    work = {
+    work: dict[str, Callable[[], object]] = {
         "ranks": lambda: measures.ranks(queries, images, rows),
         "nearest other": lambda: measures.nearest_other(images, rows),
         "unit": lambda: measures.random_pair(images),
