@@ -9,12 +9,11 @@ Buckets take address and credentials from the environment: `AWS_ACCESS_KEY_ID`, 
 
 import errno
 import os
-import random
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from obstore.store import LocalStore, MemoryStore, from_url
 
 from pipeline.errors import (
     AccessError,
+    BrokenOffError,
     ExistsError,
     FullError,
     LargeError,
@@ -54,12 +54,8 @@ STAGING_SECONDS = 86_400.0
 MAX_OBJECT_BYTES = 1 << 30
 """No object is larger: one PUT must carry it, and one retry must be cheap."""
 
-READ_TRIES = 4
-"""Of a read whose answer breaks off."""
 BROKEN_OFF = "response body error"
 """What obstore says of an answer that has begun and not ended."""
-PAUSE_SECONDS = 0.05
-"""Before the second try; doubled before each further one."""
 
 REQUEST_SECONDS = 300
 """How long one request to a bucket may take, body included: an object of 1 GiB must get through a slow line."""
@@ -168,7 +164,7 @@ class ObjectBackend:
         return self._server_copies
 
     def read(self, name: str, most_bytes: int = MAX_OBJECT_BYTES) -> bytes:
-        def whole() -> bytes:
+        with self._our_errors(name):
             # The size comes with the answer's head, before any byte of the object.
             answer = obstore.get(self._objects, name)
             if answer.meta["size"] > most_bytes:
@@ -179,25 +175,11 @@ class ObjectBackend:
                 )
             return bytes(answer.bytes())
 
-        return self._again(name, whole)
-
     def read_range(self, name: str, start: int, length: int) -> bytes:
         if length == 0:
             return b""
-        return self._again(name, lambda: bytes(obstore.get_range(self._objects, name, start=start, length=length)))
-
-    def _again(self, name: str, read: Callable[[], bytes]) -> bytes:
-        """What is read. An answer that breaks off is asked for again: the client repeats only what had no answer."""
-        attempt = 1
-        while True:
-            try:
-                with self._our_errors(name):
-                    return read()
-            except UnansweredError as error:
-                if attempt == READ_TRIES or BROKEN_OFF not in str(error):
-                    raise
-            time.sleep(PAUSE_SECONDS * 2**attempt * random.uniform(0.5, 1.0))
-            attempt += 1
+        with self._our_errors(name):
+            return bytes(obstore.get_range(self._objects, name, start=start, length=length))
 
     def head(self, name: str) -> Entry:
         with self._our_errors(name):
@@ -251,7 +233,9 @@ class ObjectBackend:
                     "none, and no role of this machine that would give any",
                     _CREDENTIALS.get(urlsplit(self._url).scheme, "Set the variables of that service."),
                 ) from error
-            raise UnansweredError(
+            # What had no answer at all, the client has repeated by itself.
+            kind = BrokenOffError if BROKEN_OFF in str(error) else UnansweredError
+            raise kind(
                 f"an answer from {self._url} about {name}",
                 _first_line(error),
                 "Check the connection, then run the same command again.",

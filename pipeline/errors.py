@@ -10,6 +10,7 @@
     │   ├── LargeError       3  an object is larger than it can be; it was not read
     │   ├── MissingError     3  an object is not there
     │   └── UnansweredError  3  the outcome is unknown, for example a lost answer; worth another try
+    │       └── BrokenOffError  3  an answer has begun and not ended
     ├── StepFailedError      3  a step could not be finished
     │   ├── StaleCodeError   3  this worker's code is not the driver's
     │   └── SeveralFailedError  several failed: their common exit code, else 3
@@ -99,6 +100,10 @@ class MissingError(StoreError):
 
 class UnansweredError(StoreError):
     """The store gave no usable answer, so what became of the request is unknown; worth another try."""
+
+
+class BrokenOffError(UnansweredError):
+    """An answer has begun and not ended. A read is repeated."""
 
     transient = True
 

@@ -14,6 +14,8 @@ import random
 import re
 import secrets
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,7 +23,16 @@ from urllib.parse import unquote, urlsplit
 from pydantic_core import from_json
 
 from pipeline.backends import MAX_OBJECT_BYTES, Backend, Entry, LocalBackend, backend_at, endpoint_of
-from pipeline.errors import ExistsError, LargeError, MissingError, RootError, StoreError, UnansweredError, UsageError
+from pipeline.errors import (
+    BrokenOffError,
+    ExistsError,
+    LargeError,
+    MissingError,
+    RootError,
+    StoreError,
+    UnansweredError,
+    UsageError,
+)
 
 FORMAT = 1
 """Major version of the store's layout, in `store.json`."""
@@ -32,7 +43,7 @@ RECORD_BYTES = 16 << 20
 RECORD_VALUES = 2_000_000
 """No record has more values: a byte of JSON can become a hundred bytes of memory."""
 
-CREATE_TRIES = 4
+TRIES = 4
 PAUSE_SECONDS = 0.05
 """The first pause between two tries; the next are twice as long, and each is cut by up to half at random."""
 BUDGET_SECONDS = 300.0
@@ -138,7 +149,7 @@ class Store:
         while a rival's request is under way, which may fail.
         """
         deadline = time.monotonic() + BUDGET_SECONDS
-        for attempt in range(1, CREATE_TRIES + 1):
+        for attempt in range(1, TRIES + 1):
             try:
                 self.create(name, data)
                 return data, True
@@ -154,9 +165,9 @@ class Store:
                     failure.__cause__ = error
             except UnansweredError as error:
                 failure = error
-            if attempt == CREATE_TRIES or time.monotonic() > deadline:
+            if attempt == TRIES or time.monotonic() > deadline:
                 raise failure
-            time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
+            _pause(attempt)
         raise AssertionError("unreachable")
 
     def copy(self, source: str, target: str) -> None:
@@ -166,19 +177,19 @@ class Store:
         """
         _check(source)
         _check(target)
-        for attempt in range(1, CREATE_TRIES + 1):
+        for attempt in range(1, TRIES + 1):
             try:
                 self._backend.copy(source, target)
                 return
             except UnansweredError:
-                if attempt == CREATE_TRIES:
+                if attempt == TRIES:
                     raise
-            time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
+            _pause(attempt)
 
     def read(self, name: str, most_bytes: int = MAX_OBJECT_BYTES) -> bytes:
         """The whole object. Raises `MissingError`, and `LargeError` for one that is larger, before it is read."""
         _check(name)
-        return self._backend.read(name, most_bytes)
+        return _repeated(lambda: self._backend.read(name, most_bytes))
 
     def read_json(self, name: str, most_bytes: int = RECORD_BYTES) -> Any:
         """What a record holds. Raises `MissingError`, and `ValueError` for what is no record, in bounded memory."""
@@ -190,7 +201,7 @@ class Store:
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """`length` bytes of an object from `start`. Raises `MissingError`."""
         _check(name)
-        return self._backend.read_range(name, start, length)
+        return _repeated(lambda: self._backend.read_range(name, start, length))
 
     def head(self, name: str) -> Entry:
         """Size and time of an object. Raises `MissingError`."""
@@ -217,6 +228,19 @@ class Store:
         if self.url.startswith("file://"):
             return str(Path(unquote(urlsplit(self.url).path)) / name)
         return f"{self.url}/{name}"
+
+
+def _repeated(read: Callable[[], bytes]) -> bytes:
+    """What is read; an answer that breaks off is asked for again."""
+    for attempt in range(1, TRIES):
+        with suppress(BrokenOffError):
+            return read()
+        _pause(attempt)
+    return read()
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
 
 
 def parse_json(data: bytes) -> Any:

@@ -538,7 +538,9 @@ def page(rows: dict[tuple[str, str], Row]) -> str:
 def _cell(row: Row) -> str:
     """Why a network is not the same, in a cell of a table."""
     far = f"by {row['difference']:g}; " if row["outcome"] == "differs" and "difference" in row else ""
-    return f"{far}{row['why']}".replace("|", "\\|")[:CELL]
+    # The file of weights is in a temporary folder.
+    why = re.sub(rf"{re.escape(tempfile.gettempdir())}/\S*?(?=[;,.]?(\s|$))", "a folder", row["why"])
+    return f"{far}{why}".replace("|", "\\|")[:CELL]
 
 
 def main() -> None:

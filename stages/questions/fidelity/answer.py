@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.contract import Inputs, Output, Summary
 from stages.embeddings.format import open_table
@@ -39,7 +40,7 @@ def answer(stage: "Fidelity", inputs: Inputs, out: Output, device: str) -> Summa
     assert seeing is not None, f"{encoder} is a step and not among the inputs"
     statistics = table.statistics(tap)
 
-    def space(images: "np.ndarray") -> Floats:
+    def space(images: NDArray[np.uint8]) -> Floats:
         return statistics.standardise(embed(seeing, tap, images)).astype(np.float64)
 
     shards = open_images(inputs["shards"])

@@ -103,10 +103,11 @@ def answer(stage: "Inversion", inputs: Inputs, out: Output, device: str) -> Summ
     images = open_images(inputs["shards"])
     shown, taken = images.decode(found.rows[: stage.count], found.size), found.rows[: stage.count]
     first = in_turns(inputs["shards"], taken)[: stage.shown]
+    tables = {name: table_of(inputs, name) for name in dict.fromkeys(split_tap(tap_id)[0] for tap_id in found.tap_ids)}
+    encoders = {name: encoder_of(inputs, name, table, device) for name, table in tables.items()}
     for order, tap_id in enumerate(found.tap_ids):
         name, tap = split_tap(tap_id)
-        table = table_of(inputs, name)
-        encoder = encoder_of(inputs, name, table, device)
+        table, encoder = tables[name], encoders[name]
         if not isinstance(encoder, NetworkEncoder):
             rows.append(note(QUESTION, DISTANCE, tap_id, "This tap has no gradient."))
             continue

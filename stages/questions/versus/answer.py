@@ -116,8 +116,8 @@ def answer(stage: "Versus", inputs: Inputs, out: Output, device: str) -> Summary
         rows += pair_rows
         figures += [replace(sheet, order=10 * number + sheet.order) for sheet in sheets]
         for place, (here, there) in enumerate(((a, b), (b, a))):
-            told, sheet = _twins(asked, inputs, spaces, here, there, sources)
-            rows += told
+            twin_rows, sheet = _twins(asked, inputs, spaces, here, there, sources)
+            rows += twin_rows
             figures += [replace(sheet, order=10 * number + 2 + place)] if sheet is not None else []
     rows = put_rows(out, rows)
     for figure in figures:
@@ -318,7 +318,7 @@ def _without_repeats(pairs: Numbers, among: NDArray[np.bool_], most: int) -> Num
 def _twins(
     asked: _Asked, inputs: Inputs, spaces: Mapping[str, Space], here: str, there: str, sources: NDArray[np.uint8]
 ) -> tuple[list[Row], Figure | None]:
-    """How far samples of one tap spread there and at the other, and the verdict on whether they are told apart."""
+    """How far samples of one tap spread there and at the other, and the verdict on whether that separates them."""
     found, stage = asked.found, asked.stage
     own, other = spaces[here], spaces[there]
     across = _seen_by(inputs, found, here, there, other)

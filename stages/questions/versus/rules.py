@@ -8,7 +8,7 @@ from typing import TypeAlias
 from stages.questions.findings import Outcome
 
 MORE, LESS, EQUAL, CANNOT_TELL = "B KNOWS MORE", "A KNOWS MORE", "EQUAL", "CANNOT TELL"
-APART, TOGETHER = "TOLD APART", "NOT TOLD APART"
+SEPARATED, NOT_SEPARATED = "SEPARATED", "NOT SEPARATED"
 FINER, COARSER, ALIKE = "B FINER", "A FINER", "ALIKE"
 
 EFFECT_MIN = 0.05
@@ -30,9 +30,10 @@ RULE = (
     f"with their source (fixed − kept above {EFFECT_MIN:g}) and the probe does not find the difference too."
 )
 TWINS_RULE = (
-    f"{APART}: samples of A's vector spread more in B, in distances of two random images, than in A, by {EFFECT_MIN:g} "
-    f"or more, and more than samples of B's own vector do in B, by as much. {TOGETHER}: one of the two is less than "
-    f"that. {CANNOT_TELL}: all else, and where samples of A are no nearer to their source in A than the nearest other "
+    f"{SEPARATED}: samples of A's vector spread more in B, in distances of two random images, than in A, by "
+    f"{EFFECT_MIN:g} or more, and more than samples of B's own vector do in B, by as much. {NOT_SEPARATED}: one of the "
+    f"two is less than that. {CANNOT_TELL}: all else, and where samples of A are no nearer to their source in A than "
+    "the nearest other "
     "image is, so that they are no twins."
 )
 FINER_RULE = (
@@ -105,7 +106,7 @@ def judge(e: Evidence) -> tuple[str, str]:
 
 
 def twins(nearness: float | None, here: Bounds, control: Bounds) -> tuple[str, str]:
-    """Whether B tells the samples of A apart, and why.
+    """Whether B separates the samples of A, and why.
 
     `nearness`: median of d(sample, source) / d(nearest other image, source) in A. `here`: bounds of the spread in B
     minus that in A; `control`: minus that of samples of B's own vector in B.
@@ -115,8 +116,8 @@ def twins(nearness: float | None, here: Bounds, control: Bounds) -> tuple[str, s
         return CANNOT_TELL, f"No twins: distance of the samples over that of the nearest other image is {far}."
     why = f"Spread in B, over that in A: {_between(here)} more; over that of B's own samples: {_between(control)} more."
     if here[0] >= EFFECT_MIN and control[0] >= EFFECT_MIN:
-        return APART, why
-    return (TOGETHER if here[1] < EFFECT_MIN or control[1] < EFFECT_MIN else CANNOT_TELL), why
+        return SEPARATED, why
+    return (NOT_SEPARATED if here[1] < EFFECT_MIN or control[1] < EFFECT_MIN else CANNOT_TELL), why
 
 
 def finer(difference: Bounds, chance: Bounds) -> str:

@@ -19,7 +19,7 @@ class Versus(Question):
     with `decoder_seeds`, `seed_samples.1` …; from `conditions` on again for each further tap group, as `samples.1`.
     Writes `results.parquet` and figures. For every pair of taps: the paired difference of kept and of a linear probe by
     attribute; how well neighbours at one tap predict those at the other; and whether samples of one tap, which are
-    alike there, are told apart at the other.
+    alike there, are separated at the other.
     """
 
     name: ClassVar[str] = "versus"

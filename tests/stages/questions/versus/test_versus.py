@@ -70,9 +70,9 @@ def test_the_verdict_on_an_attribute(changed: dict[str, object], verdict: str, w
 @pytest.mark.parametrize(
     ("nearness", "here", "control", "verdict"),
     [
-        (0.8, (0.05, 0.2), (0.05, 0.2), rules.APART),
-        (0.8, (0.05, 0.2), (-0.1, 0.04), rules.TOGETHER),
-        (0.8, (-0.1, 0.04), (0.05, 0.2), rules.TOGETHER),
+        (0.8, (0.05, 0.2), (0.05, 0.2), rules.SEPARATED),
+        (0.8, (0.05, 0.2), (-0.1, 0.04), rules.NOT_SEPARATED),
+        (0.8, (-0.1, 0.04), (0.05, 0.2), rules.NOT_SEPARATED),
         (0.8, (0.0, 0.2), (0.05, 0.2), CANNOT_TELL),
         (1.0, (0.05, 0.2), (0.05, 0.2), CANNOT_TELL),
         (None, (0.05, 0.2), (0.05, 0.2), CANNOT_TELL),
@@ -175,7 +175,7 @@ def test_samples_that_differ_spread_at_both_taps_and_equal_ones_at_none(answer: 
     assert controls[A, B].value == pytest.approx(spread[A, B].value - spread[B, B].value)
     # Samples that keep nothing are no twins of their source.
     assert gaps[A, B].verdict == CANNOT_TELL
-    assert gaps[B, A].verdict == rules.TOGETHER
+    assert gaps[B, A].verdict == rules.NOT_SEPARATED
     # The samples are not embedded by the other network.
     assert "not embedded there" in gaps[A, OTHER].why
 
