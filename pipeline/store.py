@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from pydantic_core import from_json
@@ -48,6 +48,8 @@ PAUSE_SECONDS = 0.05
 """The first pause between two tries; the next are twice as long, and each is cut by up to half at random."""
 BUDGET_SECONDS = 300.0
 """No further try begins later than this after the first."""
+
+_Answer = TypeVar("_Answer")
 
 _NAME = re.compile(r"[A-Za-z0-9_.=+@:,-]+(/[A-Za-z0-9_.=+@:,-]+)*")
 
@@ -125,7 +127,7 @@ class Store:
         except ExistsError:
             return
         finally:
-            self._backend.delete(name)
+            self.delete(name)
         raise RootError(
             f"{self.url} to refuse to create an object twice",
             "that it overwrote it",
@@ -177,19 +179,12 @@ class Store:
         """
         _check(source)
         _check(target)
-        for attempt in range(1, TRIES + 1):
-            try:
-                self._backend.copy(source, target)
-                return
-            except UnansweredError:
-                if attempt == TRIES:
-                    raise
-            _pause(attempt)
+        _repeated(UnansweredError, lambda: self._backend.copy(source, target))
 
     def read(self, name: str, most_bytes: int = MAX_OBJECT_BYTES) -> bytes:
         """The whole object. Raises `MissingError`, and `LargeError` for one that is larger, before it is read."""
         _check(name)
-        return _repeated(lambda: self._backend.read(name, most_bytes))
+        return _repeated(BrokenOffError, lambda: self._backend.read(name, most_bytes))
 
     def read_json(self, name: str, most_bytes: int = RECORD_BYTES) -> Any:
         """What a record holds. Raises `MissingError`, and `ValueError` for what is no record, in bounded memory."""
@@ -201,7 +196,7 @@ class Store:
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """`length` bytes of an object from `start`. Raises `MissingError`."""
         _check(name)
-        return _repeated(lambda: self._backend.read_range(name, start, length))
+        return _repeated(BrokenOffError, lambda: self._backend.read_range(name, start, length))
 
     def head(self, name: str) -> Entry:
         """Size and time of an object. Raises `MissingError`."""
@@ -221,7 +216,7 @@ class Store:
     def delete(self, name: str) -> None:
         """Deletes an object; one that is not there is deleted already."""
         _check(name)
-        self._backend.delete(name)
+        _repeated(UnansweredError, lambda: self._backend.delete(name))
 
     def address(self, name: str) -> str:
         """Where an object or folder is, for a person and for other tools: a path for local stores, else a URL."""
@@ -230,13 +225,17 @@ class Store:
         return f"{self.url}/{name}"
 
 
-def _repeated(read: Callable[[], bytes]) -> bytes:
-    """What is read; an answer that breaks off is asked for again."""
+def _repeated(failure: type[UnansweredError], request: Callable[[], _Answer]) -> _Answer:
+    """The answer to a request. After such a failure it is sent again.
+
+    The client itself repeats what only reads and had no answer. It repeats neither an answer that breaks off nor a
+    POST, as which S3 takes deletions.
+    """
     for attempt in range(1, TRIES):
-        with suppress(BrokenOffError):
-            return read()
+        with suppress(failure):
+            return request()
         _pause(attempt)
-    return read()
+    return request()
 
 
 def _pause(attempt: int) -> None:
