@@ -164,7 +164,7 @@ def _movement(rows: Sequence[Row], taps: Sequence[StyledTap]) -> list[LabelledCh
             if own:
                 points = tuple((float(levels.index(eps)), row.value) for eps, row in own)
                 curves.append(Line(tap.id, points, tap.style, tap.shape, tuple((row.low, row.high) for _, row in own)))
-        chart = charts.lines(curves, across, up, 150, f"movement under {label}")
+        chart = charts.lines(curves, across, up, 220, f"movement under {label}")
         plots.append(LabelledChart(label, "eps in 255ths", chart, anchor=anchor("robustness", attack)))
     return plots
 
