@@ -34,6 +34,8 @@ QUESTION = "shift"
 KEPT, PROBE, READER, DISTANCE, MRR = "kept", "linear probe", "reader", "distance", "mrr"
 SEEN, UNSEEN, GAP, HALVES = ", seen", ", unseen", ", seen - unseen", ", half - half of seen"
 WALK, WALK_GAP, WALK_CONTROL = "walk distance", "walk distance - images", "walk control - walk"
+FARTHER = ", unseen - seen"
+"""Of distances, of which more is worse."""
 LEFT_OUT = "left out"
 SCORE = "1 - d / d of other images"
 R2 = "R2 of the attribute from the embedding"
@@ -234,14 +236,14 @@ def _distances(asked: _Asked, inputs: Inputs, tap_id: str) -> Iterator[Row]:
     each = samples.shape[2]
     ranks = measures.ranks(samples[0].reshape(-1, samples.shape[3]), gallery, positions.repeat(each))
     known = np.ones(len(rows), dtype=np.bool_)
-    found = list(groups.rows(DISTANCE, tap_id, "", UNIT, groups.means(apart), known))
-    # Here more is worse.
-    gap, control = found[2], found[3]
-    verdict, why = rules.judge_distance((-gap.high, -gap.low), (control.low, control.high), groups.smaller)
-    found[2] = replace(gap, verdict=verdict, why=why)
+    means = groups.means(apart)
+    near, far, _, control = groups.rows(DISTANCE, tap_id, "", UNIT, means, known)
+    farther = groups.interval(score.difference(means[1], means[0]))
+    verdict, why = rules.judge_distance((farther.low, farther.high), (control.low, control.high), groups.smaller)
+    judged = replace(row(QUESTION, DISTANCE + FARTHER, tap_id, "", farther, UNIT), verdict=verdict, why=why)
     reciprocal = (1.0 / ranks).reshape(-1, each).mean(axis=1)
     ranked = groups.rows(MRR, tap_id, "", f"mean of 1 / rank among {len(listed)}", groups.means(reciprocal), known)
-    yield from (*found, *ranked)
+    yield from (near, far, judged, control, *ranked)
 
 
 def _grid(stage: "Shift", inputs: Inputs, asked: _Asked, tap_id: str, number: int) -> Figure:

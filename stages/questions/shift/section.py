@@ -18,6 +18,7 @@ from stages.questions.findings import Finding
 from stages.questions.format import Row, joined
 from stages.questions.shift.answer import (
     DISTANCE,
+    FARTHER,
     GAP,
     HALVES,
     KEPT,
@@ -46,7 +47,8 @@ from stages.questions.shift.rules import (
 TEMPLATE = Path(__file__).with_suffix(".html")
 CLAIM = "What samples show of an image, they show of combinations that neither encoder nor decoder has met."
 PROBE_STYLE = "control control-1"
-VERDICTS = (HOLDS, DECODER, EMBEDDING, FAILS, CANNOT_TELL)
+VERDICTS = (DECODER, EMBEDDING, FAILS, HOLDS, CANNOT_TELL)
+"""In the order in which attributes are shown."""
 MEASURES = (
     (
         "Seen and unseen combinations",
@@ -83,6 +85,7 @@ class ShiftContent:
     taps: tuple[ShiftedTap, ...]
     key: tuple[tuple[Markup, str], ...]
     distances: PageTable
+    ranks: PageTable
     grids: tuple[Sheet, ...]
     walks: PageTable
     walked: tuple[Sheet, ...]
@@ -101,6 +104,7 @@ def section(answer: Answer, answers: Mapping[str, Answer], taps: Sequence[Styled
             (charts.stroke(PROBE_STYLE), "the same of a linear probe"),
         ),
         distances=_distances(answer, taps),
+        ranks=_ranks(answer, taps),
         grids=tuple(rows(figure) for _, figure in by_tap(answer.kind("grid"), taps)),
         walks=_walks(answer, taps),
         walked=tuple(rows(figure) for _, figure in by_tap(answer.kind("walk"), taps)),
@@ -136,7 +140,7 @@ def _axis(gaps: Sequence[Row], probes: Sequence[Row]) -> charts.Axis:
 
 def _tap(answer: Answer, tap: StyledTap, gaps: Sequence[Row], axis: charts.Axis) -> ShiftedTap:
     probes = {row.subject: row for row in answer.where(PROBE + GAP) if tap_id_of(row) == tap.id}
-    ordered = sorted(gaps, key=lambda row: (VERDICTS.index(row.verdict) in (0, 4), -row.value))
+    ordered = sorted(gaps, key=lambda row: (VERDICTS.index(row.verdict), -row.value))
     return ShiftedTap(
         anchor=anchor("shift", tap.id),
         tap=tap,
@@ -164,7 +168,7 @@ def _table(answer: Answer, tap: StyledTap, gaps: Sequence[Row]) -> PageTable:
         metrics = (KEPT + SEEN, KEPT + UNSEEN, KEPT + GAP, KEPT + HALVES, PROBE + SEEN, PROBE + UNSEEN, PROBE + GAP)
         cells = (first(answer.where(metric), tap.id, row.subject) for metric in metrics)
         written = ["" if cell is None else interval(cell) for cell in cells]
-        lines.append(TableRow(None, plain(row.subject), (*written, row.verdict.lower())))
+        lines.append(TableRow(None, plain(row.subject), tuple(written)))
     head = (
         "attribute",
         "kept, seen",
@@ -174,31 +178,36 @@ def _table(answer: Answer, tap: StyledTap, gaps: Sequence[Row]) -> PageTable:
         "probe, seen",
         "probe, unseen",
         "difference",
-        "verdict",
     )
     return PageTable("", head, tuple(lines))
 
 
 def _distances(answer: Answer, taps: Sequence[StyledTap]) -> PageTable:
+    head = ("tap", "seen", "unseen", "unseen − seen", "two halves of seen", "verdict")
+    return _of_taps(answer, taps, head, DISTANCE, (SEEN, UNSEEN, FARTHER, HALVES), FARTHER)
+
+
+def _ranks(answer: Answer, taps: Sequence[StyledTap]) -> PageTable:
+    head = ("tap", "seen", "unseen", "seen − unseen", "two halves of seen")
+    return _of_taps(answer, taps, head, MRR, (SEEN, UNSEEN, GAP, HALVES))
+
+
+def _of_taps(
+    answer: Answer,
+    taps: Sequence[StyledTap],
+    head: tuple[str, ...],
+    metric: str,
+    columns: Sequence[str],
+    judged: str | None = None,
+) -> PageTable:
+    """A line for each tap that has the numbers; `judged` is the column whose verdict stands last."""
     lines = []
     for tap in taps:
-        judged = first(answer.where(DISTANCE + GAP), tap.id, "")
-        if judged is None:
-            continue
-        metrics = (DISTANCE + SEEN, DISTANCE + UNSEEN, DISTANCE + GAP, DISTANCE + HALVES, MRR + SEEN, MRR + UNSEEN)
-        cells = (first(answer.where(metric), tap.id, "") for metric in metrics)
-        written = ["" if cell is None else interval(cell, 3) for cell in cells]
-        lines.append(TableRow(tap, tap.id, (*written, judged.verdict.lower())))
-    head = (
-        "tap",
-        "distance, seen",
-        "distance, unseen",
-        "seen − unseen",
-        "two halves of seen",
-        "mean 1 / rank, seen",
-        "unseen",
-        "verdict",
-    )
+        cells = {column: first(answer.where(metric + column), tap.id, "") for column in columns}
+        known = {column: cell for column, cell in cells.items() if cell is not None}
+        if len(known) == len(columns):
+            verdict = () if judged is None else (known[judged].verdict.lower(),)
+            lines.append(TableRow(tap, tap.id, (*(interval(cell, 3) for cell in known.values()), *verdict)))
     return PageTable("", head, tuple(lines))
 
 

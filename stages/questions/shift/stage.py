@@ -68,7 +68,7 @@ class Shift(Question):
 
     train: PositiveInt = 5_000
     """Train images that the linear probe is fitted to, at most."""
-    shown: PositiveInt = 4
+    shown: PositiveInt = 3
     """Images of each group, and walks, in the figures of a tap."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the choice among train images, of the random halves and of the bootstrap."""

@@ -174,7 +174,7 @@ def test_the_linear_probe_and_the_distances_have_both_groups(answer: MemoryArtif
     near, far = (rows(answer, f"distance, {group}")["small:backbone", ""] for group in ("seen", "unseen"))
     assert near.value < 0.01
     assert far.value > 0.2
-    assert rows(answer, "distance, seen - unseen")["small:backbone", ""].verdict == rules.FAILS
+    assert rows(answer, "distance, unseen - seen")["small:backbone", ""].verdict == rules.FAILS
     assert ("oracle:attributes", "") not in rows(answer, "distance, seen")
 
 
