@@ -15,6 +15,7 @@ from stages.questions.layers.stage import Layers
 from stages.questions.memorisation.stage import Memorisation
 from stages.questions.question import Question
 from stages.questions.robustness.stage import Robustness
+from stages.questions.shift.stage import Shift
 from stages.questions.versus.stage import Versus
 
 QUESTIONS: tuple[type[Question], ...] = (
@@ -27,6 +28,7 @@ QUESTIONS: tuple[type[Question], ...] = (
     Layers,
     Versus,
     Inversion,
+    Shift,
     Health,
     Memorisation,
 )
