@@ -1,7 +1,7 @@
 """What the page shows of dynamics: kept, the linear probe and r over a training, their trends, and since when."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,22 +31,21 @@ class TapCourse:
 
     tap: StyledTap
     text: str
+    trends: PageTable
+    """Of kept and of the linear probe."""
 
 
 @dataclass(frozen=True)
 class RunCourse:
-    """One training: r, then a small chart for each attribute, and all trends."""
+    """One training: a small chart of r, where *invariance* was asked, and of each attribute, and all trends."""
 
     name: str
     order: str
     taps: tuple[TapCourse, ...]
-    moves: LabelledChart | None
-    """None where *invariance* was not asked."""
-    moves_key: tuple[tuple[Markup, str], ...]
-    move_trends: PageTable
     plots: tuple[LabelledChart, ...]
     key: tuple[tuple[Markup, str], ...]
-    trends: PageTable
+    moves: PageTable
+    """Trends of r, of all taps."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +95,10 @@ def _run(answer: Answer, run: str, taps: Sequence[StyledTap]) -> RunCourse:
     course = _Course(answer, run)
     subjects = list(dict.fromkeys(row.subject for row in answer.where(PROBE) if row.encoder == run))
     r = course.curves(R, OTHERS, taps)
-    moves = None
+    plots = []
     if r:
         drawn = chart(r, course.points, distances(r), f"r over the training of {run}")
-        moves = LabelledChart("how far an image moves, r", "", drawn, anchor=anchor("dynamics", run, "r"))
-    plots = []
+        plots.append(LabelledChart("r", "how far an image moves", drawn, anchor=anchor("dynamics", run, "r")))
     for subject in subjects:
         curves = [
             Curve(f"{metric} at {tap.id}", course.rows(metric, tap, subject), style, shape)
@@ -114,13 +112,10 @@ def _run(answer: Answer, run: str, taps: Sequence[StyledTap]) -> RunCourse:
     return RunCourse(
         name=run,
         order=" → ".join(course.points),
-        taps=tuple(TapCourse(tap, course.text(tap)) for tap in taps),
-        moves=moves,
-        moves_key=(*solid, (dashed, OTHERS)),
-        move_trends=course.table(taps, (R,), transforms, "transforms"),
+        taps=tuple(TapCourse(tap, course.text(tap), course.attributes(tap)) for tap in taps),
         plots=tuple(plots),
-        key=(*solid, (dashed, "linear probe")),
-        trends=course.table(taps, (KEPT, PROBE), plain, "attribute"),
+        key=(*solid, (dashed, f"linear probe{f'; of r, {OTHERS}' if r else ''}")),
+        moves=course.moves(taps),
     )
 
 
@@ -163,18 +158,24 @@ class _Course:
                 said += [f"{what} {verb} for {joined(named)}"] if named else []
         return "; ".join(said).capitalize() + "." if said else "Nothing that is judged rises or falls."
 
-    def table(
-        self, taps: Sequence[StyledTap], metrics: Sequence[str], read: Callable[[str], str], what: str
-    ) -> PageTable:
-        """A line for each tap and subject: trend, verdict and since when, of each number."""
-        columns = {metric: self._columns(metric) for metric in metrics}
-        lines = []
-        for tap in taps:
-            for subject in dict.fromkeys(name for metric in metrics for name in self._subjects(metric, tap)):
-                cells = [self._cell(column, tap, subject) for found in columns.values() for column in found]
-                lines.append(TableRow(tap, tap.id, (read(subject), *cells)))
-        head = [named for found in columns.values() for named in found.values()]
-        return PageTable("", ("tap", what, *head), tuple(lines))
+    def attributes(self, tap: StyledTap) -> PageTable:
+        """The trends of kept and of the linear probe at a tap, attribute by attribute."""
+        columns = {**self._columns(KEPT), **self._columns(PROBE)}
+        lines = [
+            TableRow(None, plain(subject), tuple(self._cell(column, tap, subject) for column in columns))
+            for subject in self._subjects(PROBE, tap)
+        ]
+        return PageTable("", ("attribute", *columns.values()), tuple(lines))
+
+    def moves(self, taps: Sequence[StyledTap]) -> PageTable:
+        """The trends of r at every tap."""
+        columns = self._columns(R)
+        lines = [
+            TableRow(tap, tap.id, (transforms(subject), *(self._cell(column, tap, subject) for column in columns)))
+            for tap in taps
+            for subject in self._subjects(R, tap)
+        ]
+        return PageTable("", ("tap", "transforms", *columns.values()), tuple(lines))
 
     def _columns(self, metric: str) -> dict[tuple[str, str], str]:
         """The columns of a number, as the metric of their rows and what is shown of these, with their heads."""

@@ -22,15 +22,14 @@ TEMPLATE = Path(__file__).with_suffix(".html")
 
 @dataclass(frozen=True)
 class EncoderLayers:
-    """One encoder: a small chart for each attribute, and all trends."""
+    """One encoder: a small chart for each attribute and for r, and all trends."""
 
     name: str
     order: str
     plots: tuple[LabelledChart, ...]
     trends: PageTable
-    moves: LabelledChart | None
-    """None where *invariance* was not asked."""
-    move_trends: PageTable
+    moves: PageTable
+    """Trends of r; empty where *invariance* was not asked."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,6 @@ class LayersContent:
 
     encoders: tuple[EncoderLayers, ...]
     key: tuple[tuple[Markup, str], ...]
-    moves_key: tuple[tuple[Markup, str], ...]
     notes: tuple[str, ...]
 
 
@@ -73,22 +71,17 @@ def _content(answer: Answer, taps: Sequence[StyledTap]) -> LayersContent:
             EncoderLayers(
                 encoder,
                 " → ".join(tap_id.partition(":")[2] for tap_id in ids),
-                tuple(_plot(answer, ids, row.subject, shown) for row in own),
+                (*(_plot(answer, ids, row.subject, shown) for row in own), *_moved(answer, ids, shown)),
                 _trends(answer, encoder, [row.subject for row in own]),
-                _moved(answer, ids, shown),
-                _move_trends(answer, encoder),
+                _moves(answer, encoder),
             )
         )
     key = (
-        (charts.symbol("v v-none", "circle"), "kept, with 95 % interval"),
-        (charts.stroke(CONTROL), "linear probe"),
-    )
-    moves_key = (
-        (charts.symbol("v v-none", "circle"), "its own augmentations, with 95 % interval"),
-        (charts.stroke(CONTROL), OTHERS),
+        (charts.symbol("v v-none", "circle"), f"kept{' or r' if answer.where(R) else ''}, with 95 % interval"),
+        (charts.stroke(CONTROL), f"linear probe{f'; of r, {OTHERS}' if answer.where(R) else ''}"),
     )
     notes = tuple(row.why for row in answer.where(KEPT) if row.why)
-    return LayersContent(tuple(encoders), key, moves_key, notes)
+    return LayersContent(tuple(encoders), key, notes)
 
 
 def _plot(answer: Answer, tap_ids: Sequence[str], subject: str, tap: StyledTap) -> LabelledChart:
@@ -101,8 +94,8 @@ def _plot(answer: Answer, tap_ids: Sequence[str], subject: str, tap: StyledTap) 
     return LabelledChart(plain(subject), "", drawn, anchor=anchor("layers", tap.encoder, subject))
 
 
-def _moved(answer: Answer, tap_ids: Sequence[str], tap: StyledTap) -> LabelledChart | None:
-    """r at each tap of what was drawn for the encoder, beside that of other transforms; None where it was not asked."""
+def _moved(answer: Answer, tap_ids: Sequence[str], tap: StyledTap) -> list[LabelledChart]:
+    """r at each tap of what was drawn for the encoder, beside that of other transforms; none where it was not asked."""
     subjects = list(dict.fromkeys(row.subject for row in answer.where(R) if row.encoder == tap.encoder))
     curves = [
         Curve(
@@ -113,9 +106,9 @@ def _moved(answer: Answer, tap_ids: Sequence[str], tap: StyledTap) -> LabelledCh
         for subject in subjects
     ]
     if not curves:
-        return None
+        return []
     drawn = chart(curves, _numbered(tap_ids), distances(curves), f"r of {tap.encoder} over depth")
-    return LabelledChart("how far an image moves, r", "", drawn, anchor=anchor("layers", tap.encoder, "r"))
+    return [LabelledChart("r", "how far an image moves", drawn, anchor=anchor("layers", tap.encoder, "r"))]
 
 
 def _numbered(tap_ids: Sequence[str]) -> list[str]:
@@ -135,7 +128,7 @@ def _trends(answer: Answer, encoder: str, subjects: Sequence[str]) -> PageTable:
     return PageTable("", head, tuple(lines))
 
 
-def _move_trends(answer: Answer, encoder: str) -> PageTable:
+def _moves(answer: Answer, encoder: str) -> PageTable:
     rows = [row for row in answer.where(R + TREND) if row.encoder == encoder]
     lines = tuple(TableRow(None, transforms(row.subject), (interval(row), row.verdict)) for row in rows)
     return PageTable("", ("transforms", "trend of r", "verdict"), lines)

@@ -156,6 +156,7 @@ def test_the_section_has_a_chart_for_r_and_for_each_attribute_and_says_what_fall
     (part,) = section(read("dynamics", answer), {}, styled).parts
     assert part.html.count("<figure ") == 1 + len(EVERYTHING)
     assert "0 → 100 → 300" in part.html
+    assert part.html.count("Every attribute at late:projector") == 1
     assert "position in the study" in part.html
     assert "usual augmentations" in part.html
     assert "have the tap backbone" in part.html
