@@ -4,6 +4,7 @@ Only `pipeline` and the report import this module: were it imported by an answer
 digest of every answer. It imports no `section.py`, which need numpy; the report imports those by name (`section_of`).
 """
 
+from stages.questions.dynamics.stage import Dynamics
 from stages.questions.edits.stage import Edits
 from stages.questions.faithfulness.stage import Faithfulness
 from stages.questions.fidelity.stage import Fidelity
@@ -26,6 +27,7 @@ QUESTIONS: tuple[type[Question], ...] = (
     Robustness,
     Edits,
     Layers,
+    Dynamics,
     Versus,
     Inversion,
     Shift,
