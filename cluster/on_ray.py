@@ -44,7 +44,7 @@ from cluster.ranks import Rank, run_rank
 from cluster.resources import device, layout_for_parts, set_threads
 from cluster.retry import REMEMBERED, Reports, Tally, limit_seconds
 from cluster.shares import Placement
-from cluster.training import HungError, run_train
+from cluster.training import GivenUpError, run_train
 
 POLL_SECONDS = 0.5
 """How often a thread that waits polls for progress, for room and for the end."""
@@ -199,7 +199,7 @@ class OnRay:
                     outcome = self._together(gang, tally, payload, on_report, reports, report)
                 if outcome is not None:
                     return outcome
-                self._allocation.leave(gang)
+                self._allocation.leave(gang, tally.avoid)
         finally:
             self._allocation.close_gang(gang)
 
@@ -281,6 +281,8 @@ class OnRay:
     ) -> Outcome | None:
         """One attempt of a gang of several ranks, by Ray Train."""
         placement = self._wait_for_placement(gang, report)
+        # Otherwise Ray Train chooses the machines.
+        elsewhere = tuple(placement.ranks) if gang.avoid else ()
         attempt = tally.begin()
         reports.begin(time.monotonic())
         assert self._connection is not None
@@ -292,7 +294,9 @@ class OnRay:
                 report.changes()
                 reports.fetched(read(), time.monotonic())
                 if (silent := reports.silent_seconds(time.monotonic())) is not None:
-                    raise HungError(silence(silent))
+                    raise GivenUpError(silence(silent))
+                if left := set(elsewhere) - self._allocation.machines.keys():
+                    raise GivenUpError("a machine of its ranks has left the cluster", tuple(left))
 
             try:
                 ended = run_train(
@@ -305,9 +309,12 @@ class OnRay:
                     look,
                     None if gang.least == gang.ranks else gang.least,
                     self._resize_seconds,
+                    elsewhere,
                 )
-            except HungError as error:
-                tally.hung(Loss(attempt, str(error), socket.gethostname(), 0))
+            except GivenUpError as error:
+                if error.left:
+                    return tally.lost(Loss(attempt, str(error), socket.gethostname(), 0, error.left), gone())
+                tally.hung(loss_of_all(attempt, str(error), mailbox))
                 return None
         return tally.lost(ended, gone()) if isinstance(ended, Loss) else tally.answered(ended)
 
@@ -454,7 +461,7 @@ class _Run:
         if not self._waiting or not self._allocation.keeps(self._pool, worker):
             self._allocation.release(self._pool, worker)
             return
-        elsewhere = (n for n, (tally, _) in enumerate(self._waiting) if tally.avoid != worker.machine)
+        elsewhere = (n for n, (tally, _) in enumerate(self._waiting) if worker.machine not in tally.avoid)
         number = next(elsewhere, 0)
         tally, payload = self._waiting[number]
         del self._waiting[number]
@@ -560,7 +567,19 @@ def has_started(allocation: Allocation, worker: WorkerProcess, ref: Any) -> bool
 def lost(tally: Tally, worker: WorkerProcess, reason: str) -> Loss:
     """The loss of a worker that has started."""
     assert worker.where is not None
-    return Loss(tally.attempts, reason, worker.where.host, worker.where.pid, worker.machine)
+    return Loss(tally.attempts, reason, worker.where.host, worker.where.pid, (worker.machine,))
+
+
+def loss_of_all(attempt: int, reason: str, mailbox: Any) -> Loss:
+    """The loss of a gang that was given up, wherever its ranks are."""
+    import ray
+
+    try:
+        ranks: list[Location] = list(ray.get(mailbox.ranks.remote(), timeout=30).values())
+    except ray.exceptions.RayError:
+        ranks = []
+    hosts = ", ".join(sorted({rank.host for rank in ranks})) or socket.gethostname()
+    return Loss(attempt, reason, hosts, 0, tuple(sorted({rank.machine for rank in ranks})))
 
 
 def silence(seconds: float) -> str:
