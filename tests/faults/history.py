@@ -53,10 +53,17 @@ MOST_RUNS = 30
 Harm = Literal["flip", "cut", "empty", "lose"]
 Result = TypeVar("Result")
 RECORDS = ("artifact.json", "manifest.json", "decision.json", "state.json")
+AMONG = (
+    *(f"artifacts/{stage}/" for stage in EDITED),
+    *(f"create artifacts/{stage}/" for stage in EDITED),
+    *("/a/", "/b/", "/parts/", "/train/", "/files/", "decision.json", "manifest.json", "tombstone.json", "copy "),
+)
+"""Of which calls to the store one is drawn at which a process fails: of some there are few in a run."""
 
 names = st.sampled_from
 studies = names(STUDIES)
 picks = st.integers(0, 999)
+harms: st.SearchStrategy[Harm] = names(["flip", "cut", "empty", "lose"])
 
 
 @dataclass(frozen=True)
@@ -248,11 +255,21 @@ class History(RuleBasedStateMachine):
     def run(self, study: str, force: str, accept_drift: bool) -> None:
         self.run_to_the_end(study, force, accept_drift)
 
+    @rule(study=studies, field=names(FIELDS), value=st.integers(1, 2))
+    def edit_a_parameter_and_run(self, study: str, field: str, value: int) -> None:
+        self.edit_a_parameter(study, field, value)
+        self.run_to_the_end(study)
+
+    @rule(study=studies, stage=names(EDITED), edition=st.integers(0, 2))
+    def edit_code_and_make_anew(self, study: str, stage: str, edition: int) -> None:
+        self.edit_code(stage, edition)
+        self.run_to_the_end(study, force=stage)
+
     @rule(
-        study=studies, crash=names(CRASHES), at=st.integers(0, 25), among=names(EDITED), force=names(("", "", *EDITED))
+        study=studies, crash=names(CRASHES), at=st.integers(0, 25), among=names(AMONG), force=names(("", "", *EDITED))
     )
     def crash(self, study: str, crash: Crash, at: int, among: str, force: str) -> None:
-        death = Death(crash, at, f"artifacts/{among}/")
+        death = Death(crash, at, among)
         self.server.fresh({threading.current_thread().name: death}, 0.0)
         with suppress(DeadError, PipelineError, StageError):
             self.check_result(study, self.one_run(study, force))
@@ -261,9 +278,36 @@ class History(RuleBasedStateMachine):
     @rule(study=studies, crash=names(CRASHES), at=st.integers(0, 25), stage=names(EDITED), accept_drift=st.booleans())
     def crash_then_edit_code_and_go_on(self, study: str, crash: Crash, at: int, stage: str, accept_drift: bool) -> None:
         self.start_anew(study)
-        self.crash(study, crash, at, stage, "")
+        self.crash(study, crash, at, f"artifacts/{stage}/", "")
         edited.EDITIONS[stage] = (edited.EDITIONS.get(stage, 0) + 1) % 3
         self.run_to_the_end(study, "", accept_drift)
+
+    @rule(study=studies, crash=names(CRASHES), at=st.integers(0, 25), stage=names(EDITED), pick=picks, harm=harms)
+    def crash_then_harm_and_go_on(self, study: str, crash: Crash, at: int, stage: str, pick: int, harm: Harm) -> None:
+        self.start_anew(study)
+        self.crash(study, crash, at, f"artifacts/{stage}/", "")
+        unfinished = {name for name in self.listed() if not self.committed(name)}
+        self.harm_one_of(unfinished, pick, harm)
+        self.run_to_the_end(study)
+
+    @rule(
+        study=studies,
+        crash=names(CRASHES),
+        at=st.integers(0, 25),
+        stage=names(EDITED),
+        kinds=st.sets(names(KINDS), min_size=1),
+        hours=names([0.0, 1.0, 24.0]),
+    )
+    def crash_then_collect_garbage_and_go_on(
+        self, study: str, crash: Crash, at: int, stage: str, kinds: set[Kind], hours: float
+    ) -> None:
+        self.start_anew(study)
+        self.crash(study, crash, at, f"artifacts/{stage}/", "")
+        self.time_passes(2.0)
+        self.server.fresh({}, 0.0)
+        self.collected(kinds, hours)
+        self.check_bytes(collected=True)
+        self.run_to_the_end(study)
 
     @rule(
         studies=st.tuples(studies, studies),
@@ -273,7 +317,7 @@ class History(RuleBasedStateMachine):
         force=names(("", "", *EDITED)),
         crash=names(CRASHES),
         at=st.integers(-20, 25),
-        among=names(EDITED),
+        among=names(AMONG),
     )
     def run_twice_at_once(
         self,
@@ -296,7 +340,7 @@ class History(RuleBasedStateMachine):
             "a": lambda: self.one_run(first, parts=parts["a"]),
             "b": lambda: self.one_run(second, force, parts=parts["b"]),
         }
-        found = self.at_once(actions, {"b": Death(crash, at, f"artifacts/{among}/")}, seed, seconds_a_call)
+        found = self.at_once(actions, {"b": Death(crash, at, among)}, seed, seconds_a_call)
         whole = [(study, found[name]) for name, study in (("a", first), ("b", second))]
         if not force and not self.harmed:
             # What was asked of it by nobody else's fault, a run brings to its end.
@@ -309,15 +353,23 @@ class History(RuleBasedStateMachine):
                 self.check_result(study, result)
         self.check_bytes()
 
-    @rule(pick=picks, harm=names(["flip", "cut", "empty", "lose"]), record=st.booleans())
+    @rule(seed=picks, leases=st.booleans())
+    def run_the_same_twice_at_once(self, seed: int, leases: bool) -> None:
+        self.run_twice_at_once(STUDIES, seed, 0.0 if leases else None, True, "", "die after", -1, "")
+
+    @rule(pick=picks, harm=harms, record=st.booleans())
     def harm(self, pick: int, harm: Harm, record: bool) -> None:
-        committed = sorted((self.records() if record else self.listed()) - self.harmed.keys())
-        if not committed:
+        # Records have no checksum, so what stays JSON is taken as it is.
+        self.harm_one_of(
+            self.records() if record else self.listed(), pick, "cut" if record and harm == "flip" else harm
+        )
+
+    def harm_one_of(self, objects: Collection[str], pick: int, harm: Harm) -> None:
+        """Harms one of these objects, if there are any."""
+        whole = sorted(set(objects) - self.harmed.keys())
+        if not whole:
             return
-        name = committed[pick % len(committed)]
-        if record and harm == "flip":
-            # Records have no checksum, so what stays JSON is taken as it is.
-            harm = "cut"
+        name = whole[pick % len(whole)]
         data = self.root.backend.read(name)
         self.root.backend.delete(name)
         if harm != "lose":
@@ -516,6 +568,10 @@ class History(RuleBasedStateMachine):
             except ValueError:
                 continue
         return found & there.keys()
+
+    def committed(self, name: str) -> bool:
+        """Whether the generation of an object has a manifest."""
+        return f"{'/'.join(name.split('/')[:4])}/manifest.json" in self.root.objects("artifacts")
 
     def records(self) -> set[str]:
         """All records of artifacts but tombstones, without which a number would be taken again."""
