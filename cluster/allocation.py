@@ -14,7 +14,7 @@ autoscaler itself would not.
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -99,11 +99,13 @@ class Gang:
     placement: Placement | None = None
     started: bool = False
     since: float = 0.0
+    avoid: frozenset[str] = frozenset()
 
     @property
     def asks(self) -> GangClaim:
         """What it asks for."""
-        return GangClaim(self.key, self.claim.order, self.ranks, self.least, self.gpus, self.placement, self.started)
+        where = self.placement, self.started, self.avoid
+        return GangClaim(self.key, self.claim.order, self.ranks, self.least, self.gpus, *where)
 
 
 class Allocation:
@@ -215,17 +217,17 @@ class Allocation:
                 pool.wants, pool.waiting = wants, waiting
                 self._share()
 
-    def grow(self, pool: Pool, avoid: str = "") -> WorkerProcess | None:
+    def grow(self, pool: Pool, avoid: Set[str] = frozenset()) -> WorkerProcess | None:
         """A worker more for a pool: a spare, or one that is starting; None where it may not have one now.
 
-        It is on machine `avoid` only where no other has room.
+        It is on a machine to `avoid` only where no other has room.
         """
         if len(pool.workers) >= pool.grant:
             return None
         with self.changed:
             free = self._free()
-            elsewhere = {name: room for name, room in free.items() if name != avoid}
-            return self._grow_within(pool, elsewhere) or (self._grow_within(pool, free) if avoid in free else None)
+            elsewhere = {name: room for name, room in free.items() if name not in avoid}
+            return self._grow_within(pool, elsewhere) or (self._grow_within(pool, free) if elsewhere != free else None)
 
     def _grow_within(self, pool: Pool, free: dict[str, Machine]) -> WorkerProcess | None:
         """A worker more for a pool within what is free of some machines."""
@@ -315,10 +317,15 @@ class Allocation:
             gang.gpus = gang.placement.layout.gpus
             return gang.placement
 
-    def leave(self, gang: Gang) -> None:
-        """A gang gives its placement up and waits for another."""
+    def leave(self, gang: Gang, avoid: frozenset[str] | None = None) -> None:
+        """A gang gives its placement up and waits for another, best on other machines than those to `avoid`.
+
+        An elastic gang of several ranks avoids none: Ray Train chooses its machines, whenever it grows or shrinks.
+        """
         with self.changed:
             gang.placement, gang.started, gang.since = None, False, time.monotonic()
+            if avoid is not None and gang.least == gang.ranks:
+                gang.avoid = avoid
             self._share()
 
     def close_gang(self, gang: Gang) -> None:

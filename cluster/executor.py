@@ -55,14 +55,15 @@ class Call:
 class Loss:
     """One attempt that ended without an answer, was ended because it hung, or said that its error was transient.
 
-    `machine` is the executor's own number of the machine, empty where it is this one.
+    `machines` are the executor's own numbers of the machines on which it ended, none where that is this one. Of a gang
+    that hung they are those of all ranks, since nothing says which rank waits for which.
     """
 
     attempt: int
     reason: str
     host: str
     pid: int
-    machine: str = ""
+    machines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,17 @@ steps in turn would set up at every call; `cluster.allocation` says how many it 
 Ray is imported when the executor is entered.
 """
 
-import os
 import socket
-import statistics
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Self
 
-from cluster.allocation import MANY, SOON_SECONDS, Allocation, Gang, Pool, WorkerProcess
-from cluster.connect import Connection, check_ours, connect, nodes
+from cluster.allocation import SOON_SECONDS, Allocation, Gang, WorkerProcess
+from cluster.attempts import POLL_SECONDS, RoomReport, gone, has_started, lost, refused
+from cluster.calls import CallQueue, CallRun
+from cluster.connect import Connection, check_ours, connect
 from cluster.errors import ForeignCodeError, PayloadError, StoppedError
 from cluster.executor import (
     ALONE,
@@ -29,28 +28,19 @@ from cluster.executor import (
     Claim,
     Loss,
     OnDone,
-    OnLoss,
     OnProgress,
     Outcome,
     Progress,
     Retries,
-    Room,
     encode,
-    failure_of,
     perform,
 )
 from cluster.mailbox import Location, Post, here, open_mailbox, reader
 from cluster.ranks import Rank, run_rank
 from cluster.resources import device, layout_for_parts, set_threads
-from cluster.retry import REMEMBERED, Reports, Tally, limit_seconds
+from cluster.retry import Reports, Tally
 from cluster.shares import Placement
-from cluster.training import HungError, run_train
-
-POLL_SECONDS = 0.5
-"""How often a thread that waits polls for progress, for room and for the end."""
-
-ROOM_SECONDS = 1.0
-"""A change of room is reported at most this often."""
+from cluster.training import GivenUpError, run_train
 
 STEPS_AT_ONCE = 32
 """Bounded because every step at work keeps a lease alive."""
@@ -162,8 +152,8 @@ class OnRay:
         allocation = self._allocation
         pool = allocation.open_pool(claim, gpu)
         try:
-            tallies = Tallies(self.name, self._retries, iter(calls), claim.on_loss)
-            _Run(allocation, pool, self._refresh, tallies, on_done).go()
+            tallies = CallQueue(self.name, self._retries, iter(calls), claim.on_loss)
+            CallRun(allocation, pool, self._refresh, tallies, on_done).go()
         finally:
             allocation.close_pool(pool)
 
@@ -183,7 +173,7 @@ class OnRay:
                 payload = encode(call.payload, f"the payload of call {call.id}")
             except PayloadError as error:
                 return refused(tally, error)
-            report = _Report(self._allocation, gang)
+            report = RoomReport(self._allocation, gang)
             reports = Reports(self._retries)
 
             def on_report(progress: Progress) -> None:
@@ -199,7 +189,7 @@ class OnRay:
                     outcome = self._together(gang, tally, payload, on_report, reports, report)
                 if outcome is not None:
                     return outcome
-                self._allocation.leave(gang)
+                self._allocation.leave(gang, tally.avoid)
         finally:
             self._allocation.close_gang(gang)
 
@@ -209,7 +199,7 @@ class OnRay:
             raise StoppedError
         self._allocation.refresh()
 
-    def _wait_for_placement(self, gang: Gang, report: "_Report") -> Placement:
+    def _wait_for_placement(self, gang: Gang, report: RoomReport) -> Placement:
         """Waits until a gang has its room and it is drained. Raises `StoppedError` where it is to begin no more."""
         while True:
             self._refresh()
@@ -224,7 +214,7 @@ class OnRay:
                 return placement
 
     def _alone(
-        self, gang: Gang, tally: Tally, payload: str, on_report: OnProgress, reports: Reports, report: "_Report"
+        self, gang: Gang, tally: Tally, payload: str, on_report: OnProgress, reports: Reports, report: RoomReport
     ) -> Outcome | None:
         """One attempt of a gang of one, on an actor of its own."""
         import ray
@@ -277,22 +267,26 @@ class OnRay:
         return None
 
     def _together(
-        self, gang: Gang, tally: Tally, payload: str, on_report: OnProgress, reports: Reports, report: "_Report"
+        self, gang: Gang, tally: Tally, payload: str, on_report: OnProgress, reports: Reports, report: RoomReport
     ) -> Outcome | None:
         """One attempt of a gang of several ranks, by Ray Train."""
         placement = self._wait_for_placement(gang, report)
+        # Otherwise Ray Train chooses the machines.
+        elsewhere = tuple(placement.ranks) if gang.avoid else ()
         attempt = tally.begin()
         reports.begin(time.monotonic())
         assert self._connection is not None
         with open_mailbox() as mailbox:
             read = reader(mailbox, on_report)
 
-            def look() -> None:
+            def poll() -> None:
                 self._refresh()
                 report.changes()
                 reports.fetched(read(), time.monotonic())
                 if (silent := reports.silent_seconds(time.monotonic())) is not None:
-                    raise HungError(silence(silent))
+                    raise GivenUpError(silence(silent))
+                if left := set(elsewhere) - self._allocation.machines.keys():
+                    raise GivenUpError("a machine of its ranks has left the cluster", tuple(left))
 
             try:
                 ended = run_train(
@@ -302,280 +296,31 @@ class OnRay:
                     attempt,
                     self._connection.folder,
                     mailbox,
-                    look,
+                    poll,
                     None if gang.least == gang.ranks else gang.least,
                     self._resize_seconds,
+                    elsewhere,
                 )
-            except HungError as error:
-                tally.hung(Loss(attempt, str(error), socket.gethostname(), 0))
+            except GivenUpError as error:
+                if error.left:
+                    return tally.lost(Loss(attempt, str(error), socket.gethostname(), 0, error.left), gone())
+                tally.hung(loss_of_all(attempt, str(error), mailbox))
                 return None
         return tally.lost(ended, gone()) if isinstance(ended, Loss) else tally.answered(ended)
 
 
-class _Report:
-    """Reports the room of a pool or gang where it has changed."""
-
-    def __init__(self, allocation: Allocation, claimant: Pool | Gang) -> None:
-        self._allocation = allocation
-        self._claimant = claimant
-        self._last = Room()
-        self._next = time.monotonic() + ROOM_SECONDS
-
-    def changes(self) -> None:
-        """Reports a change, rarely."""
-        on_room, now = self._claimant.claim.on_room, time.monotonic()
-        if on_room is None or now < self._next:
-            return
-        self._next = now + ROOM_SECONDS
-        room = self._allocation.room_of(self._claimant)
-        if room != self._last:
-            self._last = room
-            on_room(room)
-
-
-class Tallies:
-    """The calls of a `run`, drawn one by one, each with its history and its payload as text."""
-
-    def __init__(self, executor: str, retries: Retries, calls: Iterator[Call], on_loss: OnLoss | None) -> None:
-        self._executor = executor
-        self._retries = retries
-        self._calls = calls
-        self._on_loss = on_loss
-        self.exhausted = False
-
-    def end(self) -> None:
-        """Draws no more."""
-        self.exhausted = True
-
-    def next(self, on_done: OnDone) -> tuple[Tally, str] | None:
-        """The next call, or None after the last; what is no small JSON ends here."""
-        while not self.exhausted:
-            call = next(self._calls, None)
-            if call is None:
-                self.exhausted = True
-                break
-            tally = Tally(call, self._executor, self._retries, self._on_loss)
-            try:
-                return tally, encode(call.payload, f"the payload of call {call.id}")
-            except PayloadError as error:
-                on_done(refused(tally, error))
-        return None
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    """A call on a worker, since a time of `time.monotonic`."""
-
-    worker: WorkerProcess
-    tally: Tally
-    payload: str
-    since: float
-
-
-class _Run:
-    """One `run`: its calls, and the workers of its pool."""
-
-    def __init__(
-        self, allocation: Allocation, pool: Pool, look: Callable[[], None], calls: Tallies, on_done: OnDone
-    ) -> None:
-        self._allocation = allocation
-        self._pool = pool
-        self._refresh = look
-        self._calls = calls
-        self._on_done = on_done
-        self._waiting: deque[tuple[Tally, str]] = deque()
-        self._running: dict[Any, _Attempt] = {}
-        self._seconds: deque[float] = deque(maxlen=REMEMBERED)
-        self._starting: dict[Any, WorkerProcess] = {}
-        self._machines = allocation.machines
-        self._report = _Report(allocation, pool)
-
-    def go(self) -> None:
-        """Runs all calls."""
-        import ray
-
-        claim = self._pool.claim
-        while True:
-            self._refresh()
-            if claim.halted():
-                self._calls.end()
-                self._waiting.clear()
-            self._draw()
-            if not self._running and not self._waiting and self._calls.exhausted:
-                return
-            if self._allocation.machines is not self._machines:
-                self._machines = self._allocation.machines
-                self._forget_lost()
-            self._end_hung()
-            self._cancel_starts()
-            with self._allocation.changed:
-                # Room may be granted while another run's part still uses it. The lock is held, so that none gets free
-                # between these two.
-                self._grow()
-                refs = [*self._running, *self._starting]
-                if not refs:
-                    self._allocation.changed.wait(SOON_SECONDS)
-            self._report.changes()
-            if not refs:
-                continue
-            ready, _ = ray.wait(refs, num_returns=1, timeout=POLL_SECONDS)
-            for ref in ready:
-                if ref in self._starting:
-                    self._started(ref)
-                else:
-                    self._finish(ref)
-
-    def _draw(self) -> None:
-        """Takes as many calls as there may be workers, and says how many are wanted."""
-        pool = self._pool
-        while len(self._waiting) + len(self._running) < max(1, pool.grant):
-            drawn = self._calls.next(self._on_done)
-            if drawn is None:
-                break
-            self._waiting.append(drawn)
-        exhausted = self._calls.exhausted
-        wants = len(self._waiting) + len(self._running) if exhausted else MANY
-        self._allocation.want(pool, wants, bool(self._waiting) or not exhausted)
-
-    def _grow(self) -> None:
-        """Starts as many workers as calls wait for one, within what the pool may have."""
-        while len(self._starting) < len(self._waiting):
-            avoid = self._waiting[len(self._starting)][0].avoid
-            worker = self._allocation.grow(self._pool, avoid)
-            if worker is None:
-                return
-            if worker.where is None:
-                self._starting[worker.handle.locate.remote()] = worker
-            else:
-                self._begin(worker)
-
-    def _begin(self, worker: WorkerProcess) -> None:
-        """Gives an idle worker the next call; one that has none, or may not go on, is released."""
-        if not self._waiting or not self._allocation.keeps(self._pool, worker):
-            self._allocation.release(self._pool, worker)
-            return
-        elsewhere = (n for n, (tally, _) in enumerate(self._waiting) if tally.avoid != worker.machine)
-        number = next(elsewhere, 0)
-        tally, payload = self._waiting[number]
-        del self._waiting[number]
-        tally.begin()
-        ref = worker.handle.run.remote(tally.call.function, payload, tally.pause_seconds)
-        self._running[ref] = _Attempt(worker, tally, payload, time.monotonic())
-
-    def _started(self, ref: Any) -> None:
-        """A worker has started, or has failed to."""
-        worker = self._starting.pop(ref)
-        if has_started(self._allocation, worker, ref):
-            self._begin(worker)
-        else:
-            self._allocation.drop(self._pool, worker)
-
-    def _finish(self, ref: Any) -> None:
-        """An attempt has ended; its worker is given the next call."""
-        import ray
-
-        attempt = self._running.pop(ref)
-        worker, tally = attempt.worker, attempt.tally
-        try:
-            answer: AttemptResult = ray.get(ref)
-        except ray.exceptions.RayError as error:
-            self._lost(attempt, str(error))
-            return
-        outcome = tally.answered(answer)
-        if outcome is None:
-            self._waiting.appendleft((tally, attempt.payload))
-        else:
-            self._seconds.append(outcome.seconds)
-            try:
-                self._on_done(outcome)
-            except BaseException:
-                self._allocation.release(self._pool, worker)
-                raise
-        if self._pool.claim.halted():
-            self._allocation.release(self._pool, worker)
-        else:
-            self._draw()
-            self._begin(worker)
-
-    def _lost(self, attempt: _Attempt, reason: str) -> None:
-        """A worker has died under its call. Where Ray only lost sight of it, it may come back: so it is ended."""
-        tally = attempt.tally
-        self._allocation.drop(self._pool, attempt.worker)
-        outcome = tally.lost(lost(tally, attempt.worker, reason), gone())
-        if outcome is None:
-            self._waiting.appendleft((tally, attempt.payload))
-        else:
-            self._on_done(outcome)
-
-    def _end_hung(self) -> None:
-        """Ends what takes far longer than others did, once for each call, and lets it be tried again."""
-        import ray
-
-        now, limit = time.monotonic(), None
-        for ref, attempt in list(self._running.items()):
-            tally, seconds = attempt.tally, now - attempt.since
-            if tally.hangs or seconds < tally.retries.hung_seconds:
-                continue
-            limit = limit_seconds(self._seconds, tally.retries) if limit is None else limit
-            # Its answer may be there, where we were kept from looking for as long.
-            if seconds > limit and not ray.wait([ref], timeout=0)[0]:
-                del self._running[ref]
-                usual = statistics.median(self._seconds)
-                tally.hung(
-                    lost(tally, attempt.worker, f"no answer for {seconds:.0f} s, where the median is {usual:.1f} s")
-                )
-                self._allocation.drop(self._pool, attempt.worker)
-                self._waiting.appendleft((tally, attempt.payload))
-
-    def _forget_lost(self) -> None:
-        """Ray may see minutes after the loss of a machine what it means for a call there."""
-        for ref, attempt in list(self._running.items()):
-            if attempt.worker.machine not in self._machines:
-                del self._running[ref]
-                self._lost(attempt, "its machine has left the cluster")
-
-    def _cancel_starts(self) -> None:
-        """Ends starting workers that may not be there any more, and those whose machine is lost."""
-        for ref, worker in list(self._starting.items()):
-            if self._allocation.gone(worker) or not self._allocation.keeps(self._pool, worker):
-                del self._starting[ref]
-                self._allocation.drop(self._pool, worker)
-
-
-def has_started(allocation: Allocation, worker: WorkerProcess, ref: Any) -> bool:
-    """Whether a worker has started. Raises `ForeignCodeError`, and `ConnectError` where none will."""
+def loss_of_all(attempt: int, reason: str, mailbox: Any) -> Loss:
+    """The loss of a gang that was given up, wherever its ranks are."""
     import ray
 
     try:
-        where: Location = ray.get(ref)
-    except ray.exceptions.RayError as error:
-        allocation.not_started(worker, error)
-        return False
-    if where.problem is not None:
-        raise ForeignCodeError(*where.problem)
-    allocation.started(worker, where)
-    return True
-
-
-def lost(tally: Tally, worker: WorkerProcess, reason: str) -> Loss:
-    """The loss of a worker that has started."""
-    assert worker.where is not None
-    return Loss(tally.attempts, reason, worker.where.host, worker.where.pid, worker.machine)
+        ranks: list[Location] = list(ray.get(mailbox.ranks.remote(), timeout=30).values())
+    except ray.exceptions.RayError:
+        ranks = []
+    hosts = ", ".join(sorted({rank.host for rank in ranks})) or socket.gethostname()
+    return Loss(attempt, reason, hosts, 0, tuple(sorted({rank.machine for rank in ranks})))
 
 
 def silence(seconds: float) -> str:
     """Why an attempt at a gang was ended."""
     return f"no report for {seconds:.0f} s"
-
-
-def refused(tally: Tally, error: PayloadError) -> Outcome:
-    """The outcome of a call whose payload is no small JSON."""
-    tally.begin()
-    outcome = tally.answered(AttemptResult(None, failure_of(error), socket.gethostname(), os.getpid(), 0.0))
-    assert outcome is not None
-    return outcome
-
-
-def gone() -> set[str]:
-    """Machines that Ray knows to be lost."""
-    return {node["NodeID"] for node in nodes() if not node["Alive"]}

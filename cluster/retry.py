@@ -4,7 +4,7 @@ import math
 import random
 import statistics
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from cluster.executor import AttemptResult, Call, Failure, Loss, OnLoss, Outcome, Progress, Retries, decode
@@ -23,7 +23,8 @@ JITTER = 0.25
 class Tally:
     """One call's history. `answered` and `lost` return the outcome, or None where the call is to be tried again.
 
-    `on_loss` is called with each loss. `hangs` counts the attempts that hung, the last of them on machine `avoid`.
+    `on_loss` is called with each loss. `hangs` counts the attempts that hung, and `avoid` are the machines on which the
+    last attempt that died or hung did so: the next is elsewhere, where others have room.
     """
 
     call: Call
@@ -33,9 +34,9 @@ class Tally:
     attempts: int = 0
     transients: int = 0
     hangs: int = 0
-    avoid: str = ""
+    avoid: frozenset[str] = frozenset()
     losses: list[Loss] = field(default_factory=list)
-    _deaths: list[str] = field(default_factory=list)
+    _deaths: list[tuple[str, ...]] = field(default_factory=list)
 
     def begin(self) -> int:
         """Counts a new attempt and returns its number, 1 first."""
@@ -71,15 +72,16 @@ class Tally:
             losses=tuple(self.losses),
         )
 
-    def lost(self, loss: Loss, gone: Collection[str] = ()) -> Outcome | None:
+    def lost(self, loss: Loss, gone: Set[str] = frozenset()) -> Outcome | None:
         """An attempt ended without an answer: its worker died, alone or with its machine.
 
         `gone` are the machines that are known to be lost by now. A worker's death is seen long before its machine's,
         so all deaths are judged anew each time.
         """
         self._note(replace(loss, attempt=self.attempts, reason=" ".join(loss.reason.split())[:600]))
-        self._deaths.append(loss.machine)
-        machines = sum(machine in gone for machine in self._deaths)
+        self._deaths.append(loss.machines)
+        self.avoid = frozenset(loss.machines)
+        machines = sum(not gone.isdisjoint(death) for death in self._deaths)
         kills = len(self._deaths) - machines
         history = "; ".join(f"attempt {loss.attempt} on {loss.host}: {loss.reason}" for loss in self.losses)
         if kills >= self.retries.kills:
@@ -113,7 +115,7 @@ class Tally:
     def hung(self, loss: Loss) -> None:
         """An attempt was ended because it hung: no death that speaks against the call. It is to be tried again."""
         self.hangs += 1
-        self.avoid = loss.machine
+        self.avoid = frozenset(loss.machines)
         self._note(replace(loss, attempt=self.attempts))
 
     def _note(self, loss: Loss) -> None:

@@ -54,7 +54,7 @@ class GangClaim:
     """What a gang asks for: `ranks`, no fewer than `least`; with `gpus` (1 or 0) each has one, None: if there are any.
 
     `placement` is where it is already. One that is `started` stays there; others move where their room is gone,
-    or where fewer parts have to end first.
+    or where fewer parts have to end first. It is on machines to `avoid` only where no others have room.
     """
 
     key: int
@@ -64,6 +64,7 @@ class GangClaim:
     gpus: int | None = None
     placement: Placement | None = None
     started: bool = False
+    avoid: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def share(
         others = {key: placement for key, placement in placements.items() if key != gang.key}
         found = _new_placement(gang, machines, others, waiting, busy)
         # One that waits for parts to end moves only to machines where fewer are at work.
-        if found is not None and (current is None or _busy_cpus(found, busy) < _busy_cpus(current, busy)):
+        if found is not None and (current is None or _cost(gang, found, busy) < _cost(gang, current, busy)):
             placements[gang.key] = found
     return Shares(placements, _fill(_unreserved(machines, placements), pools, workers))
 
@@ -108,7 +109,8 @@ def _new_placement(
 ) -> Placement | None:
     """The placement of a gang beside the `others`; None where there is none, or `waiting` pools would have no room."""
     free = _unreserved(machines, others)
-    found = placement_for(gang, free, machines, busy)
+    elsewhere = {name: machine for name, machine in free.items() if name not in gang.avoid}
+    found = placement_for(gang, elsewhere, machines, busy) or placement_for(gang, free, machines, busy)
     if found is None:
         return None
     left = _unreserved(machines, {**others, gang.key: found})
@@ -209,9 +211,9 @@ def _take_turns(
     return total
 
 
-def _busy_cpus(placement: Placement, busy: Mapping[str, int]) -> int:
-    """CPUs of its machines that workers hold."""
-    return sum(busy.get(name, 0) for name in placement.ranks)
+def _cost(gang: GangClaim, placement: Placement, busy: Mapping[str, int]) -> tuple[int, int]:
+    """How many of its machines the gang had better avoid, and how many of their CPUs workers hold."""
+    return len(gang.avoid & placement.ranks.keys()), sum(busy.get(name, 0) for name in placement.ranks)
 
 
 def _unreserved(machines: Machines, placements: Mapping[int, Placement]) -> dict[str, Machine]:

@@ -16,14 +16,14 @@ import socket
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster import environment
 from cluster.executor import AttemptResult, Call, Loss
-from cluster.mailbox import Location, Post, here
+from cluster.mailbox import NODE_LABEL, Location, Post, here
 from cluster.ranks import Rank, attempt_result, free_port, run_rank
 from cluster.resources import Layout, device, set_threads
 
@@ -57,8 +57,12 @@ _marks = itertools.count(1)
 one gang differ from another's. Ray Train gives them no names."""
 
 
-class HungError(Exception):
-    """Ends an attempt, raised by what reads progress: the ranks report nothing any more."""
+class GivenUpError(Exception):
+    """Ends an attempt, raised by what reads progress: ranks report nothing any more, or machines of theirs `left`."""
+
+    def __init__(self, reason: str, left: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.left = left
 
 
 class RankError(Exception):
@@ -76,8 +80,11 @@ def run_train(
     read: Callable[[], None],
     least: int | None,
     resize_seconds: float,
+    machines: Collection[str],
 ) -> AttemptResult | Loss:
     """One attempt on `layout.workers` ranks, or on `least` and more as room comes and goes.
+
+    Where there are `machines`, the ranks are on these alone; else Ray Train chooses.
 
     Ray Train checks the room every `resize_seconds`. `read` fetches progress and is called in this thread; what it
     raises ends the attempt.
@@ -103,6 +110,7 @@ def run_train(
             num_workers=layout.workers if least in (None, layout.workers) else (least, layout.workers),
             use_gpu=bool(layout.gpus),
             resources_per_worker=resources,
+            label_selector={NODE_LABEL: f"in({','.join(sorted(machines))})"} if machines else None,
             elastic_resize_monitor_interval_s=resize_seconds,
         ),
         run_config=RunConfig(
@@ -125,7 +133,7 @@ def run_train(
             # Train's controller is lost. Without it Ray would keep the ranks' room until we disconnect.
             _give_room_back(mark)
             return _lost(attempt, ended.error)
-    except HungError:
+    except GivenUpError:
         # The ranks end with their room, whatever they wait for.
         _give_room_back(mark)
         raise
@@ -138,7 +146,7 @@ def run_train(
 
 def _lost(attempt: int, error: BaseException) -> Loss:
     """The loss of the mailbox or of Train's controller. Both stand on this machine, and ranks end with either."""
-    return Loss(attempt, str(error), socket.gethostname(), 0, here().machine)
+    return Loss(attempt, str(error), socket.gethostname(), 0, (here().machine,))
 
 
 def _give_room_back(mark: int) -> None:
@@ -184,8 +192,13 @@ def _dead(
     dead = {}
     for rank, failure in failures.items():
         if rank not in answers:
-            where = ranks.get(rank, Location(socket.gethostname(), 0, ""))
-            dead[rank] = Loss(attempt, f"{type(failure).__name__}: {failure}", where.host, where.pid, where.machine)
+            reason = f"{type(failure).__name__}: {failure}"
+            where = ranks.get(rank)
+            dead[rank] = (
+                Loss(attempt, reason, socket.gethostname(), 0)
+                if where is None
+                else Loss(attempt, reason, where.host, where.pid, (where.machine,))
+            )
     return dead
 
 

@@ -151,7 +151,7 @@ def _intact(expected: Object, path: str, data: bytes, remedy: str = DELETE) -> b
 
 
 class TornPartError(PipelineError):
-    """Another attempt at this part, with other bytes, has put some of its objects and not the others."""
+    """Another attempt at this part, with other bytes, has put some of its objects: those of two would be mixed."""
 
 
 class StoredOutput:
@@ -167,12 +167,19 @@ class StoredOutput:
     """
 
     def __init__(
-        self, store: Store, folder: str, bitwise: bool, opened_by: Owner, parts: Mapping[str, Object] | None = None
+        self,
+        store: Store,
+        folder: str,
+        bitwise: bool,
+        opened_by: Owner,
+        parts: Mapping[str, Object] | None = None,
+        accept_drift: bool = False,
     ) -> None:
         self._store = store
         self._folder = folder
         self._bitwise = bitwise
         self._opened_by = opened_by
+        self._accept_drift = accept_drift
         self._parts = dict(parts or {})
         self._follows = False
         self.objects: dict[str, Object] = {}
@@ -217,6 +224,12 @@ class StoredOutput:
     def _adopt(self, name: str, ours: bytes, stored: bytes, check: Callable[[bytes], None] | None) -> None:
         if self._bitwise:
             mine, theirs = hashlib.sha256(ours).hexdigest(), hashlib.sha256(stored).hexdigest()
+            if mine != theirs and self._accept_drift:
+                raise TornPartError(
+                    f"object {self._folder}/{name} as this code writes it",
+                    "other bytes, by an attempt of other code that has not finished the part",
+                    "Run the same command again: this part is made again in a generation of its own.",
+                )
             if mine != theirs:
                 raise ConflictError(
                     f"equal bytes of {self._folder}/{name} from every host",

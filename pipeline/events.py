@@ -8,7 +8,7 @@
 | `step_started` | `key`, `generation`, `reason`, `parts`, `todo` |
 | `step_room` | `hosts`: workers or ranks on each; `waits`: what it waits for, empty where it has room |
 | `part_done` | `part`, `seconds`, `host`, `pid`, `executor`, `adopted`, `size_bytes`, `done`, `parts` |
-| `part_lost` | `part`, `attempt`, `reason`, `host`, `pid`: its worker died, it hung, or its error was transient |
+| `part_lost` | `part`, `attempt`, `reason`, `host`, `pid`, `machines`: it died, hung, or had a transient error |
 | `progress` | `done`, `total`, `metrics`, `attempt`: of a training; a thousand of each are kept |
 | `step_done` | `key`, `generation`, `seconds`, `size_bytes`, `summary` |
 | `step_failed` | `message`, `part`, `type`, `traceback` |

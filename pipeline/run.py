@@ -547,6 +547,7 @@ class _Engine:
             generation=number,
             opened_by=head.owner,
             opened_code=head.code,
+            accept_drift=self._accept_drift,
             executor=executor.name,
             run=self._run_id,
             step=job.step.name,

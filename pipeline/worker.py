@@ -72,7 +72,7 @@ class Task(BaseModel):
 
     `former`: see `pipeline.key.Key`. `code_files` are the user's files of code, path -> sha256: any step may read an
     encoder that one of them builds. `opened_by` and `opened_code` say who has opened the generation, and by which code:
-    they stand in its `artifact.json`, and so no part has to read that.
+    they stand in its `artifact.json`, and so no part has to read that. `accept_drift`: this code may go on with it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -89,6 +89,7 @@ class Task(BaseModel):
     generation: int
     opened_by: Owner
     opened_code: str
+    accept_drift: bool = False
     executor: str
     run: str
     step: str
@@ -110,7 +111,8 @@ class _Assignment:
         return kept(self.store, self.task.run, self.task.step, work)
 
     def output(self, parts: Mapping[str, Object] | None = None) -> StoredOutput:
-        return StoredOutput(self.store, self.folder, self.stage.bitwise, self.task.opened_by, parts)
+        task = self.task
+        return StoredOutput(self.store, self.folder, self.stage.bitwise, task.opened_by, parts, task.accept_drift)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import pytest
 
 from cluster import environment
 from cluster.allocation import ASIDE_SECONDS, SOON_SECONDS, Allocation, WorkerProcess
+from cluster.calls import CallQueue, CallRun
 from cluster.errors import ConnectError, ResourceError
 from cluster.executor import ALONE, Call, Claim, Retries, Room
 from cluster.mailbox import Location
-from cluster.on_ray import Tallies, _Run
 from cluster.resources import Layout, Machine
 from cluster.shares import Placement
 
@@ -135,7 +135,7 @@ def test_a_run_whose_room_another_still_uses_waits_for_it_without_spinning(monke
     claim = Claim("conditions", order=1, halted=lambda: len(looks) > 3)
     pool = found.open_pool(claim, False)
     assert pool.grant == 1
-    calls = Tallies("ray", Retries(), iter([Call("only", "stages.nothing", {})]), None)
+    calls = CallQueue("ray", Retries(), iter([Call("only", "stages.nothing", {})]), None)
     begun = time.monotonic()
-    _Run(found, pool, lambda: looks.append(time.monotonic()), calls, lambda outcome: None).go()
+    CallRun(found, pool, lambda: looks.append(time.monotonic()), calls, lambda outcome: None).go()
     assert looks[-1] - begun > 2 * SOON_SECONDS

@@ -75,9 +75,26 @@ class TestOnRay(ExecutorContract, IsolationContract):
         assert (losses["hung"],) == done["hung"].losses
 
     def test_a_gang_of_two_in_which_one_rank_hangs_is_ended_and_tried_again(self) -> None:
+        import ray
+
         heard: list[Loss] = []
         claim = Claim("training", on_loss=lambda one, loss: heard.append(loss))
         with self.make(Retries(hung_seconds=1.0, hung_times=2.0)) as executor:
             trained = executor.gang(Call("g", f"{TASKS}:last_rank_falls_silent", {}), 2, claim=claim)
         assert trained.result() == {"attempt": 2, "world": 2}
         assert [re.fullmatch(r"no report for \d+ s", loss.reason) is not None for loss in heard] == [True]
+        assert heard[0].machines == (ray.get_runtime_context().get_node_id(),)
+
+    def test_two_gangs_that_each_want_all_there_is_run_one_after_the_other(self) -> None:
+        rooms: dict[str, list[Room]] = {"fixed": [], "elastic": []}
+        found: dict[str, Any] = {}
+        with OnRay() as executor:
+
+            def train(name: str, least: int | None) -> None:
+                claim = Claim(name, on_room=rooms[name].append)
+                found[name] = executor.gang(call(name, "sum_of_ranks"), 2, least=least, claim=claim).result()
+
+            in_threads([lambda: train("fixed", None), lambda: train("elastic", 1)])
+        assert found == {name: {"sum": 3.0, "attempt": 1, "world": 2} for name in rooms}
+        others = {name: f"room that is taken by {other}" for name, other in zip(rooms, reversed(rooms), strict=True)}
+        assert any(room.waits == others[name] for name in rooms for room in rooms[name])

@@ -22,7 +22,7 @@ def history(events: list[str], retries: Retries) -> Outcome | None:
         tally.begin()
         if event in {"kill", "gone"}:
             gone = {f"machine {i}" for i, earlier in enumerate(events[: number + 1]) if earlier == "gone"}
-            outcome = tally.lost(Loss(0, "it\nwent", "host", 7, f"machine {number}"), gone)
+            outcome = tally.lost(Loss(0, "it\nwent", "host", 7, (f"machine {number}",)), gone)
         else:
             outcome = tally.answered({"good": GOOD, "bad": BAD, "busy": BUSY}[event])
     return outcome
@@ -83,11 +83,11 @@ def test_only_transient_errors_make_the_next_attempt_wait() -> None:
 def test_a_death_is_forgiven_when_its_machine_turns_out_to_be_lost() -> None:
     tally = Tally(Call("c", "m:f", {}), "test", Retries(kills=2))
     tally.begin()
-    assert tally.lost(Loss(0, "went", "host", 7, "a"), gone=()) is None
+    assert tally.lost(Loss(0, "went", "host", 7, ("a",)), gone=set()) is None
     tally.begin()
-    assert tally.lost(Loss(0, "went", "host", 8, "b"), gone={"a"}) is None
+    assert tally.lost(Loss(0, "went", "host", 8, ("b",)), gone={"a"}) is None
     tally.begin()
-    outcome = tally.lost(Loss(0, "went", "host", 9, "c"), gone={"a"})
+    outcome = tally.lost(Loss(0, "went", "host", 9, ("c",)), gone={"a"})
     assert outcome is not None
     assert outcome.error is not None
     assert outcome.error.kind == "quarantined"
@@ -100,19 +100,20 @@ def test_every_loss_is_reported_when_it_happens() -> None:
         Call("c", "m:f", {}), "test", Retries(), lambda call, loss: heard.append((call.id, loss.attempt, loss.reason))
     )
     tally.begin()
-    tally.lost(Loss(0, "went", "host", 7))
+    tally.lost(Loss(0, "went", "host", 7, ("machine 1",)))
+    assert tally.avoid == {"machine 1"}
     tally.begin()
-    tally.hung(Loss(0, "slow", "host", 7, "machine 1"))
+    tally.hung(Loss(0, "slow", "host", 7, ("machine 2", "machine 3")))
     tally.begin()
     tally.answered(BUSY)
     assert heard == [("c", 1, "went"), ("c", 2, "slow"), ("c", 3, "BusyError: busy")]
-    assert tally.avoid == "machine 1"
+    assert tally.avoid == {"machine 2", "machine 3"}
 
 
 def test_an_attempt_that_hung_does_not_count_as_a_death() -> None:
     tally = Tally(Call("c", "m:f", {}), "test", Retries(kills=1))
     tally.begin()
-    tally.hung(Loss(0, "slow", "host", 7, "machine 1"))
+    tally.hung(Loss(0, "slow", "host", 7, ("machine 1",)))
     tally.begin()
     outcome = tally.answered(GOOD)
     assert outcome is not None

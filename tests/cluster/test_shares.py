@@ -1,5 +1,7 @@
 """Who works where, from tables: machines, pools and gangs to workers and places."""
 
+from dataclasses import replace
+
 import pytest
 
 from cluster.resources import Layout, Machine
@@ -145,6 +147,63 @@ def test_ranks_wait_for_most_of_a_cluster_that_another_gang_has() -> None:
     other = Placement(Layout(1, 3, 0), {"a": 1})
     found = share(machines(3, 3), [], [gang(1, placement=other), gang(2, ranks=2)], {})
     assert found.placements == {1: other}
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gangs", "rounds"),
+    [
+        # Both want all there is, fixed or elastic: one after the other has it whole.
+        ([2], [gang(1, 2), gang(2, 2)], [{1}, {2}]),
+        ([2, 2], [gang(1, 4), gang(2, 4)], [{1}, {2}]),
+        ([2, 2], [gang(1, 4, least=1), gang(2, 4, least=2)], [{1}, {2}]),
+        ([2, 2], [gang(1, 4), gang(2, 4), gang(3, 4, least=1)], [{1}, {2}, {3}]),
+        # A wide one does not keep those waiting that have room beside what is at work.
+        ([2, 2], [gang(1, 1), gang(2, 4), gang(3, 1)], [{1, 3}, {2}]),
+        # An elastic one takes half rather than wait for all.
+        ([2, 2], [gang(1, 1), gang(2, 4, least=1)], [{1, 2}]),
+        ([2, 1], [gang(1, 1), gang(2, 3, least=2)], [{1}, {2}]),
+    ],
+)
+def test_gangs_that_have_no_room_beside_each_other_have_it_in_turn(
+    cpus: list[int], gangs: list[GangClaim], rounds: list[set[int]]
+) -> None:
+    there = machines(*cpus)
+    left = {one.key: one for one in gangs}
+    for expected in rounds:
+        # As an allocation does: those with room begin, and the others are asked about again and again meanwhile.
+        for _ in range(3):
+            placements = share(there, [], list(left.values()), {}).placements
+            left |= {key: replace(left[key], placement=where, started=True) for key, where in placements.items()}
+        assert placements.keys() == expected
+        for name, machine in there.items():
+            widths = [where.ranks.get(name, 0) * where.layout.cpus for where in placements.values()]
+            assert sum(widths) <= machine.cpus
+        left = {key: one for key, one in left.items() if key not in expected}
+    assert not left
+
+
+@pytest.mark.parametrize(
+    ("cpus", "ranks", "avoid", "where"),
+    [
+        ([3, 3], 1, "a", {"b": 1}),
+        ([2, 2, 2], 2, "ab", {"c": 2}),
+        # Those to avoid have to do where others have too little room, or there are none.
+        ([8, 3], 1, "a", {"a": 1}),
+        ([2, 2], 4, "a", {"a": 2, "b": 2}),
+        ([4], 2, "a", {"a": 2}),
+    ],
+)
+def test_the_next_attempt_of_a_gang_is_elsewhere_where_others_have_room(
+    cpus: list[int], ranks: int, avoid: str, where: dict[str, int]
+) -> None:
+    again = replace(gang(1, ranks), avoid=frozenset(avoid))
+    assert share(machines(*cpus), [], [again], {}).placements[1].ranks == where
+
+
+def test_a_gang_that_waits_on_a_machine_to_avoid_moves_once_another_is_free() -> None:
+    claim = replace(gang(1), avoid=frozenset("a"), placement=Placement(Layout(1, 2, 0), {"a": 1}))
+    assert share(machines(2), [], [claim], {}).placements[1].ranks == {"a": 1}
+    assert share(machines(2, 2), [], [claim], {"b": 1}).placements[1].ranks == {"b": 1}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ committed stays what it was, and what the newest run of a study has made is ther
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
@@ -37,13 +37,33 @@ HOUR = 3600.0
 STUDIES = ("one", "two")
 EDITED = tuple(stage.name for stage in edited.STAGES)
 FIELDS = ("first", "power", "seed", "steps")
+READ_BY = {
+    "counts": ("first",),
+    "sums": ("first", "power"),
+    "draws": ("first", "seed"),
+    "learned": ("first", "power", "steps"),
+}
+"""Step -> the fields that make it what it is: its own and those of what it reads."""
+
+MOST_CALLS = 20_000
+"""Processes that make more calls to the store come to no end: they need some hundred."""
+
+MOST_RUNS = 30
+"""A run that harm ends more often does not go on from where it was."""
 Harm = Literal["flip", "cut", "empty", "lose"]
 Result = TypeVar("Result")
 RECORDS = ("artifact.json", "manifest.json", "decision.json", "state.json")
+AMONG = (
+    *(f"artifacts/{stage}/" for stage in EDITED),
+    *(f"create artifacts/{stage}/" for stage in EDITED),
+    *("/a/", "/b/", "/parts/", "/train/", "/files/", "decision.json", "manifest.json", "tombstone.json", "copy "),
+)
+"""Of which calls to the store one is drawn at which a process fails: of some there are few in a run."""
 
 names = st.sampled_from
 studies = names(STUDIES)
 picks = st.integers(0, 999)
+harms: st.SearchStrategy[Harm] = names(["flip", "cut", "empty", "lose"])
 
 
 @dataclass(frozen=True)
@@ -67,6 +87,7 @@ class Server(Backend):
         self._modified: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._dead: set[str] = set()
+        self._calls = 0
         self._lock = threading.RLock()
         self.now = time.time()
         self.seconds_a_call = 0.0
@@ -84,7 +105,11 @@ class Server(Backend):
         """New processes begin. Without `leases` none is written, so that they keep nobody out."""
         self.deaths, self.seconds_a_call, self.turnstile = dict(deaths), seconds_a_call, turnstile
         self.leases = leases
-        self._counts, self._dead = {}, set()
+        self._counts, self._dead, self._calls = {}, set(), 0
+
+    def age(self, name: str) -> float:
+        """Seconds since an object was created; less than none where it never was."""
+        return self.now - self._modified[name] if name in self._modified else -1.0
 
     def create(self, name: str, data: bytes) -> None:
         if name.startswith("leases/") and not self.leases:
@@ -126,6 +151,8 @@ class Server(Backend):
         with self._lock:
             if process in self._dead:
                 raise DeadError
+            self._calls += 1
+            assert self._calls < MOST_CALLS, f"a process comes to no end: {what}"
             self.now += self.seconds_a_call
             death = self.deaths.get(process)
             if death is None or death.among not in what:
@@ -143,10 +170,30 @@ class Server(Backend):
         raise UnansweredError(f"an answer to {what}", "a lost connection", "Run again.")
 
 
+class Collecting(Store):
+    """The store as garbage collection sees it, which deletes nothing that is younger than the grace period."""
+
+    def __init__(self, server: Server, url: str, grace_seconds: float) -> None:
+        super().__init__(server, url)
+        self._server = server
+        self._grace = grace_seconds
+
+    def delete(self, name: str) -> None:
+        """Deletes an object of a generation that was closed in time, or of a training that has ended, or an old one."""
+        folder = "/".join(name.split("/")[:4])
+        records = ["tombstone.json", "manifest.json"] if "/train/" in name else ["tombstone.json"]
+        ages = [self._server.age(f"{folder}/{record}") for record in records]
+        oldest = max(ages) if name.startswith("artifacts/") else self._server.age(name)
+        if not name.startswith("leases/clock/"):
+            assert oldest >= self._grace, f"{name} is deleted after {oldest} s of {self._grace}"
+        super().delete(name)
+
+
 class History(RuleBasedStateMachine):
     """One history. `seen` are the first bytes of every object of an artifact, `harmed` the names that we have harmed.
 
-    `gone` are the objects that somebody may have deleted, and has; `numbers` the last first number of a study.
+    `gone` are the objects that somebody may have deleted, and has; `numbers` the last first number of a study. `keys`
+    has what each key stands for, a step and its fields, and the key of each of these.
     """
 
     def __init__(self) -> None:
@@ -167,6 +214,7 @@ class History(RuleBasedStateMachine):
         self.harmed: dict[str, Harm] = {}
         self.gone: set[str] = set()
         self.numbers = 2
+        self.keys: dict[str | tuple[Any, ...], str | tuple[Any, ...]] = {}
 
     def teardown(self) -> None:
         self.patches.undo()
@@ -207,11 +255,21 @@ class History(RuleBasedStateMachine):
     def run(self, study: str, force: str, accept_drift: bool) -> None:
         self.run_to_the_end(study, force, accept_drift)
 
+    @rule(study=studies, field=names(FIELDS), value=st.integers(1, 2))
+    def edit_a_parameter_and_run(self, study: str, field: str, value: int) -> None:
+        self.edit_a_parameter(study, field, value)
+        self.run_to_the_end(study)
+
+    @rule(study=studies, stage=names(EDITED), edition=st.integers(0, 2))
+    def edit_code_and_make_anew(self, study: str, stage: str, edition: int) -> None:
+        self.edit_code(stage, edition)
+        self.run_to_the_end(study, force=stage)
+
     @rule(
-        study=studies, crash=names(CRASHES), at=st.integers(0, 25), among=names(EDITED), force=names(("", "", *EDITED))
+        study=studies, crash=names(CRASHES), at=st.integers(0, 25), among=names(AMONG), force=names(("", "", *EDITED))
     )
     def crash(self, study: str, crash: Crash, at: int, among: str, force: str) -> None:
-        death = Death(crash, at, f"artifacts/{among}/")
+        death = Death(crash, at, among)
         self.server.fresh({threading.current_thread().name: death}, 0.0)
         with suppress(DeadError, PipelineError, StageError):
             self.check_result(study, self.one_run(study, force))
@@ -220,9 +278,36 @@ class History(RuleBasedStateMachine):
     @rule(study=studies, crash=names(CRASHES), at=st.integers(0, 25), stage=names(EDITED), accept_drift=st.booleans())
     def crash_then_edit_code_and_go_on(self, study: str, crash: Crash, at: int, stage: str, accept_drift: bool) -> None:
         self.start_anew(study)
-        self.crash(study, crash, at, stage, "")
+        self.crash(study, crash, at, f"artifacts/{stage}/", "")
         edited.EDITIONS[stage] = (edited.EDITIONS.get(stage, 0) + 1) % 3
         self.run_to_the_end(study, "", accept_drift)
+
+    @rule(study=studies, crash=names(CRASHES), at=st.integers(0, 25), stage=names(EDITED), pick=picks, harm=harms)
+    def crash_then_harm_and_go_on(self, study: str, crash: Crash, at: int, stage: str, pick: int, harm: Harm) -> None:
+        self.start_anew(study)
+        self.crash(study, crash, at, f"artifacts/{stage}/", "")
+        unfinished = {name for name in self.listed() if not self.committed(name)}
+        self.harm_one_of(unfinished, pick, harm)
+        self.run_to_the_end(study)
+
+    @rule(
+        study=studies,
+        crash=names(CRASHES),
+        at=st.integers(0, 25),
+        stage=names(EDITED),
+        kinds=st.sets(names(KINDS), min_size=1),
+        hours=names([0.0, 1.0, 24.0]),
+    )
+    def crash_then_collect_garbage_and_go_on(
+        self, study: str, crash: Crash, at: int, stage: str, kinds: set[Kind], hours: float
+    ) -> None:
+        self.start_anew(study)
+        self.crash(study, crash, at, f"artifacts/{stage}/", "")
+        self.time_passes(2.0)
+        self.server.fresh({}, 0.0)
+        self.collected(kinds, hours)
+        self.check_bytes(collected=True)
+        self.run_to_the_end(study)
 
     @rule(
         studies=st.tuples(studies, studies),
@@ -232,7 +317,7 @@ class History(RuleBasedStateMachine):
         force=names(("", "", *EDITED)),
         crash=names(CRASHES),
         at=st.integers(-20, 25),
-        among=names(EDITED),
+        among=names(AMONG),
     )
     def run_twice_at_once(
         self,
@@ -250,26 +335,41 @@ class History(RuleBasedStateMachine):
             # Both have all steps to do, and the same ones.
             self.start_anew(first)
             self.fields[second] = dict(self.fields[first])
-        actions = {"a": lambda: self.one_run(first), "b": lambda: self.one_run(second, force)}
-        found = self.at_once(actions, {"b": Death(crash, at, f"artifacts/{among}/")}, seed, seconds_a_call)
+        parts: dict[str, list[str]] = {"a": [], "b": []}
+        actions = {
+            "a": lambda: self.one_run(first, parts=parts["a"]),
+            "b": lambda: self.one_run(second, force, parts=parts["b"]),
+        }
+        found = self.at_once(actions, {"b": Death(crash, at, among)}, seed, seconds_a_call)
         whole = [(study, found[name]) for name, study in (("a", first), ("b", second))]
         if not force and not self.harmed:
             # What was asked of it by nobody else's fault, a run brings to its end.
             assert isinstance(whole[0][1], RunResult), whole[0][1]
+        if seconds_a_call == 0.0:
+            both = set(parts["a"]) & set(parts["b"])
+            assert not both, f"{sorted(both)} were done by both runs, whose leases had not run out"
         for study, result in whole:
             if isinstance(result, RunResult):
                 self.check_result(study, result)
         self.check_bytes()
 
-    @rule(pick=picks, harm=names(["flip", "cut", "empty", "lose"]), record=st.booleans())
+    @rule(seed=picks, leases=st.booleans())
+    def run_the_same_twice_at_once(self, seed: int, leases: bool) -> None:
+        self.run_twice_at_once(STUDIES, seed, 0.0 if leases else None, True, "", "die after", -1, "")
+
+    @rule(pick=picks, harm=harms, record=st.booleans())
     def harm(self, pick: int, harm: Harm, record: bool) -> None:
-        committed = sorted((self.records() if record else self.listed()) - self.harmed.keys())
-        if not committed:
+        # Records have no checksum, so what stays JSON is taken as it is.
+        self.harm_one_of(
+            self.records() if record else self.listed(), pick, "cut" if record and harm == "flip" else harm
+        )
+
+    def harm_one_of(self, objects: Collection[str], pick: int, harm: Harm) -> None:
+        """Harms one of these objects, if there are any."""
+        whole = sorted(set(objects) - self.harmed.keys())
+        if not whole:
             return
-        name = committed[pick % len(committed)]
-        if record and harm == "flip":
-            # Records have no checksum, so what stays JSON is taken as it is.
-            harm = "cut"
+        name = whole[pick % len(whole)]
         data = self.root.backend.read(name)
         self.root.backend.delete(name)
         if harm != "lose":
@@ -313,17 +413,24 @@ class History(RuleBasedStateMachine):
 
     # What is asked of it.
 
-    def one_run(self, study: str, force: str = "", accept_drift: bool = False) -> RunResult:
-        """A run in this process, which checks what it does again."""
+    def one_run(
+        self, study: str, force: str = "", accept_drift: bool = False, parts: list[str] | None = None
+    ) -> RunResult:
+        """A run in this process, which checks what it does again; `parts` gets the receipts of what it does."""
         there = self.root.objects("artifacts").keys() - self.harmed.keys()
         folders: dict[str, str] = {}
 
         def listen(event: Event) -> None:
             if event.kind == "step_started":
                 folders[event.step] = f"{event.step}/{event.fields['key'][:16]}/g{event.fields['generation']:04d}"
-            if event.kind == "part_done" and event.step != "learned":
+            if event.kind == "part_done":
                 name = f"artifacts/{folders[event.step]}/parts/{event.fields['part']:05d}.json"
                 assert name not in there, f"{name} was there, and its part was done again"
+                if parts is not None:
+                    parts.append(name)
+            if event.kind == "progress":
+                saved = self.checkpoint(f"artifacts/{folders[event.step]}/train/", there)
+                assert event.fields["done"] > saved, f"step {saved} was saved, and {event.fields['done']} done again"
 
         forced = [force] if force else []
         return run(
@@ -336,6 +443,14 @@ class History(RuleBasedStateMachine):
             listener=listen,
         )
 
+    def checkpoint(self, folder: str, there: Collection[str]) -> int:
+        """The highest step of which there is a checkpoint in a folder; 0 where there is none, or some are harmed."""
+        if any(name.startswith(folder) for name in self.harmed):
+            return 0
+        states = [name for name in there if name.startswith(folder) and name.endswith("/state.json")]
+        whole = [name for name in states if name.replace("state.json", "value.json") in there]
+        return max((int(name.split("/")[-2].removeprefix("step-")) for name in whole), default=0)
+
     def start_anew(self, study: str) -> None:
         """Edits a study so that nothing of it is made."""
         self.numbers += 1
@@ -343,14 +458,22 @@ class History(RuleBasedStateMachine):
 
     def run_to_the_end(self, study: str, force: str = "", accept_drift: bool = False) -> None:
         """A run, and again where harm ends it: each time it says which object it was, and the remedy is applied."""
-        while True:
+        before = set(self.seen)
+        for _ in range(MOST_RUNS):
             self.server.fresh({}, 0.0)
             try:
                 result = self.one_run(study, force, accept_drift)
                 break
             except (PipelineError, StageError) as error:
                 self.mend(error)
+        else:
+            raise AssertionError(f"{MOST_RUNS} runs have not brought {study} to its end")
         self.check_result(study, result, accept_drift)
+        there = self.root.objects("artifacts")
+        for step in result.steps:
+            folder = self.folder(step.url)
+            assert f"{folder}/tombstone.json" not in there, f"{folder} is closed"
+            assert step.name != force or f"{folder}/manifest.json" not in before, f"{folder} is not made anew"
         assert self.pointed()[study] == {step.name: self.folder(step.url) for step in result.steps}
         states = {state.name: state for state in plan(self.graph(study), self.process())}
         for step in result.steps:
@@ -374,7 +497,7 @@ class History(RuleBasedStateMachine):
 
     def collected(self, kinds: set[Kind], hours: float) -> None:
         """Collects garbage in this process."""
-        store = self.process()
+        store = Collecting(self.server, self.root.url, hours * HOUR)
         collect(store, collectable(store, kinds, hours * HOUR))
 
     def at_once(
@@ -446,6 +569,10 @@ class History(RuleBasedStateMachine):
                 continue
         return found & there.keys()
 
+    def committed(self, name: str) -> bool:
+        """Whether the generation of an object has a manifest."""
+        return f"{'/'.join(name.split('/')[:4])}/manifest.json" in self.root.objects("artifacts")
+
     def records(self) -> set[str]:
         """All records of artifacts but tombstones, without which a number would be taken again."""
         there = self.root.objects("artifacts")
@@ -459,9 +586,13 @@ class History(RuleBasedStateMachine):
         for done in result.steps:
             folder = self.folder(done.url)
             manifest, stage = self.manifest(folder), steps[done.name].stage
+            what = done.name, *(self.fields[study][field] for field in READ_BY[done.name])
+            assert self.keys.setdefault(what, done.key) == done.key, f"{what} has two keys"
+            assert self.keys.setdefault(done.key, what) == what, f"{what} has the key of {self.keys[done.key]}"
             objects = {name: self.seen[f"{folder}/{name}"] for name in manifest.objects}
             for name, expected in manifest.objects.items():
                 full = f"{folder}/{name}"
+                assert len(there.get(full, b"")) == expected.size, f"{full} is lost"
                 if full not in self.harmed:
                     assert Object.of(there[full]) == expected, f"{full} is not what the manifest says"
             if any(f"{folder}/{name}" in self.harmed for name in manifest.objects):
