@@ -393,9 +393,10 @@ class TapTable:
         require("view", view, self.views)
         encoder = self._study.encoder(self.name.partition(":")[0])
         try:
-            from stages.embeddings.photographs import embed
+            from stages.embeddings.photographs import embed, load_checked
 
-            vectors = embed(self.attributes, self._images, encoder, photograph, view)
+            loaded = load_checked(self.attributes, self._images, encoder)
+            vectors = embed(loaded, self._images, photograph, view)
         except ModuleNotFoundError as error:
             raise InputError("what runs studies, to embed a photograph", str(error), INSTALL) from error
         require("tap that reads pixels", self._tap, vectors)
