@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stages import attributes
 from stages.coordinates import LABEL
-from stages.embeddings.chunks import Chunks, Rows, any_nan, documents, widened
+from stages.embeddings.chunks import Chunks, Rows, documents, widened
 from stages.embeddings.format import OK, ROWS, STORE, Vectors, read_attributes
 from stages.embeddings.neighbours import Metric, Space, confused, nearest
 from stages.encoders.spec import require
@@ -168,8 +168,8 @@ class TapTable:
                 f"rows from {wanted.min()} to {wanted.max()}",
                 "Take them from the column `row` of `rows`.",
             )
-        vectors = self._chunks[view].read(wanted)
-        missing = np.flatnonzero(np.isnan(vectors).any(axis=1)) if any_nan(vectors) else np.arange(0)
+        vectors, any_missing = self._chunks[view].read(wanted)
+        missing = np.flatnonzero(np.isnan(vectors).any(axis=1)) if any_missing else np.arange(0)
         if len(missing) and (lost := int(self._embedded[wanted[missing]].sum())):
             raise FormatError(
                 f"a vector in each row of {self.name} that has an image",
