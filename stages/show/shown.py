@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from stages.contract import Input
 from stages.decoder.format import load as load_decoder
+from stages.decoder.format import read_card
 from stages.embeddings.format import open_table
-from stages.encoders.encoder import Encoder
+from stages.encoders.encoder import Encoder, Fingerprint
 from stages.encoders.load import load as load_encoder
 from stages.encoders.spec import EncoderSpec
 from stages.errors import InputError
@@ -101,36 +102,50 @@ def show(
 
     Raises InputError for an unknown tap, one that does not read pixels, a bad image, and what `paint` refuses.
     """
-    models = [load_decoder(decoder, device) for decoder in study.decoders]
-    painters = {tap_id: model for model in models for tap_id in model.taps}
-    size = models[0].card.size
-    pictures = np.stack([image_file.decode_fit(data, size, scaled=study.scaled) for data in images.values()])
-    gallery = _gallery(study.shards)
-    readable: list[str] = []
-    shown: dict[str, ShownTap] = {}
-    for name, spec in study.specs.items():
-        encoder = load_encoder(spec, {"encoder": study.encoders[name]} if name in study.encoders else {}, device)
-        framing = encoder.preprocessing.framing
-        # Stacked, since torch warns of an image that cannot be written to.
-        seen = np.stack([image_file.decode_fit(data, framing, scaled=study.scaled) for data in images.values()])
-        vectors = {f"{name}:{tap}": found for tap, found in encoder.embed(seen).items()}
-        readable += (here := [tap_id for tap_id in vectors if tap_id in painters])
-        coarse = encoder.embed(pictures) if framing.size > size else None
-        for tap_id in (tap_id for tap_id in here if not taps or tap_id in taps):
-            samples = paint(painters[tap_id], tap_id, vectors[tap_id])
-            near = _Nearness(study.embeddings[name], tap_id, gallery, vectors[tap_id])
-            shown[tap_id] = near.of(encoder, samples, coarse)
+    cards = [read_card(decoder) for decoder in study.decoders]
+    under_study = {tap_id for card in cards for tap_id in card.taps}
+    readable = [tap_id for tap_id in _reading_pixels(study) if tap_id in under_study]
     if not readable:
         raise InputError(
             "a decoder with a tap that reads pixels",
-            f"taps that know an image by its row alone, {', '.join(painters)}",
+            f"taps that know an image by its row alone, {', '.join(sorted(under_study))}",
             "Show with a study that has an encoder.",
         )
     for tap_id in taps:
         if tap_id not in readable:
             raise InputError(f"taps that read pixels, {', '.join(readable)}", tap_id, "Name one of these.")
-    order = list(taps) or readable
-    return Shown(tuple(images), pictures, tuple(shown[tap_id] for tap_id in order), len(gallery), about)
+    wanted = list(taps) or readable
+    # A network is loaded only where it is needed: most studies have several encoders, and a tap needs one.
+    pairs = zip(study.decoders, cards, strict=True)
+    models = [load_decoder(decoder, device) for decoder, card in pairs if not card.taps.keys().isdisjoint(wanted)]
+    painters = {tap_id: model for model in models for tap_id in model.taps}
+    size = cards[0].size
+    pictures = np.stack([image_file.decode_fit(data, size, scaled=study.scaled) for data in images.values()])
+    gallery = _gallery(study.shards)
+    shown: dict[str, ShownTap] = {}
+    for name in dict.fromkeys(tap_id.partition(":")[0] for tap_id in wanted):
+        given = {"encoder": study.encoders[name]} if name in study.encoders else {}
+        encoder = load_encoder(study.specs[name], given, device)
+        framing = encoder.preprocessing.framing
+        # Stacked, since torch warns of an image that cannot be written to.
+        seen = np.stack([image_file.decode_fit(data, framing, scaled=study.scaled) for data in images.values()])
+        vectors = {f"{name}:{tap}": found for tap, found in encoder.embed(seen).items()}
+        coarse = encoder.embed(pictures) if framing.size > size else None
+        for tap_id in (tap_id for tap_id in wanted if tap_id in vectors and tap_id not in shown):
+            samples = paint(painters[tap_id], tap_id, vectors[tap_id])
+            near = _Nearness(study.embeddings[name], tap_id, gallery, vectors[tap_id])
+            shown[tap_id] = near.of(encoder, samples, coarse)
+    return Shown(tuple(images), pictures, tuple(shown[tap_id] for tap_id in wanted), len(gallery), about)
+
+
+def _reading_pixels(study: Material) -> list[str]:
+    """Taps that read pixels, as `encoder:tap`, by the tables of embeddings: no encoder is loaded."""
+    return [
+        f"{name}:{tap}"
+        for name in study.specs
+        if name in study.embeddings
+        for tap in Fingerprint.model_validate(open_table(study.embeddings[name]).attributes["fingerprint"]).probe
+    ]
 
 
 def _gallery(shards: Input) -> Numbers:
