@@ -177,15 +177,20 @@ def attacks_move(gaps: Sequence[Row], trained: Sequence[Row]) -> Finding:
         for (supervised, other), by_eps in pairs.items()
     }
     eps = joined(list(dict.fromkeys(f"{eps:g}" for eps, _ in judged.values())))
-    why = f"Movement under PGD at eps {eps} / 255: " + "; ".join(f"{k} {_range(gap)}" for k, (_, gap) in judged.items())
+    above = sum(gap.low > ROBUST_MIN for _, gap in judged.values())
+    below = sum(gap.high < -ROBUST_MIN for _, gap in judged.values())
+    why = f"Of {len(judged)} pairs {above} are above {ROBUST_MIN:g} and {below} below -{ROBUST_MIN:g}. "
+    why += f"Movement under PGD at eps {eps} / 255: " + "; ".join(
+        f"{k} {_range(gap)}" for k, (_, gap) in judged.items()
+    )
     seeds = _seeds(trained, {encoder for pair in pairs for encoder in pair})
     outcome: Outcome = "not shown"
     if seeds < SEEDS_MIN:
         outcome = "cannot tell"
         why = f"{seeds} of {SEEDS_MIN} seeds of each method. {why}"
-    elif all(gap.low > ROBUST_MIN for _, gap in judged.values()):
+    elif above == len(judged):
         outcome = "shown"
-    elif all(gap.high < -ROBUST_MIN for _, gap in judged.values()):
+    elif below == len(judged):
         outcome = "opposite"
     encoders = joined(list(dict.fromkeys(supervised for supervised, _ in pairs)))
     claim = "Small attacks move the backbone of a self-supervised encoder less than that of a supervised one."

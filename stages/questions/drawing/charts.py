@@ -7,7 +7,7 @@ page's style sheet defines for light and dark. Equal numbers give equal bytes.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
@@ -16,14 +16,17 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear axis from `start` to `stop` with labelled `ticks`."""
+    """An axis from `start` to `stop` with labelled `ticks`. Of a `logarithmic` one the two ends alone are log10."""
 
     start: float
     stop: float
     ticks: tuple[tuple[float, str], ...]
+    logarithmic: bool = False
 
     def fraction(self, value: float) -> float:
         """Where a value stands, as a fraction of the axis, held inside it."""
+        if self.logarithmic:
+            value = math.log10(value) if value > 0 else self.start
         return min(1.0, max(0.0, (value - self.start) / (self.stop - self.start)))
 
 
@@ -73,13 +76,12 @@ def nice_axis(values: Iterable[float], count: int = 4, zero: bool = True) -> Axi
 
 
 def log_axis(values: Iterable[float]) -> Axis:
-    """Decades around positive values; positions are log10."""
+    """Decades around positive values."""
     logs = [math.log10(value) for value in values if value > 0 and math.isfinite(value)] or [0.0, 1.0]
     first, last = math.floor(min(logs) + 1e-9), math.ceil(max(logs) - 1e-9)
     last = max(last, first + 1)
-    return Axis(
-        float(first), float(last), tuple((float(power), f"{10.0**power:g}") for power in range(first, last + 1))
-    )
+    ticks = tuple((10.0**power, f"{10.0**power:g}") for power in range(first, last + 1))
+    return Axis(float(first), float(last), ticks, logarithmic=True)
 
 
 def dots(
@@ -241,4 +243,4 @@ def _px(value: float) -> str:
 def around(axis: Axis) -> Axis:
     """The axis with a little room on both sides, so that marks at its ends are whole."""
     room = 0.03 * (axis.stop - axis.start)
-    return Axis(axis.start - room, axis.stop + room, axis.ticks)
+    return replace(axis, start=axis.start - room, stop=axis.stop + room)

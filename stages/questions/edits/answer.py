@@ -274,7 +274,7 @@ def _nothing(weights: Floats) -> Floats:
 def _paths(asked: _Asked, tap_id: str) -> Iterator[Row]:
     """Share of the way to the other source, along each path, and the largest step of it: means over attributes."""
     about = asked.about
-    gone: dict[str, list[list[Floats]]] = {LINEAR: [], SPHERICAL: [], PIXELS: []}
+    gone: dict[str, list[tuple[Floats, Floats]]] = {LINEAR: [], SPHERICAL: [], PIXELS: []}
     for name in asked.read_well:
         attribute = asked.attributes[name]
         start = effects.features(attribute, asked.truth[name])
@@ -286,16 +286,22 @@ def _paths(asked: _Asked, tap_id: str) -> Iterator[Row]:
             else:
                 between = [asked.read(name, tap_id, variant(kind, ratio)) for ratio in about.ratios]
                 readings = [plain, *between, asked.read(name, tap_id, END)]
-            by_attribute.append([effects.progress(effects.features(attribute, x), start, end) for x in readings])
+            products, lengths = effects.progress(
+                np.stack([effects.features(attribute, x) for x in readings]), start, end
+            )
+            by_attribute.append((products, lengths))
     ratios = (0.0, *about.ratios, 1.0)
     largest = {}
-    for kind, by_attribute in gone.items():
+    for kind, measured in gone.items():
+        by_attribute = [one for one in measured if np.nansum(one[1]) > 0] or measured
         if not by_attribute:
             continue
-        shares = np.array(by_attribute)
-        for ratio, values in zip(ratios, shares.transpose(1, 0, 2), strict=True):
-            yield asked.row("path", tap_id, variant(kind, ratio), score.mean(_mean(values)), "share of the way")
-        largest[kind] = score.mean(_mean(np.abs(np.diff(shares, axis=1)).max(axis=1)))
+        for number, ratio in enumerate(ratios):
+            share = score.average([_share(products[number], lengths) for products, lengths in by_attribute])
+            yield asked.row("path", tap_id, variant(kind, ratio), share, "share of the way")
+        largest[kind] = score.average(
+            [_share(np.abs(np.diff(products, axis=0)).max(axis=0), lengths) for products, lengths in by_attribute]
+        )
         yield asked.row("largest step", tap_id, kind, largest[kind], "share of the way")
     for kind in (LINEAR, SPHERICAL):
         if kind in largest:
@@ -303,10 +309,8 @@ def _paths(asked: _Asked, tap_id: str) -> Iterator[Row]:
             yield asked.row("largest step", tap_id, f"{PIXELS} - {kind}", gap, "share of the way")
 
 
-def _mean(values: Floats) -> Floats:
-    """Mean over attributes [A, N] of those that are defined."""
-    defined = np.isfinite(values)
-    return score.divide(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
+def _share(products: Floats, lengths: Floats) -> Estimate:
+    return score.ratio(score.mean(products), score.mean(lengths))
 
 
 def _undone(asked: _Asked, inputs: Inputs, tap_id: str, where: Space) -> Iterator[Row]:

@@ -74,14 +74,18 @@ def largest(estimates: Sequence[Estimate]) -> Estimate:
     return estimate
 
 
-def progress(readings: Floats, start: Floats, end: Floats) -> Floats:
-    """Share of the way from phi `start` to phi `end` (both [N, F]) that samples' phi [N, K, F] have gone: [N].
+def progress(readings: Floats, start: Floats, end: Floats) -> tuple[Floats, Floats]:
+    """How far samples' phi [R, N, K, F] have gone from phi `start` to phi `end` (both [N, F]), at R points of a path.
 
-    NaN where both ends are equal.
+    Two arrays: products (phi - start) (end - start), float64 [R, N], and squared lengths of end - start, [N]. The share
+    of the way is the sum of the first over the sum of the second: two sources that hardly differ hardly count, where
+    the mean of their quotients would be theirs alone. Both are NaN where something is undefined anywhere on the path.
     """
     way = end - start
-    length = (way**2).sum(axis=1)
-    return score.divide(_mean(((readings - start[:, None]) * way[:, None]).sum(axis=2)), length)
+    products = np.stack([_mean(((phi - start[:, None]) * way[:, None]).sum(axis=2)) for phi in readings])
+    lengths = (way**2).sum(axis=1)
+    defined = np.isfinite(products).all(axis=0) & np.isfinite(lengths)
+    return np.where(defined, products, np.nan), np.where(defined, lengths, np.nan)
 
 
 def _mean(values: Floats) -> Floats:

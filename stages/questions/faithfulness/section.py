@@ -143,7 +143,7 @@ def _ranks(
         own = [row for row in rows if tap_id_of(row) == tap.id]
         marks = [_mark(row, tap) for row in own if row.subject == SAMPLES]
         ticks = [
-            (math.log10(row.value), f"control control-{controls.index(row.subject)}", f"{row.subject}: {written(row)}")
+            (row.value, f"control control-{controls.index(row.subject)}", f"{row.subject}: {written(row)}")
             for row in own
             if row.subject in controls
         ]
@@ -193,8 +193,8 @@ def _steps(ranks: "NDArray[np.float64]", bins: int) -> tuple[Point, ...]:
 
 
 def _mark(row: Row, tap: StyledTap) -> Mark:
-    low, high = (math.log10(value) if value > 0 else math.nan for value in (row.low, row.high))
-    return Mark(math.log10(row.value), low, high, tap.style, tap.shape, f"{tap.id}: {written(row)}")
+    low, high = (value if value > 0 else math.nan for value in (row.low, row.high))
+    return Mark(row.value, low, high, tap.style, tap.shape, f"{tap.id}: {written(row)}")
 
 
 def _controls(answer: Answer, taps: Sequence[StyledTap], metrics: Sequence[str]) -> PageTable:

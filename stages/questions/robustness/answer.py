@@ -20,6 +20,7 @@ from stages.questions.format import Figure, Row, note, put_rows, row, split_tap
 from stages.questions.painted import Painting, painting
 from stages.questions.question import CONDITIONS
 from stages.questions.robustness.ask import ABOUT, ATTACKS, CORRECT, FGSM, PGD, SIGNS, TRANSFER, variant
+from stages.questions.robustness.stage import RIGHTLY
 from stages.readers import score
 from stages.readers.score import Estimate, Floats, Interval
 
@@ -171,7 +172,7 @@ def _accuracy(
     for subject, values in zip((CLEAN, *(variant(PGD, eps) for eps in levels)), correct, strict=True):
         right = score.mean(values)
         found = score.interval(right, count, seed, n=n)
-        yield row(QUESTION, "accuracy", tap_id, subject, found, f"share of images whose {attribute} is read rightly")
+        yield row(QUESTION, "accuracy", tap_id, subject, found, RIGHTLY.format(attribute))
         if subject != CLEAN:
             share = score.interval(score.ratio(right, clean), count, seed, n=n)
             yield row(QUESTION, "relative accuracy", tap_id, subject, share, "of the accuracy without an attack")

@@ -1,6 +1,6 @@
 """What the page shows of robustness: movement by eps, differences of encoders, the probe's accuracy, the checks."""
 
-import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from stages.questions.answers import Answer, tap_id_of
 from stages.questions.drawing import charts
-from stages.questions.drawing.charts import Axis, Line, nice_axis
+from stages.questions.drawing.charts import Axis, Line, log_axis
 from stages.questions.drawing.markup import anchor, fill
 from stages.questions.drawing.numbers import (
     Crossed,
@@ -20,13 +20,15 @@ from stages.questions.drawing.numbers import (
     TableRow,
     interval,
     number,
+    plain,
     span,
 )
 from stages.questions.drawing.pictures import Sheet, by_tap, strip
 from stages.questions.drawing.section import Remark, Section, SectionPart
 from stages.questions.drawing.taps import StyledTap, by_family
-from stages.questions.findings import GAP, ROBUST_MIN, SEEDS_MIN
+from stages.questions.findings import GAP, ROBUST_MIN, SEEDS_MIN, TRAINED
 from stages.questions.format import Row
+from stages.questions.robustness.stage import RIGHTLY
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 ATTACKS = {"pgd": "PGD", "fgsm": "FGSM", "signs": "random signs, the control"}
@@ -43,6 +45,10 @@ class RobustnessContent:
     gaps: PageTable
     notes: tuple[str, ...]
     transfers: PageTable
+    read: str
+    """The attribute that the probes read."""
+    trained_on_it: tuple[str, ...]
+    """Encoders whose own label that is."""
     accuracy: PageTable
     failed: tuple[str, ...]
     checks: PageTable
@@ -97,7 +103,10 @@ def _remarks(answer: Answer, taps: Sequence[StyledTap]) -> Iterator[Remark]:
 def _content(answer: Answer, taps: Sequence[StyledTap]) -> RobustnessContent:
     moved = answer.where("movement")
     checks = answer.where("check")
-    columns = list(dict.fromkeys(row.subject for row in answer.where("accuracy") if row.subject))
+    accuracy = [row for row in answer.where("accuracy") if row.subject]
+    columns = list(dict.fromkeys(row.subject for row in accuracy))
+    parsed = re.fullmatch(RIGHTLY.format("(.+)"), accuracy[0].unit) if accuracy else None
+    read = "" if parsed is None else parsed[1]
     return RobustnessContent(
         movement=tuple(_movement(moved, taps)),
         key=tuple((tap.key, tap.id) for tap in taps if any(tap_id_of(row) == tap.id for row in moved)),
@@ -105,14 +114,15 @@ def _content(answer: Answer, taps: Sequence[StyledTap]) -> RobustnessContent:
         gaps=_gaps(answer.rows),
         notes=tuple(dict.fromkeys(row.why for row in answer.rows if row.why)),
         transfers=_listed("movement", [row for row in moved if _attack(row)[0] not in ATTACKS], taps),
+        read=plain(read),
+        trained_on_it=tuple(row.encoder for row in answer.where(TRAINED) if read and row.subject.endswith(f" {read}")),
         accuracy=PageTable(
             "",
             ("tap", *columns),
             tuple(
                 TableRow(tap, tap.id, tuple(interval(by[column]) if column in by else "" for column in columns))
                 for tap in taps
-                if (by := {row.subject: row for row in answer.where("accuracy") if tap_id_of(row) == tap.id})
-                and columns
+                if (by := {row.subject: row for row in accuracy if tap_id_of(row) == tap.id}) and columns
             ),
         ),
         failed=tuple(f"{tap_id_of(row)}: {row.subject} is {interval(row, 3)}" for row in checks if not row.value >= 0),
@@ -134,11 +144,13 @@ def _attack(row: Row) -> tuple[str, float]:
 
 
 def _movement(rows: Sequence[Row], taps: Sequence[StyledTap]) -> list[LabelledChart]:
-    """Movement over eps, a small chart for each attack, all on one scale."""
+    """Movement over eps, a small chart for each attack, all on one scale, which is logarithmic.
+
+    Movement grows with eps, about in proportion: on a linear scale the strongest attack hides all others.
+    """
     split = [(row, *_attack(row)) for row in rows]
     levels = sorted({eps for _, name, eps in split if name in ATTACKS})
-    highest = max(1.0, *(row.high for row in rows if math.isfinite(row.high)), *(row.value for row in rows))
-    up = Axis(0.0, 1.04 * highest, nice_axis([0.0, math.floor(2 * highest) / 2], count=3).ticks)
+    up = log_axis([1.0, *(row.value for row, name, _ in split if name in ATTACKS and row.value > 0)])
     # Strengths double, more or less, so they stand at equal distances.
     across = Axis(-0.35, len(levels) - 0.65, tuple((float(i), f"{eps:g}") for i, eps in enumerate(levels)))
     plots = []
@@ -152,7 +164,7 @@ def _movement(rows: Sequence[Row], taps: Sequence[StyledTap]) -> list[LabelledCh
             if own:
                 points = tuple((float(levels.index(eps)), row.value) for eps, row in own)
                 curves.append(Line(tap.id, points, tap.style, tap.shape, tuple((row.low, row.high) for _, row in own)))
-        chart = charts.lines(curves, across, up, 150, f"movement under {label}")
+        chart = charts.lines(curves, across, up, 220, f"movement under {label}")
         plots.append(LabelledChart(label, "eps in 255ths", chart, anchor=anchor("robustness", attack)))
     return plots
 

@@ -14,6 +14,8 @@ PASSES = 3.0
 """A forward and a backward pass, in forward passes."""
 BARE_SECONDS = 1e-4
 """Of a forward pass of an encoder whose step has no estimate."""
+RIGHTLY = "share of images whose {} is read rightly"
+"""Unit of the rows on accuracy, with the attribute."""
 
 
 class Attacked(AskStage):

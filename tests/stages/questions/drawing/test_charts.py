@@ -72,7 +72,8 @@ def test_a_logarithmic_axis_has_a_tick_at_each_power_of_ten(values: list[float])
     axis = charts.log_axis(values)
     assert axis.start <= math.log10(min(values)) + 1e-8
     assert axis.stop >= math.log10(max(values)) - 1e-8
-    assert [value for value, _ in axis.ticks] == list(range(int(axis.start), int(axis.stop) + 1))
+    assert [value for value, _ in axis.ticks] == [10.0**n for n in range(int(axis.start), int(axis.stop) + 1)]
+    assert [axis.fraction(value) for value in (0.0, 10.0**axis.start, 10.0**axis.stop)] == [0.0, 0.0, 1.0]
 
 
 def test_an_axis_of_nothing_is_still_an_axis() -> None:

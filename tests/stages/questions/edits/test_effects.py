@@ -92,6 +92,17 @@ def test_what_is_undefined_has_no_interval_and_leaves_the_others_theirs() -> Non
     assert found["yes"].low < 4.5 < found["yes"].high
 
 
-def test_progress_is_the_share_of_the_way_and_undefined_where_there_is_none() -> None:
-    start, end = np.array([[0.0], [1.0]]), np.array([[4.0], [1.0]])
-    np.testing.assert_allclose(effects.progress(np.array([[[1.0], [3.0]], [[1.0], [1.0]]]), start, end), [0.5, np.nan])
+def test_sources_that_hardly_differ_hardly_count_on_a_path() -> None:
+    start, end = np.array([[0.0], [0.0], [0.0]]), np.array([[4.0], [0.001], [4.0]])
+    middle = np.array([[[1.0], [3.0]], [[1.0], [1.0]], [[2.0], [np.nan]]])
+    products, lengths = effects.progress(np.stack([start[:, None].repeat(2, 1), middle]), start, end)
+    np.testing.assert_allclose(products[1], [8.0, 0.001, 8.0])
+    assert products[1].sum() / lengths.sum() == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_source_that_is_undefined_anywhere_on_a_path_is_left_out_of_all_of_it() -> None:
+    start, end = np.array([[0.0], [1.0]]), np.array([[4.0], [2.0]])
+    path = np.array([[[[0.0]], [[1.0]]], [[[np.nan]], [[2.0]]]])
+    products, lengths = effects.progress(path, start, end)
+    np.testing.assert_allclose(products, [[np.nan, 0.0], [np.nan, 1.0]])
+    np.testing.assert_allclose(lengths, [np.nan, 1.0])

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -114,7 +114,8 @@ def test_equal_encoders_move_alike_under_their_own_and_each_others_attack_and_on
     assert all(row.value == 0.0 for row in gaps.values())
     (finding,) = findings(load_rows(asked.answer.objects["results.parquet"]))
     assert (finding.number, finding.encoder, finding.outcome) == ("iii", "labelled", "cannot tell")
-    assert "1 of 3 seeds of each method. Movement under PGD at eps 1 / 255: labelled - small 0.00" in finding.why
+    assert finding.why.startswith("1 of 3 seeds of each method. Of 1 pairs 0 are above 0.01 and 0 below -0.01. ")
+    assert "Movement under PGD at eps 1 / 255: labelled - small 0.00" in finding.why
     assert "iii" not in unasked(["robustness"])
 
 
@@ -200,10 +201,20 @@ def test_the_section_shows_movement_differences_accuracy_and_samples(asked: Aske
         "labelled − small",
         "transfer from small 1",
         "no attack",
+        "Accuracy of a linear probe of pattern",
         "eps none less",
     ):
         assert text in part.html
     assert part.html.count("<img") == 2 * 3
+
+
+def test_the_page_names_encoders_that_learned_what_the_probe_reads(asked: Asked) -> None:
+    answer = read("robustness", asked.answer)
+    learned = [replace(r, subject="supervised pattern") if r.metric == "trained" else r for r in answer.rows]
+    styled = styles.assign_styles(list(TAPS[:3]), {"small", "labelled"}, {})
+    before, after = (section(one, {}, styled).parts[0].html for one in (answer, replace(answer, rows=tuple(learned))))
+    assert "Trained with" not in before
+    assert "Trained with pattern as their label: labelled, small." in after
 
 
 def test_a_check_that_fails_stands_on_the_page(asked: Asked) -> None:
