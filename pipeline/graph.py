@@ -20,9 +20,10 @@ from stages.decoder.spec import WITHOUT_SKETCH
 from stages.embeddings.stage import Embeddings
 from stages.encoders.spec import EncoderSpec, Oracle, Pretrained
 from stages.encoders.stage import Imported
-from stages.pretrain.stage import Pretrain
+from stages.pretrain.stage import Checkpoint, Pretrain
 from stages.questions.asks.stage import of_group
 from stages.questions.question import (
+    ASKED,
     CONDITIONS,
     ENCODERS,
     HALFWAY,
@@ -32,6 +33,7 @@ from stages.questions.question import (
     SAMPLES,
     SEEDS,
     Ask,
+    AskStage,
     Question,
 )
 from stages.report.stage import OwnSection, Report
@@ -84,11 +86,12 @@ def graph_of(study: Study) -> list[Step]:
         else packing.model_copy(update={"source": study.dataset.listing.source.model_dump(mode="json")})
     )
     shards = graph.add("shards", packing, {"listing": listing})
-    encoder_steps |= {
-        name: graph.add(f"encoder.{name}", encoder, {"shards": shards})
-        for name, encoder in encoder_steps_of(study).items()
-        if name not in encoder_steps
-    }
+    for name, encoder in encoder_steps_of(study).items():
+        if isinstance(encoder, Pretrain):
+            encoder_steps[name] = graph.add(f"encoder.{name}", encoder, {"shards": shards})
+        elif isinstance(encoder, Checkpoint):
+            training, _ = study.checkpoints()[name]
+            encoder_steps[name] = graph.add(f"encoder.{name}", encoder, {"training": encoder_steps[training]})
 
     def embed(step: str, name: str, images: str, views: tuple[str, ...]) -> str:
         weights = {"encoder": encoder_steps[name]} if name in encoder_steps else {}
@@ -130,6 +133,21 @@ def graph_of(study: Study) -> list[Step]:
     painters = list(decoders.values())
     results: dict[str, str] = {}
 
+    def put_ask(painted: str, settings: AskStage, number: int) -> str:
+        """The step that writes an ask's conditions at one tap group."""
+        group = groups[number]
+        filled = {"taps": group.taps, "size": study.decoder.size}
+        return graph.share(
+            of_group(f"ask.{painted}", number),
+            settings.model_copy(
+                update={name: value for name, value in filled.items() if name in type(settings).model_fields}
+            ),
+            {"shards": shards} | group.tables | group.weights,
+        )
+
+    def answers(ask: Ask, number: int) -> bool:
+        return number == 0 or groups[number].answers(ask)
+
     def sample(name: str, question: Question, ask: Ask, number: int) -> dict[str, str]:
         """What is painted for a question at one tap group, as inputs of its answer.
 
@@ -137,15 +155,7 @@ def graph_of(study: Study) -> list[Step]:
         """
         group, reads, settings = groups[number], question.reads, question.ask_settings()
         painted = ask.name if settings is None else name
-        settings = settings or study.ask_settings(ask.stage)
-        filled = {"taps": group.taps, "size": study.decoder.size}
-        conditions = graph.share(
-            of_group(f"ask.{painted}", number),
-            settings.model_copy(
-                update={name: value for name, value in filled.items() if name in type(settings).model_fields}
-            ),
-            {"shards": shards} | group.tables | group.weights,
-        )
+        conditions = put_ask(painted, settings or study.ask_settings(ask.stage), number)
         inputs = {"conditions": conditions, "decoder": painters[number]}
         step = of_group(f"samples.{painted}", number)
         samples = graph.share(step, sampling, inputs)
@@ -163,11 +173,16 @@ def graph_of(study: Study) -> list[Step]:
             found[of_group(HALFWAY, number)] = graph.share(of_group(f"samples.{ask.halfway}", number), halfway, inputs)
         return found
 
+    every_ask = [question.ask for question in study.questions.asked().values()]
     for asked, question in study.questions.asked().items():
         inputs = {"shards": shards} | {name: step for group in groups for name, step in group.tables.items()}
-        for number, group in enumerate(groups):
-            if question.ask is not None and (number == 0 or group.answers(question.ask)):
+        for number in range(len(groups)):
+            if question.ask is not None and answers(question.ask, number):
                 inputs |= sample(asked, question, question.ask, number)
+            for ask in question.reads_asks:
+                if ask in every_ask and answers(ask, number):
+                    conditions = put_ask(ask.name, study.ask_settings(ask.stage), number)
+                    inputs[of_group(f"{ASKED}.{ask.name}", number)] = conditions
         inputs |= {READERS: readers} if READERS in question.reads else {}
         inputs |= probes if PROBES in question.reads else {}
         if ENCODERS in question.reads:
@@ -265,12 +280,23 @@ def references_of(study: Study) -> list[str]:
 def encoders_of(study: Study) -> dict[str, Encoder]:
     """The encoders that the taps of the decoder, of its extensions and of references name."""
     used = {tap.partition(":")[0] for taps in groups_of(study) for tap in taps} | {*references_of(study)}
-    return {name: encoder for name, encoder in study.encoders.items() if name in used}
+    return {name: encoder for name, encoder in study.named_encoders().items() if name in used}
 
 
-def encoder_steps_of(study: Study) -> dict[str, Pretrain | Imported]:
-    """The encoders that are steps of their own: encoder_steps here, or imported."""
-    return {name: encoder for name, encoder in encoders_of(study).items() if isinstance(encoder, Pretrain | Imported)}
+def encoder_steps_of(study: Study) -> dict[str, Pretrain | Checkpoint | Imported]:
+    """The encoders that are steps of their own: trained here, kept by such a training, or imported.
+
+    A training comes before its checkpoints, also where no tap is its own.
+    """
+    checkpoints, used = study.checkpoints(), encoders_of(study)
+    trainings = {checkpoints[name][0] for name in used if name in checkpoints}
+    found: dict[str, Pretrain | Checkpoint | Imported] = {}
+    for name, encoder in study.named_encoders().items():
+        if name in checkpoints and name in used:
+            found[name] = Checkpoint(at=checkpoints[name][1])
+        elif isinstance(encoder, Pretrain | Imported) and (name in trainings or name in used):
+            found[name] = encoder
+    return found
 
 
 def spec_of(encoder: Encoder) -> EncoderSpec:

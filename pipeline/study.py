@@ -185,6 +185,23 @@ class WrittenStudy(StudyBlock):
         assert isinstance(settings, ask)
         return settings
 
+    def checkpoints(self) -> dict[str, tuple[str, float]]:
+        """Checkpoints that trainings keep, `<encoder>@<share>`: the training, and the share of it that was done."""
+        return {
+            f"{name}@{share:g}": (name, share)
+            for name, encoder in self.encoders.items()
+            if isinstance(encoder, Pretrain)
+            for share in encoder.checkpoints
+        }
+
+    def named_encoders(self) -> dict[str, Encoder]:
+        """What taps may name: the encoders, and after each its checkpoints, which have its settings."""
+        found: dict[str, Encoder] = {}
+        for name, encoder in self.encoders.items():
+            own = [checkpoint for checkpoint, (training, _) in self.checkpoints().items() if training == name]
+            found |= dict.fromkeys([name, *own], encoder)
+        return found
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not self.name_pattern.fullmatch(self.study):
@@ -192,6 +209,9 @@ class WrittenStudy(StudyBlock):
         for encoder in self.encoders:
             if not self.encoder_pattern.fullmatch(encoder):
                 raise ValueError(f"expected names of encoders of letters, digits and `_.=+@,-`; found {encoder!r}")
+        if taken := self.checkpoints().keys() & self.encoders.keys():
+            raise ValueError(f"expected no encoder named as the checkpoint of another; found {min(taken)!r}")
+        known = self.named_encoders()
         if self.decoder_seeds and (isinstance(self.decoder, ReleasedDecoder) or self.extensions):
             raise ValueError("expected decoder_seeds of a decoder that is trained here, and without extensions")
         if not isinstance(self.decoder, ReleasedDecoder):
@@ -212,25 +232,25 @@ class WrittenStudy(StudyBlock):
             if self.extensions and every.count(tap) > 1:
                 raise ValueError(f"expected each tap once among decoder and extensions; found {tap!r} again")
             encoder, _, name = tap.partition(":")
-            if encoder not in self.encoders:
-                meant = _meant(encoder, self.encoders)
-                raise ValueError(f"expected taps of the encoders {', '.join(self.encoders)}; found {tap!r}{meant}")
-            taps = taps_of(self.encoders[encoder])
+            if encoder not in known:
+                meant = _meant(encoder, known)
+                raise ValueError(f"expected taps of the encoders {', '.join(known)}; found {tap!r}{meant}")
+            taps = taps_of(known[encoder])
             if name not in taps:
                 meant = _meant(name, taps)
                 raise ValueError(f"expected one of the taps of {encoder}: {', '.join(taps)}; found {tap!r}{meant}")
         for tap in (tap for question in self.questions.asked().values() for tap in question.reference_taps()):
             encoder, _, name = tap.partition(":")
-            if encoder not in self.encoders or name not in taps_of(self.encoders[encoder]):
+            if encoder not in known or name not in taps_of(known[encoder]):
                 raise ValueError(f"expected references to be taps of the study's encoders; found {tap!r}")
-            if isinstance(self.encoders[encoder], Oracle) or encoder in {tap.partition(":")[0] for tap in every}:
+            if isinstance(known[encoder], Oracle) or encoder in {tap.partition(":")[0] for tap in every}:
                 raise ValueError(
                     f"expected references that read pixels and are not under study; found {tap!r}, "
                     "whose encoder has taps at the decoder or is an oracle"
                 )
         if isinstance(self.decoder, ReleasedDecoder) and self.decoder.preprocessing == "rcdm":
             name = self.decoder.taps[0].partition(":")[0]
-            if getattr(self.encoders[name], "preprocessing", None) != RCDM:
+            if getattr(known[name], "preprocessing", None) != RCDM:
                 # No shape tells, and the samples would be of something else.
                 raise ValueError(
                     f"expected preprocessing: rcdm at encoders.{name}, as published decoders were trained with; found "

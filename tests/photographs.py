@@ -4,23 +4,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
+from pipeline.study import RECIPES
 from stages.images.framing import Framing, fit
 from stages.images.image_file import decode
 
 FOLDER = Path(__file__).parents[1] / "photos"
 
+SIDE = 112
+"""The side that the recipe `photos` shows its encoders: half of the one that they were trained with."""
+
 MOBILENET: dict[str, Any] = {
     "kind": "torch",
     "factory": f"{FOLDER}/mobilenetv2.py:MobileNetV2_bottle",
     "weights": f"{FOLDER}/mobilenetv2.pt",
+    "preprocessing": {"size": SIDE, "resize": SIDE},
 }
-"""An encoder that the recipe `photos` does not have."""
+"""An encoder that the recipe does not have."""
 
-SIDE = 112
-HALVED = {"preprocessing": {"size": SIDE, "resize": SIDE}}
-"""Half of the side that the networks were trained with, which takes a quarter of the time."""
+
+def recipe() -> dict[str, Any]:
+    """The recipe as it is written, with the folder that is meant wherever the tests run."""
+    text = (RECIPES / "photos.yaml").read_text().replace(": photos/", f": {FOLDER}/")
+    document: dict[str, Any] = yaml.safe_load(text)
+    return document
 
 
 def cutouts(each: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -19,6 +19,7 @@ from docs import generate
 from pipeline.cli import main
 from pipeline.study import Encoder, Study, load, taps_of
 from stages import attributes
+from stages.datasets import scenes
 from stages.datasets.cifar import Cifar10Source
 from stages.datasets.columns import Column, Split
 from stages.datasets.labels import LabelTable
@@ -258,7 +259,8 @@ def test_the_datasets_that_are_shown_become_shards(tmp_path: Path, monkeypatch: 
     found = {}
     for number, study in enumerate(shown):
         if "count" in study["dataset"]["listing"]["source"]:
-            study["dataset"]["listing"]["source"]["count"] = 16
+            # Few images; where combinations are named, enough that each has one.
+            study["dataset"]["listing"]["source"]["count"] = 400 if "unseen" in study["dataset"]["listing"] else 16
         listing = Listing.model_validate(study["dataset"]["listing"] | {"holdout": 0.4})
         shards = Shards.model_validate(study["dataset"].get("shards", {}))
         packed = run_stage(shards, {"listing": run_stage(listing)})
@@ -271,7 +273,8 @@ def test_the_datasets_that_are_shown_become_shards(tmp_path: Path, monkeypatch: 
         "3.parquet": (16, True, ["label", "weight"]),
         "4.cifar10": (12, True, ["class"]),
         "5.collage": (16, True, ["class", "x", "y", "scale", "rotation", "hue", "brightness"]),
-        "6.folder": (16, True, ["class"]),
+        "6.scenes": (400, True, [attribute.name for attribute in scenes.ATTRIBUTES]),
+        "7.folder": (16, True, ["class"]),
     }
     settings: list[type[BaseModel]] = [
         FolderSource,

@@ -93,10 +93,12 @@ class TapTable:
     def __repr__(self) -> str:
         splits = self._own.column("split").to_pylist()
         lost = self.count - int(self._embedded.sum())
+        unseen = splits.count("unseen")
         return (
             f"<{self.name}  {self.count} x {self.width} {self.dtype}, "
             f"view{'s' * (len(self.views) > 1)} {' and '.join(self.views)}, {splits.count('train')} train, "
-            f"{splits.count('heldout')} held out{f', {lost} without an image' if lost else ''}, L2, "
+            f"{splits.count('heldout')} held out{f', {unseen} unseen' if unseen else ''}"
+            f"{f', {lost} without an image' if lost else ''}, L2, "
             f"generation {self._generation}>"
         )
 

@@ -1,4 +1,7 @@
-"""The files of a trained encoder: `encoder.safetensors` (weights, probe embeddings) and `encoder.json` (all else)."""
+"""The files of a trained encoder: `encoder.safetensors` (weights, probe embeddings) and `encoder.json` (all else).
+
+Those of its checkpoints have the same names, in a folder for each.
+"""
 
 import hashlib
 import json
@@ -20,6 +23,8 @@ FORMAT = 1
 WEIGHTS, CARD = "encoder.safetensors", "encoder.json"
 PROBE = "probe."
 """Prefix of the tensors in `encoder.safetensors` that hold the embeddings of the probe batch, one per tap."""
+IMAGES_SEEN = "images_seen"
+"""In `training` of the card of a checkpoint: how many images had been shown by then."""
 
 
 Model = TypeVar("Model", bound=Settings)
@@ -55,11 +60,16 @@ class TrainedCard(Settings):
     """Name -> width, in the order of the forward pass."""
     augmentations: Augmentations
     training: dict[str, int | float | str]
-    """The settings of the training run, and the loss at its end."""
+    """The settings of the training run, and the loss at its end; of a checkpoint `IMAGES_SEEN` instead of the loss."""
     quality: tuple[Quality, ...]
     weights_sha256: str
     versions: dict[str, str] = Field(default_factory=dict)
     """Of Python and the libraries that it was trained with; empty where they were not written down."""
+
+
+def checkpoint(share: float) -> str:
+    """Prefix of the files of a checkpoint, in the artifact of its training."""
+    return f"checkpoints/{share:g}/"
 
 
 def digest(state: "dict[str, Tensor]") -> str:

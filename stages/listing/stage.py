@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, PositiveInt
 
 from stages import attributes
-from stages.contract import Estimate, External, Inputs, Output, Part, Stage, Summary, Unkeyed
+from stages.contract import Added, Estimate, External, Inputs, Output, Part, Stage, Summary, Unkeyed
 from stages.datasets.columns import Split
 from stages.datasets.files import FileReader, FilesSource, Notes
 from stages.datasets.sources import Catalogue, CataloguedSource, DatasetSource
@@ -18,6 +18,7 @@ from stages.external.passed_over import PassedOver
 from stages.external.ranges import FILE_LIMIT_BYTES, FileInfo, Unreadable, readable
 from stages.images.image_file import PIXEL_LIMIT
 from stages.listing import ATTRIBUTES, LISTING_ROWS, OK
+from stages.listing.unseen import UNSEEN, Combinations, check, first_met, named
 
 NAMED = 5
 """Bad images that a message names."""
@@ -39,6 +40,10 @@ class Listing(Stage):
     holdout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.17
     """Share of images that no training sees. An image's own sha256 decides, so that adding images moves none and equal
     images stay together; the share is met in the mean."""
+    unseen: Annotated[Combinations, Added(when_absent=())] = ()
+    """Combinations of attributes that neither encoders nor the decoder are trained on, for the question *shift*: by
+    attribute the names of classes, or of a number its lower and its upper end. An image that meets all values of any
+    combination is neither a train image nor a held-out one, whatever `holdout` says."""
     pixel_limit: PositiveInt = PIXEL_LIMIT
     """Width x height above which an image is refused before it is decoded."""
     max_bad: Annotated[float, Field(ge=0.0, le=1.0), Unkeyed("it decides only whether the listing is accepted")] = 0.001
@@ -97,6 +102,7 @@ class Listing(Stage):
         values = source.values(rows, names, [a for a in catalogue.attributes if a.name not in from_table])
         values |= {name: column[start:stop] for name, column in from_table.items()}
         heldout = None if catalogue.labels is None else catalogue.labels.heldout
+        check(self.unseen, catalogue.attributes, "the source")
         columns: dict[str, Any] = {"row": list(rows), "source": [source.kind] * len(rows), "name": []}
         for name in ("size", "sha256", "split", "width", "height", "format", "status"):
             columns[name] = []
@@ -106,10 +112,13 @@ class Listing(Stage):
             [row for row in rows if row not in refused],
             [name for row, name in zip(rows, names, strict=True) if row not in refused],
         )
-        tally = _Tally()
+        tally = _Tally(len(self.unseen))
         for row, name in zip(rows, names, strict=True):
             data = Unreadable(refused[row]) if row in refused else next(fetched)
             record = self._judge(name, data, None if heldout is None else "heldout" if heldout[row] else "train")
+            if self.unseen:
+                own = named(catalogue.attributes, values, row - start)
+                self._hold_out(record, first_met(self.unseen, catalogue.attributes, own), tally)
             tally.add(record)
             for column, value in record.items():
                 columns[column].append(value)
@@ -131,12 +140,16 @@ class Listing(Stage):
         info = reader.info(meant.name)
         if info != meant:
             raise _changed(f"{info.name} of {info.size} bytes and not {meant.size}")
-        tally, notes = _Tally(), Notes()
+        tally, notes = _Tally(len(self.unseen)), Notes()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / members_name(part.index)
-            with FileTable(path, reader.declared(info), LISTING_ROWS) as table:
+            declared = reader.declared(info)
+            check(self.unseen, declared, info.name)
+            with FileTable(path, declared, LISTING_ROWS) as table:
                 for found in reader.read(info, notes):
                     record = self._judge(found.name, found.data, found.split)
+                    if self.unseen:
+                        self._hold_out(record, first_met(self.unseen, declared, found.values), tally)
                     tally.add(record)
                     table.add({"source": info.name, "position": found.position} | record, found.values)
             out.put(path.name, path)
@@ -174,11 +187,18 @@ class Listing(Stage):
             "status": status,
         }
 
+    def _hold_out(self, record: dict[str, Any], met: int | None, tally: "_Tally") -> None:
+        """Takes an image out of both splits where it has the combination number `met`."""
+        if met is not None:
+            tally.see(record["split"] == "heldout")
+            record["split"] = UNSEEN
+            tally.unseen[met] += record["status"] == OK
+
     def merge(self, summaries: Sequence[Summary], inputs: Inputs, out: Output) -> Summary:
         """Writes `listing.parquet`, and returns totals.
 
-        Raises InputError where more than `max_bad` of the images are bad, a split has none, or files disagree about
-        their columns.
+        Raises InputError where more than `max_bad` of the images are bad, a split or a combination of `unseen` has
+        none, or files disagree about their columns.
         """
         from stages.listing.members import LISTING, merge_files, merge_rows, publish
 
@@ -193,7 +213,8 @@ class Listing(Stage):
         split = getattr(self.source, "split", None)
         if isinstance(split, Split) and total["rows"] and not any(summary["split_fits"] for summary in summaries):
             raise split.nothing_held_out("the source", ())
-        self._accept(total, bad, passed_over.counts)
+        unseen = [sum(counts) for counts in zip(*(summary.get("unseen", ()) for summary in summaries), strict=True)]
+        self._accept(total, bad, passed_over.counts, unseen)
         if isinstance(self.source, FilesSource):
             columns = {name for summary in summaries for name in summary["columns"]}
             known, rows = merge_files(out, len(summaries), columns)
@@ -211,9 +232,13 @@ class Listing(Stage):
         if passed_over.examples:
             summary["ignored_examples"] = dict(sorted(passed_over.examples.items()))
         # Only where there is something to say: else a listing made anew has the summary that it always had.
+        if unseen:
+            summary["unseen"] = sum(unseen)
         return summary | ({"left_out": left_out, "headlines": _lines(left_out)} if left_out else {})
 
-    def _accept(self, total: Mapping[str, int], bad: Sequence[str], ignored: Mapping[str, int]) -> None:
+    def _accept(
+        self, total: Mapping[str, int], bad: Sequence[str], ignored: Mapping[str, int], unseen: Sequence[int]
+    ) -> None:
         """Raises InputError where the images are too few or too bad."""
         if not total["rows"]:
             others = ", ".join(f"{count} x {ending}" for ending, count in sorted(ignored.items())[:NAMED])
@@ -225,7 +250,11 @@ class Listing(Stage):
                 f"{total['bad']} of {total['rows']}: {'; '.join(bad)}{more}",
                 "Replace or remove them, or raise `max_bad`.",
             )
-        train = total["rows"] - total["bad"] - total["heldout"]
+        for combination, count in zip(self.unseen, unseen, strict=True):
+            if not count:
+                values = ", ".join(f"{name} {' '.join(map(str, wanted))}" for name, wanted in combination.items())
+                raise InputError(f"images that `unseen` names by {values}", "none", "Correct `unseen`.")
+        train = total["rows"] - total["bad"] - total["heldout"] - sum(unseen)
         if train == 0 or (total["heldout"] == 0 and self.holdout > 0):
             raise InputError(
                 f"images to train on and images held out, of {total['rows']} with `holdout: {self.holdout}`",
@@ -237,17 +266,23 @@ class Listing(Stage):
 class _Tally:
     """What a part of a listing says of itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, combinations: int) -> None:
         self._counts = dict.fromkeys(("rows", "bad", "heldout"), 0)
         self._first_bad: list[tuple[str, str]] = []
         self._split_fits = False
+        self.unseen = [0] * combinations
+        """Sound images of each combination that is not to be seen; the first that an image has counts."""
+
+    def see(self, heldout: bool) -> None:
+        """Notes whether the source's own split would hold out an image, whatever becomes of it."""
+        self._split_fits |= heldout
 
     def add(self, record: Mapping[str, Any]) -> None:
         """One image."""
         sound = record["status"] == OK
         self._counts["rows"] += 1
         # Bad ones too: whether `split` names what is there does not depend on the images.
-        self._split_fits |= record["split"] == "heldout"
+        self.see(record["split"] == "heldout")
         self._counts["bad"] += not sound
         self._counts["heldout"] += sound and record["split"] == "heldout"
         if not sound and len(self._first_bad) < NAMED:
@@ -255,7 +290,8 @@ class _Tally:
 
     def summary(self) -> Summary:
         """Counts, and the first bad images with their reasons."""
-        return {**self._counts, "first_bad": self._first_bad, "split_fits": self._split_fits}
+        found = {**self._counts, "first_bad": self._first_bad, "split_fits": self._split_fits}
+        return found | ({"unseen": self.unseen} if self.unseen else {})
 
 
 def _ignored(passed_over: PassedOver) -> dict[str, Any]:

@@ -39,6 +39,8 @@ PREFETCHED = 2
 """Steps whose images are read while a GPU is busy."""
 LOSS = "loss."
 """Prefix of the weights in a checkpoint that belong to the loss and not to the network."""
+KEPT = "kept-{}.safetensors"
+"""File of a checkpoint: the network as it was after so many steps."""
 FINAL_LOSS = "loss.json"
 """File of the last checkpoint: the mean loss of the last steps."""
 
@@ -99,6 +101,11 @@ class Trainer:
         """Steps at the end whose mean loss is that of the training."""
         self.losses: list[float] = []
         """Of the steps since the training was started or restored."""
+        self.keep_at = {share: max(1, round(share * self.steps)) if share else 0 for share in stage.checkpoints}
+        """Steps after which the network is kept, by share of the training."""
+        self.kept: dict[int, dict[str, Tensor]] = {}
+        """The network as it was after these steps."""
+        self._keep()
         self.on_gpu = torch.device(device).type == "cuda"
         self.batches = Prefetch(self.read, self.steps, PREFETCHED if self.on_gpu else 0)
 
@@ -152,7 +159,12 @@ class Trainer:
             sum_gradients(self.parameters)
         self.optimiser.step()
         self.step += 1
+        self._keep()
         return loss.detach()  # type: ignore[no-any-return]
+
+    def _keep(self) -> None:
+        if self.step in self.keep_at.values():
+            self.kept[self.step] = {name: value.cpu().clone() for name, value in self.network.state_dict().items()}
 
     def collect(self, losses: Sequence[Tensor]) -> None:
         """Takes in the losses of the last steps; InputError where one is not finite.
@@ -182,10 +194,11 @@ class Trainer:
         """Images seen, images in all, and metrics."""
         return self.step * self.stage.batch, self.steps * self.stage.batch, {"loss": self.recent_loss}
 
-    def trained(self) -> EncoderNetwork:
-        """The network in evaluation mode, as it would be had one rank trained it."""
+    def trained(self, share: float | None = None) -> EncoderNetwork:
+        """The network in evaluation mode, as it would be had one rank trained it; as it was after one of the shares of
+        the training that are kept, or at the end."""
         network = EncoderNetwork(self.stage.architecture, self.projector_norm).to(self.device)
-        network.load_state_dict(self.network.state_dict())
+        network.load_state_dict(self.network.state_dict() if share is None else self.kept[self.keep_at[share]])
         return network.to(memory_format=torch.channels_last).eval()
 
     def state(self) -> dict[str, bytes]:
@@ -198,6 +211,8 @@ class Trainer:
         own = {LOSS + name: value.detach() for name, value in self.loss.named_parameters()}
         held = {name: value.contiguous() for name, value in (self.network.state_dict() | own).items()}
         files = {"model.safetensors": save(held), "optimiser.safetensors": save(moments)}
+        for step, weights in self.kept.items():
+            files[KEPT.format(step)] = save({name: value.contiguous() for name, value in weights.items()})
         return files | ({FINAL_LOSS: json.dumps(self.final_loss).encode()} if self.step == self.steps else {})
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -210,6 +225,10 @@ class Trainer:
             for name, parameter in self.loss.named_parameters():
                 parameter.copy_(weights[LOSS + name])
         self.network.load_state_dict({name: value for name, value in weights.items() if not name.startswith(LOSS)})
+        # An interrupted attempt's files are lost, so what is kept travels in the checkpoints.
+        self.kept = {
+            step: load(checkpoint.read(KEPT.format(step))) for step in set(self.keep_at.values()) if step <= self.step
+        }
         ordered = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in load(checkpoint.read("optimiser.safetensors")).items():

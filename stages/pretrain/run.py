@@ -1,4 +1,5 @@
-"""What the `pretrain` step does: writes decoded images to a local row file, trains, scores, writes the encoder."""
+"""What the `pretrain` step does: writes decoded images to a local row file, trains, scores, writes the encoder and its
+checkpoints."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -49,29 +50,39 @@ def run(stage: "Pretrain", context: Context, inputs: Inputs, out: Output) -> Sum
     trainer = fit(stage, TrainSet(len(train), lambda indices: pictures.read(train[indices]), labels), context)
     if context.rank != 0:
         return {}
-    network = trainer.trained()
-    encoder = NetworkEncoder(network, stage.preprocessing, context.device)
-    card = format.TrainedCard(
-        method=stage.method,
-        architecture=stage.architecture,
-        projector_norm=trainer.projector_norm,
-        preprocessing=stage.preprocessing,
-        taps=encoder.taps,
-        augmentations=stage.augmentations,
-        training={
-            **stage.model_dump(include=COMMON | set(stage.own_fields)),
-            **({} if label is None else {"label": label.name}),
-            "train_images": len(train),
-            "final_loss": trainer.final_loss,
-        },
-        quality=_quality(encoder, shards, pictures, rows_of(shards, "train"), rows_of(shards, "heldout")),
-        weights_sha256=encoder.weights_sha256,
-        versions=provenance.versions(),
-    )
-    probes = encoder.embed(probe_batch(stage.preprocessing.size))
-    files = format.dump(network, card, {tap: torch.from_numpy(values) for tap, values in probes.items()})
-    stored = {name: out.put(name, data) for name, data in files.items()}
-    card = format.parse_card(stored[format.CARD])
+    settings = {
+        **stage.model_dump(include=COMMON | set(stage.own_fields)),
+        **({} if label is None else {"label": label.name}),
+        "train_images": len(train),
+    }
+
+    def put(share: float | None, more: dict[str, float]) -> bytes:
+        """Writes the encoder at the end, or after a share of the training; returns the bytes of its card."""
+        network = trainer.trained(share)
+        encoder = NetworkEncoder(network, stage.preprocessing, context.device)
+        scored: tuple[format.Quality, ...] = ()
+        if share is None:
+            scored = _quality(encoder, shards, pictures, rows_of(shards, "train"), rows_of(shards, "heldout"))
+        card = format.TrainedCard(
+            method=stage.method,
+            architecture=stage.architecture,
+            projector_norm=trainer.projector_norm,
+            preprocessing=stage.preprocessing,
+            taps=encoder.taps,
+            augmentations=stage.augmentations,
+            training=settings | more,
+            quality=scored,
+            weights_sha256=encoder.weights_sha256,
+            versions=provenance.versions(),
+        )
+        probes = encoder.embed(probe_batch(stage.preprocessing.size))
+        files = format.dump(network, card, {tap: torch.from_numpy(values) for tap, values in probes.items()})
+        folder = "" if share is None else format.checkpoint(share)
+        return {name: out.put(folder + name, data) for name, data in files.items()}[format.CARD]
+
+    for share, step in trainer.keep_at.items():
+        put(share, {format.IMAGES_SEEN: step * stage.batch})
+    card = format.parse_card(put(None, {"final_loss": trainer.final_loss}))
     return {
         "taps": card.taps,
         "weights_sha256": card.weights_sha256,

@@ -4,6 +4,7 @@ Only `pipeline` and the report import this module: were it imported by an answer
 digest of every answer. It imports no `section.py`, which need numpy; the report imports those by name (`section_of`).
 """
 
+from stages.questions.dynamics.stage import Dynamics
 from stages.questions.edits.stage import Edits
 from stages.questions.faithfulness.stage import Faithfulness
 from stages.questions.fidelity.stage import Fidelity
@@ -15,6 +16,7 @@ from stages.questions.layers.stage import Layers
 from stages.questions.memorisation.stage import Memorisation
 from stages.questions.question import Question
 from stages.questions.robustness.stage import Robustness
+from stages.questions.shift.stage import Shift
 from stages.questions.versus.stage import Versus
 
 QUESTIONS: tuple[type[Question], ...] = (
@@ -25,8 +27,10 @@ QUESTIONS: tuple[type[Question], ...] = (
     Robustness,
     Edits,
     Layers,
+    Dynamics,
     Versus,
     Inversion,
+    Shift,
     Health,
     Memorisation,
 )

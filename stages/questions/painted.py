@@ -5,6 +5,7 @@ that a new one repaints nothing. Its inputs have its number at their end (`condi
 `samples.1`, …). All groups have the same sources, variants and noise, so an answer sees one painting.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -75,14 +76,15 @@ def groups_of(inputs: Inputs) -> list[int]:
     return sorted(int(number or 0) for number in named)
 
 
-def painting(inputs: Inputs, samples: str = SAMPLES) -> Painting:
+def painting(inputs: Inputs, samples: str = SAMPLES, only: Collection[str] | None = None) -> Painting:
     """The samples of all groups of an ask, of which `samples` is the input's name.
 
-    Raises FormatError where samples are not those of their conditions, or groups were not asked the same.
+    `only` names variants, where not every tap and source has all; the other conditions belong to no tap then. Raises
+    FormatError where samples are not those of their conditions, or groups were not asked the same.
     """
-    found = [_group(inputs, samples, group) for group in groups_of(inputs)]
-    first = found[0]
-    for other in found[1:]:
+    found = [_group(inputs, samples, group, only) for group in groups_of(inputs)]
+    first = next((other for other in found if other.tap_ids), found[0])
+    for other in (other for other in found if other.tap_ids):
         same = np.array_equal(other.rows, first.rows) and other.variants == first.variants
         if not same or other.images.shape[1:] != first.images.shape[1:]:
             raise FormatError(
@@ -107,7 +109,7 @@ def painting(inputs: Inputs, samples: str = SAMPLES) -> Painting:
     )
 
 
-def _group(inputs: Inputs, samples: str, group: int) -> Painting:
+def _group(inputs: Inputs, samples: str, group: int, only: Collection[str] | None) -> Painting:
     """The samples of one group, numbered from 0."""
     asked = read_conditions(inputs[of_group(CONDITIONS, group)])
     images = open_images(inputs[of_group(samples, group)])
@@ -115,9 +117,10 @@ def _group(inputs: Inputs, samples: str, group: int) -> Painting:
         raise FormatError(
             f"samples of {len(asked)} conditions, equally many of each", f"{images.count} samples", "Paint them again."
         )
-    tap_ids = tuple(dict.fromkeys(c.tap_id for c in asked))
-    variants = tuple(dict.fromkeys(c.variant for c in asked))
-    rows = np.array(list(dict.fromkeys(c.source_row for c in asked)), dtype=np.int64)
+    wanted = [c for c in asked if only is None or c.variant in only]
+    tap_ids = tuple(dict.fromkeys(c.tap_id for c in wanted))
+    variants = tuple(dict.fromkeys(c.variant for c in wanted))
+    rows = np.array(list(dict.fromkeys(c.source_row for c in wanted)), dtype=np.int64)
     arranged = {tap_id: _arranged(asked, tap_id, variants, rows) for tap_id in tap_ids}
     parts = [images.read_part(part)[1] for part in range(images.parts)]
     pixels = np.concatenate([np.asarray(part, dtype=np.uint8) for part in parts])
@@ -126,7 +129,7 @@ def _group(inputs: Inputs, samples: str, group: int) -> Painting:
 
 
 def _arranged(asked: list[Condition], tap_id: str, variants: tuple[str, ...], rows: Numbers) -> Numbers:
-    number = {(c.variant, c.source_row): i for i, c in enumerate(asked) if c.tap_id == tap_id}
+    number = {(c.variant, c.source_row): i for i, c in enumerate(asked) if c.tap_id == tap_id and c.variant in variants}
     if len(number) != len(variants) * len(rows):
         raise FormatError(f"every variant of every source at {tap_id}", f"{len(number)} conditions", "Ask again.")
     return np.array([[number[v, int(row)] for row in rows] for v in variants], dtype=np.int64)
@@ -161,7 +164,7 @@ class Space:
 
 
 def space(inputs: Inputs, found: Painting, tap_id: str) -> Space:
-    """The space of the tap `encoder:tap`."""
+    """The space of the tap `encoder:tap`; the sources are held-out images."""
     from safetensors.numpy import load
 
     encoder, tap = split_tap(tap_id)
@@ -169,18 +172,10 @@ def space(inputs: Inputs, found: Painting, tap_id: str) -> Space:
     statistics = table.statistics(tap)
     heldout = rows_of(inputs["shards"], "heldout")
     gallery = statistics.standardise(table.read(tap, "plain", heldout)).astype(np.float64)
-    samples = None
-    group = found.groups[tap_id]
-    embedded = inputs.get(f"{of_group(SAMPLE_EMBEDDINGS, group)}.{encoder}")
-    if embedded is not None:
-        painted = open_table(embedded)
-        if tap in painted.taps:
-            vectors = statistics.standardise(painted.read(tap, "plain")).astype(np.float64)
-            by_condition = vectors.reshape(-1, found.per_source, vectors.shape[1])
-            samples = by_condition[found.numbers[tap_id] - found.starts[group]]
+    samples = sample_vectors(inputs, found, tap_id, statistics)
     positions = np.searchsorted(heldout, found.rows)
     whole = Space(statistics, gallery, positions, measures.random_pair(gallery), samples)
-    asked = inputs[of_group(CONDITIONS, group)]
+    asked = inputs[of_group(CONDITIONS, found.groups[tap_id])]
     name = f"{DOWNSIZED}/{encoder}/{tap}.safetensors"
     if name not in asked.names():
         return whole
@@ -188,3 +183,22 @@ def space(inputs: Inputs, found: Painting, tap_id: str) -> Space:
     images = statistics.standardise(small["embeddings"]).astype(np.float64)
     own = np.searchsorted(small["rows"], found.rows)
     return replace(whole, downsized=Space(statistics, images, own, measures.random_pair(images), samples))
+
+
+def sample_vectors(inputs: Inputs, found: Painting, tap_id: str, statistics: Statistics) -> Floats | None:
+    """Embeddings of the samples at the tap `encoder:tap`, standardised: float64 [V, N, K, D].
+
+    None where it cannot see pixels.
+    """
+    encoder, tap = split_tap(tap_id)
+    group = found.groups[tap_id]
+    embedded = inputs.get(f"{of_group(SAMPLE_EMBEDDINGS, group)}.{encoder}")
+    if embedded is None:
+        return None
+    painted = open_table(embedded)
+    if tap not in painted.taps:
+        return None
+    vectors = statistics.standardise(painted.read(tap, "plain")).astype(np.float64)
+    by_condition = vectors.reshape(-1, found.per_source, vectors.shape[1])
+    chosen: Floats = by_condition[found.numbers[tap_id] - found.starts[group]]
+    return chosen

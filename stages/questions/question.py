@@ -17,6 +17,8 @@ HALFWAY = "halfway_samples"
 """Input, for each tap group: the same conditions, painted with the decoder's weights at half of its training."""
 SEEDS = "seed_samples"
 """Inputs, `seed_samples.1` …: the same conditions, painted by decoders that were trained from other seeds."""
+ASKED = "asked"
+"""Inputs `asked.<ask>`, for each tap group: the conditions of another question's ask."""
 READERS, PROBES = "readers", "probes"
 ENCODERS = "encoder"
 """Inputs `encoder.<encoder>`: the encoders whose embeddings are read, where they are steps of their own."""
@@ -54,6 +56,9 @@ class Question(Stage):
     """What is painted for it. None: nothing, so the question needs no decoder."""
     reads: ClassVar[frozenset[str]] = frozenset()
     """Further inputs: any of READERS, PROBES and ENCODERS and, with an ask, of SAMPLE_EMBEDDINGS, HALFWAY and SEEDS."""
+    reads_asks: ClassVar[tuple[Ask, ...]] = ()
+    """Asks of other questions, by their study's settings. Where the study asks one of those, its conditions are inputs
+    too, `ASKED`."""
     by_default: ClassVar[bool] = False
     """Whether a study that lists no questions asks it."""
 

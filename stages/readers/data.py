@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from stages.errors import InputError
 from stages.images.sets import open_images
 from stages.readers import pixel
 from stages.readers.score import Floats, Numbers
+
+Split: TypeAlias = Literal["train", "heldout", "unseen"]
+"""`unseen`: images of combinations that the listing keeps from encoders and the decoder."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,28 @@ def pixel_attributes(shards: Input) -> list[Attribute]:
     return [a for a in pixel.ATTRIBUTES if a.name not in taken]
 
 
-def rows_of(shards: Input, split: Literal["train", "heldout"]) -> Numbers:
+def rows_of(shards: Input, split: Split) -> Numbers:
     """Rows of a split that hold an image, ascending: int64 [N]. Raises InputError where there is none."""
-    table = open_images(shards).table()
-    sound = np.array(table.column("status").to_pylist()) == "ok"
-    rows = np.flatnonzero(sound & (np.array(table.column("split").to_pylist()) == split)).astype(np.int64)
+    rows = _rows_of(shards, split)
     if not len(rows):
         raise InputError(f"images of the split {split!r}", "none", "Change `holdout` of the listing or add images.")
     return rows
+
+
+def unseen_rows(shards: Input) -> tuple[Numbers, Numbers]:
+    """Rows of unseen combinations, ascending: those that readers learn from, and those that are asked about.
+
+    A reader that had never met a combination might misread it, which would look as if samples lacked it. Both are
+    empty where the listing keeps no combination from encoders and the decoder.
+    """
+    rows = _rows_of(shards, "unseen")
+    return rows[::2], rows[1::2]
+
+
+def _rows_of(shards: Input, split: Split) -> Numbers:
+    table = open_images(shards).table(["status", "split"])
+    sound = np.array(table.column("status").to_pylist()) == "ok"
+    return np.flatnonzero(sound & (np.array(table.column("split").to_pylist()) == split)).astype(np.int64)
 
 
 def truth(shards: Input, rows: Numbers, images: NDArray[np.uint8]) -> dict[str, Floats]:
@@ -60,10 +77,14 @@ def truth(shards: Input, rows: Numbers, images: NDArray[np.uint8]) -> dict[str, 
     return pixel.read(images) | {name: column[rows] for name, column in open_images(shards).values().items()}
 
 
-def labelled(shards: Input, split: Literal["train", "heldout"], size: int, limit: int, seed: int = 0) -> Labelled:
+def labelled(shards: Input, split: Split, size: int, limit: int, seed: int = 0) -> Labelled:
     """At most `limit` images of a split, from parts chosen at random where there are more."""
+    return labelled_rows(shards, rows_of(shards, split), size, limit, seed)
+
+
+def labelled_rows(shards: Input, wanted: Numbers, size: int, limit: int, seed: int = 0) -> Labelled:
+    """At most `limit` of the images at rows `wanted`, from parts chosen at random where there are more."""
     images = open_images(shards)
-    wanted = rows_of(shards, split)
     order = np.random.Generator(np.random.Philox(key=[seed, images.parts])).permutation(images.parts)
     rows: list[Numbers] = []
     decoded: list[NDArray[np.uint8]] = []

@@ -52,12 +52,26 @@ def resamples(num_sources: int, seed: int, draws: int = DRAWS) -> Floats:
 
 def interval(estimate: Estimate, num_sources: int, seed: int, n: int | None = None, draws: int = DRAWS) -> Interval:
     """The estimate with its percentile interval; `n` sources are reported where fewer than all are defined."""
-    value = float(estimate(np.ones((1, num_sources)))[0])
-    drawn = estimate(resamples(num_sources, seed, draws))
+    return _percentiles(estimate, resamples(num_sources, seed, draws), num_sources if n is None else n)
+
+
+def unpaired(estimate: Estimate, groups: Sequence[int], seed: int) -> Interval:
+    """The estimate over sources of several groups, each resampled by itself; `groups` are their numbers, in order.
+
+    So a difference between the groups is an unpaired one.
+    """
+    # A seed each: groups of equal size would be resampled alike.
+    drawn = np.concatenate([resamples(count, seed + number) for number, count in enumerate(groups)], axis=1)
+    return _percentiles(estimate, drawn, sum(groups))
+
+
+def _percentiles(estimate: Estimate, weights: Floats, n: int) -> Interval:
+    value = float(estimate(np.ones((1, weights.shape[1])))[0])
+    drawn = estimate(weights)
     drawn = drawn[np.isfinite(drawn)]
     tail = 50.0 * (1.0 - LEVEL)
     low, high = np.percentile(drawn, [tail, 100.0 - tail]) if drawn.size else (np.nan, np.nan)
-    return Interval(value, float(low), float(high), num_sources if n is None else n)
+    return Interval(value, float(low), float(high), n)
 
 
 def divide(a: Floats, b: Floats) -> Floats:
@@ -153,6 +167,10 @@ class _Sums:
     def taken(self, order: Numbers) -> "_Sums":
         return _Sums(self.n[order], self.q[order], self.s[order])
 
+    def only(self, members: NDArray[np.bool_]) -> "_Sums":
+        """The same, as if all other sources had no value."""
+        return _Sums(self.n * members, self.q * members, self.s * members[:, None])
+
 
 def _sums(attribute: Attribute, values: Floats) -> _Sums:
     """Sums of the features of values [N, K]; NaN is left out."""
@@ -201,6 +219,28 @@ def _matched(attribute: Attribute, readings: Floats, truth: Floats, shown: Numbe
     painted, real = _sums(attribute, readings - centre), _sums(attribute, truth[:, None] - centre)
     own, count = _own(painted if shown is None else painted.taken(shown), real)
     return lambda weights: 1.0 - divide(divide(weights @ own, weights @ count), _between(painted, real, weights))
+
+
+def kept_of(
+    attribute: Attribute, readings: Floats, truth: Floats, members: NDArray[np.bool_], others: NDArray[np.bool_]
+) -> Estimate:
+    """kept of the sources `members` [N], beside what samples of the sources `others` [N] match of them.
+
+    Groups whose others are the same have one scale, also a group whose sources are all alike in an attribute.
+    `readings` and `truth` are as for `kept`, which this is where both are all sources.
+    """
+    centre = _centre(attribute, truth)
+    painted, real = _sums(attribute, readings - centre), _sums(attribute, truth[:, None] - centre).only(members)
+    own, count = _own(painted, real)
+    known = np.isfinite(truth).astype(np.float64) * members
+    read = known * np.isfinite(readings).mean(axis=1)
+
+    def estimate(weights: Floats) -> Floats:
+        missed = divide(weights @ own, weights @ count)
+        matched = 1.0 - divide(missed, _between(painted.only(others), real, weights))
+        return matched * divide(weights @ read, weights @ known)
+
+    return estimate
 
 
 def fixed(attribute: Attribute, readings: Floats) -> Estimate:

@@ -48,14 +48,24 @@ class Readers(Gang):
 
     def train(self, context: Context, inputs: Inputs, out: Output) -> Summary:
         """Trains, scores on held-out images and writes; the summary holds the scores."""
+        import numpy as np
+
         from stages.readers import network
-        from stages.readers.data import labelled, pixel_attributes, table_attributes
+        from stages.readers.data import (
+            labelled,
+            labelled_rows,
+            pixel_attributes,
+            rows_of,
+            table_attributes,
+            unseen_rows,
+        )
         from stages.readers.format import ReaderCard, Score, dump
         from stages.readers.score import quality
         from stages.readers.targets import Targets
 
         shards = inputs["shards"]
-        train = labelled(shards, "train", self.size, self.limit, self.seed)
+        taught = np.union1d(rows_of(shards, "train"), unseen_rows(shards)[0])
+        train = labelled_rows(shards, taught, self.size, self.limit, self.seed)
         heldout = labelled(shards, "heldout", self.size, self.limit, self.seed)
         targets = Targets.of(table_attributes(shards), train.values)
         pixel_only = pixel_attributes(shards)

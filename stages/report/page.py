@@ -279,7 +279,9 @@ def _facts(stage: "Report", inputs: Inputs, styled: Sequence[StyledTap]) -> list
     if "shards" in inputs:
         about = inputs["shards"].summary
         counted = {name: numbers.count(about[name]) for name in ("ok", "train", "heldout")}
-        facts.append(("images", f"{counted['ok']}: {counted['train']} to train on, {counted['heldout']} held out"))
+        unseen = f", {numbers.count(about['unseen'])} of unseen combinations" if "unseen" in about else ""
+        split = f"{counted['train']} to train on, {counted['heldout']} held out{unseen}"
+        facts.append(("images", f"{counted['ok']}: {split}"))
         facts += [("left out", sentence) for sentence in about.get("left_out", ())]
     studied = list(dict.fromkeys(tap.encoder for tap in styled if tap.studied))
     references = [tap.id for tap in styled if not tap.studied]

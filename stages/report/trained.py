@@ -148,6 +148,8 @@ def _trained(name: str, artifact: Input, taps: Sequence[StyledTap]) -> TrainedBl
             different = f"{count(int(settings['train_images']))} different ones"
             images = f"{count(int(settings['num_images']))} ({different}), batches of {settings['batch']}"
             facts.append(("images shown", images))
+        if format.IMAGES_SEEN in settings:
+            facts.append(("checkpoint", f"after {count(int(settings[format.IMAGES_SEEN]))} of them"))
         facts += [("sees", about.preprocessing.words), ("taps", _taps(about.taps, {}))]
         facts.append(("fingerprint of the weights", about.weights_sha256))
     quality = summary.get("quality", [])

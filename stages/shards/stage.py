@@ -125,9 +125,10 @@ class Shards(Stage):
         out.put(ATTRIBUTES, listing.read(ATTRIBUTES))
         return {
             "rows": rows,
-            "ok": counts["train"] + counts["heldout"],
+            "ok": sum(counts.values()),
             "train": counts["train"],
             "heldout": counts["heldout"],
+            **({"unseen": counts["unseen"]} if counts["unseen"] else {}),
             "bytes": sum(summary["bytes"] for summary in summaries),
             **{name: listing.summary[name] for name in ("left_out",) if name in listing.summary},
         }

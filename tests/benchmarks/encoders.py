@@ -1,12 +1,11 @@
 """Every family of the libraries, imported as a user would, against the library's own forward pass.
 
     python -m tests.benchmarks.encoders --library timm --minutes 20
-    python -m tests.benchmarks.encoders --page
 
 Each network has random weights, with shuffled normalisations, in a file as its library writes it. The file goes through
 the step `encoder` and is loaded again; then `backbone` of two images is compared with what the library gives. Rows are
 appended to a file of JSON lines as they come: an interrupted sweep goes on where it stopped, and a network at which the
-process ended is not tried again. `--page` prints docs/results/encoders.md from that file.
+process ended is not tried again. `tests.benchmarks.encoders_page` prints docs/results/encoders.md from that file.
 
 timm: the smallest member of each family. torchvision: all classifiers. transformers: every model that reads images, at
 a tiny configuration, and the vision parts of models of images and text. processors: every image processor of
@@ -394,14 +393,16 @@ def _smaller(config: Any, field: str) -> Any:
 
 
 def processor_names() -> Iterator[str]:
-    """Every image processor of transformers."""
+    """Every image processor of transformers, once: many models share one."""
     import transformers
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
+    names: list[str] = []
     for entry in IMAGE_PROCESSOR_MAPPING_NAMES.values():
         name = entry.get("torchvision") or entry.get("pil") if isinstance(entry, dict) else next(filter(None, entry))
         if name is not None and hasattr(transformers, name):
-            yield name
+            names.append(name)
+    yield from dict.fromkeys(names)
 
 
 def try_processor(name: str, folder: Path) -> Row:
@@ -428,26 +429,6 @@ LIBRARIES: dict[str, tuple[Callable[[], Iterator[str]], Try]] = {
     "transformers": (transformers_names, try_transformers),
     "processors": (processor_names, try_processor),
 }
-CELL = 240
-"""Letters of a reason on the page."""
-HEADER = """# Encoders of the libraries
-
-Each network has random weights in a file as its library writes it. The file goes through the step `encoder`, with all
-its checks, and the encoder is loaded again. Then `backbone` of two images is compared with what the library's own
-network gives. *Same* is a relative difference (L2) of at most 0.001. *Refused* is an error of ours that names the
-reason. *Differ* would be a silent difference. The share is that of the networks that were tried. The
-sweep may be stopped: each section lists what has not run, of which the share says nothing.
-
-- timm: the smallest member of each family, among five that their names suggest.
-- torchvision: all classifiers.
-- transformers: every model that reads images, and the vision parts of models of images and text, at a tiny
-  configuration. *Same* means one of the outputs that its users take: `image_embeds`, `pooler_output`, the class token,
-  or the mean of the tokens, of the patches or of the map.
-- processors: every image processor of transformers at its defaults. *Refused* means that a study has to write out
-  `size`, `mean` and `std`; *same* means pixels within a level of 255.
-
-`python -m tests.benchmarks.encoders` makes the rows, and `--page` prints this page from them."""
-GOALS = {"timm": 0.95, "torchvision": 0.95, "transformers": 0.9}
 
 
 def tried(library: str, name: str) -> Row:
@@ -502,61 +483,16 @@ def sweep(library: str, path: Path, seconds: float, only: str, again: bool) -> N
             print(f"{library} {name}: {WORDS[row['outcome']]} {row.get('difference', '')} {row['why']}", flush=True)
 
 
-def page(rows: dict[tuple[str, str], Row]) -> str:
-    """docs/results/encoders.md."""
-    lines = [HEADER, "", "| library | networks | tried | same | share | goal | refused | differ | other errors |"]
-    lines += ["|---|---|---|---|---|---|---|---|---|"]
-    parts: list[str] = []
-    for library in LIBRARIES:
-        own = [row for (of, name), row in rows.items() if of == library and name != "*"]
-        names = rows.get((library, "*"), {"names": []})["names"]
-        of = {outcome: [row for row in own if row["outcome"] == outcome] for outcome in WORDS}
-        failed = [row for outcome in FAILED for row in of[outcome]]
-        tried_count = len(of["same"]) + len(failed)
-        share = f"{len(of['same']) / tried_count:.0%}" if tried_count else "-"
-        goal = f"{GOALS[library]:.0%}" if library in GOALS else "-"
-        counts = [len(of["refused"]), len(of["differs"]), len(of["error"]) + len(of["ended"])]
-        lines.append(f"| {library} | {len(names)} | {tried_count} | {len(of['same'])} | {share} | {goal} | ")
-        lines[-1] += " | ".join(map(str, counts)) + " |"
-        parts += ["", f"## {library}", ""]
-        if failed:
-            parts += ["| network | outcome | why |", "|---|---|---|"]
-            parts += [f"| `{row['name']}` | {WORDS[row['outcome']]} | {_cell(row)} |" for row in failed]
-        else:
-            parts.append("All that were tried are the same.")
-        if of["apart"]:
-            parts += ["", f"Apart: {WORDS['apart']}. The library reports:", "", "| network | why |", "|---|---|"]
-            parts += [f"| `{row['name']}` | {_cell(row)} |" for row in of["apart"]]
-        for words, some in (
-            (f"Not tried, for more than {LARGEST / 1e6:.0f} million parameters", [row["name"] for row in of["large"]]),
-            ("Not run", [name for name in names if (library, name) not in rows]),
-        ):
-            parts += ["", f"{words}: {', '.join(f'`{name}`' for name in some)}."] if some else []
-    return "\n".join(lines + parts)
-
-
-def _cell(row: Row) -> str:
-    """Why a network is not the same, in a cell of a table."""
-    far = f"by {row['difference']:g}; " if row["outcome"] == "differs" and "difference" in row else ""
-    # The file of weights is in a temporary folder.
-    why = re.sub(rf"{re.escape(tempfile.gettempdir())}/\S*?(?=[;,.]?(\s|$))", "a folder", row["why"])
-    return f"{far}{why}".replace("|", "\\|")[:CELL]
-
-
 def main() -> None:
-    """Runs the sweep, or prints its page."""
+    """Runs the sweep."""
     parser = argparse.ArgumentParser(description="Encoders of the libraries against the libraries themselves.")
     parser.add_argument("--library", choices=LIBRARIES, action="append", help="one of them; all by default")
     parser.add_argument("--minutes", type=float, default=60, help="for each library")
     parser.add_argument("--only", default="", help="names that match this expression")
     parser.add_argument("--again", action="store_true", help="try those again that were not the same")
     parser.add_argument("--rows", type=Path, default=ROWS, help=f"the file of rows, {ROWS} by default")
-    parser.add_argument("--page", action="store_true", help="print the page instead")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if given.page:
-        print(page(read_rows(given.rows)))
-        return
     for library in given.library or LIBRARIES:
         sweep(library, given.rows, 60 * given.minutes, given.only, given.again)
 

@@ -3,17 +3,15 @@
     make photos
     python -m tests.benchmarks.photos
 
-The encoders of the recipe `photos`, and another, see nine cut-outs of each class on white, at half their size. Printed
+The encoders of the recipe `photos`, and another, see nine cut-outs of each class on white, at its size. Printed
 is the share of cut-outs whose nearest neighbour, by cosine of embeddings around their mean, is of their class.
 """
 
 import time
 
 import numpy as np
-import yaml
 
-from pipeline.study import RECIPES
-from tests.photographs import FOLDER, HALVED, MOBILENET, cutouts, neighbours_agree
+from tests.photographs import MOBILENET, cutouts, neighbours_agree, recipe
 from tests.stages.encoders.files import encoder, imported
 
 
@@ -21,10 +19,9 @@ def main() -> None:
     """Prints a line for each tap."""
     images, labels = cutouts(each=9)
     print(f"{len(images)} cut-outs of {len(np.unique(labels))} classes")
-    recipe = yaml.safe_load((RECIPES / "photos.yaml").read_text().replace(": photos/", f": {FOLDER}/"))
-    encoders = {name: fields for name, fields in recipe["encoders"].items() if name != "oracle"}
+    encoders = {name: fields for name, fields in recipe()["encoders"].items() if name != "oracle"}
     for name, fields in (encoders | {"mobilenet": MOBILENET}).items():
-        network, began = encoder(imported(**fields | HALVED)), time.process_time()
+        network, began = encoder(imported(**fields)), time.process_time()
         embedded = network.embed(images)
         milliseconds = 1000 * (time.process_time() - began) / len(images)
         for tap, vectors in embedded.items():

@@ -11,10 +11,11 @@ from pipeline.plan import plan
 from pipeline.store import open_store
 from pipeline.study import RECIPES, Study, load, recipes
 from stages.decoder.stage import Decoder
-from stages.pretrain.stage import Pretrain
+from stages.pretrain.stage import Checkpoint, Pretrain
 from stages.questions.doses import doses
 from stages.questions.findings import SEEDS_MIN
 from stages.readers.stage import Probes
+from tests.finished import STUDIES
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -52,6 +53,42 @@ def test_a_reference_encoder_reads_images_for_probes_and_kept_and_is_not_under_s
 def test_a_reference_that_cannot_read_images_or_is_under_study_is_refused(tmp_path: Path, tap: str) -> None:
     with pytest.raises(UsageError, match="expected references"):
         referring(tmp_path, tap)
+
+
+def keeping(tmp_path: Path, taps: list[str], **encoders: object) -> Study:
+    """The study `micro` whose training keeps two checkpoints, with these taps."""
+    document = yaml.safe_load((STUDIES / "micro.yaml").read_text())
+    document["encoders"]["simclr"]["checkpoints"] = [0, 0.25]
+    document["encoders"] |= encoders
+    document["decoder"]["taps"] = taps
+    document["questions"] = {"invariance": {}, "layers": {}, "dynamics": {}}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return load(str(path))
+
+
+def test_a_checkpoint_is_an_encoder_of_its_own_whose_step_reads_the_training(tmp_path: Path) -> None:
+    steps = {step.name: step for step in graph_of(keeping(tmp_path, ["simclr@0:backbone", "simclr@0.25:backbone"]))}
+    for name, at in (("simclr@0", 0.0), ("simclr@0.25", 0.25)):
+        assert steps[f"encoder.{name}"].stage == Checkpoint(at=at)
+        assert steps[f"encoder.{name}"].inputs == {"training": "encoder.simclr"}
+        assert steps[f"embeddings.{name}"].inputs["encoder"] == f"encoder.{name}"
+        assert steps["dynamics"].inputs[f"encoder.{name}"] == f"encoder.{name}"
+    # No tap is that of the training's end.
+    assert "embeddings.simclr" not in steps
+    with pytest.raises(UsageError, match=r"simclr@0, simclr@0\.25; found 'simclr@0\.5:backbone'"):
+        keeping(tmp_path, ["simclr@0.5:backbone"])
+    with pytest.raises(UsageError, match="named as the checkpoint of another; found 'simclr@0'"):
+        keeping(tmp_path, ["simclr:backbone"], **{"simclr@0": {"kind": "oracle"}})
+
+
+def test_a_question_reads_what_another_has_asked_where_the_study_asks_that_too(tmp_path: Path) -> None:
+    study = keeping(tmp_path, ["simclr:backbone"])
+    steps = {step.name: step for step in graph_of(study)}
+    for name in ("layers", "dynamics"):
+        assert steps[name].inputs["asked.invariance"] == "ask.invariance" == steps["invariance"].inputs["conditions"]
+    alone = study.model_copy(update={"questions": study.questions.model_copy(update={"invariance": None})})
+    assert {step.name for step in graph_of(alone)} & {"invariance", "ask.invariance"} == set()
 
 
 def seeded(tmp_path: Path, seeds: list[int]) -> Study:

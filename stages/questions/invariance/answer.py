@@ -1,6 +1,5 @@
 """The answer to invariance: r of every transform, references, differences between an encoder's ends, grids."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract import Input, Inputs, Output, Summary
+from stages.contract import Inputs, Output, Summary
 from stages.embeddings.format import Moments, Statistics, open_table
 from stages.errors import FormatError
 from stages.images.framing import fit
@@ -16,9 +15,10 @@ from stages.images.sets import open_images
 from stages.questions import doses, measures
 from stages.questions.asks.stage import EMBEDDINGS, of_group
 from stages.questions.asks.transforms import RELATED, TRANSFORMS, untaught
-from stages.questions.asks.work import MOVED, OWN, PLAIN, SHOWN, TRAIN, TRANSFORMED, UNTRAINED, VECTORS
+from stages.questions.asks.work import MOVED, OWN, PLAIN, SHOWN, TRAIN, UNTRAINED, VECTORS
 from stages.questions.format import AUGMENTATION, BOTH, Figure, Row, note, put_rows, row, split_tap
 from stages.questions.invariance import recovery
+from stages.questions.moves import UNIT, AskedTransforms, Moves, middle, moves_at
 from stages.questions.painted import BOTH_ENDS, Painting, painting
 from stages.questions.question import CONDITIONS
 from stages.readers import ridge, score
@@ -29,63 +29,23 @@ if TYPE_CHECKING:
     from stages.questions.invariance.stage import Invariance
 
 QUESTION = "invariance"
-UNIT = "distance of two random images"
 SUBJECTS = [f"{name} {strength:g}" for name, transform in TRANSFORMS.items() for strength in transform.strengths]
 """Of rows on single transforms."""
-BORROWED = "usual augmentations"
-"""Instead of `own` for encoders that were trained with none: the default recipe."""
 
 
 @dataclass(frozen=True)
-class _Ask:
-    """What was asked of one tap group."""
-
-    conditions: Input
-    sources: Numbers
-    variants: list[list[Any]]
-    """Name and strength of every transform."""
-    augmentations: dict[str, list[str]]
-    """By encoder what it was trained with, where that is known."""
-    left_out: list[str]
-    train: Numbers
-    """Rows of the train images that were transformed too; none where that was not asked."""
-
-    @classmethod
-    def read(cls, conditions: Input) -> "_Ask":
-        """From an artifact of `transformed`."""
-        about = json.loads(conditions.read(TRANSFORMED))
-        sources = np.array(about["rows"], dtype=np.int64)
-        train = np.array(about.get(TRAIN, ()), dtype=np.int64)
-        return cls(conditions, sources, about["variants"], about["augmentations"], about["left_out"], train)
-
-
-@dataclass(frozen=True)
-class _Moves:
-    """How far transforms move each source at a tap, and how far sources lie apart."""
-
-    moved: dict[str, Floats]
-    """float64 [N] by subject; augmentations are the mean over their draws."""
-    pairs: Floats
-    """float64 [N, N]."""
-
-    def r(self, subject: str) -> Estimate:
-        """r of a transform."""
-        return measures.invariance(self.moved[subject], self.pairs)
-
-
-@dataclass(frozen=True)
-class _Tap(_Moves):
+class _Tap(Moves):
     """The distances of an encoder at a tap."""
 
     turned: dict[str, Floats]
     """As `moved`, in 1 - cosine."""
     nearest: Floats
     """Distance to the nearest other held-out image, float64 [N]."""
-    untrained: "_Moves | None"
+    untrained: "Moves | None"
     """The same of the network before any training; None where it is not known what the encoder was trained with."""
 
 
-def specific(first: _Moves, last: _Moves, own: str, foreign: Sequence[str]) -> Estimate:
+def specific(first: Moves, last: Moves, own: str, foreign: Sequence[str]) -> Estimate:
     """ln r(last) / r(first) of the encoder's own augmentations, minus the mean of that over transforms foreign to it.
 
     Below 0: the last tap is less moved than the first by what it was trained with more than by anything else.
@@ -102,7 +62,7 @@ def answer(stage: "Invariance", inputs: Inputs, out: Output) -> Summary:
     from safetensors.numpy import load
 
     found = painting(inputs)
-    asks = [_Ask.read(inputs[of_group(CONDITIONS, group)]) for group in found.starts]
+    asks = [AskedTransforms.read(inputs[of_group(CONDITIONS, group)]) for group in found.starts]
     sources = asks[0].sources
     if any(not np.array_equal(ask.sources, sources) or ask.variants != asks[0].variants for ask in asks):
         raise FormatError(
@@ -130,7 +90,7 @@ def answer(stage: "Invariance", inputs: Inputs, out: Output) -> Summary:
         if own is not None:
             rows += _against_untrained(stage.seed, encoder, (taps[backbone], taps[projector]), own, len(sources))
     for dose in doses.asked_about(inputs, list(found.starts)):
-        foreign = [_middle(name) for name in untaught([dose.transform])]
+        foreign = [middle(name) for name in untaught([dose.transform])]
         alike = [subject for subject in SUBJECTS if subject.rpartition(" ")[0] in RELATED[dose.transform]]
         for shared in dose.shared_taps(found.tap_ids):
             for subject in (*alike, *foreign):
@@ -149,7 +109,7 @@ def answer(stage: "Invariance", inputs: Inputs, out: Output) -> Summary:
     }
 
 
-def _tap(inputs: Inputs, tap_id: str, ask: _Ask) -> _Tap:
+def _tap(inputs: Inputs, tap_id: str, ask: AskedTransforms) -> _Tap:
     from safetensors.numpy import load
 
     encoder, tap = split_tap(tap_id)
@@ -161,14 +121,10 @@ def _tap(inputs: Inputs, tap_id: str, ask: _Ask) -> _Tap:
         return statistics.standardise(x).astype(np.float64)
 
     plain = standardised(tensors[PLAIN])
-    moved, turned = {}, {}
-    for (name, strength), vectors in zip(ask.variants, tensors["transformed"], strict=True):
-        moved[f"{name} {strength:g}"] = measures.l2(standardised(vectors), plain)
-        turned[f"{name} {strength:g}"] = measures.cosine(standardised(vectors), plain)
-    drawn = OWN if encoder in ask.augmentations else BORROWED
+    seen = zip(map(_subject, ask.variants), tensors["transformed"], strict=True)
+    turned = {subject: measures.cosine(standardised(vectors), plain) for subject, vectors in seen}
     draws = [standardised(vectors) for vectors in tensors[OWN]]
-    moved[drawn] = np.mean([measures.l2(vectors, plain) for vectors in draws], axis=0)
-    turned[drawn] = np.mean([measures.cosine(vectors, plain) for vectors in draws], axis=0)
+    turned[ask.drawn(encoder)] = np.mean([measures.cosine(vectors, plain) for vectors in draws], axis=0)
     heldout = rows_of(inputs["shards"], "heldout")
     gallery = standardised(table.read(tap, PLAIN, heldout))
     _, nearest = measures.nearest_other(gallery, np.searchsorted(heldout, ask.sources))
@@ -176,10 +132,11 @@ def _tap(inputs: Inputs, tap_id: str, ask: _Ask) -> _Tap:
     if encoder in ask.augmentations:
         foreign = untaught(ask.augmentations[encoder])
         raw = _untrained({name: tensors[UNTRAINED + name] for name in (PLAIN, OWN, *foreign)})
-    return _Tap(moved, measures.pair_distances(plain), turned, nearest, raw)
+    moves = moves_at(ask, table, tap_id)
+    return _Tap(moves.moved, moves.pairs, turned, nearest, raw)
 
 
-def _untrained(tensors: Mapping[str, NDArray[np.float32]]) -> _Moves:
+def _untrained(tensors: Mapping[str, NDArray[np.float32]]) -> Moves:
     """Distances by the network before any training, standardised by what it makes of the sources."""
     moments = Moments.of(tensors[PLAIN])
     variance = moments.m2 / max(1, moments.n)
@@ -191,14 +148,9 @@ def _untrained(tensors: Mapping[str, NDArray[np.float32]]) -> _Moves:
         return statistics.standardise(x).astype(np.float64)
 
     plain = standardised(tensors[PLAIN])
-    moved = {_middle(name): measures.l2(standardised(tensors[name]), plain) for name in tensors if name in TRANSFORMS}
+    moved = {middle(name): measures.l2(standardised(tensors[name]), plain) for name in tensors if name in TRANSFORMS}
     moved[OWN] = np.mean([measures.l2(standardised(vectors), plain) for vectors in tensors[OWN]], axis=0)
-    return _Moves(moved, measures.pair_distances(plain))
-
-
-def _middle(name: str) -> str:
-    """Subject of a transform at its middle strength."""
-    return f"{name} {TRANSFORMS[name].painted:g}"
+    return Moves(moved, measures.pair_distances(plain))
 
 
 def _against_untrained(
@@ -209,7 +161,7 @@ def _against_untrained(
     both = f"{encoder}:{BOTH}"
     assert first.untrained is not None
     assert last.untrained is not None
-    foreign = [_middle(name) for name in untaught(augmentations)]
+    foreign = [middle(name) for name in untaught(augmentations)]
     own = [note(QUESTION, AUGMENTATION, f"{encoder}:", "", name) for name in augmentations]
     for end, moves in zip(BOTH_ENDS, (first.untrained, last.untrained), strict=True):
         found = score.interval(moves.r(OWN), count, seed)
@@ -246,7 +198,7 @@ def _rows(seed: int, inputs: Inputs, tap_id: str, tap: _Tap, sources: Numbers) -
     return rows
 
 
-def _recovered(seed: int, inputs: Inputs, tap_id: str, tap: _Tap, ask: _Ask) -> Iterator[Row]:
+def _recovered(seed: int, inputs: Inputs, tap_id: str, tap: _Tap, ask: AskedTransforms) -> Iterator[Row]:
     """Whether embeddings that have moved can be mapped back, and which attributes are still read from them."""
     from safetensors.numpy import load
 
@@ -271,11 +223,11 @@ def _recovered(seed: int, inputs: Inputs, tap_id: str, tap: _Tap, ask: _Ask) -> 
     attribute_unit = "R2 of the attribute from the embedding"
     read = ridge.readable(ridge.Ridges(wanted), plain, attributes, train, truth)
     yield from (at("read", attribute, estimate, attribute_unit) for attribute, estimate in read.items())
-    own = OWN if encoder in ask.augmentations else BORROWED
+    own = ask.drawn(encoder)
     seen_as = {_subject(variant): found for variant, found in zip(ask.variants, tensors["transformed"], strict=True)}
     seen_as[own] = tensors[OWN][0]
     for transform in (*TRANSFORMS, OWN):
-        subject = own if transform == OWN else _middle(transform)
+        subject = own if transform == OWN else middle(transform)
         seen = standardised(seen_as[subject])
         stored = load(ask.conditions.read(f"{TRAIN}/{encoder}/{name}/{transform}.safetensors"))
         ridges = ridge.Ridges(standardised(stored[VECTORS]))

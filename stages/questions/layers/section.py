@@ -1,6 +1,5 @@
 """What the page shows of layers: kept and the linear probe over depth, and their trends."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,28 +8,28 @@ from markupsafe import Markup
 
 from stages.questions.answers import Answer, first, tap_id_of
 from stages.questions.drawing import charts
-from stages.questions.drawing.charts import Axis, Line
 from stages.questions.drawing.markup import anchor, fill
 from stages.questions.drawing.numbers import LabelledChart, PageTable, TableRow, interval, plain
 from stages.questions.drawing.section import Section, SectionPart
+from stages.questions.drawing.series import CONTROL, SCORES, Curve, chart, distances, transforms
 from stages.questions.drawing.taps import StyledTap
-from stages.questions.layers.answer import FLOOR, KEPT, PROBE, TREND
-from stages.questions.layers.trend import RULE
+from stages.questions.layers.answer import KEPT, PROBE, R
+from stages.questions.series import FLOOR, OTHERS, TREND
+from stages.questions.trend import RULE
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-PROBE_STYLE = "control control-1"
-LOWEST, HIGHEST = -0.1, 1.05
-"""Ends of the charts."""
 
 
 @dataclass(frozen=True)
 class EncoderLayers:
-    """One encoder: a small chart for each attribute, and all trends."""
+    """One encoder: a small chart for each attribute and for r, and all trends."""
 
     name: str
     order: str
     plots: tuple[LabelledChart, ...]
     trends: PageTable
+    moves: PageTable
+    """Trends of r; empty where *invariance* was not asked."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,8 @@ MEASURES = (
         "Trend over depth",
         "Change from the first tap to the last along the least-squares line through all taps of an encoder, over the "
         "same resampled sources at every tap. The floor is the trend of samples of other sources. The linear probe is "
-        f"a ridge, fitted to train images and scored as R2. {RULE}",
+        "a ridge, fitted to train images and scored as R2. r is that of invariance. Other transforms: the mean over "
+        f"those that the encoder was not trained with. {RULE}",
     ),
 )
 
@@ -71,36 +71,48 @@ def _content(answer: Answer, taps: Sequence[StyledTap]) -> LayersContent:
             EncoderLayers(
                 encoder,
                 " → ".join(tap_id.partition(":")[2] for tap_id in ids),
-                tuple(_plot(answer, ids, row.subject, shown) for row in own),
+                (*(_plot(answer, ids, row.subject, shown) for row in own), *_moved(answer, ids, shown)),
                 _trends(answer, encoder, [row.subject for row in own]),
+                _moves(answer, encoder),
             )
         )
     key = (
-        (charts.symbol("v v-none", "circle"), "kept, with 95 % interval"),
-        (charts.stroke(PROBE_STYLE), "linear probe"),
+        (charts.symbol("v v-none", "circle"), f"kept{' or r' if answer.where(R) else ''}, with 95 % interval"),
+        (charts.stroke(CONTROL), f"linear probe{f'; of r, {OTHERS}' if answer.where(R) else ''}"),
     )
     notes = tuple(row.why for row in answer.where(KEPT) if row.why)
     return LayersContent(tuple(encoders), key, notes)
 
 
 def _plot(answer: Answer, tap_ids: Sequence[str], subject: str, tap: StyledTap) -> LabelledChart:
-    """Both numbers of an attribute at each tap, in the colour of one of them."""
-    across = Axis(-0.35, len(tap_ids) - 0.65, tuple((float(i), str(i + 1)) for i in range(len(tap_ids))))
-    up = Axis(LOWEST, HIGHEST, ((0.0, "0"), (0.5, "0.5"), (1.0, "1")))
-    curves = []
-    for metric, style, shape in ((KEPT, tap.style, tap.shape), (PROBE, PROBE_STYLE, "")):
-        rows = [first(answer.where(metric), tap_id, subject) for tap_id in tap_ids]
-        known = [(float(i), row) for i, row in enumerate(rows) if row is not None]
-        points = tuple((i, _inside(row.value)) for i, row in known)
-        bounds = tuple((_inside(row.low), _inside(row.high)) for _, row in known) if shape else ()
-        curves.append(Line(metric, points, style, shape, bounds))
-    chart = charts.lines([curve for curve in curves if curve.points], across, up, 130, f"{plain(subject)} over depth")
-    return LabelledChart(plain(subject), "", chart, anchor=anchor("layers", tap.encoder, subject))
+    """kept and the linear probe of an attribute at each tap, kept in the colour of one of them."""
+    curves = (
+        Curve(KEPT, [first(answer.where(KEPT), tap_id, subject) for tap_id in tap_ids], tap.style, tap.shape),
+        Curve(PROBE, [first(answer.where(PROBE), tap_id, subject) for tap_id in tap_ids], CONTROL),
+    )
+    drawn = chart(curves, _numbered(tap_ids), SCORES, f"{plain(subject)} over depth")
+    return LabelledChart(plain(subject), "", drawn, anchor=anchor("layers", tap.encoder, subject))
 
 
-def _inside(value: float) -> float:
-    """The value on the chart; what lies far outside stands at its edge."""
-    return value if math.isnan(value) else min(HIGHEST, max(LOWEST, value))
+def _moved(answer: Answer, tap_ids: Sequence[str], tap: StyledTap) -> list[LabelledChart]:
+    """r at each tap of what was drawn for the encoder, beside that of other transforms; none where it was not asked."""
+    subjects = list(dict.fromkeys(row.subject for row in answer.where(R) if row.encoder == tap.encoder))
+    curves = [
+        Curve(
+            f"r of {subject}",
+            [first(answer.where(R), tap_id, subject) for tap_id in tap_ids],
+            *((CONTROL, "") if subject == OTHERS else (tap.style, tap.shape)),
+        )
+        for subject in subjects
+    ]
+    if not curves:
+        return []
+    drawn = chart(curves, _numbered(tap_ids), distances(curves), f"r of {tap.encoder} over depth")
+    return [LabelledChart("r", "how far an image moves", drawn, anchor=anchor("layers", tap.encoder, "r"))]
+
+
+def _numbered(tap_ids: Sequence[str]) -> list[str]:
+    return [str(number) for number in range(1, len(tap_ids) + 1)]
 
 
 def _trends(answer: Answer, encoder: str, subjects: Sequence[str]) -> PageTable:
@@ -114,3 +126,9 @@ def _trends(answer: Answer, encoder: str, subjects: Sequence[str]) -> PageTable:
         lines.append(TableRow(None, plain(subject), (kept, floor, verdicts[0], probe, verdicts[2])))
     head = ("attribute", "trend of kept", "its floor", "verdict", "trend of the linear probe", "verdict")
     return PageTable("", head, tuple(lines))
+
+
+def _moves(answer: Answer, encoder: str) -> PageTable:
+    rows = [row for row in answer.where(R + TREND) if row.encoder == encoder]
+    lines = tuple(TableRow(None, transforms(row.subject), (interval(row), row.verdict)) for row in rows)
+    return PageTable("", ("transforms", "trend of r", "verdict"), lines)

@@ -6,16 +6,17 @@ from typing import Annotated, ClassVar
 from pydantic import Field, PositiveInt
 
 from stages.contract import Estimate, Inputs, Output, Part, Summary
-from stages.questions.asks.stage import EMBEDDINGS, SOURCES, painted_rows
-from stages.questions.question import ENCODERS, READERS, Question
+from stages.questions.asks.stage import EMBEDDINGS, INVARIANCE, SOURCES, painted_rows
+from stages.questions.question import ENCODERS, READERS, Ask, Question
 
 
 class Layers(Question):
     """Answers from samples of the `sources` ask and from stored embeddings, for encoders of three or more taps.
 
     Inputs: `shards`, `readers`, `embeddings.<encoder>`, `encoder.<encoder>` of those that are steps of their own,
-    `conditions` and `samples`, the last two again for each further tap group, as `samples.1`. Writes `results.parquet`:
-    kept and what a linear probe reads at each tap, of every attribute of the dataset, and the trend of both over depth.
+    `conditions` and `samples`, the last two again for each further tap group, as `samples.1`. Where the study asks
+    *invariance*, also what that has asked, `asked.invariance`. Writes `results.parquet`: kept and what a linear probe
+    reads at each tap, of every attribute of the dataset, r where that is known, and the trend of each over depth.
     """
 
     name: ClassVar[str] = "layers"
@@ -27,6 +28,7 @@ class Layers(Question):
 
     ask = SOURCES
     reads: ClassVar[frozenset[str]] = frozenset({READERS, ENCODERS})
+    reads_asks: ClassVar[tuple[Ask, ...]] = (INVARIANCE,)
 
     order: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """By encoder its taps from the first to the last, where their order is another than this: submodules as the study

@@ -266,11 +266,12 @@ def _alike(tap_id: str, taps: Mapping[str, _Tap]) -> list[str]:
 
 
 def _method(inputs: Inputs, encoder: str) -> str:
-    """What a trained encoder's card says that it was trained by; empty for all others."""
+    """What a trained encoder's card says that it was trained by; empty for all others, and for checkpoints."""
     artifact = inputs.get(ENCODER + encoder)
     if artifact is None or trained.CARD not in artifact.names():
         return ""
-    return trained.read_card(artifact).method
+    card = trained.read_card(artifact)
+    return "" if trained.IMAGES_SEEN in card.training else card.method
 
 
 def _training(inputs: Inputs, encoder: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from stages.listing.stage import Listing
 from stages.pretrain import loop, run
 from stages.pretrain.loop import Trainer, TrainSet, learning_rate
 from stages.pretrain.quality import knn, linear, score
-from stages.pretrain.stage import Pretrain
+from stages.pretrain.stage import Checkpoint, Pretrain
 from stages.shards.stage import Shards
 from stages.training.prefetch import Prefetch
 from tests.artifacts import InlineContext, MemoryArtifact, MemoryCheckpoints, run_stage
@@ -111,6 +111,49 @@ def test_a_checkpoint_is_two_safetensors_files(scenes: np.ndarray) -> None:
     fit(STAGE, scenes, context)
     files = context.checkpoints.kept[0].files
     assert set(files) == {"model.safetensors", "optimiser.safetensors"}
+
+
+def test_a_training_keeps_its_network_at_the_shares_that_it_is_given_over_an_interruption(scenes: np.ndarray) -> None:
+    stage = STAGE.model_copy(update={"checkpoints": (0.0, 0.25, 0.5)})
+    shown = held(stage, scenes)
+    trainer = Trainer(stage, shown, "cpu")
+    assert trainer.keep_at == {0.0: 0, 0.25: 5, 0.5: 10}
+    straight = {0.0: digest(trainer.network.state_dict())}
+    for share, step in ((0.25, 5), (0.5, 10)):
+        while trainer.step < step:
+            trainer.advance()
+        straight[share] = digest(trainer.network.state_dict())
+    checkpoints = MemoryCheckpoints()
+    with pytest.raises(MachineGoneError):
+        loop.fit(stage, shown, Failing(checkpoints=checkpoints, after=320))
+    newest = checkpoints.latest()
+    assert newest is not None
+    assert newest.step == 18
+    resumed = loop.fit(stage, shown, InlineContext(checkpoints=checkpoints))
+    assert {share: digest(resumed.trained(share).state_dict()) for share in stage.checkpoints} == straight
+    assert digest(resumed.trained().state_dict()) not in straight.values()
+
+
+def test_a_checkpoint_of_a_training_is_an_encoder_that_loads(shards: MemoryArtifact) -> None:
+    stage = STAGE.model_copy(update={"num_images": 64, "checkpoints": (0.0, 0.5)})
+    training = run_stage(stage, {"shards": shards})
+    assert [name for name in training.names() if name.startswith("checkpoints/0.5/")] == [
+        f"checkpoints/0.5/{name}" for name in (CARD, WEIGHTS)
+    ]
+    found = {at: run_stage(Checkpoint(at=at), {"training": training}) for at in stage.checkpoints}
+    for at, seen in ((0.0, 0), (0.5, 32)):
+        assert found[at].names() == [CARD, WEIGHTS]
+        about = parse_card(found[at].objects[CARD])
+        assert (about.training["images_seen"], about.training["num_images"]) == (seen, 64)
+        assert about.taps == training.summary["taps"] == found[at].summary["taps"]
+        assert load(Pretrained(), {"encoder": found[at]}, "cpu").weights_sha256 == about.weights_sha256
+    weights = {artifact.summary["weights_sha256"] for artifact in (training, *found.values())}
+    assert len(weights) == 3
+
+
+def test_checkpoints_that_do_not_rise_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected checkpoints that rise"):
+        Pretrain(checkpoints=(0.5, 0.1))
 
 
 def test_an_attempt_after_the_last_step_takes_none_and_has_the_same_network(

@@ -21,6 +21,7 @@ from stages.encoders.network import initialise
 from stages.encoders.spec import Architecture, EncoderSpec, Oracle, Preprocessing, Pretrained
 from stages.images.sets import SAMPLES
 from stages.listing.stage import Listing
+from stages.listing.unseen import Combination
 from stages.parquet import table_bytes
 from stages.questions.asks.stage import of_group
 from stages.questions.format import read_conditions
@@ -86,9 +87,10 @@ class World:
         return run_stage(stage, self.artifacts | given)
 
 
-def embedded(specs: Mapping[str, EncoderSpec] = SPECS) -> dict[str, MemoryArtifact]:
-    """300 scenes, an untrained encoder, and tables of embeddings by `specs`."""
-    listing = run_stage(Listing(source=ScenesSource(kind="scenes", count=300, seed=SEED), holdout=0.3))
+def embedded(specs: Mapping[str, EncoderSpec] = SPECS, unseen: Sequence[Combination] = ()) -> dict[str, MemoryArtifact]:
+    """300 scenes, an untrained encoder, and tables of embeddings by `specs`; `unseen` is that of the listing."""
+    source = ScenesSource(kind="scenes", count=300, seed=SEED)
+    listing = run_stage(Listing(source=source, holdout=0.3, unseen=tuple(unseen)))
     shards = run_stage(Shards(shard_rows=128), {"listing": listing})
     small = encoder()
     tables = {

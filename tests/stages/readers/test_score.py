@@ -54,6 +54,29 @@ def test_kept_equals_its_definition_summed_pair_by_pair(
 
 
 @each_kind
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(4, 8), k=st.integers(1, 4), holes=st.sampled_from([0.0, 0.3]))
+@settings(max_examples=30)
+def test_kept_of_a_group_is_scored_beside_samples_of_another(
+    attribute: Attribute, seed: int, n: int, k: int, holes: float
+) -> None:
+    rng = generator(seed)
+    truth, readings = draw(attribute, rng, n), draw(attribute, rng, n, k)
+    readings[rng.random((n, k)) < holes] = np.nan
+    truth[rng.random(n) < holes] = np.nan
+    members, others = np.arange(n) < n // 2, np.arange(n) > 0
+    own, across = np.flatnonzero(members), np.flatnonzero(others)
+    near = [attribute.difference(readings[i], truth[i]) for i in own]
+    far = [attribute.difference(readings[j], truth[i]) for i in own for j in across if i != j]
+    defined = np.isfinite(readings[members & np.isfinite(truth)])
+    wanted = one_minus_ratio(near, far) * (defined.mean() if defined.size else np.nan)
+    found = value(score.kept_of(attribute, readings, truth, members, others), n)
+    np.testing.assert_allclose(found, wanted, atol=1e-9)
+    everyone = np.ones(n, dtype=np.bool_)
+    whole = value(score.kept_of(attribute, readings, truth, everyone, everyone), n)
+    np.testing.assert_allclose(whole, value(score.kept(attribute, readings, truth), n), atol=1e-9)
+
+
+@each_kind
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 7), k=st.integers(2, 5), holes=st.sampled_from([0.0, 0.3]))
 @settings(max_examples=30)
 def test_fixed_equals_its_definition_summed_pair_by_pair(
@@ -206,6 +229,17 @@ def test_a_paired_difference_is_tighter_than_its_two_sides() -> None:
     assert paired.low > 0.9
     assert paired.high < 1.1
     assert alone.high - alone.low > 1.0
+
+
+def test_an_unpaired_difference_is_that_of_two_samples_of_their_own_sizes() -> None:
+    rng = generator(9)
+    values = np.concatenate([rng.normal(size=400), 1.0 + 2.0 * rng.normal(size=100)])
+    first = np.arange(500) < 400
+    gap = score.difference(*(score.mean(np.where(group, values, np.nan)) for group in (first, ~first)))
+    found = score.unpaired(gap, (400, 100), seed=0)
+    assert found.value == pytest.approx(values[first].mean() - values[~first].mean())
+    expected = 1.96 * np.sqrt(values[first].var() / 400 + values[~first].var() / 100)
+    assert (found.high - found.low) / 2 == pytest.approx(expected, rel=0.1)
 
 
 def test_an_interval_over_trainings_includes_what_differs_between_them() -> None:

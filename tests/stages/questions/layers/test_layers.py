@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 
 from stages.errors import InputError
+from stages.questions import trend
 from stages.questions.answers import read
-from stages.questions.asks.stage import Sources
+from stages.questions.asks.stage import Sources, Transformed
 from stages.questions.drawing import taps as styles
 from stages.questions.format import Row, load_rows
-from stages.questions.layers import trend
 from stages.questions.layers.answer import in_order
 from stages.questions.layers.section import section
 from stages.questions.layers.stage import Layers
+from stages.questions.series import moved
 from stages.readers import score
 from stages.readers.stage import Readers
 from tests.artifacts import MemoryArtifact, run_stage
@@ -58,7 +59,8 @@ def answer(study: World) -> MemoryArtifact:
     conditions = study.ask(Sources(taps=TAPS, count=30))
     keeps = {"small:backbone": EVERYTHING, "small:projector.0": ("shape",), "small:projector": ()}
     painted = study.paint(conditions, keeps | {"oracle:pixels": EVERYTHING}, per_source=2)
-    return study.answer(Layers(train=100), conditions, painted)
+    transformed = study.ask(Transformed(taps=TAPS, count=20, paint=1, draws=1))
+    return study.answer(Layers(train=100), conditions, painted, **{"asked.invariance": transformed})
 
 
 def rows(answer: MemoryArtifact, metric: str) -> dict[tuple[str, str], Row]:
@@ -92,6 +94,19 @@ def test_the_linear_probe_is_read_at_every_tap_beside_it(answer: MemoryArtifact)
     assert trends["small:", "brightness"].value == pytest.approx(values[1] - values[0])
 
 
+def test_r_is_that_of_invariance_at_every_tap_and_has_its_trend(answer: MemoryArtifact) -> None:
+    r, trends = rows(answer, "r by depth"), rows(answer, "r by depth trend")
+    for subject in ("own", "other transforms"):
+        values = [r[f"small:{tap}", subject].value for tap in ("backbone", "projector.0", "projector")]
+        assert all(value > 0 for value in values)
+        assert trends["small:", subject].value == pytest.approx(values[2] - values[0])
+    assert "r by depth trend floor" not in {row.metric for row in load_rows(answer.objects["results.parquet"])}
+
+
+def test_without_invariance_layers_has_no_r(study: World) -> None:
+    assert moved(study.artifacts, TAPS) is None
+
+
 def test_the_study_may_say_the_order_of_the_taps(study: World) -> None:
     inputs = dict(study.artifacts)
     given = ("projector", "backbone", "projector.0")
@@ -107,5 +122,6 @@ def test_the_section_has_a_chart_for_each_attribute_and_all_trends(answer: Memor
     found = section(read("layers", answer), {}, styles.assign_styles(list(TAPS), {"small"}, {}))
     (part,) = found.parts
     assert "backbone → projector.0 → projector" in part.html
-    assert part.html.count("<figure ") == len(EVERYTHING)
+    assert part.html.count("<figure ") == len(EVERYTHING) + 1
+    assert "its own augmentations" in part.html
     assert "taps that a trend needs" in part.html

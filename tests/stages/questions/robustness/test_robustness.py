@@ -17,11 +17,12 @@ from stages.questions.answers import read
 from stages.questions.drawing import taps as styles
 from stages.questions.findings import findings, unasked
 from stages.questions.format import Row, load_rows, read_conditions
+from stages.questions.robustness.ask import _method
 from stages.questions.robustness.section import section
 from stages.questions.robustness.stage import Attacked, Robustness
 from stages.questions.turns import in_turns
 from tests.artifacts import MemoryArtifact, run_stage
-from tests.stages.questions.painters import EVERYTHING, World, world
+from tests.stages.questions.painters import EVERYTHING, World, encoder, world
 
 TAPS = ("small:backbone", "small:projector", "labelled:backbone", "oracle:pixels")
 SMALL = {"count": 20, "paint": 2, "steps": 5, "restarts": 2, "eps": (0.5, 1.0, 2.0), "attribute": "pattern"}
@@ -158,6 +159,14 @@ def test_without_a_pair_the_answer_says_so_and_no_finding_is_judged(asked: Asked
     assert findings(load_rows(answer.objects["results.parquet"])) == []
     with pytest.raises(InputError, match="attacked encoder"):
         alone.answer(Robustness(supervised=("other",)), conditions, painted)
+
+
+def test_a_checkpoint_stands_for_no_method() -> None:
+    inputs = {"encoder.a": of_method(encoder(), "simclr")}
+    assert _method(inputs, "a") == "simclr"
+    card = json.loads(inputs["encoder.a"].objects["encoder.json"]) | {"training": {"images_seen": 0}}
+    inputs["encoder.a"].objects["encoder.json"] = json.dumps(card).encode()
+    assert _method(inputs, "a") == ""
 
 
 def test_a_study_says_how_an_encoder_without_a_method_was_trained(asked: Asked) -> None:

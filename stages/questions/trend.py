@@ -1,4 +1,4 @@
-"""The trend of a number over the depth of taps, and the rule by which it is judged."""
+"""The trend of a number over a series of taps, and the rule by which it is judged."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from stages.readers.score import Estimate
 
 RISES, FALLS, STAYS, CANNOT_TELL = "RISES", "FALLS", "STAYS", "CANNOT TELL"
 EFFECT_MIN = 0.05
-"""A trend must change its number by this from the first tap to the last."""
+"""A trend must change its number by this from the first point to the last."""
 READER_MIN = 0.95
 """An attribute that is read less well from real images is not judged."""
-TAPS_MIN = 3
-"""A trend needs as many taps."""
+POINTS_MIN = 3
+"""A trend needs as many points."""
 
 RULE = (
     f"RISES, FALLS: the interval of the trend lies beyond {EFFECT_MIN:g} or −{EFFECT_MIN:g}. STAYS: it lies between "
@@ -22,13 +22,13 @@ RULE = (
 
 
 def trend(estimates: Sequence[Estimate]) -> Estimate:
-    """The change from the first tap to the last along the least-squares line, over the same resampled sources.
+    """The change from the first point to the last along the least-squares line, over the same resampled sources.
 
-    `estimates`: one for each tap, from the first to the last; taps stand at equal distances.
+    `estimates`: one for each point, from the first to the last; points stand at equal distances.
     """
-    depth = np.linspace(0.0, 1.0, len(estimates))
-    depth -= depth.mean()
-    weights = depth / (depth**2).sum()
+    across = np.linspace(0.0, 1.0, len(estimates))
+    across -= across.mean()
+    weights = across / (across**2).sum()
     return lambda drawn: weights @ np.stack([estimate(drawn) for estimate in estimates])
 
 

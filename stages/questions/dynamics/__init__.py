@@ -1,0 +1,1 @@
+"""The question `dynamics`: when in pretraining invariance appears, and when attributes go."""
