@@ -50,6 +50,10 @@ class StoredInput:
         return self.manifest.summary
 
     @property
+    def far(self) -> bool:
+        return self._store.far
+
+    @property
     def manifest(self) -> Manifest:
         """The table of contents. Raises `StepFailedError` where it is not the one that the run saw."""
         return _manifest(self._store, self._ref)

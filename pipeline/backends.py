@@ -293,6 +293,25 @@ class LocalBackend(ObjectBackend):
                 raise self._meaning(error, target) from error
             self.create(target, self.read(source))
 
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """By the system's own call: the store's client takes twice the CPU time for 100 kB of a file."""
+        with self._our_errors(name):
+            descriptor = os.open(self._root / name, os.O_RDONLY)
+            try:
+                # Linux reads at most 2 GiB at a time.
+                data = os.pread(descriptor, length, start)
+                while 0 < len(data) < length and (more := os.pread(descriptor, length - len(data), start + len(data))):
+                    data += more
+            finally:
+                os.close(descriptor)
+        if len(data) < length:
+            raise UnansweredError(
+                f"{length} bytes of {name} in {self._root} from byte {start}",
+                f"{len(data)}",
+                "Something else has shortened it: `repscope verify` names what is damaged.",
+            )
+        return data
+
     def _link(self, staged: Path, path: Path, name: str) -> None:
         try:
             os.link(staged, path)

@@ -1,7 +1,8 @@
 """The command `explore`: maps of a finished study on one page. Registered in `pipeline.cli`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ from pipeline.options import STORE, STUDY
 
 if TYPE_CHECKING:
     from pipeline.reading import OpenStudy
+    from pipeline.showing import Show
+    from stages.explorer.asked import Asked
+    from stages.show.shown import Networks
 
 SAMPLES = 6
 """Samples that are painted of an image of the reader's at each tap: one line of the panel."""
@@ -65,7 +69,8 @@ def explore(
         from pipeline.serving import PageServer
         from stages.explorer.asked import Asked
 
-        answers = {"near": Asked(opened, content).near, "paint": _painter(study, opened)}
+        asked = Asked(opened, content)
+        answers = {"near": asked.near, "paint": _painter(study, opened, [tap.id for tap in content.taps], asked)}
         with PageServer(page, answers, port) as server:
             click.echo(f"{server.url}\nCtrl-C ends it.")
             with suppress(KeyboardInterrupt):
@@ -82,21 +87,35 @@ def explore(
 COMMANDS = (explore,)
 
 
-def _painter(study: str, opened: "OpenStudy") -> "Callable[[bytes], dict[str, Any]]":
-    """Paints an image of the reader's at every tap, by the settings of the study's file."""
+def _painter(
+    study: str, opened: "OpenStudy", taps: Sequence[str], asked: "Asked"
+) -> "Callable[[bytes], dict[str, Any]]":
+    """Paints an image of the reader's at the taps that are shown, by the settings of the study's file.
 
-    def paint(image: bytes) -> "dict[str, Any]":
+    The decoders of these taps are loaded when the first image comes, and kept. The encoders are those of `asked`.
+    """
+
+    @cache
+    def shower() -> "tuple[Networks, Show]":
+        from cluster.resources import device
+        from pipeline import showing
         from pipeline.errors import UsageError
-        from pipeline.showing import show
         from pipeline.study import load
         from stages.errors import InputError
-        from stages.explorer.asked import painted
+        from stages.show.shown import Networks
 
         try:
             read = load(study)
         except UsageError as error:
             remedy = "Start `repscope explore` with the study's file."
             raise InputError("the study's file, which names its encoders", f"only {study!r}", remedy) from error
-        return painted(show(read, opened, {"image": image}, taps=(), samples=SAMPLES, seed=0, guidance=1.0))
+        networks = Networks(showing.material(read, opened), device(), taps, asked.encoder)
+        return networks, showing.shower(read, networks, samples=SAMPLES, seed=0, guidance=1.0)
+
+    def paint(image: bytes) -> "dict[str, Any]":
+        from stages.explorer.asked import painted
+
+        networks, show = shower()
+        return painted(show({"image": image}, ())) if networks.decoder_of else {}
 
     return paint

@@ -139,6 +139,10 @@ class Input(Protocol):
     def summary(self) -> Summary:
         """What `merge` (or `train`) returned."""
 
+    @property
+    def far(self) -> bool:
+        """Whether every answer takes its time, so that reading many objects at once is worth threads."""
+
     def names(self) -> Sequence[str]:
         """All object names, sorted."""
 

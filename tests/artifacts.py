@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class MemoryArtifact:
     """Input and Output over a dict of object name -> bytes."""
 
+    far = False
+
     def __init__(
         self, objects: Mapping[str, bytes] | None = None, *, key: str = "0" * 64, bitwise: bool = True
     ) -> None:
@@ -78,6 +80,8 @@ class MemoryArtifact:
 class FolderArtifact:
     """Input and Output over a local folder."""
 
+    far = False
+
     def __init__(self, folder: Path, *, key: str = "0" * 64, bitwise: bool = True) -> None:
         self.folder = folder
         self.bitwise = bitwise
@@ -99,7 +103,8 @@ class FolderArtifact:
         return (self.folder / name).read_bytes()
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
-        with (self.folder / name).open("rb") as file:
+        # Without a buffer, as a store reads a folder.
+        with (self.folder / name).open("rb", buffering=0) as file:
             file.seek(start)
             return file.read(length)
 

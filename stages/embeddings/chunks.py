@@ -17,7 +17,8 @@ from stages.embeddings.format import STORE
 from stages.errors import FormatError
 
 THREADS = 16
-"""Shards that are read at the same time: a bucket answers many requests as soon as one."""
+"""Shards that are read at the same time from far: a bucket answers many requests as soon as one. Files are read one
+after the other, since threads took longer than the reading."""
 CHECKSUM_BYTES = 4
 ENTRY_BYTES = 16
 """Of a chunk in the index of a shard: offset and length, uint64."""
@@ -28,6 +29,7 @@ INFINITY = 0x7C00
 """The bits of infinity in float16. Those of NaN are above it."""
 
 Rows = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
 
 
 def documents(inp: Input) -> dict[str, Any]:
@@ -58,43 +60,62 @@ class Chunks:
         self._chunk_rows: int = inner["chunk_shape"][0]
         self._indexes: dict[int, NDArray[np.uint64]] = {}
 
-    def read(self, rows: Rows) -> NDArray[Any]:
-        """Vectors [N, D] of `rows`, in their order and as they are stored. FormatError where bytes are damaged."""
-        rising = bool((np.diff(rows) >= 0).all())
+    def read(self, rows: Rows) -> tuple[NDArray[Any], bool]:
+        """Vectors [N, D] of `rows`, in their order and as they are stored, and whether there is a NaN among them.
+
+        FormatError where bytes are damaged.
+        """
+        rising = bool((rows[1:] >= rows[:-1]).all())
         order = np.arange(0) if rising else np.argsort(rows, kind="stable")
         wanted = rows if rising else rows[order]
         vectors = np.empty((len(rows), self.width), dtype=self.dtype)
-        parts, firsts = np.unique(wanted // self._part_rows, return_index=True)
+        parts = wanted // self._part_rows
 
-        def fill(part: int, first: int, end: int) -> None:
-            self._read_part(part, wanted[first:end] - part * self._part_rows, vectors[first:end])
+        def fill(first: int, end: int) -> bool:
+            part = int(parts[first])
+            return self._read_part(part, wanted[first:end] - part * self._part_rows, vectors[first:end])
 
-        pieces = (parts.tolist(), firsts.tolist(), [*firsts[1:].tolist(), len(rows)][: len(parts)])
-        if len(parts) > 1:
-            with ThreadPoolExecutor(min(THREADS, len(parts)), "chunks") as pool:
-                list(pool.map(fill, *pieces))
+        firsts, ends = _runs(parts)
+        if self._input.far and len(firsts) > 1:
+            with ThreadPoolExecutor(min(THREADS, len(firsts)), "chunks") as pool:
+                missing = any(list(pool.map(fill, firsts, ends)))
         else:
-            list(map(fill, *pieces))
-        return vectors if rising else vectors[np.argsort(order)]
+            missing = any(list(map(fill, firsts, ends)))
+        return (vectors if rising else vectors[np.argsort(order)]), missing
 
-    def _read_part(self, part: int, rows: Rows, out: NDArray[Any]) -> None:
-        """Fills `out` with `rows` of a shard, counted from its first and rising; adjacent chunks are one request."""
-        chunks, firsts = np.unique(rows // self._chunk_rows, return_index=True)
-        ends = np.append(firsts[1:], len(rows))
-        index = self._index(part)
+    def _read_part(self, part: int, rows: Rows, out: NDArray[Any]) -> bool:
+        """Fills `out` with `rows` of a shard, counted from its first and rising; whether a NaN is among them.
+
+        Chunks that are adjacent in the file are one request. Nothing is copied before its checksum is compared, and
+        what was copied is searched for NaN while it is in the processor's cache.
+        """
+        numbers = rows // self._chunk_rows
+        firsts, ends = _runs(numbers)
+        index = self._index(part)[numbers[firsts]]
         size = self._chunk_rows * self.width * self.dtype.itemsize + CHECKSUM_BYTES
-        offsets = index[chunks, 0].astype(np.int64)
-        if not (index[chunks, 1] == size).all():
+        if not (index[:, 1] == size).all():
             raise self._damaged(part, f"an index with chunks of other sizes than {size} bytes")
-        for run in np.split(np.arange(len(chunks)), np.flatnonzero(np.diff(offsets) != size) + 1):
-            data = self._input.read_range(self._shard(part), int(offsets[run[0]]), size * len(run))
-            for position, number in enumerate(run):
-                chunk = self._checked(part, data[position * size : (position + 1) * size])
-                vectors = np.frombuffer(chunk, self.dtype).reshape(self._chunk_rows, self.width)
-                mine = rows[firsts[number] : ends[number]] % self._chunk_rows
-                # A slice is copied much faster than rows one by one.
-                adjacent = bool((np.diff(mine) == 1).all())
-                out[firsts[number] : ends[number]] = vectors[mine[0] : mine[-1] + 1] if adjacent else vectors[mine]
+        offsets = index[:, 0].astype(np.int64)
+        missing = False
+        for start, stop in zip(*_runs(offsets - size * np.arange(len(offsets))), strict=True):
+            data = self._input.read_range(self._shard(part), int(offsets[start]), size * (stop - start))
+            if len(data) != size * (stop - start):
+                raise self._damaged(part, f"{len(data)} bytes where {size * (stop - start)} should stand")
+            stored = np.frombuffer(data, np.uint8).reshape(-1, size)
+            for chunk in stored:
+                self._check(part, chunk)
+            shape = (len(stored), self._chunk_rows, self.width)
+            vectors = stored[:, :-CHECKSUM_BYTES].view(self.dtype).reshape(shape)
+            first, end = firsts[start], ends[stop - 1]
+            mine, target = rows[first:end], out[first:end]
+            if len(mine) == shape[0] * shape[1] and (mine[1:] > mine[:-1]).all():
+                # All rows of these chunks, which is much faster than row by row.
+                target.reshape(shape)[:] = vectors
+            else:
+                chunk_of = np.repeat(np.arange(stop - start), np.subtract(ends, firsts)[start:stop])
+                target[:] = vectors[chunk_of, mine % self._chunk_rows]
+            missing |= any_nan(target)
+        return missing
 
     def _index(self, part: int) -> NDArray[np.uint64]:
         """Offset and length of each chunk of a shard, uint64 [chunks, 2]."""
@@ -102,20 +123,21 @@ class Chunks:
             size = ENTRY_BYTES * (self._part_rows // self._chunk_rows) + CHECKSUM_BYTES
             name = self._shard(part)
             data = self._input.read_range(name, self._input.size(name) - size, size)
-            self._indexes[part] = np.frombuffer(self._checked(part, data), "<u8").reshape(-1, 2)
+            stored = np.frombuffer(data, np.uint8)
+            self._check(part, stored)
+            self._indexes[part] = stored[:-CHECKSUM_BYTES].view("<u8").reshape(-1, 2)
         return self._indexes[part]
 
     def _shard(self, part: int) -> str:
         return f"{self._folder}/c/{part}/0"
 
-    def _checked(self, part: int, data: bytes) -> bytes:
-        """Bytes without the checksum at their end. FormatError where it is another."""
+    def _check(self, part: int, data: Bytes) -> None:
+        """FormatError where the checksum at the end of `data` is another than that of the bytes before it."""
         import google_crc32c
 
-        content = data[:-CHECKSUM_BYTES]
-        if google_crc32c.value(content) != int.from_bytes(data[-CHECKSUM_BYTES:], "little"):
+        # An array is taken as it is; of `bytes` the part before the checksum would be a copy.
+        if google_crc32c.value(data[:-CHECKSUM_BYTES]) != int.from_bytes(data[-CHECKSUM_BYTES:].tobytes(), "little"):
             raise self._damaged(part, "bytes that do not fit their checksum")
-        return content
 
     def _damaged(self, part: int, found: str) -> FormatError:
         return FormatError(
@@ -123,6 +145,12 @@ class Chunks:
             found,
             "Its bytes have changed since: run again with --force for that embeddings step.",
         )
+
+
+def _runs(numbers: NDArray[np.integer[Any]]) -> tuple[list[int], list[int]]:
+    """Firsts and ends of the runs of equal numbers."""
+    breaks = (np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist()
+    return ([0, *breaks], [*breaks, len(numbers)]) if len(numbers) else ([], [])
 
 
 def widened(vectors: NDArray[Any]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from stages.contract import Input
 from stages.embeddings.adopted import KIND
 from stages.embeddings.format import Vectors
-from stages.encoders.encoder import Fingerprint
+from stages.encoders.encoder import Encoder, Fingerprint
 from stages.encoders.load import load
 from stages.encoders.spec import EncoderSpec, Oracle, Pretrained
 from stages.errors import InputError
@@ -17,10 +17,8 @@ from stages.images.image_file import decode_fit
 from stages.images.sets import open_images
 
 
-def embed(
-    attributes: Mapping[str, Any], images: Input, encoder: Input | None, photograph: bytes, view: str
-) -> dict[str, Vectors]:
-    """The vectors of one image by tap, float32 [D].
+def load_checked(attributes: Mapping[str, Any], images: Input, encoder: Input | None) -> Encoder:
+    """The encoder that made a table, on the CPU.
 
     `attributes` are those of the table, `images` the artifact it was made of, `encoder` the encoder's where it is one.
     InputError where the encoder gives other embeddings here than it gave when the table was made.
@@ -49,7 +47,12 @@ def embed(
             differences,
             "Use the library versions that it was made with, or run again with --force for that embeddings step.",
         )
-    framed = decode_fit(photograph, loaded.preprocessing.framing, scaled=open_images(images).scaled)
+    return loaded
+
+
+def embed(encoder: Encoder, images: Input, photograph: bytes, view: str) -> dict[str, Vectors]:
+    """The vectors of one image by tap, float32 [D]. InputError where the image cannot be read."""
+    framed = decode_fit(photograph, encoder.preprocessing.framing, scaled=open_images(images).scaled)
     # Copied, since torch warns of an image that cannot be written to.
     shown = np.stack([framed if view == "plain" else framed[:, ::-1]])
-    return {tap: vectors[0] for tap, vectors in loaded.embed(shown).items()}
+    return {tap: vectors[0] for tap, vectors in encoder.embed(shown).items()}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stages import attributes
 from stages.coordinates import LABEL
-from stages.embeddings.chunks import Chunks, Rows, any_nan, documents, widened
+from stages.embeddings.chunks import Chunks, Rows, documents, widened
 from stages.embeddings.format import OK, ROWS, STORE, Vectors, read_attributes
 from stages.embeddings.neighbours import Metric, Space, confused, nearest
 from stages.encoders.spec import require
@@ -170,8 +170,8 @@ class TapTable:
                 f"rows from {wanted.min()} to {wanted.max()}",
                 "Take them from the column `row` of `rows`.",
             )
-        vectors = self._chunks[view].read(wanted)
-        missing = np.flatnonzero(np.isnan(vectors).any(axis=1)) if any_nan(vectors) else np.arange(0)
+        vectors, any_missing = self._chunks[view].read(wanted)
+        missing = np.flatnonzero(np.isnan(vectors).any(axis=1)) if any_missing else np.arange(0)
         if len(missing) and (lost := int(self._embedded[wanted[missing]].sum())):
             raise FormatError(
                 f"a vector in each row of {self.name} that has an image",
@@ -395,9 +395,10 @@ class TapTable:
         require("view", view, self.views)
         encoder = self._study.encoder(self.name.partition(":")[0])
         try:
-            from stages.embeddings.photographs import embed
+            from stages.embeddings.photographs import embed, load_checked
 
-            vectors = embed(self.attributes, self._images, encoder, photograph, view)
+            loaded = load_checked(self.attributes, self._images, encoder)
+            vectors = embed(loaded, self._images, photograph, view)
         except ModuleNotFoundError as error:
             raise InputError("what runs studies, to embed a photograph", str(error), INSTALL) from error
         require("tap that reads pixels", self._tap, vectors)

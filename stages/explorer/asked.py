@@ -11,10 +11,12 @@ from stages.embeddings.query import INSTALL, TapTable
 from stages.errors import InputError
 from stages.explorer.content import Content
 from stages.explorer.content import Study as ContentStudy
+from stages.images.image_file import inspect
 from stages.images.pixels import encode_png
 
 if TYPE_CHECKING:
     from stages.contract import Input
+    from stages.encoders.encoder import Encoder
     from stages.show.shown import Shown
 
 
@@ -42,7 +44,10 @@ def painted(shown: "Shown") -> dict[str, Any]:
 
 
 class Asked:
-    """The vectors of the shown images, in memory; `near` compares a photograph with them."""
+    """The vectors of the shown images, in memory; `near` compares a photograph with them.
+
+    The encoders of the shown taps are loaded when the first photograph comes, and kept.
+    """
 
     def __init__(self, study: Study, content: Content) -> None:
         self._study = study
@@ -52,12 +57,29 @@ class Asked:
         rows = [row_of[key] for key in content.keys]
         self._vectors = [table.numpy(rows) for table in self._tables]
         self._units = [random_pair(vectors, "l2") or 1.0 for vectors in self._vectors]
+        self._shards = study.artifact("shards")
+        self._encoders: dict[str, Encoder] = {}
+
+    def encoder(self, name: str) -> "Encoder":
+        """An encoder of a shown tap by the study's name for it, on the CPU.
+
+        InputError where it gives other embeddings here than those of the table, or what runs studies is not installed.
+        """
+        if name not in self._encoders:
+            try:
+                from stages.embeddings.photographs import load_checked
+            except ModuleNotFoundError as error:
+                raise InputError("what runs studies, to embed a photograph", str(error), INSTALL) from error
+            table = next(table for table in self._tables if table.name.partition(":")[0] == name)
+            self._encoders[name] = load_checked(table.attributes, self._shards, self._study.encoder(name))
+        return self._encoders[name]
 
     def near(self, photograph: bytes) -> dict[str, dict[str, Any]]:
         """By tap `near` (numbers of images, nearest first) and `distances`, or `why` there are none.
 
         InputError where the photograph cannot be read, or what runs studies is not installed.
         """
+        inspect(photograph)
         found: dict[str, dict[str, Any]] = {}
         embedded: dict[str, Mapping[str, Vectors] | str] = {}
         for table, vectors, unit in zip(self._tables, self._vectors, self._units, strict=True):
@@ -79,14 +101,9 @@ class Asked:
     def _embedded(self, table: TapTable, encoder: str, photograph: bytes) -> Mapping[str, Vectors] | str:
         """The vectors of a photograph by tap, or why this encoder gives none here."""
         try:
+            loaded = self.encoder(encoder)
             from stages.embeddings.photographs import embed
-        except ModuleNotFoundError as error:
-            raise InputError("what runs studies, to embed a photograph", str(error), INSTALL) from error
-        from stages.images.image_file import inspect
 
-        inspect(photograph)
-        shards = self._study.artifact("shards")
-        try:
-            return embed(table.attributes, shards, self._study.encoder(encoder), photograph, table.views[0])
+            return embed(loaded, self._shards, photograph, table.views[0])
         except InputError as error:
             return str(error)

@@ -1,12 +1,13 @@
 """What taps know of images that are given: samples of each, and how near these come to it at their own tap."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract import Input
+from stages.decoder.format import AnyDecoder, read_card
 from stages.decoder.format import load as load_decoder
 from stages.embeddings.format import open_table
 from stages.encoders.encoder import Encoder
@@ -89,48 +90,114 @@ class Shown:
         return self.png()
 
 
+class Networks:
+    """The decoders and encoders of a study: each is loaded when it is first used, and then kept."""
+
+    def __init__(
+        self,
+        study: Material,
+        device: str,
+        taps: Sequence[str] = (),
+        encoder: Callable[[str], Encoder] | None = None,
+    ) -> None:
+        """Networks run on `device`. `taps`: no others are painted (none: all). `encoder` loads one by its name."""
+        self.study = study
+        cards = [read_card(decoder) for decoder in study.decoders]
+        self.size = cards[0].size
+        """Side of what is painted, pixels."""
+        self.decoder_of = {
+            tap_id: number for number, card in enumerate(cards) for tap_id in card.taps if not taps or tap_id in taps
+        }
+        """Which of the decoders paints a tap, by `encoder:tap`."""
+        self._device, self._load_encoder = device, encoder
+        self._decoders: dict[int, AnyDecoder] = {}
+        self._encoders: dict[str, Encoder] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The encoders that have a tap which is painted."""
+        used = {tap_id.partition(":")[0] for tap_id in self.decoder_of}
+        return [name for name in self.study.specs if name in used]
+
+    def decoder(self, tap_id: str) -> AnyDecoder:
+        """The decoder that paints a tap."""
+        number = self.decoder_of[tap_id]
+        if number not in self._decoders:
+            self._decoders[number] = load_decoder(self.study.decoders[number], self._device)
+        return self._decoders[number]
+
+    def encoder(self, name: str) -> Encoder:
+        """An encoder by the study's name for it."""
+        if name not in self._encoders:
+            self._encoders[name] = self._load_encoder(name) if self._load_encoder else self._read_encoder(name)
+        return self._encoders[name]
+
+    def _read_encoder(self, name: str) -> Encoder:
+        artifacts = self.study.encoders
+        return load_encoder(
+            self.study.specs[name], {"encoder": artifacts[name]} if name in artifacts else {}, self._device
+        )
+
+    def embed(self, name: str, images: Mapping[str, bytes]) -> dict[str, NDArray[np.float32]]:
+        """The vectors of images at the painted taps of an encoder that read pixels, by `encoder:tap`, [N, D]."""
+        encoder = self.encoder(name)
+        framing = encoder.preprocessing.framing
+        # Stacked, since torch warns of an image that cannot be written to.
+        seen = np.stack([image_file.decode_fit(data, framing, scaled=self.study.scaled) for data in images.values()])
+        vectors = {f"{name}:{tap}": found for tap, found in encoder.embed(seen).items()}
+        return {tap_id: found for tap_id, found in vectors.items() if tap_id in self.decoder_of}
+
+
 def show(
     images: Mapping[str, bytes],
-    study: Material,
+    networks: Networks,
     taps: Sequence[str],
     paint: Painter,
-    device: str,
     about: str = "",
 ) -> Shown:
-    """Paints samples of each image, by name, at each of `taps` (none: all that read pixels). Networks run on `device`.
+    """Paints samples of each image, by name, at each of `taps` (none: all that read pixels).
 
     Raises InputError for an unknown tap, one that does not read pixels, a bad image, and what `paint` refuses.
     """
-    models = [load_decoder(decoder, device) for decoder in study.decoders]
-    painters = {tap_id: model for model in models for tap_id in model.taps}
-    size = models[0].card.size
+    study, size = networks.study, networks.size
     pictures = np.stack([image_file.decode_fit(data, size, scaled=study.scaled) for data in images.values()])
+    named = {tap_id.partition(":")[0] for tap_id in taps} or {*networks.names}
+    vectors = {name: networks.embed(name, images) for name in networks.names if name in named}
+    chosen = list(taps) or [tap_id for found in vectors.values() for tap_id in found]
+    _require_readable(chosen, vectors, networks, images)
     gallery = _gallery(study.shards)
-    readable: list[str] = []
     shown: dict[str, ShownTap] = {}
-    for name, spec in study.specs.items():
-        encoder = load_encoder(spec, {"encoder": study.encoders[name]} if name in study.encoders else {}, device)
-        framing = encoder.preprocessing.framing
-        # Stacked, since torch warns of an image that cannot be written to.
-        seen = np.stack([image_file.decode_fit(data, framing, scaled=study.scaled) for data in images.values()])
-        vectors = {f"{name}:{tap}": found for tap, found in encoder.embed(seen).items()}
-        readable += (here := [tap_id for tap_id in vectors if tap_id in painters])
-        coarse = encoder.embed(pictures) if framing.size > size else None
-        for tap_id in (tap_id for tap_id in here if not taps or tap_id in taps):
-            samples = paint(painters[tap_id], tap_id, vectors[tap_id])
-            near = _Nearness(study.embeddings[name], tap_id, gallery, vectors[tap_id])
+    for name, found in vectors.items():
+        here = [tap_id for tap_id in chosen if tap_id in found]
+        encoder = networks.encoder(name)
+        coarse = encoder.embed(pictures) if here and encoder.preprocessing.framing.size > size else None
+        for tap_id in here:
+            samples = paint(networks.decoder(tap_id), tap_id, found[tap_id])
+            near = _Nearness(study.embeddings[name], tap_id, gallery, found[tap_id])
             shown[tap_id] = near.of(encoder, samples, coarse)
-    if not readable:
-        raise InputError(
-            "a decoder with a tap that reads pixels",
-            f"taps that know an image by its row alone, {', '.join(painters)}",
-            "Show with a study that has an encoder.",
-        )
-    for tap_id in taps:
-        if tap_id not in readable:
-            raise InputError(f"taps that read pixels, {', '.join(readable)}", tap_id, "Name one of these.")
-    order = list(taps) or readable
-    return Shown(tuple(images), pictures, tuple(shown[tap_id] for tap_id in order), len(gallery), about)
+    return Shown(tuple(images), pictures, tuple(shown[tap_id] for tap_id in chosen), len(gallery), about)
+
+
+def _require_readable(
+    chosen: Sequence[str],
+    vectors: Mapping[str, Mapping[str, NDArray[np.float32]]],
+    networks: Networks,
+    images: Mapping[str, bytes],
+) -> None:
+    """InputError where a chosen tap has no vectors: it is unknown or reads no pixels."""
+    unknown = [tap_id for tap_id in chosen if not any(tap_id in found for found in vectors.values())]
+    if chosen and not unknown:
+        return
+    # Encoders that nobody has named are loaded only to list what can be named.
+    every = [vectors[name] if name in vectors else networks.embed(name, images) for name in networks.names]
+    readable = [tap_id for found in every for tap_id in found]
+    if readable:
+        raise InputError(f"taps that read pixels, {', '.join(readable)}", unknown[0], "Name one of these.")
+    raise InputError(
+        "a decoder with a tap that reads pixels",
+        f"taps that know an image by its row alone, {', '.join(networks.decoder_of)}",
+        "Show with a study that has an encoder.",
+    )
 
 
 def _gallery(shards: Input) -> Numbers:

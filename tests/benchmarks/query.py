@@ -1,6 +1,6 @@
 """Reading a table back: opening a store, 100 random rows, a scan, and nearest neighbours against numpy, Zarr and faiss.
 
-    python -m tests.benchmarks.query [STORE STUDY | chunks | faiss [ROWS [ROUNDS]]]
+    python -m tests.benchmarks.query [STORE STUDY | chunks | tensorstore | faiss [ROWS [ROUNDS]]]
 
 Prints; asserts nothing. The table has 200 000 rows of 512 features in float16, in a local folder; files are in the
 memory of the system, as they have just been written. Medians of several rounds.
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from stages.embeddings import format
 from stages.embeddings.format import ROWS, Table, encode_shard, metadata, shard_name
-from stages.embeddings.query import TapTable
+from stages.embeddings.query import BATCH_ROWS, TapTable
 from stages.parquet import table_bytes
 from tests.artifacts import FolderArtifact
 
@@ -54,8 +54,8 @@ def write(folder: Path, count: int = COUNT) -> tuple[FolderArtifact, FolderArtif
     return table, images
 
 
-def timed(name: str, work: Callable[[], object], rounds: int = 5) -> None:
-    """Prints the median wall and CPU time (that of children too), after one round that is not counted."""
+def timed(name: str, work: Callable[[], object], rounds: int = 5) -> float:
+    """Prints the median wall and CPU time (that of children too), after one round that is not counted; CPU seconds."""
     work()
     walls, cpus = [], []
     for _ in range(rounds):
@@ -64,6 +64,7 @@ def timed(name: str, work: Callable[[], object], rounds: int = 5) -> None:
         walls.append(time.perf_counter() - wall)
         cpus.append(cpu_seconds() - cpu)
     print(f"  {name:<56} {1e3 * statistics.median(walls):9.1f} ms wall {1e3 * statistics.median(cpus):9.1f} ms CPU")
+    return statistics.median(cpus)
 
 
 def cpu_seconds() -> float:
@@ -89,6 +90,25 @@ def chunk_sizes() -> None:
 def some(table: TapTable, generator: np.random.Generator, count: int) -> None:
     """Reads 100 random rows."""
     table.numpy(generator.integers(0, count, 100))
+
+
+def stored_batches(table: TapTable) -> None:
+    """Reads all rows as they are stored."""
+    for _ in table._batches(np.arange(len(table)), BATCH_ROWS, "plain"):
+        pass
+
+
+def against_tensorstore(folder: Path, table: TapTable, generator: np.random.Generator) -> None:
+    """Prints how long tensorstore takes for 100 random rows, and the ratio: `pip install tensorstore` first."""
+    import tensorstore as ts
+
+    kvstore = {"driver": "file", "path": f"{folder}/table/embeddings.zarr/backbone/plain/"}
+    array = ts.open({"driver": "zarr3", "kvstore": kvstore}, read=True).result()
+    theirs = timed(
+        "100 random rows by tensorstore", lambda: array[generator.integers(0, COUNT, 100)].read().result(), rounds=15
+    )
+    ours = timed("100 random rows", partial(some, table, generator, COUNT), rounds=15)
+    print(f"  reader / tensorstore: {ours / theirs:.2f} of CPU time")
 
 
 def batches(table: TapTable) -> None:
@@ -198,7 +218,8 @@ def turn(process: "subprocess.Popen[str]", way: str) -> dict[str, Any]:
 
 
 def main(words: list[str]) -> None:
-    """All of it; with STORE and STUDY also how long opening them takes. `chunks` and `faiss` do only what they name."""
+    """All of it; with STORE and STUDY also how long opening them takes. `chunks`, `tensorstore` and `faiss` do
+    only what they name."""
     print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; rows of {WIDTH} float16")
     if words == ["chunks"]:
         chunk_sizes()
@@ -208,17 +229,26 @@ def main(words: list[str]) -> None:
         against_faiss(count, rounds)
         return
     print(f"{COUNT:,} rows")
-    if words:
+    if len(words) == 2:
         opening(*words)
     with tempfile.TemporaryDirectory() as folder:
         stored, images = write(Path(folder))
         table, by_zarr = TapTable("mine:backbone", stored, images), Table(stored)
         generator = np.random.Generator(np.random.Philox(1))
-        timed("100 random rows", partial(some, table, generator, COUNT))
+        if words == ["tensorstore"]:
+            against_tensorstore(Path(folder), table, generator)
+            return
+        timed("100 random rows", partial(some, table, generator, COUNT), rounds=15)
         timed("100 random rows by Zarr", lambda: by_zarr.read("backbone", rows=generator.integers(0, COUNT, 100)))
         timed("all rows, in batches", partial(batches, table), rounds=3)
         timed("all rows by Zarr", lambda: by_zarr.read("backbone"), rounds=3)
-        vectors = table.numpy().astype(np.float16)
+        np.save(Path(folder, "vectors.npy"), vectors := table.numpy().astype(np.float16))
+        # In turns, as other work on the machine changes both.
+        ratios = []
+        for _ in range(3):
+            plain = timed("all rows by np.load, without checksums", lambda: np.load(Path(folder, "vectors.npy")))
+            ratios.append(plain / timed("all rows as they are stored", partial(stored_batches, table)))
+        print(f"  np.load / reader: {', '.join(f'{ratio:.2f}' for ratio in ratios)} of CPU time")
         queries = generator.standard_normal((QUERIES, WIDTH), dtype=np.float32)
         timed(f"{K} neighbours of {QUERIES}, from the folder", lambda: table.nearest(queries, K), rounds=3)
         timed("the same by numpy, from memory", lambda: brute(vectors, queries), rounds=3)

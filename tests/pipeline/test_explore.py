@@ -2,16 +2,21 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.reading import OpenStudy, open
+from pipeline.showing import material, shower
+from pipeline.study import load
+from stages.embeddings import photographs
 from stages.errors import InputError
-from stages.explorer.asked import Asked
+from stages.explorer.asked import Asked, painted
 from stages.explorer.content import COLUMNS, Content, Sheets, gather
 from stages.images.sets import open_images
+from stages.show import shown
 from tests.finished import Finished, repscope
 
 TAP = "simclr:projector"
@@ -34,9 +39,9 @@ def picture(sheets: Sheets, number: int) -> np.ndarray:
     return sheet[y : y + sheets.side, x : x + sheets.side]
 
 
-def nearest(shown: np.ndarray, images: np.ndarray) -> int:
+def nearest(picture: np.ndarray, images: np.ndarray) -> int:
     """Which of uint8 [N, side, side, 3] a picture shows; its encoding changes pixels a little."""
-    return int(np.abs(images - shown).mean(axis=(1, 2, 3)).argmin())
+    return int(np.abs(images - picture).mean(axis=(1, 2, 3)).argmin())
 
 
 def test_every_held_out_image_is_there_with_its_labels_and_its_neighbours_at_each_tap(
@@ -44,8 +49,8 @@ def test_every_held_out_image_is_there_with_its_labels_and_its_neighbours_at_eac
 ) -> None:
     table = study[TAP]
     rows = table.where("split = 'heldout'")
-    shown = table.rows.take(rows)
-    assert list(content.keys) == shown.column("key").to_pylist()
+    labelled = table.rows.take(rows)
+    assert list(content.keys) == labelled.column("key").to_pylist()
     assert [tap.id for tap in content.taps] == study.taps()
     assert content.notes == ()
     tap = next(tap for tap in content.taps if tap.id == TAP)
@@ -53,7 +58,7 @@ def test_every_held_out_image_is_there_with_its_labels_and_its_neighbours_at_eac
     assert [content.keys[i] for i in tap.near[3]] == found.column("key").to_pylist()
     assert np.corrcoef(tap.distances[3], found.column("distance").to_numpy())[0, 1] == pytest.approx(1)
     shape = next(label for label in content.labels if label.name == "shape")
-    assert [shape.classes[int(code)] for code in shape.values] == shown.column("shape").to_pylist()
+    assert [shape.classes[int(code)] for code in shape.values] == labelled.column("shape").to_pylist()
     assert tap.kept.keys() <= {label.name for label in content.labels}
     assert tap.kept["hue"].verdict in {"kept", "partly", "lost", "decoder limit", "cannot tell"}
 
@@ -73,19 +78,19 @@ def test_pictures_and_samples_are_those_of_their_image(study: OpenStudy, content
         if (sample["step"], sample["painted_from"], sample["source_key"]) == ("samples.sources", TAP, key)
     ]
     assert len(own) >= tap.samples.per_source
-    painted = open_images(study.artifact("samples.sources")).decode(range(own[-1] + 1), tap.samples.sheets.side)
+    all_samples = open_images(study.artifact("samples.sources")).decode(range(own[-1] + 1), tap.samples.sheets.side)
     for k in range(tap.samples.per_source):
-        assert nearest(picture(tap.samples.sheets, number * tap.samples.per_source + k), painted) == own[k]
+        assert nearest(picture(tap.samples.sheets, number * tap.samples.per_source + k), all_samples) == own[k]
 
 
 def test_what_is_left_out_is_said_and_painted_images_come_first(study: OpenStudy, content: Content) -> None:
-    painted = {content.keys[i] for tap in content.taps if tap.samples for i in tap.samples.points}
-    limit = len(painted) + 5
+    sources = {content.keys[i] for tap in content.taps if tap.samples for i in tap.samples.points}
+    limit = len(sources) + 5
     few = gather(study, [TAP], limit=limit, seed=1, neighbour_maps=False)
     assert len(few.keys) == limit
-    assert painted < set(few.keys)
+    assert sources < set(few.keys)
     (note,) = few.notes
-    assert note.startswith(f"{limit} of {len(content.keys)} held-out images are shown: the {len(painted)} painted ones")
+    assert note.startswith(f"{limit} of {len(content.keys)} held-out images are shown: the {len(sources)} painted ones")
 
 
 def test_a_map_by_tsne_says_its_parameters_and_what_not_to_read_from_it(study: OpenStudy) -> None:
@@ -128,6 +133,33 @@ def test_a_photograph_of_an_image_of_the_study_finds_that_image_and_taps_without
     assert "why" in found["oracle:attributes"]
     with pytest.raises(InputError, match="expected an image"):
         asked.near(b"no image")
+
+
+def test_networks_are_loaded_once_and_only_those_of_the_taps_that_are_shown(
+    finished: Finished, study: OpenStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def counted(module: Any, name: str) -> None:
+        load = getattr(module, name)
+
+        def counting(first: Any, *more: Any) -> Any:
+            loaded.append(name)
+            return load(first, *more)
+
+        monkeypatch.setattr(module, name, counting)
+
+    counted(photographs, "load")
+    counted(shown, "load_decoder")
+    counted(shown, "load_encoder")
+    content = gather(study, [TAP], limit=20, neighbour_maps=False)
+    asked, read = Asked(study, content), load(str(finished.study))
+    networks = shown.Networks(material(read, study), "cpu", [TAP], asked.encoder)
+    show = shower(read, networks, samples=2, seed=0, guidance=1.0)
+    files = list(open_images(study.artifact("shards")).files([3, 4]))
+    for _, photograph in files:
+        assert list(asked.near(photograph)) == list(painted(show({"image": photograph}, ()))) == [TAP]
+    assert loaded == ["load", "load_decoder"]
 
 
 def test_the_command_writes_one_page(finished: Finished, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,8 +15,9 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 import repscope
+from stages.images import image_file
 from tests.finished import Finished
-from tests.system.s3 import S3Server
+from tests.system.s3 import S3Server, access
 
 pytestmark = pytest.mark.system
 
@@ -33,6 +35,15 @@ for name, code in blocks:
 assert not {"repscope", "stages", "pipeline"} & set(sys.modules)
 print(json.dumps(found))
 """
+EXPORT = """
+import json, sys
+from pipeline.cli import main
+for words in json.load(sys.stdin):
+    main(["export", "micro", "simclr:projector", *words], standalone_mode=False)
+"""
+EXPORTED = {"parquet": ".parquet", "anndata": ".h5ad", "atlas": ".atlas.parquet"}
+"""What some tools take, and how the guide's files of it end."""
+TAKES_EXPORTED = ("LanceDB", "AnnData")
 LOCAL = 'import { FileSystemStore } from "@zarrita/storage";\n'
 
 
@@ -48,6 +59,21 @@ def shown(language: str) -> list[tuple[str, str]]:
 
 def numbers(text: str) -> list[float]:
     return [float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", text)]
+
+
+def in_process(code: str, given: object, folder: Path, **environment: str) -> str:
+    """What `code` prints in a process of its own that has the tools; it reads `given` as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(given),
+        env=os.environ | environment | {"PYTHONPATH": str(TOOLS), "AWS_ALLOW_HTTP": "true"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +100,8 @@ def expected(finished: Finished) -> Mapping[str, list[float]]:
         "faiss": [float(found) for found in table.nearest(row, k=5).column("row").to_pylist()],
         "webdataset": [float(len(in_tar)), float(in_tar["key"].iloc[-1])],
         "zarrita.js": [*x.shape, *row[0, :3].tolist()],
+        "LanceDB": table.nearest(row, k=3, where="split = 'heldout'").column("row").to_pylist(),
+        "AnnData": [*row[0, :3].tolist(), *(count for count, _ in by_shape)],
     }
 
 
@@ -88,18 +116,9 @@ def test_python_tools_open_what_is_stored_as_the_guide_shows(
 ) -> None:
     study = repscope.open(str(finished.store) if place == "folder" else bucket).study("micro")
     paths = {"EMBEDDINGS_SIMCLR": study.path("embeddings.simclr"), "SHARDS": study.path("shards")}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN],
-        input=json.dumps(shown("python")),
-        env=os.environ | paths | {"PYTHONPATH": str(TOOLS), "AWS_ALLOW_HTTP": "true"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert {*found, "zarrita.js"} == expected.keys()
+    blocks = [block for block in shown("python") if block[0] not in TAKES_EXPORTED]
+    found = json.loads(in_process(RUN, blocks, tmp_path, **paths).splitlines()[-1])
+    assert {*found, *TAKES_EXPORTED, "zarrita.js"} == expected.keys()
     check(found, expected)
 
 
@@ -116,3 +135,50 @@ def test_zarrita_opens_what_is_stored_as_the_guide_shows(
     done = subprocess.run(command, cwd=TOOLS, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     check({tool: re.sub(r"Float(16|32)Array\(\d+\)", "", done.stdout)}, expected)
+
+
+@pytest.fixture(scope="module")
+def exported(
+    finished: Finished, finished_url: str, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of the files that the guide's examples take, exported from a bucket; from a folder they are equal."""
+    folders = tmp_path_factory.mktemp("bucket"), tmp_path_factory.mktemp("folder")
+    words = [
+        ["--to", to, "--out", str(folder / f"scenes-simclr-projector{ending}"), "--store", store]
+        for folder, store in zip(folders, (finished_url, str(finished.store)), strict=True)
+        for to, ending in EXPORTED.items()
+    ]
+    in_process(EXPORT, words, folders[0], **access(s3_server.url))
+    for path in folders[0].glob("*.parquet"):
+        assert path.read_bytes() == (folders[1] / path.name).read_bytes()
+    return folders[0]
+
+
+def test_tools_that_take_what_export_writes_open_it_as_the_guide_shows(
+    exported: Path, bucket: str, expected: Mapping[str, list[float]]
+) -> None:
+    first, *blocks = shown("python")
+    chosen = [first, *(block for block in blocks if block[0] in TAKES_EXPORTED)]
+    # LanceDB keeps its own table in a bucket too.
+    in_bucket = [[f"{name} in a bucket", code.replace('"lance"', f'"{bucket}-lance"')] for name, code in chosen[1:2]]
+    paths = {"EMBEDDINGS_SIMCLR": "", "SHARDS": ""}
+    found = json.loads(in_process(RUN, [*chosen, *in_bucket], exported, **paths).splitlines()[-1])
+    assert len(found) == 3
+    check(found, {**expected, "LanceDB in a bucket": expected["LanceDB"]})
+
+
+def test_embedding_atlas_gets_the_map_and_the_thumbnails(exported: Path, finished: Finished) -> None:
+    (_, code), *_ = [block for block in shown("console") if block[0] == "Embedding Atlas"]
+    words = shlex.split(code.removeprefix("$ embedding-atlas "))
+    run = "import json, sys; from embedding_atlas.cli import main; main(json.load(sys.stdin))"
+    # It keeps a cache in the home folder.
+    in_process(run, [*words, "--export-application", "page"], exported, HOME=str(exported))
+    about = json.loads((exported / "page" / "data" / "metadata.json").read_text())["props"]["data"]
+    assert about["projection"] == {"x": "map_x", "y": "map_y"}
+    given = pq.read_table(exported / "page" / "data" / "dataset.parquet")
+    written = pq.read_table(exported / "scenes-simclr-projector.atlas.parquet")
+    for axis in ("map_x", "map_y"):
+        np.testing.assert_array_equal(given.column(axis).to_numpy(), written.column(axis).to_numpy())
+    table = repscope.open(finished.store).study("micro")["simclr:projector"]
+    thumbnail = image_file.decode(given.column(about["image"])[7].as_py()["bytes"])
+    np.testing.assert_array_equal(thumbnail, table.pictures([7], 32)[0])

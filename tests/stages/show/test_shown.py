@@ -14,7 +14,7 @@ from stages.images.image_file import decode
 from stages.images.pixels import encode_png
 from stages.samples.paint import painter
 from stages.samples.stage import Samples
-from stages.show.shown import Material, Shown, show
+from stages.show.shown import Material, Networks, Shown, show
 from tests.artifacts import run_stage
 from tests.stages.decoder.small import NETWORK, TRAINING, scenes
 
@@ -34,7 +34,7 @@ def study() -> Material:
 
 
 def shown(study: Material, images: dict[str, bytes], device: str = "cpu") -> Shown:
-    return show(images, study, [], painter(STAGE), device, about="Study <b>small</b>.")
+    return show(images, Networks(study, device), [], painter(STAGE), about="Study <b>small</b>.")
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,10 @@ def test_an_image_is_painted_alike_alone_and_beside_others(study: Material) -> N
 
 def test_a_sample_that_is_the_image_has_distance_0_and_rank_1(study: Material) -> None:
     same = np.repeat(decode(RED)[None, None], 3, axis=1)
-    (tap,) = show({"red": RED}, study, [], lambda *arguments: same, "cpu").taps
+    (tap,) = show({"red": RED}, Networks(study, "cpu"), [], lambda *arguments: same).taps
     assert tap.distances.tolist() == [[0, 0, 0]]
     assert tap.ranks.tolist() == [[1, 1, 1]]
-    (other,) = show({"grey": GREY}, study, [], lambda *arguments: same, "cpu").taps
+    (other,) = show({"grey": GREY}, Networks(study, "cpu"), [], lambda *arguments: same).taps
     assert (other.distances > 0.5).all()
 
 
@@ -84,7 +84,7 @@ def test_distances_are_those_of_standardised_vectors_in_distances_of_two_heldout
 def test_an_unknown_tap_or_one_that_reads_no_pixels_is_refused_with_those_that_are_there(study: Material) -> None:
     for tap in ("oracle:attributes", "oracle:pixles"):
         with pytest.raises(InputError, match=rf"expected taps that read pixels, oracle:pixels; found {tap}"):
-            show({"grey": GREY}, study, [tap], painter(STAGE), "cpu")
+            show({"grey": GREY}, Networks(study, "cpu"), [tap], painter(STAGE))
 
 
 def test_the_picture_has_a_row_for_each_tap_of_each_image(study: Material) -> None:
