@@ -126,10 +126,19 @@ class AskedQuestions(StudyBlock):
         if not isinstance(value, dict):
             return value
         given = {name: entry for name, entry in value.items() if isinstance(entry, dict) and "kind" in entry}
+        for name, entry in given.items():
+            # A question of the user's own may be called `kind`; then what stands there is no text.
+            if name in cls.model_fields and isinstance(entry["kind"], str):
+                raise ValueError(
+                    f"expected another name for a question of your own than {', '.join(sorted(cls.model_fields))}; "
+                    f"found {name!r}, which has a meaning already. Rename it"
+                )
         found = {name: entry for name, entry in given.items() if name not in cls.model_fields}
         if not found:
             return value
-        return {name: entry for name, entry in value.items() if name not in found} | {"own": found}
+        others = {name: entry for name, entry in value.items() if name not in found}
+        own = value.get("own", {})
+        return others | ({"own": own | found} if isinstance(own, dict) else {})
 
     @field_validator("own")
     @classmethod

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -99,12 +99,17 @@ def _depended_on(
 
 
 def require_deterministic(
-    encoder: NetworkEncoder, network: nn.Module, probe: NDArray[np.uint8], before: Vectors
+    encoder: NetworkEncoder,
+    network: nn.Module,
+    probe: NDArray[np.uint8],
+    before: Vectors,
+    windowed: Collection[str] = (),
 ) -> Vectors:
     """The embeddings of the probe batch, uint8 [B, H, W, 3]: the same again, in another load and image by image.
 
-    `before` are those of another load. Raises InputError where an embedding is not finite, naming the weights that are
-    not, and where two differ by more than the encoder's tolerance, naming the submodules whose output differed.
+    `before` are those of another load, `windowed` the taps that give several rows for an image. Raises InputError where
+    an embedding is not finite, naming the weights that are not, and where two differ by more than the encoder's
+    tolerance, naming the submodules whose output differed.
     """
     tolerance = encoder.tolerance
     first, second = encoder.embed(probe), encoder.embed(probe)
@@ -133,11 +138,17 @@ def require_deterministic(
             )
     alone = [encoder.embed(image[None]) for image in probe]
     joined = {tap: np.concatenate([vectors[tap] for vectors in alone]) for tap in first}
-    if far := distances(first, joined, tolerance):
+    if far := distances({tap: vectors for tap, vectors in first.items() if tap not in windowed}, joined, tolerance):
         raise InputError(
             f"the same embedding of an image in any batch, within {tolerance:g}",
             f"a relative difference at {far}; normalised over the batch: {few(_over_batch(network)) or 'unknown'}",
             "Give the network normalisation with statistics of its own (track_running_stats), in evaluation mode.",
+        )
+    if far := distances({tap: vectors for tap, vectors in first.items() if tap in windowed}, joined, tolerance):
+        raise InputError(
+            "the rows of each image one after the other, where a tap gives several for an image",
+            f"other embeddings of an image alone than beside others: a relative difference at {far}",
+            "Its submodule works on positions or on tokens first: name the block that holds it.",
         )
     return first
 

@@ -50,7 +50,7 @@ def run(stage: "Imported", out: Output) -> Summary:
     encoder = encoder_of(tapped, seen, stage.precision, "cpu", UNKNOWN)
     probe = probe_batch(seen.size)
     zeroed = zero_unneeded(built, encoder, probe, unequal)
-    probes = require_deterministic(encoder, built.trunk.network, probe, before)
+    probes = require_deterministic(encoder, built.trunk.network, probe, before, tapped.windowed)
     require_agreement(encoder, tapped, untapped)
     weights = built.trunk.network.state_dict()
     pieces = 0

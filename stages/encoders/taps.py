@@ -62,14 +62,16 @@ class Tapped(nn.Module):
         self.trunk = trunk
         self._own = tuple(own)
         self._taps = dict(taps)
-        self._read: dict[str, Tensor] = {}
+        self._read: dict[tuple[str, str], Tensor] = {}
         self._shape = torch.Size()
+        self.windowed: set[str] = set()
+        """Taps of which a submodule has given several rows for each image."""
         inner = {name: module for name, module in trunk.network.named_modules() if name}
         self._inner = tuple(inner)
-        hooked = {name: tap for name, tap in taps.items() if tap.module in inner}
-        trunk.prepare(frozenset(tap.module for tap in hooked.values()))
-        for name, tap in hooked.items():
-            inner[tap.module].register_forward_hook(partial(self._keep, name, tap))
+        hooked = [(name, tap, module) for name, tap in taps.items() for module in tap.modules if module in inner]
+        trunk.prepare(frozenset(module for _, _, module in hooked))
+        for name, tap, module in hooked:
+            inner[module].register_forward_hook(partial(self._keep, name, tap, module))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised images [B, 3, H, W] to tap -> [B, D].
@@ -79,45 +81,76 @@ class Tapped(nn.Module):
         self._read, self._shape = {}, x.shape
         given = self.trunk(x)
         for name, vectors in given.items():
-            _require_rows(vectors, len(x), f"output {name!r}", "Change what the network returns.")
+            if vectors.ndim == 0 or len(vectors) != len(x):
+                raise _rows_error(vectors, len(x), f"output {name!r}", "Change what the network returns.")
         found = {name: given[name] for name in self._own}
         for name, tap in self._taps.items():
-            if name in self._read:
-                found[name] = self._read[name]
-            elif tap.module in self._inner:
-                raise InputError(
-                    f"tap {name!r} to be a submodule that the forward pass runs",
-                    f"{tap.module!r}, which it does not",
-                    "Name another one under `taps` of that encoder.",
-                )
-            elif tap.module in given:
-                found[name] = given[tap.module]
-            else:
-                raise _unknown(name, tap.module, [*given, *self._inner])
+            found[name] = _combined(name, tap, [self._vectors(name, module, given) for module in tap.modules])
         self._read = {}
         return found
 
     def library(self, x: Tensor) -> dict[str, Tensor]:
         """What the library's own forward pass gives, see `Trunk.library`, and the taps whose submodules it runs."""
         self._read, self._shape = {}, x.shape
-        given = self.trunk.library(x)
-        found, self._read = given | self._read, {}
+        found = dict(self.trunk.library(x))
+        for name, tap in self._taps.items():
+            vectors = [self._read[name, module] for module in tap.modules if (name, module) in self._read]
+            if len(vectors) == len(tap.modules):
+                found[name] = _combined(name, tap, vectors)
+        self._read = {}
         return found
 
-    def _keep(self, name: str, tap: "Tap", module: nn.Module, inputs: Any, output: Any) -> None:
-        if name in self._read:
+    def _vectors(self, name: str, module: str, given: Mapping[str, Tensor]) -> Tensor:
+        """What one submodule of a tap gave, [B, D]: kept by its hook, or an output of the trunk by that name."""
+        if (name, module) in self._read:
+            return self._read[name, module]
+        if module in self._inner:
+            raise InputError(
+                f"tap {name!r} to be a submodule that the forward pass runs",
+                f"{module!r}, which it does not",
+                "Name another one under `taps` of that encoder.",
+            )
+        if module in given:
+            return given[module]
+        raise _unknown(name, module, [*given, *self._inner])
+
+    def _keep(self, name: str, tap: "Tap", submodule: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if (name, submodule) in self._read:
             raise InputError(
                 f"tap {name!r} to be a submodule that the forward pass runs once",
-                f"{tap.module!r}, which it runs several times",
+                f"{submodule!r}, which it runs several times",
                 "Name the submodule that holds it under `taps` of that encoder.",
             )
         # Pooled here and now: a later layer may overwrite its input in place.
-        where, trunk = f"tap {name!r}", self.trunk
+        where, trunk, images = f"tap {name!r}", self.trunk, self._shape[0]
         tensor = tensor_of(output, where)
-        remedy = f"{tap.module!r} works on windows, on positions or on tokens first: name the block that holds it."
-        _require_rows(tensor, self._shape[0], where, remedy)
         last = _channels_last(module, trunk.channels_last)
-        self._read[name] = pool(tensor, tap.pool, trunk.patches(*self._shape[-2:]), trunk.prefix_tokens, where, last)
+        if tensor.ndim > 0 and len(tensor) == images:
+            patches = trunk.patches(*self._shape[-2:])
+            vectors = pool(tensor, tap.pool, patches, trunk.prefix_tokens, where, last)
+        elif tensor.ndim > 0 and len(tensor) > 0 and len(tensor) % images == 0 and tap.pool not in TOKENS:
+            self.windowed.add(name)
+            vectors = pool_windows(tensor, images, tap.pool, where, last)
+        else:
+            remedy = f"{submodule!r} works on windows, on positions or on tokens first: name the block that holds it."
+            raise _rows_error(tensor, images, where, remedy)
+        self._read[name, submodule] = vectors
+
+
+def _combined(name: str, tap: "Tap", vectors: Sequence[Tensor]) -> Tensor:
+    """The vectors [B, D] of a tap's submodules as one."""
+    if len(vectors) == 1:
+        return vectors[0]
+    if len({x.shape[1:] for x in vectors}) > 1:
+        widths = ", ".join(f"{module} {x[0].numel()}" for module, x in zip(tap.modules, vectors, strict=True))
+        raise InputError(
+            f"layers of tap {name!r} that give vectors of one width",
+            widths,
+            "Name layers of one stage of the network, or read each at a tap of its own.",
+        )
+    # A sum in half precision would lose digits.
+    stacked = torch.stack([x.float() for x in vectors])
+    return stacked.sum(0) if tap.combine == "sum" else stacked.mean(0)
 
 
 def tensor_of(output: Any, where: str) -> Tensor:
@@ -173,6 +206,18 @@ def pool(
     return x[:, 0].clone() if before > 0 and how != "mean" else x[:, before:].mean(1)
 
 
+def pool_windows(x: Tensor, images: int, how: str, where: str, channels_last: bool | None = None) -> Tensor:
+    """One vector per image of windows: rows [B * W, …], the W windows of an image one after the other, to [B, D].
+
+    The mean over all positions of all windows, also those that a network has padded; with `flatten` all of them.
+    """
+    if how == "flatten":
+        return x.reshape(images, -1).clone()
+    # Windows have no class token, so all of their tokens are positions.
+    means = pool(x, "mean", None, 0, where, channels_last)
+    return means.reshape(images, -1, means.shape[1]).mean(1)
+
+
 def _positions(x: Tensor, where: str, channels_last: bool | None) -> tuple[int, int]:
     """The two axes of a map that are its positions."""
     first, last = x.shape[2] == x.shape[3], x.shape[1] == x.shape[2]
@@ -195,15 +240,14 @@ def _channels_last(module: nn.Module, declared: bool | None) -> bool | None:
     return False if isinstance(module, CHANNELS_FIRST) else declared
 
 
-def _require_rows(x: Tensor, images: int, where: str, remedy: str) -> None:
-    """Raises InputError where the first side of a tensor is not the images of the batch."""
-    if x.ndim == 0 or len(x) != images:
-        rows = len(x) if x.ndim else 0
-        raise InputError(
-            f"{where} to give one row for each image",
-            f"shape {list(x.shape)} for a batch of {images}: {rows} rows",
-            remedy,
-        )
+def _rows_error(x: Tensor, images: int, where: str, remedy: str) -> InputError:
+    """For a tensor whose first side is not the images of the batch."""
+    rows = len(x) if x.ndim else 0
+    return InputError(
+        f"{where} to give one row for each image",
+        f"shape {list(x.shape)} for a batch of {images}: {rows} rows",
+        remedy,
+    )
 
 
 def projector_taps(projector: nn.Sequential, x: Tensor) -> dict[str, Tensor]:

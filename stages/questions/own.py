@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from stages.contract import Estimate, External, Function
+from stages.contract import Estimate, External, Function, Stage
 from stages.errors import InputError
 from stages.external import code
 from stages.external.files import absolute
@@ -32,15 +32,11 @@ def absolute_kind(kind: str) -> str:
     return f"{absolute(path)}:{name}"
 
 
-class OwnAsk(AskStage):
-    """Base of an ask of the user's own. `work` writes conditions."""
-
-    name: ClassVar[str] = "own-ask"
-    version: ClassVar[int] = 1
-    bitwise: ClassVar[bool] = False
+class OwnCode(Stage):
+    """A stage whose class stands in a file of the user's own."""
 
     kind: Kind
-    """`path/to/file.py:Class`; `OwnQuestion.beside` has it."""
+    """`path/to/file.py:Class`. The file is in the key by its sha256, and its path is not."""
 
     def import_path(self) -> str:
         """See `Stage`."""
@@ -50,12 +46,20 @@ class OwnAsk(AskStage):
         """The file of code."""
         return {"code": External(self.kind.rpartition(":")[0], "code")}
 
+
+class OwnAsk(OwnCode, AskStage):
+    """Base of an ask of the user's own. `work` writes conditions. `OwnQuestion.beside` gives its `kind`."""
+
+    name: ClassVar[str] = "own-ask"
+    version: ClassVar[int] = 1
+    bitwise: ClassVar[bool] = False
+
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """A guess, for asks that have none of their own: a thousand conditions of a thousand features."""
         return Estimate(rows=1000, size_bytes=4_000_000, cpu_seconds=10)
 
 
-class OwnQuestion(Question):
+class OwnQuestion(OwnCode, Question):
     """A question of your own, in a file of yours; its fields are those that its class declares.
 
     `questions: {seams: {kind: "analysis/seams.py:Seams", seed: 3}}` asks it. Any name but that of another step will do.
@@ -84,14 +88,6 @@ class OwnQuestion(Question):
     def beside(self, other: type[OwnAsk]) -> str:
         """The `kind` of a class in the same file."""
         return f"{self.kind.rpartition(':')[0]}:{other.__name__}"
-
-    def import_path(self) -> str:
-        """See `Stage`."""
-        return self.kind
-
-    def external(self) -> Mapping[str, External]:
-        """The file of code."""
-        return {"code": External(self.kind.rpartition(":")[0], "code")}
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """A guess, for questions that have none of their own: that of reading all samples."""
@@ -122,5 +118,6 @@ def own_question(value: Any) -> OwnQuestion:
         return value
     kind = value.get("kind") if isinstance(value, dict) else None
     if not isinstance(kind, str) or not kind.rpartition(":")[0].endswith(".py"):
-        raise ValueError(f"expected kind: path/to/file.py:Class, a question of your own; found {kind!r}")
+        found = f"kind: {kind}" if kind is not None else "no kind" if isinstance(value, dict) else repr(value)
+        raise ValueError(f"expected kind: path/to/file.py:Class, a question of your own; found {found}")
     return question_class(absolute_kind(kind)).model_validate(value)

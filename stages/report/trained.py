@@ -131,7 +131,7 @@ def _imported(name: str, artifact: Input) -> TrainedBlock:
         facts.append(("in the file without use", _names(about.unused)))
     if about.zeroed:
         facts.append(("not in the file, and of no effect", _names(about.zeroed)))
-    named = {tap: f"{entry.module}@{entry.pool}" for tap, entry in about.named_taps.items()}
+    named = {tap: entry.words for tap, entry in about.named_taps.items()}
     facts += [("taps", _taps(about.taps, named)), ("fingerprint of the weights", about.weights_sha256)]
     return TrainedBlock(f"Encoder {name}", f"Not trained here.{made_with(about.versions, 'Imported')}", tuple(facts))
 

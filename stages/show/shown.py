@@ -10,7 +10,7 @@ from stages.contract import Input
 from stages.decoder.format import AnyDecoder, read_card
 from stages.decoder.format import load as load_decoder
 from stages.embeddings.format import open_table
-from stages.encoders.encoder import Encoder
+from stages.encoders.encoder import Encoder, Fingerprint
 from stages.encoders.load import load as load_encoder
 from stages.encoders.spec import EncoderSpec
 from stages.errors import InputError
@@ -119,6 +119,18 @@ class Networks:
         used = {tap_id.partition(":")[0] for tap_id in self.decoder_of}
         return [name for name in self.study.specs if name in used]
 
+    @property
+    def readable(self) -> list[str]:
+        """The painted taps that read pixels, by the tables of embeddings: no encoder is loaded for it."""
+        study = self.study
+        return [
+            tap_id
+            for name in study.specs
+            if name in study.embeddings
+            for tap in Fingerprint.model_validate(open_table(study.embeddings[name]).attributes["fingerprint"]).probe
+            if (tap_id := f"{name}:{tap}") in self.decoder_of
+        ]
+
     def decoder(self, tap_id: str) -> AnyDecoder:
         """The decoder that paints a tap."""
         number = self.decoder_of[tap_id]
@@ -159,45 +171,28 @@ def show(
 
     Raises InputError for an unknown tap, one that does not read pixels, a bad image, and what `paint` refuses.
     """
-    study, size = networks.study, networks.size
-    pictures = np.stack([image_file.decode_fit(data, size, scaled=study.scaled) for data in images.values()])
-    named = {tap_id.partition(":")[0] for tap_id in taps} or {*networks.names}
-    vectors = {name: networks.embed(name, images) for name in networks.names if name in named}
-    chosen = list(taps) or [tap_id for found in vectors.values() for tap_id in found]
-    _require_readable(chosen, vectors, networks, images)
+    study, readable = networks.study, networks.readable
+    if not readable:
+        raise InputError(
+            "a decoder with a tap that reads pixels",
+            f"taps that know an image by its row alone, {', '.join(sorted(networks.decoder_of))}",
+            "Show with a study that has an encoder.",
+        )
+    for tap_id in taps:
+        if tap_id not in readable:
+            raise InputError(f"taps that read pixels, {', '.join(readable)}", tap_id, "Name one of these.")
+    wanted = list(taps) or readable
+    pictures = np.stack([image_file.decode_fit(data, networks.size, scaled=study.scaled) for data in images.values()])
     gallery = _gallery(study.shards)
     shown: dict[str, ShownTap] = {}
-    for name, found in vectors.items():
-        here = [tap_id for tap_id in chosen if tap_id in found]
-        encoder = networks.encoder(name)
-        coarse = encoder.embed(pictures) if here and encoder.preprocessing.framing.size > size else None
-        for tap_id in here:
-            samples = paint(networks.decoder(tap_id), tap_id, found[tap_id])
-            near = _Nearness(study.embeddings[name], tap_id, gallery, found[tap_id])
+    for name in dict.fromkeys(tap_id.partition(":")[0] for tap_id in wanted):
+        vectors, encoder = networks.embed(name, images), networks.encoder(name)
+        coarse = encoder.embed(pictures) if encoder.preprocessing.framing.size > networks.size else None
+        for tap_id in (tap_id for tap_id in wanted if tap_id in vectors and tap_id not in shown):
+            samples = paint(networks.decoder(tap_id), tap_id, vectors[tap_id])
+            near = _Nearness(study.embeddings[name], tap_id, gallery, vectors[tap_id])
             shown[tap_id] = near.of(encoder, samples, coarse)
-    return Shown(tuple(images), pictures, tuple(shown[tap_id] for tap_id in chosen), len(gallery), about)
-
-
-def _require_readable(
-    chosen: Sequence[str],
-    vectors: Mapping[str, Mapping[str, NDArray[np.float32]]],
-    networks: Networks,
-    images: Mapping[str, bytes],
-) -> None:
-    """InputError where a chosen tap has no vectors: it is unknown or reads no pixels."""
-    unknown = [tap_id for tap_id in chosen if not any(tap_id in found for found in vectors.values())]
-    if chosen and not unknown:
-        return
-    # Encoders that nobody has named are loaded only to list what can be named.
-    every = [vectors[name] if name in vectors else networks.embed(name, images) for name in networks.names]
-    readable = [tap_id for found in every for tap_id in found]
-    if readable:
-        raise InputError(f"taps that read pixels, {', '.join(readable)}", unknown[0], "Name one of these.")
-    raise InputError(
-        "a decoder with a tap that reads pixels",
-        f"taps that know an image by its row alone, {', '.join(networks.decoder_of)}",
-        "Show with a study that has an encoder.",
-    )
+    return Shown(tuple(images), pictures, tuple(shown[tap_id] for tap_id in wanted), len(gallery), about)
 
 
 def _gallery(shards: Input) -> Numbers:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import UnansweredError
 from pipeline.store import Store, open_store
 from tests.contracts.store import StoreContract
 
@@ -31,6 +32,14 @@ class TestLocalFolder(StoreContract):
         store.prepare()
         store.create("a/b", b"1")
         assert [path.name for path in self.root.rglob(".staging/*")] == []
+
+    def test_a_range_of_a_file_that_something_has_shortened_is_an_error(self) -> None:
+        store = self.open()
+        store.create("a/b", b"12345")
+        (path,) = self.root.rglob("a/b")
+        path.write_bytes(b"123")
+        with pytest.raises(UnansweredError, match=r"expected 3 bytes of a/b in .* found 1"):
+            store.read_range("a/b", 2, 3)
 
 
 class TestMemory(StoreContract):

@@ -162,6 +162,13 @@ def test_its_name_may_not_be_that_of_another_step(name: str, tmp_path: Path) -> 
         graph_of(study(tmp_path, {name: {"kind": f"{tmp_path}/mine.py:Small"}}, SMALL))
 
 
+@pytest.mark.parametrize("name", ["own", "kept"])
+def test_a_name_that_has_a_meaning_already_is_refused_and_the_names_are_listed(name: str, tmp_path: Path) -> None:
+    message = rf"questions: expected another name .* than .*edits, .*; found '{name}', which has a meaning already"
+    with pytest.raises(UsageError, match=message):
+        study(tmp_path, {name: {"kind": f"{tmp_path}/mine.py:Small"}}, SMALL)
+
+
 def small(tmp_path: Path, text: str = SMALL) -> Step:
     found = study(tmp_path, {"mine": {"kind": f"{tmp_path}/mine.py:Small"}}, text).questions.asked()["mine"]
     return Step("mine", found)

@@ -85,12 +85,41 @@ Overrides = Annotated[Override, BeforeValidator(_preset)]
 
 
 class Tap(Settings):
-    """A submodule whose output is read, and how its positions become one vector."""
+    """A submodule whose output is read, or several, and how positions become one vector for each image."""
 
-    module: str = Field(min_length=1)
-    """Dotted name, as in the network's state dict: `layer3`, `blocks.5`, `encoder.layer.2`."""
+    module: Annotated[str, Field(min_length=1)] | None = None
+    """Dotted name, as in the network's state dict: `layer3`, `blocks.5`, `encoder.layer.2`. None where there are
+    `layers`."""
+    layers: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Added(when_absent=())] = ()
+    """Names of several submodules in the place of `module`, for example the last blocks of a transformer."""
+    combine: Annotated[Literal["mean", "sum"], Added(when_absent="mean")] = "mean"
+    """How the vectors of `layers` become one."""
     pool: Literal["auto", "cls", "mean", "registers", "flatten"] = "auto"
-    """`registers`: the mean of the tokens between the class token and the patches. `flatten` keeps every position."""
+    """`registers`: the mean of the tokens between the class token and the patches. `flatten` keeps every position. Each
+    of `layers` is pooled before they are combined."""
+
+    def model_post_init(self, context: object) -> None:
+        """Refuses a tap that reads nothing, and layers that cannot be combined."""
+        if (self.module is None) == (not self.layers):
+            found = "neither" if self.module is None else "both"
+            raise ValueError(f"expected module, or layers, which are several submodules; found {found}")
+        if self.layers and (len(self.layers) < 2 or len(set(self.layers)) < len(self.layers)):
+            raise ValueError(
+                f"expected two different layers or more; found {', '.join(self.layers)}. One alone is a module"
+            )
+        if self.module is not None and self.combine == "sum":
+            raise ValueError("expected combine beside layers; found it beside module")
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of all submodules that are read."""
+        return self.layers if self.module is None else (self.module,)
+
+    @property
+    def words(self) -> str:
+        """What is read, in a line."""
+        read = ", ".join(self.modules)
+        return f"{f'{self.combine} of {read}' if self.layers else read}@{self.pool}"
 
 
 TAP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")

@@ -84,14 +84,14 @@ class Transformed(AskStage):
     """
 
     name: ClassVar[str] = "transformed"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     bitwise: ClassVar[bool] = False
     gpu: ClassVar[bool] = True
 
     count: PositiveInt = 256
     """Source images, drawn from the held-out ones."""
     paint: PositiveInt = 4
-    """Sources that are also painted."""
+    """Sources that are also painted, of which the classes of the dataset take turns."""
     draws: PositiveInt = 4
     """Draws from the encoder's own training augmentations for each source."""
     train: Annotated[NonNegativeInt, Added(when_absent=0)] = 0

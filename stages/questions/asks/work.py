@@ -26,6 +26,7 @@ from stages.questions.asks.stage import DOWNSIZED, EMBEDDINGS, ENCODER
 from stages.questions.asks.transforms import TRANSFORMS, transformed, untaught
 from stages.questions.doses import TRAINED, trained_as
 from stages.questions.format import Condition, put_conditions, split_tap
+from stages.questions.turns import in_turns
 from stages.readers.data import rows_of
 from stages.readers.score import Numbers
 from stages.samples.format import digits
@@ -98,7 +99,8 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
 
     rows = chosen(inputs["shards"], stage.count, stage.seed)
     images = open_images(inputs["shards"])
-    painted = rows[: stage.paint]
+    first = in_turns(inputs["shards"], rows)[: stage.paint]
+    painted = rows[first]
     variants = [(name, strength) for name, transform in TRANSFORMS.items() for strength in transform.strengths]
     middle = [PLAIN, *TRANSFORMS, OWN]
     conditions: list[Condition] = []
@@ -142,7 +144,7 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
             for number, (name, strength) in enumerate(variants):
                 if strength == TRANSFORMS[name].painted:
                     by_variant[name] = moved[number][tap]
-            vectors[f"{encoder}:{tap}"] = np.concatenate([by_variant[name][: len(painted)] for name in middle])
+            vectors[f"{encoder}:{tap}"] = np.concatenate([by_variant[name][first] for name in middle])
             for name in middle:
                 strength = TRANSFORMS[name].painted if name in TRANSFORMS else 0.0
                 conditions += [Condition(encoder, tap, int(row), name, strength) for row in painted]

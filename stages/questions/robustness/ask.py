@@ -24,6 +24,7 @@ from stages.questions.asks.work import PLAIN, by_encoder, chosen, encoder_of, ta
 from stages.questions.format import Condition, put_conditions
 from stages.questions.robustness import attacks
 from stages.questions.robustness.attacks import LinearProbe
+from stages.questions.turns import in_turns
 from stages.readers.data import rows_of, table_attributes
 from stages.readers.score import Numbers
 from stages.samples.format import digits
@@ -134,6 +135,7 @@ def ask_attacked(stage: "Attacked", inputs: Inputs, out: Output, device: str) ->
         raise InputError(
             "at least one tap of a network", ", ".join(stage.taps) or "no taps", "Ask this question of an encoder."
         )
+    first = in_turns(inputs["shards"], rows)[: stage.paint]
     conditions: list[Condition] = []
     painted: dict[str, Vectors] = {}
     for tap_id, at in taps.items():
@@ -142,10 +144,10 @@ def ask_attacked(stage: "Attacked", inputs: Inputs, out: Output, device: str) ->
         out.put(f"{ATTACKS}/{encoder_name}/{at.tap}.safetensors", save(tensors))
         middle = tensors[SIGNS][len(stage.eps) // 2]
         variants = [tensors[PLAIN], *tensors[PGD], middle]
-        painted[tap_id] = np.concatenate([vectors[: stage.paint] for vectors in variants])
+        painted[tap_id] = np.concatenate([vectors[first] for vectors in variants])
         strengths = (0.0, *levels, stage.eps[len(stage.eps) // 2])
         for kind, strength in zip(names, strengths, strict=True):
-            conditions += [Condition(encoder_name, at.tap, int(r), kind, strength) for r in rows[: stage.paint]]
+            conditions += [Condition(encoder_name, at.tap, int(r), kind, strength) for r in rows[first]]
     put_conditions(out, conditions, painted, digits(stage, inputs))
     encoders = {tap_id.partition(":")[0]: at.encoder for tap_id, at in taps.items()}
     about = {

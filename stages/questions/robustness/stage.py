@@ -30,14 +30,14 @@ class Attacked(AskStage):
     """
 
     name: ClassVar[str] = "attacked"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     bitwise: ClassVar[bool] = False
     gpu: ClassVar[bool] = True
 
     count: PositiveInt = 128
     """Source images, drawn from the held-out ones."""
     paint: PositiveInt = 4
-    """Sources that are also painted."""
+    """Sources that are also painted, of which the classes of the dataset take turns."""
     eps: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.25, 0.5, 1.0, 2.0)
     """Largest change of a pixel, in 255ths of full intensity, ascending. Finding iii is judged at the middle one."""
     large: PositiveFloat = 8.0

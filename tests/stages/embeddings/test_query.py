@@ -147,6 +147,16 @@ def test_neighbours_are_those_of_float64(
     assert found.column("rank").to_pylist() == [*range(5)] * 7
 
 
+def test_rows_from_far_are_those_from_near_in_any_order_and_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, images, plain = written()
+    rows = [299, 0, 127, 128, 0, 130, 255, 256]
+    near = TapTable("mine:projector", table, images).numpy(rows)
+    monkeypatch.setattr(table, "far", True, raising=True)
+    far = TapTable("mine:projector", table, images).numpy(rows)
+    np.testing.assert_array_equal(near, plain[rows])
+    np.testing.assert_array_equal(far, plain[rows])
+
+
 def test_neighbours_are_right_where_float32_cannot_tell_them_apart_and_over_many_blocks() -> None:
     generator = np.random.Generator(np.random.Philox(3))
     x = (1000 + 0.01 * generator.standard_normal((500, 8))).astype(np.float32)

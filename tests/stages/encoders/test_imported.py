@@ -84,6 +84,34 @@ def test_a_vision_transformer_of_timm_gives_what_timm_gives(vit: tuple[str, Any]
         np.testing.assert_allclose(given[tap], vectors.numpy(), rtol=1e-4, atol=1e-5, err_msg=tap)
 
 
+@torch.no_grad()
+def test_the_last_blocks_of_timm_are_combined_as_its_intermediate_layers(vit: tuple[str, Any]) -> None:
+    blocks = ["blocks.2", "blocks.3", "blocks.4"]
+    taps = {
+        "tokens": {"layers": blocks, "pool": "cls"},
+        "patches": {"layers": blocks, "combine": "sum", "pool": "mean"},
+    }
+    found = encoder(imported(**fields(vit, taps=taps)))
+    assert found.taps == {"backbone": 64, "tokens": 64, "patches": 64}
+    given, x = found.embed(IMAGES), normalised(IMAGES, found)
+    layers = vit[1].get_intermediate_layers(x, n=[2, 3, 4], return_prefix_tokens=True)
+    tokens = torch.stack([prefix[:, 0] for _, prefix in layers]).mean(0)
+    patches = torch.stack([patch.mean(1) for patch, _ in layers]).sum(0)
+    np.testing.assert_allclose(given["tokens"], tokens.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(given["patches"], patches.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_layers_of_transformers_are_combined_as_its_hidden_states(folder: Path) -> None:
+    path, network = hf_folder(folder, "vit", VIT_PROCESSOR)
+    layers = [name for name, module in network.named_modules() if type(module).__name__ == "ViTLayer"]
+    assert len(layers) == 2
+    found = encoder(imported(kind="hf", path=str(path), taps={"both": {"layers": layers, "pool": "cls"}}))
+    hidden = network(pixel_values=normalised(IMAGES, found), output_hidden_states=True).hidden_states
+    expected = torch.stack(hidden[1:])[:, :, 0].mean(0)
+    np.testing.assert_allclose(found.embed(IMAGES)["both"], expected.numpy(), rtol=1e-3, atol=1e-4)
+
+
 def _embedded(network: Any, x: torch.Tensor) -> torch.Tensor:
     tokens: torch.Tensor = network._pos_embed(network.patch_embed(x))
     return tokens

@@ -21,7 +21,7 @@ from stages.questions.invariance.stage import Invariance
 from stages.questions.kept import verdicts
 from stages.questions.kept.stage import Kept
 from stages.questions.painted import painting
-from stages.questions.turns import in_turns
+from stages.questions.turns import classes_of, in_turns
 from stages.readers import pixel
 from stages.readers.data import rows_of
 from stages.readers.stage import Probes
@@ -372,7 +372,9 @@ def test_taps_whose_samples_were_not_embedded_are_left_out_and_named(faithfulnes
     assert {tap_id for tap_id, _ in rows(faithfulness, "mrr")} == {"small:backbone", "small:projector"}
 
 
-def test_transforms_are_asked_at_every_strength_and_painted_at_the_middle(transformed: MemoryArtifact) -> None:
+def test_transforms_are_asked_at_every_strength_and_painted_at_the_middle(
+    small: World, transformed: MemoryArtifact
+) -> None:
     asked = read_conditions(transformed)
     assert {c.tap_id for c in asked} == {"small:backbone", "small:projector", "oracle:pixels"}
     assert {c.variant for c in asked} == {"plain", *TRANSFORMS, "own"}
@@ -383,9 +385,17 @@ def test_transforms_are_asked_at_every_strength_and_painted_at_the_middle(transf
     assert moved["transformed"].shape == (len(about["variants"]), 30, 8)
     assert moved["own"].shape == (2, 30, 8)
     vectors = load(transformed.objects["conditions.safetensors"])
-    np.testing.assert_array_equal(vectors["small:backbone"][:3], moved["plain"][:3])
+    first = in_turns(small.artifacts["shards"], np.array(about["rows"]))[:3]
+    np.testing.assert_array_equal(vectors["small:backbone"][:3], moved["plain"][first])
     shown = load(transformed.objects["shown.safetensors"])
     assert shown["small"].shape == (len(TRANSFORMS) + 2, 3, 16, 16, 3)
+
+
+def test_the_sources_that_are_painted_are_of_classes_in_turns(small: World, transformed: MemoryArtifact) -> None:
+    painted = list(dict.fromkeys(c.source_row for c in read_conditions(transformed)))
+    assert painted != json.loads(transformed.objects["transforms.json"])["rows"][:3]
+    _, classes = classes_of(small.artifacts["shards"], painted)
+    assert len(set(classes)) == 3
 
 
 def test_r_grows_with_strength_and_references_stand_beside_it(invariance: MemoryArtifact) -> None:

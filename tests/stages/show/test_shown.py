@@ -1,21 +1,24 @@
 """Shown images: their samples, how near these come, and the picture and the page of them."""
 
+import json
 import re
 
 import numpy as np
 import pytest
 
+from stages.decoder.format import CARD
 from stages.decoder.stage import Decoder
 from stages.embeddings.format import open_table
+from stages.embeddings.stage import Embeddings
 from stages.encoders.oracle import OracleEncoder
-from stages.encoders.spec import Architecture, EncoderSpec, Oracle, Untrained
+from stages.encoders.spec import Architecture, EncoderSpec, Oracle, Pretrained, Untrained
 from stages.errors import InputError
 from stages.images.image_file import decode
 from stages.images.pixels import encode_png
 from stages.samples.paint import painter
 from stages.samples.stage import Samples
 from stages.show.shown import Material, Networks, Shown, show
-from tests.artifacts import run_stage
+from tests.artifacts import MemoryArtifact, run_stage
 from tests.stages.decoder.small import NETWORK, TRAINING, scenes
 
 STAGE = Samples(per_source=3, steps=3)
@@ -85,6 +88,25 @@ def test_an_unknown_tap_or_one_that_reads_no_pixels_is_refused_with_those_that_a
     for tap in ("oracle:attributes", "oracle:pixles"):
         with pytest.raises(InputError, match=rf"expected taps that read pixels, oracle:pixels; found {tap}"):
             show({"grey": GREY}, Networks(study, "cpu"), [tap], painter(STAGE))
+
+
+def test_only_the_networks_of_the_named_taps_are_loaded(study: Material) -> None:
+    """The other encoder's artifact and the extension's weights are not there at all."""
+    small = Untrained(architecture=Architecture(widths=(4, 8), blocks=(1, 1), projector=(8, 4)))
+    table = run_stage(Embeddings(encoder=small), {"images": study.shards})
+    card = json.loads(study.decoders[0].read(CARD)) | {"taps": {"absent:backbone": 8}}
+    more = Material(
+        [*study.decoders, MemoryArtifact({CARD: json.dumps(card).encode()})],
+        {**study.specs, "absent": Pretrained()},
+        {},
+        {**study.embeddings, "absent": table},
+        study.shards,
+        scaled=False,
+    )
+    (tap,) = show({"grey": GREY}, Networks(more, "cpu"), ["oracle:pixels"], painter(STAGE)).taps
+    np.testing.assert_array_equal(tap.samples, shown(study, {"grey": GREY}).taps[0].samples)
+    with pytest.raises(InputError, match="encoder's artifact"):
+        show({"grey": GREY}, Networks(more, "cpu"), ["absent:backbone"], painter(STAGE))
 
 
 def test_the_picture_has_a_row_for_each_tap_of_each_image(study: Material) -> None:

@@ -20,6 +20,7 @@ from stages.questions.format import Row, load_rows, read_conditions
 from stages.questions.robustness.ask import _method
 from stages.questions.robustness.section import section
 from stages.questions.robustness.stage import Attacked, Robustness
+from stages.questions.turns import in_turns
 from tests.artifacts import MemoryArtifact, run_stage
 from tests.stages.questions.painters import EVERYTHING, World, encoder, world
 
@@ -81,9 +82,12 @@ def test_networks_are_attacked_at_every_tap_and_oracles_are_left_out_and_named(a
         "correct": (5, 20),
     }
     vectors = load(asked.conditions.objects["conditions.safetensors"])["small:backbone"]
-    np.testing.assert_array_equal(vectors[:2], tensors["plain"][:2])
-    np.testing.assert_array_equal(vectors[4:6], tensors["pgd"][1, :2])
-    np.testing.assert_array_equal(vectors[-2:], tensors["signs"][1, :2])
+    sources = np.array(json.loads(asked.conditions.objects["attacks.json"])["rows"])
+    first = in_turns(asked.study.artifacts["shards"], sources)[:2]
+    assert [c.source_row for c in conditions[:2]] == sources[first].tolist() != sources[:2].tolist()
+    np.testing.assert_array_equal(vectors[:2], tensors["plain"][first])
+    np.testing.assert_array_equal(vectors[4:6], tensors["pgd"][1, first])
+    np.testing.assert_array_equal(vectors[-2:], tensors["signs"][1, first])
 
 
 def test_movement_grows_with_eps_and_an_attack_moves_more_than_random_signs(asked: Asked) -> None:
