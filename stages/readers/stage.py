@@ -26,7 +26,8 @@ class Readers(Gang):
     max_ranks: ClassVar[int | None] = 1
 
     size: PositiveInt = 32
-    """Side of the images that are read, pixels: the decoder's."""
+    """Side at which images are read, pixels. Samples and sources of another size are resized to it, also where the decoder
+    paints larger ones; train images at this size are held in memory."""
     widths: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] = (24, 48, 96, 128)
     """Channels of each resolution."""
     num_images: PositiveInt = 64_000
@@ -115,7 +116,7 @@ class Probes(Stage):
     bitwise: ClassVar[bool] = False
 
     size: PositiveInt = 32
-    """Side of the images whose pixel attributes are read, pixels: the decoder's."""
+    """Side of the images whose pixel attributes are read, pixels: that of the readers."""
     epochs: PositiveInt = 16
     """At most; training stops earlier where nothing gets better."""
     limit: PositiveInt = 20_000
