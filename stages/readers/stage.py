@@ -26,8 +26,8 @@ class Readers(Gang):
     max_ranks: ClassVar[int | None] = 1
 
     size: PositiveInt = 32
-    """Side at which images are read, pixels. Samples and sources of another size are resized to it, also where the decoder
-    paints larger ones; train images at this size are held in memory."""
+    """Side at which images are read, pixels. Samples and sources of another size are resized to it, also where the
+    decoder paints larger ones. Train images at this size are held in memory."""
     widths: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] = (24, 48, 96, 128)
     """Channels of each resolution."""
     num_images: PositiveInt = 64_000

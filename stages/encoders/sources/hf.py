@@ -274,6 +274,9 @@ def _framed(processor: Any) -> Preprocessing | None:
     plain = of("do_resize") and of("do_rescale") and scale in ((1, 2) if offset else (1,))
     if not plain or of("resample") is None or height != size.get("width") or len(set(crop.values())) > 1:
         return None
+    if crop and "height" not in crop:
+        return None
+    framing: dict[str, int | bool | None]
     if shorter is not None and type(processor).__name__.startswith("Levit"):
         framing = {"size": crop.get("height", shorter), "resize": int(LEVIT_MARGIN * shorter)}
     elif shorter is not None and of("crop_pct") is not None and crop:
@@ -288,6 +291,10 @@ def _framed(processor: Any) -> Preprocessing | None:
     elif shorter is None and height is not None:
         framing = {"size": crop.get("height", height), "resize": height, "squash": True}
     else:
+        return None
+    side, resize = framing["size"], framing["resize"]
+    if side is None or (resize is not None and resize < side):
+        # A cut that is larger than the image: the processor pads it.
         return None
     mean, std = (_three(of("image_mean")), _three(of("image_std"))) if of("do_normalize") else ((0.0,) * 3, (1.0,) * 3)
     # EfficientNet's processor may divide a second time.

@@ -151,6 +151,8 @@ GIVEN = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
         VIT_PROCESSOR | {"size": {"height": 32, "width": 24}},
         VIT_PROCESSOR | {"rescale_factor": 1.0},
         {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 40}, "do_center_crop": False},
+        {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 28}, "crop_size": 32},
+        {"image_processor_type": "BridgeTowerImageProcessor", "size": {"shortest_edge": 40}, "do_center_crop": True},
     ],
 )
 def test_a_model_without_a_preprocessing_that_is_known_asks_the_study_for_one(processor: Any, tmp_path: Path) -> None:
