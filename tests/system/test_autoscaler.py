@@ -79,6 +79,8 @@ def test_a_run_on_a_cluster_without_a_worker_gets_one_by_what_it_asks_for() -> N
             os.environ
             | ENVIRONMENT
             | {
+                # The machines that the head starts must find the functions of the parts.
+                "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
                 "AUTOSCALER_UPDATE_INTERVAL_S": "1",
                 "RAY_FAKE_CLUSTER": "1",
                 "RAY_enable_autoscaler_v2": "1",
