@@ -23,7 +23,7 @@ class Kept(Question):
     """
 
     name: ClassVar[str] = "kept"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads."""
 

@@ -36,7 +36,8 @@ THRESHOLDS = (
     f"{POWER_MIN:g} of a planted attribute, fixed - kept is within {EFFECT_MIN:g} of 0, the samples are faithful, and "
     f"kept rose by less than {EFFECT_MIN:g} over the last half of training. "
     f"DECODER LIMIT: lower bound of the probe at least {KEPT_MIN:g}, upper bound of kept / ceiling below it. "
-    "PARTLY: the rest. Bounds are those of 95 % intervals."
+    f"PARTLY: upper bound of kept / ceiling or of the probe above {LOST_MAX:g}. Where both are below and something "
+    "else is missing for LOST, it is CANNOT TELL. Bounds are those of 95 % intervals."
 )
 """The rules as they are printed."""
 
@@ -95,8 +96,10 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
         return "PARTLY", f"{_capital(bounds)}: neither kept (from {KEPT_MIN:g}) nor lost (to {LOST_MAX:g})."
     if broken := _broken(e):
         return "CANNOT TELL", f"{_capital(bounds)}, but {'; '.join(broken)}."
+    if e.probe is not None and not probe_high <= LOST_MAX:
+        return "PARTLY", f"{_capital(bounds)}, but it is not lost: the probe reads {_between(e.probe)}."
     if doubts := _doubts(e):
-        return "PARTLY", f"{_capital(bounds)}, but it is not shown to be lost: {'; '.join(doubts)}."
+        return "CANNOT TELL", f"{_capital(bounds)}, but it is not shown to be lost: {'; '.join(doubts)}."
     probe = f"the probe reads only {_between(e.probe)}"
     return "LOST", f"{_capital(bounds)}, {probe}, the samples are faithful, kept no longer rose."
 
@@ -126,12 +129,10 @@ def _broken(e: Evidence) -> list[str]:
 
 
 def _doubts(e: Evidence) -> list[str]:
-    """What speaks against LOST, apart from kept itself."""
+    """Why it is not known whether an attribute is lost that neither the samples nor the probe shows."""
     doubts = []
     if e.probe is None:
         doubts.append("no probe was trained")
-    elif not e.probe[1] <= LOST_MAX:
-        doubts.append(f"the probe reads {_between(e.probe)}")
     if e.nearness is None:
         doubts.append("the samples were not embedded")
     elif not e.nearness < 1.0:
