@@ -131,11 +131,11 @@ def test_a_run_whose_room_another_still_uses_waits_for_it_without_spinning(monke
     found.want(busy, 1, True)
     assert found.grow(busy) is not None
     found.want(busy, 1, False)
-    looks: list[float] = []
-    claim = Claim("conditions", order=1, halted=lambda: len(looks) > 3)
+    refreshed: list[float] = []
+    claim = Claim("conditions", order=1, halted=lambda: len(refreshed) > 3)
     pool = found.open_pool(claim, False)
     assert pool.grant == 1
     calls = CallQueue("ray", Retries(), iter([Call("only", "stages.nothing", {})]), None)
     begun = time.monotonic()
-    CallRun(found, pool, lambda: looks.append(time.monotonic()), calls, lambda outcome: None).go()
-    assert looks[-1] - begun > 2 * SOON_SECONDS
+    CallRun(found, pool, lambda: refreshed.append(time.monotonic()), calls, lambda outcome: None).go()
+    assert refreshed[-1] - begun > 2 * SOON_SECONDS

@@ -24,7 +24,7 @@ TestHistory.settings = settings(
 
 @pytest.fixture
 def history() -> Iterator[History]:
-    """A history that a test tells itself, after a first run."""
+    """A history of given steps, after a first run."""
     history = History()
     history.begin("one")
     yield history
