@@ -116,6 +116,6 @@ def _painter(
         from stages.explorer.asked import painted
 
         networks, show = shower()
-        return painted(show({"image": image}, ())) if networks.decoder_of else {}
+        return painted(show({"image": image}, ())) if networks.readable else {}
 
     return paint

@@ -114,12 +114,6 @@ class Networks:
         self._encoders: dict[str, Encoder] = {}
 
     @property
-    def names(self) -> list[str]:
-        """The encoders that have a tap which is painted."""
-        used = {tap_id.partition(":")[0] for tap_id in self.decoder_of}
-        return [name for name in self.study.specs if name in used]
-
-    @property
     def readable(self) -> list[str]:
         """The painted taps that read pixels, by the tables of embeddings: no encoder is loaded for it."""
         study = self.study
