@@ -113,6 +113,10 @@ class Estimate:
     """Of an encoder: widths of its taps together; None for all else."""
     size: int | None = None
     """Of a decoder: side of the images that it paints, pixels; None for all else."""
+    image_bytes: float | None = None
+    """Of a listing: bytes of one of its images in the mean; None for all else."""
+    drawing_seconds: float = 0.0
+    """Of a listing: seconds of one CPU to draw one of its images; 0 where they are read."""
     precision: Literal["bfloat16", "float32"] = "float32"
     """What its networks take most of the seconds in, on a device that is fast in bfloat16."""
     warnings: tuple[str, ...] = ()

@@ -1,9 +1,11 @@
 """What a dataset's own columns say of its images: attributes by declaration, and which images are held out."""
 
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -18,11 +20,16 @@ if TYPE_CHECKING:
 CLASS_LIMIT = 30_000
 """Different values above which a column is taken for an id or a text and for no class."""
 
-UNDEFINED = frozenset({"", "#n/a", "n/a", "na", "nan", "null"})
+UNDEFINED = frozenset({"", "#n/a", "#na", "<na>", "n/a", "na", "nan", "nat", "null"})
 """Texts, in lower case, that are no class but say that there is none."""
 
 TEXT_LIMIT = 200
 """Letters of the name of a class."""
+
+_NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
+"""Letters that no text has: control characters, as where the bytes of a number are read as one, and surrogates."""
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class Column(BaseModel):
@@ -66,13 +73,23 @@ class Split(BaseModel):
     """Values of train images; none: all others."""
 
     def of(self, value: str | None, where: str) -> Literal["train", "heldout"]:
-        """Train or held out, by the column's value or the file's name. Raises InputError for a value nobody named."""
+        """Train or held out, by the column's value or the file's name; blanks around a value do not count.
+
+        Raises InputError for a value nobody named, and for one that differs in case alone from one of a held-out image.
+        """
+        if self.column is not None and value is not None:
+            value = value.strip()
         if self._names(self.heldout, value):
             return "heldout"
-        if not self.train or self._names(self.train, value):
+        alike = self.column is not None and value is not None and value.casefold() in map(str.casefold, self.heldout)
+        if self._names(self.train, value) or not (self.train or alike):
             return "train"
         kind = "the file" if self.column is None else f"{self.column}:"
         value = None if value is None else value.encode("utf-8", "backslashreplace").decode()
+        if alike:
+            raise InputError(
+                f"one spelling of {', '.join(self.heldout)}", f"{kind} {value} in {where}", "Name it in `heldout`, too."
+            )
         raise InputError(
             f"`split` to say where every image belongs, by {', '.join((*self.train, *self.heldout))}",
             f"{kind} {value} in {where}",
@@ -127,12 +144,11 @@ class Declared:
             return None
         if self.kind == "class":
             return self._class_of(found)
-        if isinstance(found, str | bytes) or not isinstance(found, int | float):
+        if isinstance(found, str) and class_name(found) is None:
+            return None
+        number = _number(found)
+        if number is None:
             raise ValueError(f"{self.column} is no number but {_shown(found)}")
-        try:
-            number = float(found)
-        except OverflowError:
-            number = math.inf
         if not math.isfinite(number):
             raise ValueError(f"{self.column} is infinite")
         if self.kind == "scalar":
@@ -145,8 +161,10 @@ class Declared:
             return "true" if found else "false"
         if isinstance(found, str) and self.classes is not None and found in self.classes:
             return found
-        text = str(found) if isinstance(found, int) else found
-        if isinstance(text, str) and len(text) <= TEXT_LIMIT and not any("\ud800" <= c <= "\udfff" for c in text):
+        # A column of whole numbers of which some are missing is often stored as fractions.
+        whole = isinstance(found, int) or (isinstance(found, float | Decimal) and found == found // 1)
+        text = str(int(found)) if whole else found
+        if isinstance(text, str) and len(text) <= TEXT_LIMIT and not _NO_TEXT.search(text):
             return class_name(text)
         raise ValueError(f"{self.column} is no class but {_shown(found)}")
 
@@ -157,14 +175,25 @@ def class_name(text: str) -> str | None:
     return None if text.lower() in UNDEFINED else text
 
 
+def _number(found: Any) -> float | None:
+    """A number, or a text that is one, as a float; None for anything else."""
+    text = isinstance(found, str) and _NUMBER.fullmatch(found.strip()) is not None
+    if not text and not isinstance(found, int | float | Decimal):
+        return None
+    try:
+        return float(found)
+    except OverflowError:
+        return math.inf
+
+
 def kind_of(column: str, found: "pa.DataType") -> Literal["class", "scalar"]:
     """What a column of this type is. Raises InputError where the type does not say."""
     import pyarrow.types as types
 
     kind = found.value_type if types.is_dictionary(found) else found
-    if types.is_boolean(kind) or types.is_string(kind) or types.is_large_string(kind):
+    if types.is_boolean(kind) or types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return "class"
-    if types.is_floating(kind):
+    if types.is_floating(kind) or types.is_decimal(kind):
         return "scalar"
     remedy = "Leave it out of `columns`."
     if types.is_integer(kind):

@@ -48,10 +48,14 @@ class Wanted:
 
 @dataclass
 class Notes:
-    """What a file holds besides: members that are no images, and names of columns that could be taken."""
+    """What a file holds besides: members that are no images, and names of columns that could be taken.
+
+    `unread`: columns, or endings of the members of samples, that are not read, though not even a label is.
+    """
 
     passed_over: PassedOver = field(default_factory=PassedOver)
     columns: set[str] = field(default_factory=set)
+    unread: set[str] = field(default_factory=set)
 
 
 class FileReader(ABC):

@@ -1,7 +1,9 @@
-"""What a table beside a folder says of its images: a CSV or Parquet file with a row for each, found by its name."""
+"""What a table beside a folder says of its images: a row for each, found by its name."""
 
+import codecs
+import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +25,13 @@ if TYPE_CHECKING:
 NAMED_VALUES = 10
 """Values of a column that a message names."""
 
+_OTHERS = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "a zip archive, as a workbook of Excel is",
+    b"\xd0\xcf\x11\xe0": "a workbook of Excel",
+}
+"""How files begin that are often taken for tables."""
+
 
 @dataclass(frozen=True)
 class TableLabels:
@@ -38,12 +47,12 @@ class TableLabels:
 
 
 class LabelTable(BaseModel):
-    """A CSV or Parquet file with a row for each image of a folder."""
+    """A CSV, a file with a record of JSON in each line, or Parquet, with a row for each image of a folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: Annotated[str, Field(min_length=1), Unkeyed("its content is known by its digest")]
-    """`.csv` or `.parquet`, by path or fsspec URL."""
+    """`.csv`, `.jsonl` or `.parquet`, by path or fsspec URL."""
     name: str = "file_name"
     """The column with the image's path below the folder."""
     columns: Annotated[Columns, Field(default_factory=dict)]
@@ -75,15 +84,25 @@ class LabelTable(BaseModel):
         import pyarrow.compute as pc
 
         table = self._read()
-        for column in (self.name, *self.columns, *([self.split.column] if self.split and self.split.column else [])):
+        for column in (self.name, *sorted(self._wanted() - {self.name})):
             if column not in table.column_names:
                 raise InputError(
                     f"a column {column} in {self.url}",
                     f"the columns {', '.join(table.column_names)}",
                     "Correct the name in the study.",
                 )
-        table = table.filter(pc.is_valid(table.column(self.name)))
-        keys = table.column(self.name).cast(pa.string()).combine_chunks()
+        # pyarrow cannot choose rows of views.
+        cells = {name: table.column(name) for name in self._wanted()}
+        table = pa.table({n: c.cast(pa.string()) if pa.types.is_string_view(c.type) else c for n, c in cells.items()})
+        try:
+            paths = table.column(self.name).cast(pa.string())
+        except pa.ArrowException as error:
+            kind = str(table.column(self.name).type)
+            raise InputError(
+                f"paths in the column {self.name} of {self.url}", kind, "Name another as `name`."
+            ) from error
+        named = pc.not_equal(pc.fill_null(pc.utf8_trim_whitespace(paths), ""), "")
+        table, keys = table.filter(named), paths.filter(named).combine_chunks()
         if pc.count_distinct(keys).as_py() != len(keys):
             twice = next(e["values"] for e in keys.value_counts().to_pylist() if e["counts"] > 1)
             raise InputError(f"one row for each name in {self.url}", f"{twice} twice", "Take one of both rows away.")
@@ -100,7 +119,11 @@ class LabelTable(BaseModel):
                 "Write paths below the folder, with / and with the ending, or lower `min_matched`.",
             )
         if matched < len(names):
-            notes.append(f"{matched} of {len(names)} images have a row in {self.url}; the others have no values")
+            others = "no values" if self.split is None else "no values, and are train images"
+            notes.append(f"{matched} of {len(names)} images have a row in {self.url}; the others have {others}")
+        if rows_matched < len(keys):
+            self._check_spellings(names, keys, set(found.to_pylist()))
+            notes.append(f"{len(keys) - rows_matched} of {len(keys)} rows of {self.url} name no image")
         attributes, values = [], {}
         for name, wanted in sorted(self.columns.items()):
             attribute, numbers = self._attribute(name, wanted, table.column(name), found, names)
@@ -114,12 +137,32 @@ class LabelTable(BaseModel):
                 for value, name in zip(cells, names, strict=True)
             ]
             heldout = np.array([side == "heldout" for side in sides], dtype=np.bool_)
+            blank = sum(
+                side == "train" and not str("" if cell is None else cell).strip()
+                for cell, side in zip(cells, sides, strict=True)
+            )
+            if blank > found.null_count:
+                notes.append(
+                    f"{blank - found.null_count} images have no value of {self.split.column} in {self.url}, and are "
+                    "train images"
+                )
             if not heldout.any():
                 raise self.split.nothing_held_out(self.url, sorted({str(cell) for cell in cells})[:NAMED_VALUES])
         for attribute in attributes:
             if undefined := int(np.isnan(values[attribute.name]).sum()) - (len(names) - matched):
                 notes.append(f"{undefined} images have no value of {attribute.name}: it is blank or NA in {self.url}")
         return TableLabels(tuple(attributes), values, heldout, tuple(notes))
+
+    def _check_spellings(self, names: Sequence[str], keys: "pa.StringArray", matched: Set[int | None]) -> None:
+        """Raises InputError where a row that is no image's names one that another row names, in other spelling."""
+        images = {_plain(name): name for name in names}
+        for row, key in enumerate(keys.to_pylist()):
+            if row not in matched and _plain(key) in images:
+                raise InputError(
+                    f"one row for each image in {self.url}",
+                    f"{key!r} beside another row of {images[_plain(key)]}",
+                    "Take one of both rows away.",
+                )
 
     def _attribute(
         self, name: str, column: Column, cells: "pa.ChunkedArray", found: "pa.Array", names: Sequence[str]
@@ -144,48 +187,94 @@ class LabelTable(BaseModel):
 
     def _read(self) -> "pa.Table":
         import pyarrow as pa
-        import pyarrow.csv as csv
 
         files, path = open_url(self.url)
+        expected = f"a CSV, lines of JSON or Parquet at {self.url}"
         try:
             content = files.cat_file(path)
         except FileNotFoundError as error:
             raise InputError(f"a table at {self.url}", "nothing", "Correct `url` of the table.") from error
-        data = pa.BufferReader(content)
+        except (IsADirectoryError, PermissionError) as error:
+            found = "a folder" if isinstance(error, IsADirectoryError) else "no permission to read it"
+            raise InputError(expected, found, "Correct `url` of the table.") from error
+        for start, kind in _OTHERS.items():
+            if content.startswith(start):
+                raise InputError(expected, kind, "Unpack it, or save it as a CSV.")
         packed = path.lower().endswith((".parquet", ".pq"))
         if not packed:
-            try:
-                content.decode("utf-8")
-            except UnicodeDecodeError as error:
-                line = content.count(b"\n", 0, error.start) + 1
-                raise InputError(
-                    f"a CSV in UTF-8 at {self.url}", f"a byte of another encoding in line {line}", "Save it as UTF-8."
-                ) from error
+            _check_encoding(content, self.url)
         try:
             if packed:
-                return table_from(data)
-            parse = csv.ParseOptions(newlines_in_values=True)
-            table = csv.read_csv(data, parse_options=parse)
-            # Codes stay as they are written: as numbers, 01 and 1 would be one class, and no file 007.
-            as_written = {self.name, *(name for name, column in self.columns.items() if column.kind == "class")}
-            as_written |= {self.split.column} if self.split is not None and self.split.column is not None else set()
-            types = pa.types
-            texts = {
-                name: pa.string()
-                for name in as_written & set(table.column_names)
-                if types.is_integer(kind := table.schema.field(name).type) or types.is_temporal(kind)
+                table = table_from(pa.BufferReader(content))
+            else:
+                table = self._of_json(content) if _is_json(content) else self._of_csv(content)
+        except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
+            text = " ".join(str(error).split())[:200]
+            raise InputError(expected, text, "Write it anew.") from error
+        if twice := [name for name in sorted(self._wanted()) if table.column_names.count(name) > 1]:
+            raise InputError(f"one column {twice[0]} in {self.url}", "several", "Rename all but one of them.")
+        return table
+
+    def _wanted(self) -> set[str]:
+        """The columns that are read."""
+        return {self.name, *self.columns} | ({self.split.column} if self.split and self.split.column else set())
+
+    def _of_json(self, content: bytes) -> "pa.Table":
+        """A record of JSON in each line, or a list of records. Raises ValueError where there is anything else."""
+        import pyarrow as pa
+
+        content = content.removeprefix(codecs.BOM_UTF8).lstrip()
+        listed = content.startswith(b"[")
+        records = json.loads(content) if listed else [json.loads(line) for line in content.splitlines() if line.strip()]
+        if not all(isinstance(record, dict) for record in records):
+            raise ValueError("a line that is no record of JSON")
+        wanted = self._wanted()
+        return pa.table(
+            {
+                name: pa.array([record.get(name) if name in wanted else None for record in records])
+                for name in dict.fromkeys(name for record in records for name in record)
             }
-            if not texts:
-                return table
+        )
+
+    def _of_csv(self, content: bytes) -> "pa.Table":
+        """Cells are parted by that one of comma, semicolon, tab and bar which gives the column of names."""
+        import pyarrow as pa
+        import pyarrow.csv as csv
+
+        header = content.removeprefix(codecs.BOM_UTF8).splitlines()[0].decode() if content.strip() else ""
+        fitting = (d for d in ",;\t|" if self.name in (cell.strip().strip('"') for cell in header.split(d)))
+        parse = csv.ParseOptions(newlines_in_values=True, delimiter=next(fitting, ","))
+        table = csv.read_csv(pa.BufferReader(content), parse_options=parse)
+        # Codes stay as they are written: as numbers, 01 and 1 would be one class, and no file 007.
+        classes = {name for name, column in self.columns.items() if column.kind == "class"}
+        as_written = self._wanted() - self.columns.keys() | classes
+        texts = {
+            field.name: pa.string()
+            for field in table.schema
+            if field.name.strip() in as_written
+            and not (pa.types.is_boolean(field.type) and field.name.strip() in classes)
+            and table.column_names.count(field.name) == 1
+        }
+        if texts:
             convert = csv.ConvertOptions(column_types=texts, include_columns=list(texts))
-            data.seek(0)
-            written = csv.read_csv(data, parse_options=parse, convert_options=convert)
+            written = csv.read_csv(pa.BufferReader(content), parse_options=parse, convert_options=convert)
             for name in texts:
                 table = table.set_column(table.column_names.index(name), name, written.column(name))
-            return table
-        except (pa.ArrowException, OSError) as error:
-            text = " ".join(str(error).split())[:200]
-            raise InputError(f"a CSV or Parquet file at {self.url}", text, "Write it anew.") from error
+        return table.rename_columns([name.strip() for name in table.column_names])
+
+
+def _is_json(content: bytes) -> bool:
+    return content.removeprefix(codecs.BOM_UTF8).lstrip().startswith((b"{", b"["))
+
+
+def _check_encoding(content: bytes, url: str) -> None:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"a CSV in UTF-8 at {url}", f"a byte of another encoding in line {line}", "Save it as UTF-8."
+        ) from error
 
 
 def _rows_of(names: Sequence[str], keys: "pa.StringArray") -> "pa.Array":

@@ -61,6 +61,7 @@ class ParquetReader(FileReader):
     def read(self, info: FileInfo, notes: Notes) -> Iterator[Found]:
         table = self._opened(info)
         notes.columns |= table.others
+        notes.unread |= table.others if self._source.columns is None else set()
         split = self._source.split
         by_column = split.column if split is not None else None
         read = sorted({declared.column for declared in table.declared} | ({by_column} if by_column else set()))
@@ -209,8 +210,10 @@ class _ParquetFile:
             if len(fitting) != 1:
                 raise ValueError(f"{column} is {value[:40]!r}, none of the {len(names)} named classes")
             return fitting[0]
-        if value == -1:
+        if value == -1 or value != value:
             return None
+        if isinstance(value, float) and value == value // 1:
+            value = int(value)
         if not isinstance(value, int) or not 0 <= value < len(names):
             raise ValueError(f"{column} is {value}, of {len(names)} named classes")
         return names[value]
@@ -304,7 +307,12 @@ class _ParquetFile:
     def _class_names(self, column: str) -> tuple[str, ...] | None:
         feature = self._features.get(column, {})
         names = feature.get("names") if feature.get("_type") == "ClassLabel" else None
-        return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return None
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise damaged(self.info.name, f"a name of its own for each class of {column}", f"{twice} twice")
+        return tuple(names)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -340,7 +348,10 @@ def _features(schema: "pa.Schema") -> dict[str, dict[str, Any]]:
 def _may_hold_images(kind: "pa.DataType") -> bool:
     import pyarrow.types as types
 
+    if types.is_dictionary(kind):
+        return _may_hold_images(kind.value_type)
     if types.is_struct(kind):
         index = kind.get_field_index("bytes")
         return index >= 0 and _may_hold_images(kind.field(index).type)
-    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))
+    found = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return bool(found or types.is_fixed_size_binary(kind))

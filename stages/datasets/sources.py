@@ -7,8 +7,10 @@ images each (`stages.datasets.files`), of which nothing is known before they are
 
 import hashlib
 import os
+import re
 import unicodedata
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -24,7 +26,7 @@ from stages.datasets.parquet import ParquetSource
 from stages.datasets.tars import WebdatasetSource
 from stages.errors import InputError
 from stages.external.files import absolute
-from stages.external.passed_over import HIDDEN, PassedOver, hidden, kind_of
+from stages.external.passed_over import PassedOver, hidden, kind_of
 from stages.external.ranges import READERS, Unreadable, open_url, readable, remedy_for
 from stages.images.image_file import ENDINGS, SIGNATURE_BYTES, has_signature
 
@@ -34,8 +36,20 @@ if TYPE_CHECKING:
 
     from stages.datasets.collage import Collage
 
-SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval"})
-"""Folders of these names divide a dataset; they are no classes of it."""
+_PART = (
+    "train|training|val|valid|validation|test|testing|eval|evaluation|dev|held ?out|hold ?out|unlabell?ed"
+    "|entrenamiento|prueba|validacion|entrainement|apprentissage|treino|teste|validacao|validierung"
+)
+SPLITS = re.compile(f"({_PART})( ?(set|data|images?|imgs?|split))*")
+"""Names of folders, as words (`_words`), that divide a dataset and are no classes of it."""
+
+_PARTS = re.compile(rf"\b({_PART}|tr|ts)\b")
+"""A part of a dataset among the words of a longer name, as in `imagesTr`."""
+
+_WORD = re.compile(r"[a-z]+|[A-Z]+(?![a-z])|[A-Z][a-z]*")
+
+NAMED_FOLDERS = 5
+"""Folders that a message names."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,8 @@ class Catalogue:
     """Folders directly below the source of which no file is read."""
     labels: TableLabels | None = None
     """Attributes and split that do not follow from the images alone."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what the source leaves open."""
 
     def digest(self, start: int, stop: int) -> str:
         """Short digest of what is known of rows start … stop - 1."""
@@ -150,7 +166,7 @@ class FolderSource(BaseModel):
                 with_images.add(top)
             else:
                 passed_over.add(kind, readable(name))
-                if kind != HIDDEN:
+                if not hidden(top):
                     without.add(top)
         if not names:
             kinds = ", ".join(f"{count} x {ending}" for ending, count in passed_over.counts.most_common(5))
@@ -159,7 +175,11 @@ class FolderSource(BaseModel):
                 f"none, and {passed_over.counts.total()} other files{f' ({kinds})' if kinds else ''}",
                 remedy_for(passed_over.counts) or "Name the folder that holds the images.",
             )
-        attributes: tuple[Attribute, ...] = (self._classes(names),) if self.labels == "folders" else ()
+        attributes: tuple[Attribute, ...] = ()
+        notes: list[str] = []
+        if self.labels == "folders":
+            classes, notes = self._classes(names)
+            attributes = (classes,)
         labels = None
         if self.table is not None:
             labels = self.table.of(names, self.url)
@@ -168,8 +188,9 @@ class FolderSource(BaseModel):
                     "one attribute `class`", "a column of that name and folders of classes", "Set `labels: none`."
                 )
             attributes += labels.attributes
+            notes += labels.notes
         lost = tuple(sorted(without - with_images - {""})) if self.labels == "folders" else ()
-        return Catalogue(names, attributes, sizes, passed_over, lost, labels)
+        return Catalogue(names, attributes, sizes, passed_over, lost, labels, tuple(notes))
 
     def values(
         self, rows: Sequence[int], names: Sequence[str], attributes: Sequence[Attribute]
@@ -224,8 +245,12 @@ class FolderSource(BaseModel):
                 found = "a file" if files.exists(root) else "nothing"
                 raise InputError(f"a folder of images at {self.url}", found, "Correct `url` in the study's dataset.")
             if "file" in _protocols(files):
-                for name, size in _walk(root or "/", "", frozenset()):
-                    yield name, size, _no_image(name, lambda name: _first_bytes(f"{root}/{name}"))
+                for name, kind in _walk(root or "/", "", frozenset()):
+                    if kind == "file":
+                        found = _no_image(name, lambda name: _first_bytes(f"{root}/{name}"))
+                        yield name, _size(f"{root}/{name}"), found
+                    else:
+                        yield name, 0, hidden(name) or kind
                 return
             sizes = {
                 str(path)[len(root) :].lstrip("/"): int(info.get("size") or 0)
@@ -244,7 +269,8 @@ class FolderSource(BaseModel):
                 "Grant it, or copy the folder.",
             ) from error
 
-    def _classes(self, names: Sequence[str]) -> Attribute:
+    def _classes(self, names: Sequence[str]) -> tuple[Attribute, list[str]]:
+        """The attribute `class`, and sentences on what its folders may mean instead."""
         loose = [name for name in names if "/" not in name]
         if loose:
             raise InputError(
@@ -252,15 +278,43 @@ class FolderSource(BaseModel):
                 f"{len(loose)} of {len(names)} images directly in it, such as {readable(loose[0])}",
                 "Move them into class folders, or set `labels: none` to work without classes.",
             )
-        classes = tuple(sorted(set(_spellings({readable(name.split("/")[0]) for name in names}).values())))
-        divided = len(classes) > 1 or any(name.count("/") > 1 for name in names)
-        if divided and {name.lower() for name in classes} <= SPLITS:
+        inside: dict[str, set[str]] = {}
+        flat = False
+        for name in names:
+            top, *deeper, _ = readable(name).split("/")
+            inside.setdefault(top, set()).update(deeper[:1])
+            flat = flat or not deeper
+        classes = tuple(sorted(set(_spellings(inside.keys()).values())))
+        expected = f"a folder per class directly below {self.url}"
+        dividing = _dividing(inside.keys())
+        if dividing and (len(inside) > 1 or any(inside.values())):
+            often = Counter(name for found in inside.values() for name in found)
+            often.update(inside.keys())
+            repeated = [folder for folder in dividing if any(often[name] > 1 for name in inside[folder])]
+            if len(dividing) == len(inside) or repeated:
+                raise InputError(
+                    expected,
+                    f"the folders {', '.join(repeated or dividing)}, which divide a dataset",
+                    "Name one of them as `url` (images are held out by Repscope itself), or set `labels: none`.",
+                )
+        above = os.path.commonpath([readable(name).rpartition("/")[0] for name in names]) if len(inside) == 1 else ""
+        below = {readable(name)[len(above) + 1 :].partition("/")[0] for name in names} if above and not flat else set()
+        if len(below) > 1 and not any(readable(name).rpartition("/")[0] == above for name in names):
             raise InputError(
-                f"a folder per class directly below {self.url}",
-                f"the folders {', '.join(classes)}, which divide a dataset",
-                "Name one of them as `url` (images are held out by Repscope itself), or set `labels: none`.",
+                expected,
+                f"the folder {above} alone, with {', '.join(sorted(below)[:NAMED_FOLDERS])} in it",
+                f"Name {above} as `url`, or set `labels: none`.",
             )
-        return Attribute(name="class", kind="class", classes=classes)
+        shared = sorted(set.intersection(*inside.values()))
+        notes = []
+        if dividing and len(inside) > 1:
+            notes.append(f"{', '.join(dividing)} is taken for a class, as the other folders are")
+        if len(inside) > 1 and not flat and len(shared) > 1:
+            notes.append(
+                f"the folders {', '.join(classes[:NAMED_FOLDERS])} are the classes, although all of them have the same "
+                f"folders in them: {', '.join(shared[:NAMED_FOLDERS])}"
+            )
+        return Attribute(name="class", kind="class", classes=classes), notes
 
 
 class CollageSource(BaseModel):
@@ -309,6 +363,15 @@ class CollageSource(BaseModel):
         """Number of images."""
         return self.count
 
+    def drawing_seconds(self) -> float:
+        """Seconds of one CPU to draw one image, with its share of what it takes to read both folders once.
+
+        Measured with the recipe `photos` (docs/results/photos.md) at 64, 112 and 224 pixels.
+        """
+        cutouts, backgrounds, _ = self._material
+        read = sum(cutouts.sizes) + sum(backgrounds.sizes)
+        return 8e-4 + 7.7e-7 * self.size**2 + 1.8e-7 * read / self.count
+
     def catalogue(self) -> Catalogue:
         """All images, named by what they are made of. Raises InputError where the folders do not serve."""
         from stages.datasets.collage import ATTRIBUTES
@@ -324,6 +387,7 @@ class CollageSource(BaseModel):
             (*classes, *ATTRIBUTES),
             passed_over=passed_over,
             without_images=(*cutouts.without_images, *backgrounds.without_images),
+            notes=(*cutouts.notes, *backgrounds.notes),
             labels=TableLabels((), {}, self._heldout(range(self.count))),
         )
 
@@ -472,50 +536,69 @@ def _read_one(folder: FolderSource, name: str) -> bytes:
 
 
 def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def _dividing(folders: Set[str]) -> list[str]:
+    """Those folders, sorted, that divide a dataset by their names. All of them, where each has a word for a part of a
+    dataset in its name and they have different ones, as `seg_train` and `seg_test`.
+    """
+    words = {folder: _words(folder) for folder in folders}
+    parts = [set(_PARTS.findall(" ".join(found))) for found in words.values()]
+    if all(parts) and len(set().union(*parts)) > 1:
+        return sorted(folders)
+    return sorted(folder for folder, found in words.items() if SPLITS.fullmatch(" ".join(found)))
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name, in lower case and without accents or numbers: `trainA-2017` has `train` and `a`."""
+    plain = "".join(letter for letter in unicodedata.normalize("NFD", name) if not unicodedata.combining(letter))
+    return [word.lower() for word in _WORD.findall(plain)]
 
 
 def _spellings(folders: Set[str]) -> dict[str, str]:
-    """The class of each composed name (NFC): folders whose names differ only in how accents are encoded are one class.
+    """The class of each composed name (NFC): folders whose names differ only in how accents are encoded, or in blanks
+    around them, are one class.
 
-    It is spelled as its folder is; where there are several, as the first of them.
+    It is spelled as its folder is; where there are several, as the first of them without such blanks.
     """
-    return {_composed(name): name for name in sorted(folders, reverse=True)}
+    found: dict[str, str] = {}
+    for name in sorted(folders, key=lambda name: (name != name.strip(), name)):
+        found.setdefault(_composed(name), name)
+    return found
 
 
 def _protocols(files: Any) -> tuple[str, ...]:
     return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)
 
 
-def _walk(folder: str, inside: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int]]:
-    """Files below a local folder in the order of their paths; links are followed, but never into a folder that they
-    stand in.
+def _walk(folder: str, inside: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, str]]:
+    """Files below a local folder and their kind, in the order of their paths; links are followed, but never into a
+    folder that they stand in. Kinds other than `file` are not to be opened; a folder's name ends in a slash.
     """
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
-    names = []
+    names = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             # A hidden folder is named and not entered.
             kind = _kind(entry) if not hidden(entry.name) else "file"
-            if kind != "other":
-                # The order of paths is that of the names, where a folder's ends in a slash.
-                names.append(f"{entry.name}/" if kind == "folder" else entry.name)
-    names.sort()
-    for name in names:
-        if name.endswith("/"):
+            # The order of paths is that of the names, where a folder's ends in a slash.
+            names[f"{entry.name}/" if kind == "folder" else entry.name] = kind
+    if not names and inside:
+        yield inside, "empty folder"
+    for name, kind in sorted(names.items()):
+        if kind == "folder":
             yield from _walk(f"{folder}/{name[:-1]}", f"{inside}{name}", above | {here})
         else:
-            yield f"{inside}{name}", _size(f"{folder}/{name}")
+            yield f"{inside}{name}", kind
 
 
 def _no_image(name: str, first_bytes: Callable[[str], bytes]) -> str | None:
     """The kind of a file that is no image by its name, or without an ending by its first bytes; None for an image."""
-    if hidden(name):
-        return HIDDEN
-    kind = kind_of(name)
+    kind = hidden(name) or kind_of(name)
     if kind in ENDINGS or (kind == "no ending" and has_signature(first_bytes(name))):
         return None
     return kind
@@ -536,13 +619,16 @@ def _size(path: str) -> int:
         return 0
 
 
-def _kind(entry: "os.DirEntry[str]") -> Literal["folder", "file", "broken link", "other"]:
-    """What stands there, or what a link leads to. Pipes and devices are `other`: reading one may never end."""
+def _kind(entry: "os.DirEntry[str]") -> Literal["folder", "file", "no plain file"]:
+    """What stands there, or what a link leads to; a link to nothing is a file, which cannot be read.
+
+    Reading a pipe or a device, which are no plain files, may never end.
+    """
     try:
         if entry.is_dir():
             return "folder"
         if entry.is_file():
             return "file"
     except OSError:
-        return "broken link"
-    return "broken link" if entry.is_symlink() else "other"
+        return "file"
+    return "file" if entry.is_symlink() else "no plain file"

@@ -16,7 +16,7 @@ from pydantic import field_validator, model_validator
 from stages.datasets.columns import Declared
 from stages.datasets.files import FileReader, Found, Notes, TableSource, Value, Wanted, damaged
 from stages.errors import InputError
-from stages.external.passed_over import HIDDEN, hidden
+from stages.external.passed_over import hidden
 from stages.external.ranges import FILE_LIMIT_BYTES, Blocks, FileInfo, Spans, Unreadable, readable
 from stages.images.image_file import ENDINGS
 
@@ -37,6 +37,9 @@ ZEROS_BYTES = 2**16
 
 SAMPLED_BYTES = 2**20
 """How much of a tar is read to estimate how many images it holds."""
+
+UNREAD_LIMIT = 50
+"""Endings of members that are not read which are noted."""
 
 BLOCK = 512
 
@@ -137,6 +140,9 @@ class TarReader(FileReader):
         for sample in self._whole_samples(samples(members(file), notes, info.name), info.name):
             image = self._image(sample, info.name)
             if image is not None:
+                if self._source.columns is None and len(notes.unread) < UNREAD_LIMIT:
+                    others = sample.members.keys() - self._read_members - set(IMAGES)
+                    notes.unread |= {f".{readable(ending)}" for ending in others}
                 yield self._found(file, info, sample, image, notes)
                 continue
             if apart := sorted(self._read_members & sample.members.keys()):
@@ -239,7 +245,7 @@ class TarReader(FileReader):
             if member.size > RECORD_LIMIT_BYTES:
                 raise ValueError(f"a .{ending} of {member.size} bytes, more than {RECORD_LIMIT_BYTES}")
             try:
-                text = file.span(member.offset, member.size).decode("utf-8").strip()
+                text = file.span(member.offset, member.size).decode("utf-8-sig").strip()
             except UnicodeDecodeError:
                 raise ValueError(f"a .{ending} that is no UTF-8") from None
             if ending != "json":
@@ -331,8 +337,8 @@ def samples(found: Iterator[Member], notes: Notes, where: str) -> Iterator[Sampl
     """Neighbouring members of one name as samples; hidden files and files without ending are passed over."""
     sample: Sample | None = None
     for member in found:
-        if hidden(member.name):
-            notes.passed_over.add(HIDDEN, f"{where}/{readable(member.name)}")
+        if kind := hidden(member.name):
+            notes.passed_over.add(kind, f"{where}/{readable(member.name)}")
             continue
         key, ending = _ending_of(member.name)
         if not ending:

@@ -12,10 +12,25 @@ KINDS = 6
 """Kinds that a message names."""
 
 HIDDEN = "hidden"
-"""Kind of files and folders whose names begin with a dot, and of those that an operating system leaves behind."""
+"""Kind of files and folders whose names begin with a dot."""
 
-SYSTEM = frozenset({"$recycle.bin", "@eadir", "__macosx", "lost+found", "system volume information", "thumbs.db"})
-"""Names, in lower case, of what a Synology, Windows, macOS or Linux leaves beside a person's own files."""
+LEFTOVER = "left by a system"
+"""Kind of those that an operating system or a tool leaves beside a person's own files; no message names them alone."""
+
+SYSTEM = frozenset(
+    {
+        *("$recycle.bin", "desktop.ini", "ehthumbs.db", "recycler", "system volume information", "thumbs.db"),
+        *("#recycle", "#snapshot", "@eadir", "@tmp", "@__thumb", "@recently-snapshot", "@recycle"),
+        *("__macosx", "lost+found", "network trash folder", "temporary items", ".directory", ".localized", ".nomedia"),
+    }
+)
+"""Names, in lower case, of what Windows, a Synology or a QNAP, macOS or Linux leaves."""
+
+PREFIXES = (
+    *("._", ".@__", ".appledouble", ".cache", ".ds_store", ".fseventsd", ".git", ".ipynb_checkpoints", ".spotlight"),
+    *(".temporaryitems", ".thumb", ".trash"),
+)
+"""How, in lower case, the names of further leftovers begin."""
 
 
 @dataclass
@@ -36,8 +51,8 @@ class PassedOver:
             self.examples[kind] = [*self.examples.get(kind, []), *names][:EXAMPLES]
 
     def sentences(self) -> list[str]:
-        """One sentence for a person; none where nothing but hidden files was passed over."""
-        if not self.counts.keys() - {HIDDEN}:
+        """One sentence for a person; none where nothing but a system's leftovers was passed over."""
+        if not self.counts.keys() - {LEFTOVER}:
             return []
         kinds = sorted(self.counts.items(), key=lambda entry: (-entry[1], entry[0]))
         named = [f"{count} x {kind} ({', '.join(self.examples.get(kind, []))})" for kind, count in kinds[:KINDS]]
@@ -45,9 +60,12 @@ class PassedOver:
         return [f"{self.counts.total()} files or folders are not read, by kind: {', '.join(named)}{more}"]
 
 
-def hidden(name: str) -> bool:
-    """Whether a path below a dataset's folder is of a hidden file, in a hidden folder, or of a system's own."""
-    return any(piece.startswith(".") or piece.lower() in SYSTEM for piece in name.split("/"))
+def hidden(name: str) -> str | None:
+    """The kind of a path below a dataset's folder that is hidden, or a system's leftover, or in such a folder."""
+    pieces = name.lower().split("/")
+    if any(piece in SYSTEM or piece.startswith(PREFIXES) for piece in pieces):
+        return LEFTOVER
+    return HIDDEN if any(piece.startswith(".") for piece in pieces) else None
 
 
 def kind_of(name: str) -> str:

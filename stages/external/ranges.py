@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from stages.contract import External
 from stages.errors import InputError
-from stages.external.passed_over import HIDDEN, PassedOver, hidden, kind_of
+from stages.external.passed_over import PassedOver, hidden, kind_of
 
 FILE_LIMIT_BYTES = 2**28
 """Size above which an image is not read."""
@@ -132,7 +132,7 @@ class FileSet:
         taken = {info.name for info in infos}
         for name, _ in sorted(found):
             if name not in taken and not self._only:
-                self._passed_over.add(HIDDEN if hidden(name) else kind_of(name), readable(name))
+                self._passed_over.add(hidden(name) or kind_of(name), readable(name))
         if not infos:
             raise self._nothing([name for name, _ in (meant or found)])
         return infos
@@ -296,10 +296,22 @@ def open_url(url: str) -> tuple[Any, str]:
 
 
 def remedy_for(endings: Iterable[str]) -> str:
-    """Which kind of source reads files with one of these endings; empty where none does."""
+    """How files with one of these endings are read; empty where nothing is known of any."""
     kinds = {".tar": "webdataset", ".parquet": "parquet", ".pq": "parquet"}
-    meant = next((ending for ending in endings if ending in kinds), None)
-    return "" if meant is None else f"Files of {meant} are read by `kind: {kinds[meant]}`."
+    for ending in endings:
+        if ending in kinds:
+            return f"Files of {ending} are read by `kind: {kinds[ending]}`."
+        if ending in (*COMPRESSED, ".7z", ".gz", ".rar", ".zip"):
+            return f"Unpack the {ending}."
+        if ending in (".arrow", ".feather"):
+            return f"Write the {ending} as Parquet (with `datasets`: `to_parquet`)."
+        if ending in (".heic", ".heif", ".jxl", ".svg", ".psd", ".pdf", ".dng", ".cr2", ".nef", ".arw"):
+            return f"Convert the {ending} to JPEG or PNG."
+        if ending in (".jpg", ".jpeg", ".png"):
+            return "Images as files are read by `kind: folder`."
+        if ending in (".h5", ".hdf5", ".mat", ".npy", ".npz", ".pkl", ".tfrecord"):
+            return f"Write the images of the {ending} as image files."
+    return ""
 
 
 def readable(name: str) -> str:

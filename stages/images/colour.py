@@ -1,6 +1,7 @@
 """Colour: samples of a file, of any depth and with any transparency, become RGB of 8 bits, or a reason why not."""
 
 import io
+import re
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,10 @@ DARK = 2**12
 """Levels below which 16 bits of grey are taken for fewer bits, whose white is unknown: they would all be near black."""
 
 
+GREY_ALPHA = "LA;16B"
+"""Pillow's name of grey with alpha, each of 16 bits, as a PNG has them."""
+
+
 @dataclass(frozen=True)
 class StoredAs:
     """How a file stores its samples, of which the decoded image says nothing more."""
@@ -25,6 +30,8 @@ class StoredAs:
     bits: int = 8
     signed: bool = False
     white_is_zero: bool = False
+    scaled: bool = False
+    """Whether Pillow has scaled fewer bits to the 16 that the decoded image has."""
 
 
 def stored_as(image: "Image.Image", data: bytes) -> StoredAs:
@@ -33,6 +40,14 @@ def stored_as(image: "Image.Image", data: bytes) -> StoredAs:
         tags: Any = image.tag_v2  # type: ignore[attr-defined]
         bits, signed = tags.get(258, (1,))[0], tags.get(339, (1,))[0] == 2
         return StoredAs(data, bits, signed, white_is_zero=tags.get(262, 0) == 0)
+    if image.format == "PPM":
+        # The fourth word is the value of white.
+        full = re.sub(rb"#[^\n]*\n", b" ", data[:4096]).split(maxsplit=4)[3:4] == [b"65535"]
+        return StoredAs(data, 16 if full or image.mode == "I" else 8, scaled=not full)
+    if image.format == "JPEG2000":
+        # ISO/IEC 15444-1, A.5.1: the marker SIZ, and in it Ssiz, the bits less one.
+        bits = (data[data.find(b"\xff\x4f\xff\x51") + 42] & 0x7F) + 1
+        return StoredAs(data, 16 if image.mode.startswith("I") else 8, scaled=bits < 16)
     tiles: Any = getattr(image, "tile", None) if image.format == "PNG" else None
     raw = str(tiles[0].args) if tiles else image.mode
     # Pillow's names of what is in the file end in the bits of a sample: `L;4`, `RGB;16B`, `I;16B`.
@@ -40,22 +55,36 @@ def stored_as(image: "Image.Image", data: bytes) -> StoredAs:
     return StoredAs(data, 1 if raw == "1" else int(digits) if digits else 16 if image.mode == "I" else 8)
 
 
-def _levels(image: "Image.Image", data: bytes) -> "NDArray[np.int32]":
-    """RGB of 16 bits as it is stored: [H, W, 3] in 0 … 65535.
+def _levels(image: "Image.Image", data: bytes) -> "NDArray[np.uint16]":
+    """RGB of 16 bits as it is stored: [H, W, 3] in 0 … 65535; grey with alpha as [H, W, 1].
 
     Pillow keeps the high bytes. The low ones come of a second decoding, by the name of the other order of bytes.
     """
     import numpy as np
     from PIL import Image
 
-    levels = np.array(image.convert("RGB"), dtype=np.int32) << 8
+    levels: NDArray[np.uint16] = np.array(image.convert("RGB")).astype(np.uint16)
+    levels <<= 8
+    if image.format == "PPM":
+        if data.startswith(b"P6"):
+            levels = np.frombuffer(data[-2 * levels.size :], ">u2").astype(np.uint16).reshape(levels.shape)
+        return levels
     with Image.open(io.BytesIO(data), formats=(str(image.format),)) as again:
         tiles: Any = again.tile
+        if [tile.args for tile in tiles] == [GREY_ALPHA]:
+            # There is no name of the other order, but four bytes a pixel are four channels.
+            again.tile = [tile._replace(args="RGBA") for tile in tiles]
+            pairs = np.array(again)[:, :, :2]
+            levels = pairs[:, :, :1].astype(np.uint16)
+            levels <<= 8
+            levels |= pairs[:, :, 1:]
+            return levels
         swapped = [tile._replace(args=_swapped(tile.args)) for tile in tiles]
         if any(_swapped(tile.args) == tile.args for tile in tiles):
             return levels
         again.tile = swapped
-        return levels | np.array(again, dtype=np.int32)[:, :, :3]
+        levels |= np.array(again)[:, :, :3]
+        return levels
 
 
 def _swapped(args: Any) -> Any:
@@ -68,14 +97,18 @@ def _swapped(args: Any) -> Any:
 
 
 def check_white(image: "Image.Image", stored: StoredAs) -> None:
-    """Raises InputError where RGB of 16 bits uses so few levels that it has fewer bits, whose white is unknown."""
-    if stored.bits != 16 or image.mode not in ("RGB", "RGBA"):
+    """Raises InputError where RGB, or grey with alpha, of 16 bits uses so few levels that it has fewer bits, whose
+    white is unknown.
+    """
+    if stored.bits != 16 or stored.scaled or image.mode not in ("RGB", "RGBA"):
         return
     bands: Any = image.getextrema()
-    if max(high for _, high in bands[:3]) < DARK >> 8:
-        reach = int(_levels(image, stored.data).max())
-        if reach:
-            raise _few_levels("RGB", reach)
+    # The decoder of PPM rounds to the nearest level.
+    if max(high for _, high in bands[:3]) <= DARK >> 8:
+        levels = _levels(image, stored.data)
+        reach = int(levels.max())
+        if 0 < reach < DARK:
+            raise _few_levels("grey" if levels.shape[2] == 1 else "RGB", reach)
 
 
 def as_rgb(image: "Image.Image", stored: StoredAs) -> "Image.Image":
@@ -83,6 +116,8 @@ def as_rgb(image: "Image.Image", stored: StoredAs) -> "Image.Image":
     from PIL import Image
 
     transparent = image.info.get("transparency")
+    if stored.signed and image.mode == "L":
+        image = image.point([level ^ 128 for level in range(256)])
     if image.mode.startswith("I") or image.mode == "F":
         return _sixteen_bit(image, stored, transparent)
     if image.mode in ("1", "L", "RGB") and isinstance(transparent, int | tuple):
@@ -90,7 +125,7 @@ def as_rgb(image: "Image.Image", stored: StoredAs) -> "Image.Image":
     if image.mode == "RGB":
         return image
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
+        layer = _with_alpha(image)
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
     return image.convert("RGB")
@@ -98,9 +133,20 @@ def as_rgb(image: "Image.Image", stored: StoredAs) -> "Image.Image":
 
 def as_rgba(image: "Image.Image", stored: StoredAs) -> "Image.Image":
     """The image as RGBA. A transparent colour counts where it has 8 bits; with others Pillow compares wrongly."""
-    if "A" in image.getbands() or image.mode == "P" or (image.mode in ("L", "RGB") and stored.bits == 8):
-        return image.convert("RGBA")
+    plain = image.mode in ("L", "RGB") and stored.bits == 8 and not stored.signed
+    if "A" in image.getbands() or image.mode == "P" or plain:
+        return _with_alpha(image)
     return as_rgb(image, stored).convert("RGBA")
+
+
+def _with_alpha(image: "Image.Image") -> "Image.Image":
+    """The image as RGBA. Some programs write a fourth byte into BMP and TIFF that means nothing and is 0 everywhere:
+    such an image is opaque.
+    """
+    layer = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
+    if image.format in ("BMP", "TIFF") and layer.getchannel("A").getextrema() == (0, 0):
+        layer.putalpha(255)
+    return layer
 
 
 def _without_colour(image: "Image.Image", stored: StoredAs, colour: int | tuple[int, ...]) -> "Image.Image":
@@ -130,16 +176,20 @@ def _sixteen_bit(image: "Image.Image", stored: StoredAs, transparent: Any) -> "I
         raise _no_white("floating-point grey")
     if stored.bits > 16:
         raise _no_white(f"grey of {stored.bits} bits")
-    levels = np.asarray(image).astype(np.int32) + (2 ** (stored.bits - 1) if stored.signed else 0)
+    levels = np.asarray(image).astype(np.int32)
+    if stored.signed:
+        levels += 2 ** (stored.bits - 1)
     low, high = int(levels.min()), int(levels.max())
     reach = high - low if stored.signed else high
-    if stored.bits == 16 and image.format in ("PNG", "TIFF") and 0 < reach < DARK:
+    if stored.bits == 16 and not stored.scaled and 0 < reach < DARK:
         raise _few_levels("grey", reach)
-    grey = np.clip(levels >> (stored.bits - 8), 0, 255).astype(np.uint8)
+    unseen = levels == transparent if isinstance(transparent, int) else None
+    levels >>= stored.bits - 8
+    grey = np.clip(levels, 0, 255, out=levels).astype(np.uint8)
     if stored.white_is_zero:
         grey = 255 - grey
-    if isinstance(transparent, int):
-        grey[levels == transparent] = 255
+    if unseen is not None:
+        grey[unseen] = 255
     return Image.fromarray(grey).convert("RGB")
 
 

@@ -3,8 +3,9 @@
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stages.errors import InputError
 from stages.images.colour import as_rgb, as_rgba, check_white, stored_as
@@ -47,13 +48,34 @@ SIGNATURE_BYTES = 16
 END_OF_JPEG = b"\xff\xd9"
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_OF_PIXELS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")
+"""Chunks of a PNG that a decoder may pass over, but on which pixels or frames depend."""
+_TURNING = (b"eXIf", b"tEXtRaw profile type exif\0", b"zTXtRaw profile type exif\0", b"iTXtXML:com.adobe.xmp\0")
+"""Beginnings of the chunks that may have an orientation."""
+
+_APP0, _APP14, _SOS, _COMMENT = 0xE0, 0xEE, 0xDA, 0xFE
+_TURNING_JPEG = (b"Exif\0", b"http://ns.adobe.com/xap/1.0/\0")
+_ADOBE_BYTES = 12
+"""Markers of a JPEG; beginnings of its segments that may have an orientation; bytes of the one that says which colours
+it has."""
 
 _SIGNATURES = (
     *(b"\xff\xd8\xff", _PNG, b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"qoif"),
     *(b"\0\0\0\x0cjP  \r\n", b"\xff\x4f\xff\x51"),
     *(b"P%d%c" % (number, space) for number in range(1, 7) for space in b" \n\r\t"),
 )
+
+_OTHERS = {
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"%PDF": "a PDF",
+    b"8BPS": "a document of Photoshop",
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "a zip archive",
+    b"\x93NUMPY": "an array of NumPy",
+    b"version https://git-lfs": "a pointer of Git LFS in place of the file",
+}
+"""How files begin that are often taken for images."""
 
 SPARE = 2
 """A JPEG may be decoded at a part of its size where that leaves so many times the resolution that is wanted."""
@@ -62,6 +84,9 @@ SCALES = (8, 4, 2)
 
 ORIENTATION = 0x0112
 """Tag of EXIF."""
+
+SUBFILE, BESIDE = 0x00FE, 0b101
+"""Tag of a page of a TIFF, and its bits that say that it is a smaller copy of another or a mask."""
 
 _PILLOW = r"PIL\."
 """Modules whose warnings are not shown."""
@@ -154,20 +179,21 @@ def _decode(
 
     _silence()
     try:
-        image = Image.open(io.BytesIO(_without_damaged_texts(data)), formats=tuple(FORMATS))
+        image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
     except Image.DecompressionBombError as error:
         # Pillow refuses before it reports the sides, but its message has their product.
         counted = [word for word in str(error).replace("(", " ").split() if word.isdigit()]
         raise _bomb(counted[0] if counted else "far more", pixel_limit) from error
     except Exception as error:
-        what = "an empty file" if not data else f"no such image ({_short(error)})"
-        raise _unreadable(what) from error
+        if (plain := _without_metadata(data)) != data:
+            return _decode(plain, pixel_limit, small, alpha)
+        raise _unreadable(_other_kind(data) or _unread_tiff(data) or f"no such image ({_short(error)})") from error
     with image:
         width, height = image.size
         if width * height > pixel_limit:
             raise _bomb(f"{width} x {height}", pixel_limit)
         try:
-            frames = _frames(image)
+            frames = _frames(image, data)
             stored = stored_as(image, data)
             scale = 1 if small is None else _scale(image, small)
             drafted = image.draft(None, (width // scale, height // scale)) if scale > 1 else None
@@ -182,6 +208,8 @@ def _decode(
         except InputError:
             raise
         except Exception as error:
+            if (plain := _without_metadata(data)) != data:
+                return _decode(plain, pixel_limit, small, alpha)
             if not _lacks_only_its_end(data):
                 raise _unreadable(f"a damaged {image.format} ({_short(error)})") from error
             return _decode(data + END_OF_JPEG, pixel_limit, small, alpha)
@@ -190,19 +218,45 @@ def _decode(
     return upright, FORMATS.get(str(image.format), "jpg")
 
 
-def _without_damaged_texts(data: bytes) -> bytes:
-    """A PNG without those texts before its pixels whose checksum is wrong: Pillow would refuse the whole file."""
-    start = len(_PNG)
-    if not data.startswith(_PNG):
-        return data
-    kept, at = [data[:start]], start
-    while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IDAT":
+def _without_metadata(data: bytes) -> bytes:
+    """A PNG or JPEG without what no pixel depends on, but its orientation where that is sound; others as they are.
+
+    Pillow refuses a whole file for a profile that unpacks to more than a megabyte, a wrong checksum of a comment, or
+    a segment of an editor that is too short.
+    """
+    if data.startswith(_PNG):
+        return b"".join(_chunks(data))
+    return b"".join(_segments(data)) if data.startswith(b"\xff\xd8") else data
+
+
+def _chunks(data: bytes) -> Iterator[bytes]:
+    """The chunks of a PNG that count."""
+    at = len(_PNG)
+    yield data[:at]
+    while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        text = data[at + 4 : at + 8] in _TEXTS
-        if not text or zlib.crc32(data[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big"):
-            kept.append(data[at:end])
+        if end > len(data):
+            break
+        sound = zlib.crc32(data[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
+        name = data[at + 4 : at + 8]
+        if name in _OF_PIXELS or not name[:1].islower() or (sound and data.startswith(_TURNING, at + 4)):
+            yield data[at:end]
         at = end
-    return data if sum(map(len, kept)) == at else b"".join([*kept, data[at:]])
+    yield data[at:]
+
+
+def _segments(data: bytes) -> Iterator[bytes]:
+    """The segments of a JPEG that count, before its pixels."""
+    at = 2
+    yield data[:at]
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] not in (0xFF, _SOS):
+        marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        turning = data.startswith(_TURNING_JPEG, at + 4)
+        colours = marker == _APP14 and end - at - 4 >= _ADOBE_BYTES
+        if turning or colours or not (_APP0 <= marker < _APP0 + 16 or marker == _COMMENT):
+            yield data[at:end]
+        at = end
+    yield data[at:]
 
 
 def _lacks_only_its_end(data: bytes) -> bool:
@@ -236,13 +290,40 @@ def _scale(image: "Image.Image", framing: Framing) -> int:
     return next((scale for scale in SCALES if min(image.size) >= scale * SPARE * framing.size), 1)
 
 
-def _frames(image: "Image.Image") -> int:
+def _frames(image: "Image.Image", data: bytes) -> int:
     """Frames of an animation, or pages."""
+    if image.format == "TIFF":
+        return _pages(data)
     if image.format == "MPO":
         # Cameras append thumbnails to a JPEG, which Pillow then calls MPO; its first frame is the photograph.
         return 1
     # An animated PNG may have a still picture apart from its frames. Pillow counts it, and shows it first.
     return int(getattr(image, "n_frames", 1)) - bool(image.info.get("default_image"))
+
+
+def _pages(data: bytes) -> int:
+    """Pages of a TIFF: the first, and all others that are neither a smaller copy of a page nor a mask.
+
+    Editors, scanners and maps have such beside the image. Pillow counts them, and fails at some.
+    """
+    order = "<" if data.startswith(b"II") else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    counted, position, size = ("Q", "Q", 20) if big else ("H", "I", 12)
+    (at,) = struct.unpack_from(f"{order}{position}", data, 8 if big else 4)
+    found, met = 0, set[int]()
+    while 0 < at < len(data) and at not in met:
+        met.add(at)
+        (entries,) = struct.unpack_from(f"{order}{counted}", data, at)
+        first = at + struct.calcsize(f"{order}{counted}")
+        kind = 0
+        for entry in range(first, min(first + entries * size, len(data) - size), size):
+            tag, width = struct.unpack_from(f"{order}HH", data, entry)
+            if tag == SUBFILE and width in (3, 4):
+                (kind,) = struct.unpack_from(f"{order}{'H' if width == 3 else 'I'}", data, entry + size // 2 + 2)
+        found += len(met) == 1 or not kind & BESIDE
+        end = first + entries * size
+        (at,) = struct.unpack_from(f"{order}{position}", data, end) if end + len(b"1234") <= len(data) else (0,)
+    return found
 
 
 def _orientation(image: "Image.Image") -> int:
@@ -293,6 +374,39 @@ def _upright(image: "Image.Image", orientation: int) -> "Image.Image":
         8: Image.Transpose.ROTATE_90,
     }
     return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+def _other_kind(data: bytes) -> str:
+    """What a file is that is no image of a known format; empty where that is not known."""
+    if not data:
+        return "an empty file"
+    if data[4:8] == b"ftyp" and data[8:11] in (b"hei", b"hev", b"mif", b"msf"):
+        return "HEIF"
+    text = data[:256].lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "a page of HTML"
+    if text.startswith((b"<svg", b"<?xml")):
+        return "SVG or another XML"
+    return next((kind for start, kind in _OTHERS.items() if data.startswith(start)), "")
+
+
+def _unread_tiff(data: bytes) -> str:
+    """How the samples of a TIFF are stored whose layout Pillow does not know; empty where that cannot be read."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    if not data.startswith((b"II*\0", b"MM\0*")):
+        return ""
+    try:
+        tags: Any = ImageFileDirectory_v2(data[:8])
+        file = io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        bits, kind = tags.get(258, (1,)), tags.get(339, (1,))[0]
+    # As of EXIF.
+    except Exception:
+        return ""
+    what = {1: "", 2: "signed ", 3: "floating-point "}.get(kind, "other ")
+    return f"a TIFF with {len(bits)} {what}samples of {bits[0]} bits for each pixel, which is not read"
 
 
 def _unreadable(found: str) -> InputError:

@@ -12,16 +12,20 @@ from stages import attributes
 from stages.contract import Added, Estimate, External, Inputs, Output, Part, Stage, Summary, Unkeyed
 from stages.datasets.columns import Split
 from stages.datasets.files import FileReader, FilesSource, Notes
-from stages.datasets.sources import Catalogue, CataloguedSource, DatasetSource
+from stages.datasets.sources import Catalogue, CataloguedSource, CollageSource, DatasetSource
 from stages.errors import InputError, without_credentials
 from stages.external.passed_over import PassedOver
 from stages.external.ranges import FILE_LIMIT_BYTES, FileInfo, Unreadable, readable
 from stages.images.image_file import PIXEL_LIMIT
 from stages.listing import ATTRIBUTES, LISTING_ROWS, OK
-from stages.listing.unseen import UNSEEN, Combinations, check, first_met, named
+from stages.listing.classes import ClassCounts, alike
+from stages.listing.unseen import UNSEEN, Combinations, check, first_met, named, word
 
 NAMED = 5
 """Bad images that a message names."""
+
+NAMED_UNREAD = 10
+"""Columns that nobody asked for which a message names."""
 
 
 class Listing(Stage):
@@ -54,7 +58,10 @@ class Listing(Stage):
         return self.source.external()
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
-        """Counts the source, or guesses from one of its files; measured on small PNGs and on photographs as JPEG."""
+        """Counts the source, or guesses from one of its files; measured on small PNGs, on photographs as JPEG, and on
+        collages of 64 to 224 pixels.
+        """
+        drawing, image_bytes = 0.0, None
         if isinstance(self.source, FilesSource):
             rows, size = self.source.expected_rows(), sum(info.size for info in self.source.files())
             left_out = _left_out(self.source.passed_over())
@@ -63,7 +70,21 @@ class Listing(Stage):
             rows, size = len(catalogue.names), sum(catalogue.sizes)
             left_out = _left_out(catalogue.passed_over, catalogue.without_images, _notes(catalogue))
         seconds = 0.5 + rows * 5e-4 + size * 3e-8
-        return Estimate(rows=rows, size_bytes=rows * 220, cpu_seconds=seconds, warnings=tuple(_lines(left_out)))
+        if isinstance(self.source, CollageSource):
+            drawing, pixels = self.source.drawing_seconds(), self.source.size**2
+            image_bytes = 1.7 * pixels
+            # Besides drawing: the values of the attributes, which are read off the cut-out, and decoding.
+            seconds += rows * (drawing + 1e-3 + 2e-7 * pixels)
+        elif size:
+            image_bytes = size / max(rows, 1)
+        return Estimate(
+            rows=rows,
+            size_bytes=rows * 220,
+            cpu_seconds=seconds,
+            image_bytes=image_bytes,
+            drawing_seconds=drawing,
+            warnings=tuple(_lines(left_out)),
+        )
 
     def split(self, inputs: Inputs) -> list[Part]:
         """One part for each file of images; else runs of rows, with a digest of their names, for the source may
@@ -130,7 +151,7 @@ class Listing(Stage):
         if part.index > 0:
             return tally.summary()
         lost = {"without_images": list(catalogue.without_images)}
-        return tally.summary() | _ignored(catalogue.passed_over) | lost | {"notes": list(_notes(catalogue))}
+        return tally.summary() | _ignored(catalogue.passed_over) | lost | {"notes": _notes(catalogue)}
 
     def _work_file(self, part: Part, reader: FileReader, out: Output) -> Summary:
         from stages.listing.format import members_name
@@ -156,7 +177,8 @@ class Listing(Stage):
         if part.index == 0 and isinstance(self.source, FilesSource):
             beside = self.source.passed_over()
             notes.passed_over.merge(beside.counts, beside.examples)
-        return tally.summary() | _ignored(notes.passed_over) | {"columns": sorted(notes.columns)}
+        left = {"columns": sorted(notes.columns), "unread": sorted(notes.unread)}
+        return tally.summary() | _ignored(notes.passed_over) | left
 
     def _judge(self, name: str, data: bytes | Unreadable, split: str | None) -> dict[str, Any]:
         """What the listing says of an image; `split` None: its own bytes decide."""
@@ -219,9 +241,17 @@ class Listing(Stage):
             columns = {name for summary in summaries for name in summary["columns"]}
             known, rows = merge_files(out, len(summaries), columns)
             out.put(ATTRIBUTES, attributes.dump(known))
+            unread = sorted(set().union(*(summary.get("unread", ()) for summary in summaries)))
+            if not known and getattr(self.source, "columns", None) is None:
+                names = ", ".join(unread[:NAMED_UNREAD]) + (", …" if len(unread) > NAMED_UNREAD else "")
+                notes.append("no image has a label" + (f"; {names} beside the images are not read" if unread else ""))
+            notes += alike(known)
         else:
+            known = attributes.load(out.read(ATTRIBUTES))
             rows = merge_rows(out, len(summaries))
-        publish(out, LISTING, rows)
+        counts = ClassCounts(known)
+        publish(out, LISTING, counts.counting(rows))
+        notes += counts.sentences(held_out=total["heldout"] > 0)
         left_out = _left_out(passed_over, without_images, notes)
         summary = {
             **total,
@@ -252,7 +282,7 @@ class Listing(Stage):
             )
         for combination, count in zip(self.unseen, unseen, strict=True):
             if not count:
-                values = ", ".join(f"{name} {' '.join(map(str, wanted))}" for name, wanted in combination.items())
+                values = ", ".join(f"{name} {' '.join(map(word, wanted))}" for name, wanted in combination.items())
                 raise InputError(f"images that `unseen` names by {values}", "none", "Correct `unseen`.")
         train = total["rows"] - total["bad"] - total["heldout"] - sum(unseen)
         if train == 0 or (total["heldout"] == 0 and self.holdout > 0):
@@ -302,8 +332,8 @@ def _ignored(passed_over: PassedOver) -> dict[str, Any]:
     }
 
 
-def _notes(catalogue: Catalogue) -> Sequence[str]:
-    return () if catalogue.labels is None else catalogue.labels.notes
+def _notes(catalogue: Catalogue) -> list[str]:
+    return [*catalogue.notes, *alike(catalogue.attributes)]
 
 
 def _left_out(passed_over: PassedOver, without_images: Sequence[str] = (), notes: Sequence[str] = ()) -> list[str]:

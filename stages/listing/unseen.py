@@ -1,5 +1,6 @@
 """Combinations of attributes that no encoder and no decoder is trained on."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeAlias
 
@@ -11,6 +12,9 @@ from stages.errors import InputError
 
 UNSEEN = "unseen"
 """The split of images that have such a combination."""
+
+NAMED = 10
+"""Classes that a message names."""
 
 Values: TypeAlias = Annotated[
     tuple[str | float, ...],
@@ -29,10 +33,15 @@ def check(combinations: Sequence[Combination], known: Sequence[Attribute | Decla
     """Raises InputError where a combination names an attribute that images of `where` do not have, or no range of
     it."""
     kinds = {attribute.name: attribute.kind for attribute in known}
+    classes = {attribute.name: attribute.classes for attribute in known if attribute.classes}
     for name, values in (entry for combination in combinations for entry in combination.items()):
         if name not in kinds:
             found = ", ".join(sorted(kinds)) or "none"
             raise InputError(f"the attribute {name}, which `unseen` names, in {where}", found, "Correct `unseen`.")
+        there = {_plain(entry) for entry in classes.get(name, ())}
+        if kinds[name] == "class" and there and (none := [word(e) for e in values if _plain(word(e)) not in there]):
+            some = ", ".join(classes[name][:NAMED]) + (", …" if len(classes[name]) > NAMED else "")
+            raise InputError(f"classes of {name} under `unseen`", f"{none[0]}, of {some}", "Correct `unseen`.")
         if kinds[name] != "class" and _range(values) is None:
             raise InputError(
                 f"two numbers under `unseen` for {name}, a {kinds[name]}",
@@ -68,6 +77,15 @@ def named(attributes: Sequence[Attribute], values: Mapping[str, Any], row: int) 
     return found
 
 
+def word(entry: str | float) -> str:
+    """A class as it is written: YAML reads the class `3` as a number."""
+    return entry if isinstance(entry, str) else f"{entry:.0f}" if entry == entry // 1 else str(entry)
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip()
+
+
 def _range(values: Values) -> tuple[float, float] | None:
     numbers = [float(value) for value in values if not isinstance(value, str)]
     return (numbers[0], numbers[1]) if len(numbers) == len(values) == 2 else None
@@ -77,8 +95,7 @@ def _meets(kind: str, wanted: Values, value: Any) -> bool:
     if value is None:
         return False
     if kind == "class":
-        # YAML reads the class `3` as a number.
-        return value in {entry if isinstance(entry, str) else f"{entry:g}" for entry in wanted}
+        return _plain(value) in {_plain(word(entry)) for entry in wanted}
     ends = _range(wanted)
     assert ends is not None, f"{wanted} was not checked"
     low, high = ends

@@ -2,6 +2,7 @@
 
 import io
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,22 @@ def test_a_table_says_of_a_folders_images_what_their_folders_do_not(root: str) -
         ("file_name,age\na/0.png,x", {"columns": {"age": "scalar"}}, "found age is no number but 'x', of a/0.png"),
         ("file_name,part\na/0.png,q", {"split": {"column": "part", "heldout": ["t"], "train": ["u"]}}, "part: q in"),
         ("file_name,class\na/0.png,q", {"columns": ["class"]}, "Set `labels: none`"),
-        ("a,b\n1", {}, "a CSV or Parquet file at {url}"),
+        (
+            "file_name,age\na/0.png,1.5\na/1.png,?",
+            {"columns": {"age": "scalar"}},
+            "found age is no number but '?', of a/1.png",
+        ),
+        ("file_name,age\na/0.png,1\n./a/0.png,2", {}, "found './a/0.png' beside another row of a/0.png"),
+        ("file_name,age, age\na/0.png,1,2", {"columns": {"age": "scalar"}}, "one column age in {url}; found several"),
+        (
+            "file_name,part\na/0.png,test\na/1.png,Test",
+            {"split": {"column": "part", "heldout": ["test"]}},
+            "one spelling of test; found part: Test in a/1.png",
+        ),
+        ("PK\x03\x04", {}, "found a zip archive, as a workbook of Excel is"),
+        ('[{"file_name": ["x"]}]', {}, "paths in the column file_name of {url}; found list<item: string>"),
+        ('{"file_name": "a/0.png"}\n{', {}, "a CSV, lines of JSON or Parquet at {url}"),
+        ("a,b\n1", {}, "a CSV, lines of JSON or Parquet at {url}"),
         (None, {}, "a table at {url}; found nothing"),
     ],
 )
@@ -153,7 +169,8 @@ def test_a_table_that_names_few_of_the_images_is_refused_and_says_how_many(root:
     # Of some of the images, and of more than are here: one of both shares is enough.
     assert labelled(root, "file_name,age\n3.png,1.5\n", columns=["age"])[0].summary["rows"] == 10
     many = rows.replace("old/", "") + "".join(f"x{n}.png,1.5\n" for n in range(90))
-    assert labelled(root, many, columns=["age"])[0].summary.keys().isdisjoint({"headlines", "left_out"})
+    (line,) = labelled(root, many, columns=["age"])[0].summary["headlines"]
+    assert line == f"listing: 90 of 100 rows of {root}/t.csv name no image"
 
 
 def test_rows_find_their_images_in_other_spellings_of_the_same_path(root: str) -> None:
@@ -168,13 +185,32 @@ def test_rows_find_their_images_in_other_spellings_of_the_same_path(root: str) -
 
 def test_codes_are_classes_as_they_are_written(root: str) -> None:
     fill(root, {f"img/{n}.png": picture(n) for n in range(4)})
-    rows = "file_name,code,fold\n0.png,01,01\n1.png,1,02\n2.png,007,01\n3.png,7,03\n"
+    rows = "file_name,code,fold\n0.png,01,01\n1.png,1,02\n2.png,007,01 \n3.png,7,03\n"
     split = {"column": "fold", "heldout": ["01"]}
     _, shards = labelled(root, rows, columns={"code": "class"}, split=split)
     index = table(shards)
     assert declared(shards)["code"] == ("class", ("01", "1", "007", "7"))
     assert index["attribute.code"].tolist() == [0, 1, 2, 3]
     assert index.split.tolist() == ["heldout", "train", "heldout", "train"]
+    decimals = "file_name,code\n0.png,1.1\n1.png,1.10\n2.png,1e5\n3.png,100000\n"
+    assert declared(labelled(root, decimals, columns={"code": "class"})[1])["code"][1] == (
+        "1.1",
+        "1.10",
+        "100000",
+        "1e5",
+    )
+
+
+def test_images_of_which_a_split_says_nothing_are_named(tmp_path: Path) -> None:
+    fill(str(tmp_path), {f"img/{n}.png": picture(n) for n in range(4)})
+    rows = "file_name,part\n0.png,test\n1.png,train\n2.png, \n"
+    listing, shards = labelled(str(tmp_path), rows, split={"column": "part", "heldout": ["test"]})
+    assert table(shards).split.tolist() == ["heldout", "train", "train", "train"]
+    url = f"{tmp_path}/t.csv"
+    assert listing.summary["headlines"] == [
+        f"listing: 3 of 4 images have a row in {url}; the others have no values, and are train images",
+        f"listing: 1 images have no value of part in {url}, and are train images",
+    ]
 
 
 def test_blank_cells_and_na_are_no_classes_and_blanks_around_names_make_none(root: str) -> None:
@@ -187,6 +223,47 @@ def test_blank_cells_and_na_are_no_classes_and_blanks_around_names_make_none(roo
     assert listing.summary["headlines"] == [
         f"listing: 3 images have no value of breed: it is blank or NA in {root}/t.csv"
     ]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "\ufefffile_name;breed\n0.png;a\n1.png;b\n;\n;\n",
+        "file_name\tbreed\r0.png\ta\r1.png\tb\r",
+        "file_name, breed, \r\n0.png, a,\r\n1.png, b,\r\n",
+        'id|file_name|breed|id\n"7|8"|0.png|a|\n9|1.png|b|\n',
+        '{"file_name": "0.png", "breed": "a"}\n\n{"breed": "b", "file_name": "1.png", "size": [3, 4]}',
+        '[{"file_name": "0.png", "breed": "a"}, {"file_name": "1.png", "breed": "b"}]',
+    ],
+)
+def test_tables_are_read_as_other_programs_write_them(tmp_path: Path, table: str) -> None:
+    fill(str(tmp_path), {"img/0.png": picture(0), "img/1.png": picture(1)})
+    listing, shards = labelled(str(tmp_path), table, columns={"breed": "class"})
+    assert declared(shards)["breed"] == ("class", ("a", "b"))
+    assert "headlines" not in listing.summary
+
+
+def test_columns_of_any_type_give_classes_and_numbers(tmp_path: Path) -> None:
+    fill(str(tmp_path), {f"img/{n}.png": picture(n) for n in range(3)})
+    columns = {
+        "file_name": pa.array([f"{n}.png" for n in range(3)], pa.string_view()),
+        "view": pa.array(["b", "a", None], pa.string_view()),
+        "whole": pa.array([1.0, None, 0.0]),
+        "decimal": pa.array([Decimal("2.0"), Decimal("2.0"), None]),
+        "price": pa.array([Decimal("1.5"), None, Decimal("2.5")]),
+        "unread": pa.array([b"1", b"2", b"3"], pa.binary_view()),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    kinds = {"view": "auto", "whole": "class", "decimal": "class", "price": "auto"}
+    table_of = {"url": f"{tmp_path}/t.parquet", "columns": kinds}
+    _, shards, _ = both(kind="folder", url=f"{tmp_path}/img", labels="none", table=table_of, holdout=0.0)
+    assert declared(shards) == {
+        "decimal": ("class", ("2",)),
+        "price": ("scalar", ()),
+        "view": ("class", ("a", "b")),
+        "whole": ("class", ("0", "1")),
+    }
+    assert table(shards)["attribute.price"].fillna(-1).tolist() == [1.5, -1, 2.5]
 
 
 def test_a_row_without_a_name_and_a_cell_of_two_lines_do_not_hinder(root: str) -> None:

@@ -168,6 +168,29 @@ def test_texts_of_a_column_of_named_classes_are_those_classes_or_bad_rows(root: 
     assert index.status.tolist() == ["ok"] * 4 + ["label is 'wolf', none of the 3 named classes", "ok"]
 
 
+def test_images_and_labels_of_any_type_are_read_and_what_is_not_read_is_named(root: str) -> None:
+    images = [picture(n) for n in range(3)]
+    columns = {"image": pa.array(images).dictionary_encode(), "view": pa.array(["b", "a", None], pa.string_view())}
+    pq.write_table(pa.table(columns), sink := io.BytesIO())
+    fill(root, {"x.parquet": sink.getvalue()})
+    _, shards, found = both(kind="parquet", url=root, columns=["view"], holdout=0.0)
+    assert found == images
+    assert declared(shards) == {"view": ("class", ("a", "b"))}
+    listing = both(kind="parquet", url=root, holdout=0.0)[0]
+    line = "listing: no image has a label; view beside the images are not read"
+    assert listing.summary["headlines"] == [line]
+    labels = {"label": pa.array([0.0, 2.0, None])}
+    fill(root, {"x.parquet": hf_parquet(images, labels, LABEL)})
+    listing, shards, _ = both(kind="parquet", url=root, holdout=0.0)
+    assert table(shards)["attribute.label"].fillna(-1).tolist() == [0, 2, -1]
+    assert "listing: 1 of 3 classes of label have no sound image: dog" in listing.summary["headlines"]
+    twice = {"label": {"names": ["cat", "cat"], "_type": "ClassLabel"}}
+    fill(root, {"x.parquet": hf_parquet(images, labels, twice)})
+    assert "a name of its own for each class of label in x.parquet; found cat twice" in refusal(
+        kind="parquet", url=root
+    )
+
+
 def test_files_that_disagree_about_their_classes_are_named(root: str) -> None:
     other = {"label": {"names": ["dog", "cat", "emu"], "_type": "ClassLabel"}}
     labels = {"label": pa.array([0, 1], pa.int64())}

@@ -17,6 +17,7 @@ from stages.external.ranges import Unreadable
 from stages.images.pixels import encode_png
 from stages.listing.stage import Listing
 from tests.artifacts import run_stage
+from tests.stages.datasets.listed import table
 
 PICTURE = encode_png(np.zeros((4, 4, 3), dtype=np.uint8))
 
@@ -56,9 +57,45 @@ def test_hidden_files_are_passed_over_and_other_files_counted(tmp_path: Path) ->
     (tmp_path / "README").write_text("Pictures of a.")
     catalogue = FolderSource(url=str(tmp_path)).catalogue()
     assert list(catalogue.names) == ["a/1.png"]
-    assert catalogue.passed_over.counts == {".db": 1, ".txt": 1, "hidden": 4, "no ending": 1}
+    assert catalogue.passed_over.counts == {".db": 1, ".txt": 1, "hidden": 1, "left by a system": 3, "no ending": 1}
     assert catalogue.passed_over.examples["no ending"] == ["README"]
-    assert catalogue.passed_over.examples["hidden"] == [".cache", "a/.2.png", "a/.git"]
+    assert catalogue.passed_over.examples["hidden"] == ["a/.2.png"]
+    assert catalogue.passed_over.examples["left by a system"] == [".cache", "a/.git", "a/@eaDir"]
+
+
+def test_what_storage_leaves_behind_is_no_class_and_a_class_that_is_hidden_or_empty_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "a/1.png", "b/2.png", "#recycle/a/3.png", "@Recycle/4.png", "a/.@__thumb/1.png", "desktop.ini")
+    (tmp_path / "a" / "Thumbs.db").write_bytes(b"1")
+    assert Listing(source=FolderSource(url=str(tmp_path))).estimate({}).warnings == ()
+    assert names(tmp_path) == ["a/1.png", "b/2.png"]
+    write(tmp_path, ".NET/1.png", "kept/.gitkeep")
+    (tmp_path / "owl" / "deep").mkdir(parents=True)
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    first, second = Listing(source=FolderSource(url=str(tmp_path))).estimate({}).warnings
+    assert "1 x empty folder (owl/deep/), 1 x hidden (.NET), 1 x no plain file (a/pipe.png)" in first
+    assert second == "listing: folders without an image that is read, which are no classes: kept, owl"
+
+
+def test_classes_without_images_of_a_split_and_names_that_differ_in_case_are_said(tmp_path: Path) -> None:
+    for number in range(12):
+        picture = encode_png(np.full((4, 4, 3), number, dtype=np.uint8))
+        path = tmp_path / ("cat", "Cat", "dog", "dog ")[number % 4] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture)
+    write(tmp_path, "owl/8.png")
+    (tmp_path / "owl" / "8.png").write_bytes(b"")
+    listing = run_stage(Listing(source=FolderSource(url=str(tmp_path)), holdout=0.5, max_bad=0.5))
+    said = listing.summary["headlines"]
+    assert "listing: classes of class that differ in case alone are taken apart: Cat and cat" in said
+    assert "listing: 1 of 4 classes of class have no sound image: owl" in said
+    index = table(listing, "listing.parquet")
+    lacks = [
+        f"listing: 1 of 4 classes of class have no {word} image: {name}"
+        for word, split in (("train", "train"), ("held-out", "heldout"))
+        for number, name in enumerate(("Cat", "cat", "dog"))
+        if not ((index["attribute.class"] == number) & (index.split == split)).any()
+    ]
+    assert said[-len(lacks) :] == lacks
 
 
 @pytest.mark.parametrize("url", ["memory://endings", None])
@@ -86,9 +123,10 @@ def test_images_are_known_by_every_ending_and_without_one_by_their_first_bytes(u
     listing = run_stage(Listing(source=FolderSource(url=root), holdout=0.0))
     assert (listing.summary["rows"], listing.summary["bad"]) == (len(kinds), 0)
     assert listing.summary["ignored"] == {".heic": 1, "no ending": 1}
-    first, second = listing.summary["headlines"]
+    first, second, third = listing.summary["headlines"]
+    assert second == "listing: class is x wherever it is known"
     assert "2 files or folders are not read, by kind: 1 x .heic (lost/1.heic), 1 x no ending (x/LICENSE)" in first
-    assert second == "listing: folders without an image that is read, which are no classes: lost"
+    assert third == "listing: folders without an image that is read, which are no classes: lost"
 
 
 def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
@@ -151,6 +189,33 @@ def test_folders_that_divide_a_dataset_are_no_classes(tmp_path: Path, other: str
     assert names(tmp_path / "train") == ["cat/1.png"]
 
 
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("train2017", "val2017"),
+        ("Training_Set", "dev"),
+        ("trainA", "testA"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("imagesTr", "imagesTs"),
+        ("entra\u00eenement", "validation"),
+        ("train", "test", "extra"),
+    ],
+)
+def test_folders_that_divide_a_dataset_are_known_by_their_words(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    write(tmp_path, *(f"{folder}/{name}/1.png" for folder in folders for name in ("cat", "dog")))
+    assert "which divide a dataset" in refusal(tmp_path)
+
+
+def test_a_folder_around_the_classes_is_no_class(tmp_path: Path) -> None:
+    write(tmp_path, "data/images/cat/1.png", "data/images/dog/2.png")
+    message = refusal(tmp_path)
+    assert "found the folder data/images alone, with cat, dog in it. Name data/images as `url`" in message
+    assert names(tmp_path / "data" / "images") == ["cat/1.png", "dog/2.png"]
+    write(tmp_path / "beside", "images/cat/1.png", "images/dog/2.png", "masks/cat/1.png", "masks/dog/2.png")
+    (note,) = FolderSource(url=str(tmp_path / "beside")).catalogue().notes
+    assert note.endswith("although all of them have the same folders in them: cat, dog")
+
+
 def test_folders_that_only_divide_give_no_class(tmp_path: Path) -> None:
     write(tmp_path, "train/1.png", "test/2.png")
     assert "the folders test, train, which divide a dataset" in refusal(tmp_path)
@@ -160,6 +225,9 @@ def test_folders_that_only_divide_give_no_class(tmp_path: Path) -> None:
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     write(tmp_path, "train/1.png", "bus/2.png")
     assert names(tmp_path) == ["bus/2.png", "train/1.png"]
+    assert FolderSource(url=str(tmp_path)).catalogue().notes == (
+        "train is taken for a class, as the other folders are",
+    )
 
 
 def test_a_folder_on_any_file_system_of_fsspec_is_listed_and_read() -> None:
@@ -170,6 +238,7 @@ def test_a_folder_on_any_file_system_of_fsspec_is_listed_and_read() -> None:
     catalogue = source.catalogue()
     assert list(catalogue.names) == ["cat/1.png", "dog/2.png"]
     assert catalogue.passed_over.counts == {".csv": 1, "hidden": 1}
+    assert catalogue.passed_over.examples["hidden"] == ["dog/.hidden/3.png"]
     assert list(source.fetch([0, 1], catalogue.names)) == [PICTURE + b"cat/1.png", PICTURE + b"dog/2.png"]
     many = ["cat/1.png", "dog/2.png", "none.png"] * 50
     fetched = list(source.fetch(range(150), many))

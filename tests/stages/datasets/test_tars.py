@@ -140,7 +140,7 @@ def test_the_image_is_known_by_its_ending_and_other_members_are_counted(root: st
     mixed = plain_tar([("x/readme", b"hi"), ("meta.npy", b"1"), ("x/1.png", picture(1)), ("x/._1.png", b"apple")])
     fill(root, {"a.tar": mixed})
     listing = listed(kind="webdataset", url=root, holdout=0.0)
-    assert listing.summary["ignored"] == {".npy": 1, "hidden": 1, "no ending": 1}
+    assert listing.summary["ignored"] == {".npy": 1, "left by a system": 1, "no ending": 1}
     assert listing.summary["ignored_examples"]["no ending"] == ["a.tar/x/readme"]
     assert table(listing, "listing.parquet").name.tolist() == ["a.tar/x/1.png"]
     assert "attribute.class" not in table(listing, "listing.parquet")
@@ -259,7 +259,7 @@ def test_bad_images_of_a_tar_keep_their_row_and_reason(root: str, monkeypatch: p
     listing, shards, images = both(kind="webdataset", url=root, max_bad=0.6, holdout=0.0)
     status = table(shards).status.tolist()
     assert status[0] == "an empty file"
-    assert "no such image" in status[3]
+    assert status[3] == "a page of HTML"
     assert "more than 2000" in status[1]
     assert status[6].startswith("a damaged PNG")
     assert len(images) == 4 == listing.summary["rows"] - listing.summary["bad"]
@@ -298,6 +298,26 @@ def test_ranges_are_read_once_and_other_members_not_at_all(monkeypatch: pytest.M
     read.clear()
     run_stage(Shards(shard_rows=2), {"listing": listing})
     assert len(set(read)) == len(read)
+
+
+def test_members_that_nobody_reads_are_named_where_no_image_has_a_label(root: str) -> None:
+    packed = [m for n in range(3) for m in ((f"{n}.png", picture(n)), (f"{n}.label", b"1"), (f"{n}.json", b"{}"))]
+    fill(root, {"a.tar": plain_tar(packed)})
+    line = "listing: no image has a label; .json, .label beside the images are not read"
+    assert listed(kind="webdataset", url=root, holdout=0.0).summary["headlines"] == [line]
+    assert "headlines" not in listed(kind="webdataset", url=root, columns={}, holdout=0.0).summary
+
+
+def test_texts_may_begin_with_a_mark_of_their_encoding_and_be_numbers(root: str) -> None:
+    texts = [b"\xef\xbb\xbf1.5", b" 2e1\n", b"n/a"]
+    tar = plain_tar([m for n, text in enumerate(texts) for m in ((f"{n}.png", picture(n)), (f"{n}.txt", text))])
+    fill(root, {"a.tar": tar})
+    shards = both(kind="webdataset", url=root, columns={"txt": "scalar"}, holdout=0.0)[1]
+    assert table(shards)["attribute.txt"].fillna(-1).tolist() == [1.5, 20, -1]
+    raw = [m for n in range(2) for m in ((f"{n}.png", picture(n)), (f"{n}.cls", bytes([n, 0])))]
+    fill(root, {"a.tar": plain_tar(raw)})
+    message = refusal(kind="webdataset", url=root)
+    assert "cls is no class but '\\x00\\x00'" in message
 
 
 def test_texts_that_no_format_can_hold_make_a_bad_row(root: str) -> None:

@@ -20,7 +20,8 @@ from tests.stages.datasets.listed import SOURCE, fill, table
 from tests.stages.datasets.written import hf_parquet, picture
 
 KNOWN = (
-    Attribute(name="digit", kind="class", classes=("3", "7")),
+    Attribute(name="digit", kind="class", classes=("3", "7", "1234567")),
+    Attribute(name="place", kind="class", classes=("cafe\u0301",)),
     Attribute(name="angle", kind="circle"),
     Attribute(name="size", kind="scalar"),
 )
@@ -32,6 +33,9 @@ WRITTEN: TypeAdapter[Any] = TypeAdapter(Combinations)
     [
         ({"digit": 3}, {"digit": "3"}, 0),
         ({"digit": "3"}, {"digit": "7"}, None),
+        ({"digit": " 3 "}, {"digit": "3"}, 0),
+        ({"digit": 1234567}, {"digit": "1234567"}, 0),
+        ({"place": "caf\u00e9"}, {"place": "cafe\u0301"}, 0),
         ({"digit": [3, 7], "size": [0, 1]}, {"digit": "7", "size": 0.0}, 0),
         ({"digit": [3, 7], "size": [0, 1]}, {"digit": "7", "size": 1.0}, None),
         ({"digit": [3, 7], "size": [0, 1]}, {"digit": "7"}, None),
@@ -52,7 +56,8 @@ def test_an_image_has_a_combination_where_it_meets_all_of_its_values(
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ({"colour": "red"}, "attribute colour.*angle, digit, size"),
+        ({"colour": "red"}, "attribute colour.*angle, digit, place, size"),
+        ({"digit": [3, 8]}, "classes of digit under `unseen`; found 8, of 3, 7, 1234567"),
         ({"size": 3}, "two numbers under `unseen` for size, a scalar"),
         ({"angle": ["a", "b"]}, "two numbers under `unseen` for angle, a circle"),
     ],
@@ -86,8 +91,8 @@ def test_unseen_images_are_neither_train_images_nor_held_out_and_all_others_stay
 
 
 def test_a_combination_that_no_image_has_is_refused() -> None:
-    with pytest.raises(InputError, match=r"`unseen` names by shape disk: found none|shape disk"):
-        listed(unseen=[{"hue": [0.0, 0.5]}, {"shape": "disk"}])
+    with pytest.raises(InputError, match=r"`unseen` names by shape disc, hue 0\.5 0\.5; found none"):
+        listed(unseen=[{"hue": [0.0, 0.5]}, {"shape": "disc", "hue": [0.5, 0.5]}])
 
 
 def test_a_split_of_the_source_yields_to_what_is_unseen(root: str) -> None:

@@ -109,6 +109,8 @@ def test_exif_that_cannot_be_read_leaves_the_image_as_it_is(payload: bytes) -> N
         (tiff(np.array([-32768, -32512, 0, 32767], "<i2").tobytes(), 4, 16, sample_format=2), [0, 1, 128, 255]),
         (tiff(np.array([0, 256, 32768, 65535], "<u2").tobytes(), 4, 16, photometric=0), [255, 254, 127, 0]),
         (tiff(bytes([0x00, 0x00, 0x10, 0x80, 0x0F, 0xFF]), 4, 12), [0, 1, 128, 255]),
+        (tiff(np.array([-128, -127, 0, 127], "i1").tobytes(), 4, 8, sample_format=2), [0, 1, 128, 255]),
+        (b"P5 2 1 1023\n" + np.array([4, 0], ">u2").tobytes(), [1, 0]),
         (encoded(Image.fromarray(np.zeros((1, 4), dtype=np.uint16)), "PNG"), [0, 0, 0, 0]),
     ],
 )
@@ -169,10 +171,61 @@ def test_colour_of_fewer_than_16_bits_in_16_is_refused(alpha: bool) -> None:
             assert image_file.decode(data)[0, :, 0].tolist() == expected
 
 
+@pytest.mark.parametrize("high", [255, 4095])
+def test_other_formats_of_fewer_than_16_bits_in_16_are_refused(high: int) -> None:
+    levels = np.array([[9, high]], dtype=np.uint16)
+    grey_alpha = np.stack([levels, np.full_like(levels, 65535)], axis=2)
+    refused = {
+        "PNG, grey and alpha": png(2, 1, 16, 4, b"\0" + grey_alpha.astype(">u2").tobytes()),
+        "PGM": b"P5 2 1 65535\n" + levels.astype(">u2").tobytes(),
+        "PPM": b"P6 # red\n2 1 65535\n" + np.pad(levels.T, ((0, 0), (0, 2))).astype(">u2").tobytes(),
+        "JPEG2000": encoded(Image.fromarray(levels), "JPEG2000"),
+    }
+    for data in refused.values():
+        with pytest.raises(InputError, match=rf"16-bit .* uses {high + 1} of its 65536 levels"):
+            image_file.decode(data)
+    bright = png(2, 1, 16, 4, b"\0" + (grey_alpha | 0x8000).astype(">u2").tobytes())
+    assert image_file.decode(bright)[0, :, 0].tolist() == [128, 128 + (high >> 8)]
+
+
+def test_a_tiff_of_a_layout_that_is_not_read_is_described() -> None:
+    with pytest.raises(InputError, match="a TIFF with 1 floating-point samples of 64 bits for each pixel"):
+        image_file.decode(tiff(bytes(16), 2, 64, sample_format=3))
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIF"),
+        (b"\n<!DOCTYPE html><html>404", "a page of HTML"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS in place of the file"),
+        (b'<svg xmlns="x"/>', "SVG or another XML"),
+    ],
+)
+def test_files_that_are_often_taken_for_images_are_called_what_they_are(data: bytes, found: str) -> None:
+    with pytest.raises(InputError) as caught:
+        image_file.decode(data)
+    assert caught.value.found == found
+
+
 def test_grey_of_16_bits_is_scaled_and_not_clipped() -> None:
     levels = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
     data = encoded(Image.fromarray(levels), "PNG")
     assert image_file.decode(data)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_a_fourth_byte_that_is_0_everywhere_is_no_transparency_in_bmp_and_tiff() -> None:
+    pixels_rgba = np.zeros((2, 2, 4), dtype=np.uint8)
+    pixels_rgba[:, :, 0] = [[10, 20], [30, 40]]
+    header = struct.pack(
+        "<IiiHHIIiiII4I", 108, 2, -2, 1, 32, 3, 16, 0, 0, 0, 0, 255, 2**8 * 255, 2**16 * 255, 2**24 * 255
+    )
+    bmp = b"BM" + struct.pack("<IHHI", 14 + 108 + 16, 0, 0, 14 + 108) + header + bytes(108 - 56) + pixels_rgba.tobytes()
+    for data in (bmp, encoded(Image.fromarray(pixels_rgba), "TIFF")):
+        assert np.array_equal(image_file.decode(data), pixels_rgba[:, :, :3])
+    assert (image_file.decode(encoded(Image.fromarray(pixels_rgba), "PNG")) == 255).all()
+    pixels_rgba[0, 0, 3] = 255
+    assert image_file.decode(encoded(Image.fromarray(pixels_rgba), "TIFF"))[:, :, 0].tolist() == [[10, 255], [255, 255]]
 
 
 def test_transparency_is_composited_on_white() -> None:
@@ -241,6 +294,19 @@ def test_several_frames_are_refused() -> None:
     for kind in ("GIF", "PNG", "TIFF", "WEBP"):
         with pytest.raises(InputError, match="3 frames"):
             image_file.decode(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
+
+
+@pytest.mark.parametrize(("kind", "sound"), [(1, True), (4, True), (2, False)])
+@pytest.mark.parametrize("big", [False, True])
+def test_a_smaller_copy_and_a_mask_are_no_pages_of_a_tiff(kind: int, sound: bool, big: bool) -> None:
+    beside = Image.fromarray(GRADIENT[::2, ::2])
+    beside.encoderinfo = {"tiffinfo": {254: kind}}
+    data = encoded(Image.fromarray(GRADIENT), "TIFF", save_all=True, append_images=[beside], big_tiff=big)
+    if sound:
+        assert np.array_equal(image_file.decode(data), GRADIENT)
+        return
+    with pytest.raises(InputError, match="2 frames"):
+        image_file.decode(data)
 
 
 def test_a_still_picture_apart_from_one_frame_is_the_image() -> None:
@@ -518,13 +584,44 @@ def test_alpha_of_sixteen_bits_is_its_high_byte_and_a_file_without_any_is_opaque
     assert opaque[:, :, 3].min() == 255
 
 
-def test_text_of_a_png_with_a_wrong_checksum_is_left_out_and_no_other_chunk() -> None:
+def test_chunks_that_no_pixel_depends_on_may_be_broken() -> None:
     rows = b"".join(b"\0" + bytes([9, 8, 7] * 2) for _ in range(2))
-    wrong = chunk(b"tEXt", b"Author\0me")[:-1] + b"?"
+    large = zlib.compress(bytes(3_000_000))
     sound = chunk(b"tEXt", b"Title\0mine")
-    expected = np.full((2, 2, 3), (9, 8, 7))
-    for texts in ((wrong,), (sound, wrong, sound)):
-        assert np.array_equal(image_file.decode(png(2, 2, 8, 2, rows, *texts)), expected)
-    for broken in (chunk(b"gAMA", bytes(4))[:-1] + b"?", b"\xff\xff\xff\xfftEXt"):
+    broken = {
+        "checksum of a text": chunk(b"tEXt", b"Author\0me")[:-1] + b"?",
+        "checksum of the gamma": chunk(b"gAMA", bytes(4))[:-1] + b"?",
+        "too short": chunk(b"pHYs", b"\0"),
+        "profile of megabytes": chunk(b"iCCP", b"p\0\0" + large),
+        "text of megabytes": chunk(b"iTXt", b"Comment\0\1\0\0\0" + large),
+    }
+    turned = chunk(b"eXIf", exif_of(TURNED_RIGHT)[6:])
+    for data in broken.values():
+        for chunks in ((data,), (sound, data, sound), (data, turned)):
+            assert np.array_equal(image_file.decode(png(2, 2, 8, 2, rows, *chunks)), np.full((2, 2, 3), (9, 8, 7)))
+    picture = encoded(Image.fromarray(GRADIENT), "PNG")
+    at = picture.index(b"IDAT") - 4
+    turned_and_broken = picture[:at] + turned + broken["too short"] + picture[at:]
+    assert np.array_equal(image_file.decode(turned_and_broken), np.rot90(GRADIENT, -1))
+    for refused in (chunk(b"tRNS", bytes(6))[:-1] + b"?", b"\xff\xff\xff\xfftEXt"):
         with pytest.raises(InputError):
-            image_file.decode(png(2, 2, 8, 2, rows, broken))
+            image_file.decode(png(2, 2, 8, 2, rows, refused))
+
+
+def test_segments_of_a_jpeg_that_no_pixel_depends_on_may_be_broken() -> None:
+    plain = encoded(Image.fromarray(GRADIENT), "JPEG", quality=95)
+    expected = image_file.decode(plain)
+    exif = exif_of(TURNED_RIGHT)
+    turned = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    for marker, content in (
+        (0xE2, b"ICC_PROFILE\0\1"),
+        (0xED, b"Photoshop 3.0\x008BIM\4\4"),
+        (0xEE, b"Adobe\0"),
+        (0xE0, b"JFIF\0"),
+    ):
+        broken = b"\xff" + bytes([marker]) + struct.pack(">H", len(content) + 2) + content
+        assert np.array_equal(image_file.decode(plain[:2] + broken + plain[2:]), expected)
+        assert np.array_equal(image_file.decode(plain[:2] + turned + broken + plain[2:]), np.rot90(expected, -1))
+    colours = encoded(Image.fromarray(GRADIENT).convert("CMYK"), "JPEG", quality=95)
+    broken = b"\xff\xe2\0\x0fICC_PROFILE\0\1"
+    assert np.array_equal(image_file.decode(colours[:2] + broken + colours[2:]), image_file.decode(colours))

@@ -257,7 +257,7 @@ BAD = {
     "bomb.png": (png_of_size(60_000, 60_000), "pixels"),
     "cut.jpg": (picture(1, "jpg")[:-60], "a damaged JPEG"),
     "empty.png": (b"", "an empty file"),
-    "text.png": (b"<html>not found</html>", "no such image"),
+    "text.png": (b"<html>not found</html>", "a page of HTML"),
 }
 
 
