@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import LargeError, MissingError, PipelineError, StepFailedError, StoreError
-from pipeline.manifest import RECORDS, Decision, Manifest, Object, Owner, Receipt, Ref, read_record, write_record
+from pipeline.manifest import Decision, Manifest, Object, Owner, Receipt, Ref, read_record, write_record
 from pipeline.store import Store, open_store
-from stages.contract import RESERVED
+from stages.contract import FOLDERS, RECORDS, RESERVED, is_reserved
 from stages.errors import ConflictError, FormatError
 
 if TYPE_CHECKING:
@@ -314,9 +314,9 @@ class TrainingOutput:
 
 def _require_free(name: str) -> None:
     """Raises `StoreError` for a name that is the pipeline's own."""
-    if name in RECORDS or name.partition("/")[0] in ("parts", "train"):
+    if is_reserved(name):
         raise StoreError(
-            f"a name of the stage's own, other than {', '.join(RECORDS)}, parts/… and train/…",
+            f"a name of the stage's own, other than {', '.join((*RECORDS, *(f'{folder}/…' for folder in FOLDERS)))}",
             name,
             "This is a mistake in the stage: rename the object.",
         )

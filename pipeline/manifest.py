@@ -40,7 +40,6 @@ MOST_PARTS = 1_000_000
 AT_ONCE = 32
 """How many records of a remote store are read together."""
 
-RECORDS = ("artifact.json", "manifest.json", "tombstone.json")
 Standing: TypeAlias = Literal["none", "open", "closed", "committed", "broken"]
 """How the newest generation stands: not there, unfinished, closed by a tombstone, committed, or damaged."""
 

@@ -161,12 +161,22 @@ class Input(Protocol):
 
 Inputs: TypeAlias = Mapping[str, Input]
 
+RECORDS = ("artifact.json", "manifest.json", "tombstone.json")
+"""Objects of an artifact that the pipeline itself writes."""
+FOLDERS = ("parts", "train")
+"""Folders of an artifact that hold the pipeline's own: receipts of parts, checkpoints of a training."""
+
+
+def is_reserved(name: str) -> bool:
+    """Whether an object name is the pipeline's own, so that no stage may put an object under it."""
+    return name in RECORDS or name.partition("/")[0] in FOLDERS
+
 
 class Output(Protocol):
     """Where a part puts whole objects. Creating is the only way to write; what exists is adopted."""
 
     def put(self, name: str, data: bytes | Path, check: Callable[[bytes], None] | None = None) -> bytes:
-        """Creates the object and returns the bytes that are in the store under that name.
+        """Creates the object and returns the bytes that are in the store under that name. No name `is_reserved`.
 
         Where the object exists already, it is adopted: for a bitwise stage its sha256 must be equal, else
         `ConflictError`; otherwise it is read back, handed to `check` (which raises `FormatError` where shape, dtype or

@@ -80,7 +80,7 @@ class Transformed(AskStage):
     Conditions are the embeddings of a few sources, as they are and under each transform at its middle strength; beside
     them `moved/<encoder>/<tap>.safetensors` holds the embeddings of all sources under every transform, and, where it is
     known what an encoder was trained with, those by its network before any training. With `train`,
-    `train/<encoder>/<tap>/<transform>.safetensors` holds the embeddings of train images, transformed.
+    `moved-train/<encoder>/<tap>/<transform>.safetensors` holds the embeddings of train images, transformed.
     """
 
     name: ClassVar[str] = "transformed"

@@ -48,9 +48,9 @@ MOVED, SHOWN, TRANSFORMED = "moved", "shown.safetensors", "transforms.json"
 """Embeddings of transformed images stand in `moved/<encoder>/<tap>.safetensors`, the transformed pixels of the painted
 sources in `shown.safetensors`, and rows, variants and the augmentations that encoders were trained with in the last."""
 
-TRAIN = "train"
-"""Embeddings of transformed train images stand in `train/<encoder>/<tap>/<transform>.safetensors` as `VECTORS`, their
-rows in `transforms.json`."""
+TRAIN, MOVED_TRAIN = "train", "moved-train"
+"""Rows of train images stand in `transforms.json` as the first, their embeddings, transformed, in
+`moved-train/<encoder>/<tap>/<transform>.safetensors` as `VECTORS`."""
 VECTORS = "embeddings"
 
 UNTRAINED = "untrained."
@@ -171,7 +171,7 @@ def _put_train(
     from safetensors.numpy import save
 
     for tap in taps:
-        out.put(f"{TRAIN}/{encoder}/{tap}/{name}.safetensors", save({VECTORS: found[tap]}))
+        out.put(f"{MOVED_TRAIN}/{encoder}/{tap}/{name}.safetensors", save({VECTORS: found[tap]}))
 
 
 def chosen(shards: Input, count: int, seed: int, split: Literal["train", "heldout"] = "heldout") -> Numbers:

@@ -15,7 +15,7 @@ from stages.images.sets import open_images
 from stages.questions import doses, measures
 from stages.questions.asks.stage import EMBEDDINGS, of_group
 from stages.questions.asks.transforms import RELATED, TRANSFORMS, untaught
-from stages.questions.asks.work import MOVED, OWN, PLAIN, SHOWN, TRAIN, UNTRAINED, VECTORS
+from stages.questions.asks.work import MOVED, MOVED_TRAIN, OWN, PLAIN, SHOWN, UNTRAINED, VECTORS
 from stages.questions.format import AUGMENTATION, BOTH, Figure, Row, note, put_rows, row, split_tap
 from stages.questions.invariance import recovery
 from stages.questions.moves import UNIT, AskedTransforms, Moves, middle, moves_at
@@ -229,7 +229,7 @@ def _recovered(seed: int, inputs: Inputs, tap_id: str, tap: _Tap, ask: AskedTran
     for transform in (*TRANSFORMS, OWN):
         subject = own if transform == OWN else middle(transform)
         seen = standardised(seen_as[subject])
-        stored = load(ask.conditions.read(f"{TRAIN}/{encoder}/{name}/{transform}.safetensors"))
+        stored = load(ask.conditions.read(f"{MOVED_TRAIN}/{encoder}/{name}/{transform}.safetensors"))
         ridges = ridge.Ridges(standardised(stored[VECTORS]))
         back, foreign = (
             ridge.explained(ridges.fit(y).predict(seen), plain, wanted.mean(axis=0)) for y in (wanted, wanted[order])

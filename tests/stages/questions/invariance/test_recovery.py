@@ -92,7 +92,7 @@ def test_the_section_shows_it_where_it_was_asked_and_no_word_of_it_elsewhere(ans
 def test_without_train_images_the_ask_and_its_key_are_what_they_were(study: World) -> None:
     plain, more = (study.ask(Transformed(taps=TAPS[:1], count=5, paint=1, draws=1, train=n)) for n in (0, 9))
     assert {name for name in more.objects if name not in plain.objects} == {
-        f"train/small/backbone/{name}.safetensors" for name in (*TRANSFORMS, "own")
+        f"moved-train/small/backbone/{name}.safetensors" for name in (*TRANSFORMS, "own")
     }
     different = {name for name in plain.objects if plain.objects[name] != more.objects[name]}
     assert different - {"conditions.parquet"} == {"transforms.json"}
