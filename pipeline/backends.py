@@ -66,6 +66,9 @@ COPIED_BYTES = 1 << 20
 _METADATA = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
 """Whom a client asks for the credentials of the machine's role, where the environment has none."""
 
+_REFUSED = ("401 Unauthorized", "403 Forbidden", "<Code>ExpiredToken<", "<Code>InvalidToken<")
+"""What the client passes on as any other error where it refuses a listing, or credentials that have expired."""
+
 _CREDENTIALS = {
     "s3": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL for a server that is not Amazon's; "
     'files in ~/.aws are not read: `eval "$(aws configure export-credentials --format env)"` sets them from there.',
@@ -108,7 +111,7 @@ class Backend(Protocol):
         """All objects below a folder, in any order; none where there is no such folder."""
 
     def folders(self, folder: str) -> list[str]:
-        """The names of the folders that stand directly in a folder."""
+        """The names of the folders that stand directly in a folder and hold any object."""
 
     def delete(self, name: str) -> None:
         """Deletes an object; one that is not there is deleted already."""
@@ -203,6 +206,13 @@ class ObjectBackend:
         with suppress(MissingError), self._our_errors(name):
             obstore.delete(self._objects, name)
 
+    def _refused(self, error: BaseException) -> AccessError:
+        return AccessError(
+            f"to be allowed to use {self._url}",
+            _first_line(error),
+            "Renew the credentials, or check their rights; what is complete is kept.",
+        )
+
     @contextmanager
     def _our_errors(self, name: str) -> Iterator[None]:
         """Turns obstore's errors into ours."""
@@ -213,11 +223,7 @@ class ObjectBackend:
         except FileNotFoundError:
             raise MissingError(f"object {name} in {self._url}", "no such object", "See `repscope status`.") from None
         except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
-            raise AccessError(
-                f"to be allowed to use {self._url}",
-                _first_line(error),
-                "Renew the credentials, or check their rights; what is complete is kept.",
-            ) from error
+            raise self._refused(error) from error
         except (NotSupportedError, InvalidPathError, UnknownConfigurationKeyError, NotImplementedError) as error:
             raise StoreError(
                 f"{self._url} to do what a store must", _first_line(error), "Use another store."
@@ -227,6 +233,8 @@ class ObjectBackend:
                 raise _full(self._url, error) from error
             if "NoSuchBucket" in str(error):
                 raise _no_bucket(self._url) from error
+            if any(said in str(error) for said in _REFUSED):
+                raise self._refused(error) from error
             if any(asked in str(error) for asked in _METADATA):
                 raise RootError(
                     f"credentials for {self._url} in the environment of this process on {socket.gethostname()}",
@@ -312,12 +320,23 @@ class LocalBackend(ObjectBackend):
             )
         return data
 
+    def folders(self, folder: str) -> list[str]:
+        """As in a bucket: a folder without any file, which a killed writer may have left, is none."""
+        found = super().folders(folder)
+        return [name for name in found if any(files for _, _, files in os.walk(self._root / folder / name))]
+
     def _link(self, staged: Path, path: Path, name: str) -> None:
         try:
             os.link(staged, path)
         except FileExistsError:
             raise _exists(name) from None
         except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise RootError(
+                    f"all folders of the store {self._root} on one file system",
+                    f"{path.parent} on another",
+                    "Put the whole store there (a link to the store itself is fine).",
+                ) from error
             if error.errno in _LINKLESS:
                 raise RootError(
                     f"hard links on the file system of {self._root}, so that two writers cannot take one name",
