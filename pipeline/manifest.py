@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -221,6 +222,7 @@ def folder_of(stage: str, key: str, generation: int | None = None) -> str:
     return folder if generation is None else f"{folder}/g{generation:04d}"
 
 
+@lru_cache(maxsize=256)
 def generation_in(label: str) -> int | None:
     """The number of the generation that a folder of this name is; None where it is none."""
     return number_in(label, "g{:04d}")

@@ -54,7 +54,8 @@ BUDGET_SECONDS = 300.0
 
 _Answer = TypeVar("_Answer")
 
-_NAME = re.compile(r"[A-Za-z0-9_.=+@:,-]+(/[A-Za-z0-9_.=+@:,-]+)*")
+_FOLDER = r"(?!\.\.?(?:/|\Z))[A-Za-z0-9_.=+@:,-]+"
+_NAME = re.compile(f"{_FOLDER}(?:/{_FOLDER})*")
 
 
 class Store:
@@ -309,7 +310,7 @@ def canonical_url(url: str) -> str:
 
 
 def _is_name(name: str) -> bool:
-    return _NAME.fullmatch(name) is not None and not {".", ".."} & set(name.split("/"))
+    return _NAME.fullmatch(name) is not None
 
 
 def _check(name: str) -> None:
