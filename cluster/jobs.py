@@ -74,7 +74,7 @@ class Jobs:
             yield
         # The client raises ConnectionError, RuntimeError or ValueError, and Ray's own errors below them.
         except Exception as error:
-            found = f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
+            found = f"{type(error).__name__}: {' '.join(str(error).split())[:600]}".rstrip(".")
             if type(error).__name__ == "AuthenticationError":
                 # Ray goes on with four sentences for whoever runs the cluster.
                 raise ConnectError(

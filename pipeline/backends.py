@@ -261,7 +261,9 @@ class LocalBackend(ObjectBackend):
     @property
     def _objects(self) -> "ObjectStore":
         """obstore wants the root to exist, which only a write may bring about: until then everything is missing."""
-        if self._local is None and self._root.is_dir():
+        if self._local is None and self._root.exists():
+            if not self._root.is_dir():
+                raise RootError(f"a folder at {self._root}", "a file", "Name another store.")
             self._local = LocalStore(self._root)
         return self._local or self._given
 

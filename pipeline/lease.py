@@ -152,7 +152,7 @@ class Lease:
 
 def server_time(store: Store) -> float:
     """What the store's server takes the time to be, in seconds since 1970."""
-    name = f"leases/clock/{secrets.token_hex(8)}"
+    name = f"probes/clock-{secrets.token_hex(8)}"
     store.create_or_read(name, b"")
     try:
         return store.head(name).modified

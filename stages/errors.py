@@ -14,7 +14,7 @@ from typing import Any
 
 _USER = re.compile(r"://[^/\s\"]*@")
 _WEB_QUERY = re.compile(r"(https?://[^\s?'\"<>]*\?)([^\s'\"<>]+)")
-_VALUE = re.compile(r"([?&#][A-Za-z_$%][\w.~%$-]*=)[^&\s'\"<>]*[^&\s'\"<>()\[\]{},;]")
+_VALUE = re.compile(r"([?&#][A-Za-z_$%][\w.~%$-]*=)[^&\s'\"<>]*[^&\s'\"<>()\[\]{},;.]")
 _LABELLED = re.compile(
     r"((?:password|passwd|secret|secret_?key|token|signature|credentials?|access_?key(?:_?id)?|account_?key|api_?key)"
     r"(?:=|['\"]\s*[:=]\s*)['\"]?)[^\s'\"&;,()<>*]{6,}",

@@ -57,6 +57,8 @@ def test_what_has_no_name_of_ours_and_folders_without_objects_are_not_listed(tmp
 
 def test_a_root_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    with pytest.raises(RootError, match=r"a folder at .*; found a file"):
+        open_store(str(tmp_path / "file")).recognise()
     for root in ("file", "file/store"):
         with pytest.raises(RootError, match="name another store") as caught:
             open_store(str(tmp_path / root)).prepare()
