@@ -50,7 +50,15 @@ def test_what_has_no_name_of_ours_and_folders_without_objects_are_not_listed(tmp
     (tmp_path / "studies" / "and-here" / "below").mkdir(parents=True)
     (tmp_path / "studies" / "old copy").mkdir()
     (tmp_path / "studies" / "old copy" / "000001.json").touch()
-    (tmp_path / "studies" / "one" / "000001 (2).json").touch()
+    for name in (b"000001 (2).json", b"caf\xe9", b"new\nline"):
+        (tmp_path / "studies" / "one" / os.fsdecode(name)).touch()
+    for link, target in (("round", ".."), ("itself", "itself"), ("nowhere", "nothing")):
+        (tmp_path / "studies" / "one" / link).symlink_to(target)
+    os.mkfifo(tmp_path / "studies" / "one" / "pipe")
+    with pytest.raises(StoreError, match="a pipe or a device"):
+        store.read("studies/one/pipe")
+    with pytest.raises(StoreError):
+        store.read_range("studies/one/pipe", 0, 1)
     assert store.folders("studies") == ["one"]
     assert [entry.name for entry in store.entries("studies")] == ["studies/one/000001.json"]
 
