@@ -24,7 +24,7 @@ MANIFESTS = 16
 DELETE = "Delete it alone from the store, then run again: only the part that wrote it is made again."
 """What is to be done with an object whose bytes have changed."""
 
-FOLLOW_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 0.0)
+FOLLOW_SECONDS: Sequence[float] = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 0.0)
 """How long an attempt waits, from try to try, for the next object of the attempt that owns its part."""
 
 KEPT = 2
@@ -330,7 +330,7 @@ class StoredCheckpoint:
         self._folder = folder
         self._step = int(state["step"])
         # Older checkpoints have none.
-        self._sha256: Mapping[str, str] = state.get("sha256", {})
+        self._sha256: Mapping[str, str] = dict(state.get("sha256", {}))
 
     @property
     def name(self) -> str:
@@ -377,11 +377,12 @@ class StoredCheckpoints:
                 try:
                     state = self._store.read_json(f"{folder}/{RESERVED}")
                     complete = all(found[folder].get(name) == size for name, size in state["files"].items())
+                    checkpoint = StoredCheckpoint(self._store, folder, state)
                 except (ValueError, KeyError, TypeError, AttributeError):
                     # Damaged, or emptied by a power cut: what it would complete is not complete.
                     continue
                 if complete:
-                    return StoredCheckpoint(self._store, folder, state)
+                    return checkpoint
         return None
 
     def save(self, step: int, files: Mapping[str, bytes]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.opening import opened_study
-from pipeline.options import STORE, STUDY
+from pipeline.options import STORE, STUDY, OutFile
 
 if TYPE_CHECKING:
     from pipeline.reading import OpenStudy
@@ -32,7 +32,7 @@ SAMPLES = 6
 @click.option(
     "--tsne/--no-tsne", default=None, help="t-SNE takes minutes for thousands [default: where it takes less than one]."
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: STUDY-explore.html]")
+@click.option("--out", type=OutFile(), help="[default: STUDY-explore.html]")
 @click.option("--serve", is_flag=True, help="Serve the page on this machine instead: it then takes images of yours.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="With --serve [default: one that is free].")
 def explore(

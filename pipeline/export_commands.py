@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.options import STORE, STUDY
+from pipeline.options import STORE, STUDY, OutFile
 
 if TYPE_CHECKING:
     from stages.embeddings.export import Kind
@@ -24,7 +24,7 @@ KINDS = ("parquet", "npy", "faiss", "anndata", "atlas")
 @click.option("--images", is_flag=True, help="Add the images as they are stored.")
 @click.option(
     "--bundle",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutFile(),
     help="In place of a tap: the whole study as this tar, which unpacks to a store.",
 )
 @click.option("--without", multiple=True, metavar="STEP", help="With --bundle: leave these steps out, e.g. decoder.")
@@ -71,6 +71,8 @@ def export(
     encoder, _, own = tap.partition(":")
     target = out or Path(f"{opened.name}-{encoder}-{own}{ENDINGS[to]}")
     _free(target)
+    if to != "npy" and not target.parent.is_dir():
+        raise UsageError("a file in a folder that is there", f"no folder {target.parent}", "Make it, or correct --out.")
     named = {"study": opened.name, "step": f"embeddings.{encoder}", "encoder": encoder, "tap": own}
     about = card.read(opened.artifact(named["step"])) | named | {"view": view}
     count = write(table, to, target, named, about | ({"licence": licence} if licence else {}), view, where, images)

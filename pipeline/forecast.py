@@ -24,9 +24,11 @@ class Forecast:
 def after(graph: Sequence[Step], seconds: Mapping[str, float]) -> dict[str, float]:
     """For each step, the seconds of the longest chain that begins with it."""
     found: dict[str, float] = {}
+    behind: dict[str, float] = {}
     for step in reversed(graph):
-        behind = [found[other.name] for other in graph if step.name in other.inputs.values()]
-        found[step.name] = seconds.get(step.name, 0.0) + max(behind, default=0.0)
+        length = found[step.name] = seconds.get(step.name, 0.0) + behind.get(step.name, 0.0)
+        for source in step.inputs.values():
+            behind[source] = max(length, behind.get(source, 0.0))
     return found
 
 

@@ -1,9 +1,11 @@
 """Options and arguments that several commands have."""
 
 import functools
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import click
@@ -30,6 +32,23 @@ class RanksOption(click.ParamType):  # type: ignore[type-arg]
         """As a person writes it."""
         least, most = ranks
         return str(least) if least == most else f"{least}-{most}"
+
+
+class OutFile(click.Path):
+    """A file that a command writes at its end: refused before its work where its folder cannot be written."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, dir_okay=False, writable=True, readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path."""
+        path = Path(str(super().convert(value, param, ctx)))
+        folder = path.parent
+        if not folder.is_dir():
+            self.fail(f"expected a file in a folder that is there; found no folder {str(folder)!r}.", param, ctx)
+        if not path.exists() and not os.access(folder, os.W_OK):
+            self.fail(f"expected a folder that can be written; found {str(folder)!r}, which cannot.", param, ctx)
+        return path
 
 
 STUDY = click.argument("study", metavar="STUDY")

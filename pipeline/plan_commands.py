@@ -38,7 +38,8 @@ def init(recipe: str, path: Path | None) -> None:
         raise UsageError(f"{target} not to exist", "a file", "Name another path.") from error
     except OSError as error:
         raise UsageError(f"to write {target}", str(error.strerror), "Name a path that can be written.") from error
-    click.echo(f"{target} written. Next: repscope plan {target}; repscope run {target}")
+    quoted = shlex.quote(str(target))
+    click.echo(f"{target} written. Next: repscope plan {quoted}; repscope run {quoted}")
 
 
 @click.command()

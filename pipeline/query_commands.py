@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.opening import opened_study
-from pipeline.options import JSON, STORE, STUDY
+from pipeline.options import JSON, STORE, STUDY, OutFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,12 +75,12 @@ def list_store(root: str, as_json: bool) -> None:
 @click.option("--metric", type=click.Choice(("l2", "cosine")), default="l2", show_default=True, help="With --near.")
 @click.option(
     "--sheet",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutFile(),
     help="With --near: also write the images found to this PNG, with names and distances.",
 )
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("--tap", metavar="ENCODER:TAP", help="Whose vectors are meant [default: the study's first].")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file instead.")
+@click.option("--out", type=OutFile(), help="Write to this file instead.")
 def query(
     study: str,
     sql: str | None,

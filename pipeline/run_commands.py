@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.opening import opened_graph, opened_study
-from pipeline.options import JSON, STORE, STUDY, RunOptions, run_options
+from pipeline.options import JSON, STORE, STUDY, OutFile, RunOptions, run_options
 
 if TYPE_CHECKING:
     from cluster.executor import Executor
@@ -105,7 +105,7 @@ def run(
 @click.command()
 @STUDY
 @STORE
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also copy the page to this file.")
+@click.option("--out", type=OutFile(), help="Also copy the page to this file.")
 def report(study: str, root: str, out: Path | None) -> None:
     """Print where the report of a finished STUDY is."""
     page = opened_study(study, root).artifact("report")
@@ -135,7 +135,7 @@ def report(study: str, root: str, out: Path | None) -> None:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutFile(),
     default="shown.png",
     show_default=True,
     help="A picture (.png), or a page with distances and ranks (.html).",

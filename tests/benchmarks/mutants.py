@@ -133,7 +133,7 @@ def a_lease_keeps_nobody_out(patches: Patches) -> None:
     def wrong(right: Any, store: Store, entries: Any, now: float | None = None) -> Any:
         return None if now is None else right(store, entries, now)
 
-    put_in_place(patches, lease, "_owner_of", wrong)
+    put_in_place(patches, lease, "holder_of", wrong)
 
 
 def a_lost_lease_is_not_noticed(patches: Patches) -> None:
@@ -236,7 +236,7 @@ def salvage_does_not_ask_whose_code_it_was(patches: Patches) -> None:
 
 
 def gc_sees_no_leases(patches: Patches) -> None:
-    put_in_place(patches, collect, "over", lambda right, store, entries, now: True)
+    put_in_place(patches, collect, "holder_of", lambda right, store, entries, now: None)
 
 
 def gc_sees_no_runs(patches: Patches) -> None:

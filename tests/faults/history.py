@@ -184,7 +184,7 @@ class Collecting(Store):
         records = ["tombstone.json", "manifest.json"] if "/train/" in name else ["tombstone.json"]
         ages = [self._server.age(f"{folder}/{record}") for record in records]
         oldest = max(ages) if name.startswith("artifacts/") else self._server.age(name)
-        if not name.startswith("leases/clock/"):
+        if not name.startswith("probes/clock-"):
             assert oldest >= self._grace, f"{name} is deleted after {oldest} s of {self._grace}"
         super().delete(name)
 
