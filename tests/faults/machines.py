@@ -97,7 +97,7 @@ def main() -> None:
         (Path(folder) / "outcome.json").write_text(json.dumps(outcome))
     finally:
         ray.shutdown()
-        cluster.shutdown()  # type: ignore[no-untyped-call]
+        cluster.shutdown()
         for one in [*added, first]:
             one.end()
 

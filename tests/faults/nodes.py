@@ -115,7 +115,7 @@ def main() -> None:
         (folder / "outcome.json").write_text(json.dumps(outcome))
     finally:
         ray.shutdown()
-        cluster.shutdown()  # type: ignore[no-untyped-call]
+        cluster.shutdown()
         first.end()
 
 
