@@ -51,7 +51,7 @@ def adopt(study: "Study", store: Store, name: str, stage: "Adopted") -> Ref:
         raise UsageError(f"a finished run of {study.study} in {store.url}", "none", "Run it first.")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or f"embeddings.{name}" in pointer.steps:
         raise UsageError(
-            "a name of letters, digits, `_` and `-` that no encoder of the study has", repr(name), "Choose."
+            "a name of letters, digits, `_` and `-` that no encoder of the study has", repr(name), "Choose another."
         )
     images = [step for step in graph_of(study) if step.name in ("listing", "shards")]
     adopted = Step(f"embeddings.{name}", stage, {"images": "shards"})

@@ -250,7 +250,7 @@ class TrainingOutput:
     """Where rank 0 of one attempt of a training puts whole objects. Implements `stages.contract.Output`.
 
     No two attempts give equal bytes, so their files must not mix. Each attempt puts its files into a folder of its own.
-    `decide` then settles by one create-only record whose files count, and those are published under their names.
+    `decide` then says by one create-only record whose files count, and those are published under their names.
     """
 
     def __init__(self, store: Store, folder: str, attempt: str) -> None:

@@ -87,16 +87,24 @@ def export(
 @click.argument("vectors")
 @STORE
 @click.option("--rows", help="CSV or Parquet with a row for each vector [default: the Parquet file of the vectors].")
-@click.option("--on", type=click.Choice(("key", "file_name")), default="key", show_default=True, help="Whose it is.")
+@click.option(
+    "--on", type=click.Choice(("key", "file_name")), default="key", show_default=True, help="How a row names its image."
+)
 @click.option("--column", default="embedding", show_default=True, help="Column of the vectors in a Parquet file.")
 @click.option("--tap", default="embedding", show_default=True, help="What the tap is called.")
-@click.option("--missing", type=click.Choice(("error", "null")), default="error", show_default=True)
+@click.option(
+    "--missing",
+    type=click.Choice(("error", "null")),
+    default="error",
+    show_default=True,
+    help="Where an image has no vector: refuse, or leave it without one.",
+)
 def adopt(
     study: str, name: str, vectors: str, root: str, rows: str | None, on: str, column: str, tap: str, missing: str
 ) -> None:
     """Make VECTORS (.npy or Parquet) of a finished STUDY's images its tap NAME:TAP, for reading.
 
-    Rows say whose vector each is, by key or by file name; every key is compared. --missing null: images may have none.
+    The file of --rows says which image each vector is of, by key or by file name.
     """
     from pipeline.adopt import adopt as adopt_vectors
     from pipeline.reading import open

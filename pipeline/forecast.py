@@ -35,8 +35,9 @@ def after(graph: Sequence[Step], seconds: Mapping[str, float]) -> dict[str, floa
 def order(graph: Sequence[Step], seconds: Mapping[str, float]) -> dict[str, int]:
     """Who goes first where not all have room: 0 for the step with the longest chain behind it."""
     length = after(graph, seconds)
-    place = {step.name: number for number, step in enumerate(graph)}
-    return {name: number for number, name in enumerate(sorted(place, key=lambda name: (-length[name], place[name])))}
+    # Sorting is stable: steps of equal length stay in the order of the graph.
+    names = sorted((step.name for step in graph), key=lambda name: -length[name])
+    return {name: number for number, name in enumerate(names)}
 
 
 def forecast(graph: Sequence[Step], cpu_seconds: Mapping[str, float], cpus: Sequence[int]) -> Forecast:

@@ -78,7 +78,7 @@ ON_BUSY = click.option(
     type=click.Choice(["wait", "fail"]),
     default="wait",
     show_default=True,
-    help="When another run is at it.",
+    help="What to do where another run works on the same artifact.",
 )
 HUNG_AFTER = click.option(
     "--hung-after",
@@ -86,7 +86,7 @@ HUNG_AFTER = click.option(
     default=HUNG_MINUTES,
     show_default=True,
     metavar="MINUTES",
-    help="Try a part again after 10 times the median and so long, a training after so long without report; 0: never.",
+    help="A part or a training that hangs is tried again, after so long at least. 0: never.",
 )
 
 

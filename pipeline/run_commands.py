@@ -122,7 +122,11 @@ def report(study: str, root: str, out: Path | None) -> None:
 @STORE
 @JSON
 @click.option(
-    "--tap", "taps", multiple=True, metavar="ENCODER:TAP", help="Only this tap [default: all that see pixels]."
+    "--tap",
+    "taps",
+    multiple=True,
+    metavar="ENCODER:TAP",
+    help="Only this tap (may be given several times) [default: all that read pixels].",
 )
 @click.option("--samples", "count", type=click.IntRange(1, 64), default=8, show_default=True, help="Samples per tap.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of their noise.")
@@ -188,8 +192,8 @@ def show(
         near = f"{tap.attainable.mean():.2f}" if tap.attainable.any() else ""
         click.echo(f"{tap.id:<{width}}  {tap.distances.mean():8.2f}  {near:>10}  {np.median(tap.ranks):g}")
     what = "the image" if len(found) == 1 else f"{len(found)} images"
-    places = f"{len(shown.taps)} tap{'s' * (len(shown.taps) != 1)}"
-    click.echo(f"{out}: {what} and {count} sample{'s' * (count != 1)} each at {places}")
+    taps_shown = f"{len(shown.taps)} tap{'s' * (len(shown.taps) != 1)}"
+    click.echo(f"{out}: {what} and {count} sample{'s' * (count != 1)} each at {taps_shown}")
 
 
 COMMANDS = (run, report, show)

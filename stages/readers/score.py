@@ -204,8 +204,8 @@ def kept(attribute: Attribute, readings: Floats, truth: Floats, shown: Numbers |
 
     `readings`: float64 [N, K], the attribute read from the K samples of each source; `truth`: float64 [N]. A source of
     undefined truth (NaN) is left out; an undefined reading counts as chance, so samples that show nothing keep nothing.
-    `shown` [N] hands source i the samples of source shown[i] (the shuffled
-    control). 0: samples match their source no better than another source's; 1: they match it.
+    `shown` [N] gives source i the samples of source shown[i] (the shuffled control). 0: samples match their source no
+    better than another source's; 1: they match it.
     """
     matched = _matched(attribute, readings, truth, shown)
     known = np.isfinite(truth).astype(np.float64)
@@ -257,8 +257,8 @@ def fixed(attribute: Attribute, readings: Floats) -> Estimate:
 def dispersion(attribute: Attribute, readings: Floats, truth: Floats) -> Estimate:
     """fixed - kept, of defined readings: 0 where samples differ from each other as much as from their source.
 
-    So it is with exact samples.
-    Above 0 they agree with each other more than they are right, and kept is too high for what they know.
+    It is 0 for exact samples. Above 0, samples agree with each other more than with their source, and kept is too high
+    for what they know.
     """
     return difference(fixed(attribute, readings), _matched(attribute, readings, truth))
 

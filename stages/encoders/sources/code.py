@@ -42,7 +42,9 @@ class CodeTrunk(Trunk):
         given = dict(output) if isinstance(output, Mapping) else {"backbone": output}
         if "backbone" not in given or not all(isinstance(value, Tensor) for value in given.values()):
             what = ", ".join(map(str, given)) if isinstance(output, Mapping) else type(output).__name__
-            raise InputError("the network to return a tensor, or a dict of tensors with `backbone`", what, "Change it.")
+            raise InputError(
+                "the network to return a tensor, or a dict of tensors with `backbone`", what, "Change its code."
+            )
         return {name: pool(value, self._how, None, self.prefix_tokens, name, False) for name, value in given.items()}
 
 

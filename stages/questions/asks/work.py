@@ -153,7 +153,9 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
         shown[encoder] = np.stack([from_unit(x) for x in (pixels, *middles, own.draw(pixels, painted, 0))])
     if not conditions:
         raise InputError(
-            "at least one tap that reads pixels", ", ".join(stage.taps) or "no taps", "Ask this question of an encoder."
+            "at least one tap that reads pixels",
+            ", ".join(stage.taps) or "no taps",
+            "Add such a tap to decoder.taps, or leave out this question.",
         )
     put_conditions(out, conditions, vectors, digits(stage, inputs))
     _put_trained(stage.taps, inputs, out)
@@ -196,7 +198,9 @@ def table_of(inputs: Inputs, encoder: str) -> Table:
     """The table of embeddings of an encoder; InputError where it is not among the inputs."""
     if EMBEDDINGS + encoder not in inputs:
         available = ", ".join(sorted(name.removeprefix(EMBEDDINGS) for name in inputs if name.startswith(EMBEDDINGS)))
-        raise InputError(f"embeddings of {encoder!r}", f"those of {available or 'nothing'}", "Wire them to the ask.")
+        raise InputError(
+            f"embeddings of {encoder!r}", f"those of {available or 'nothing'}", "Give them to the ask as an input."
+        )
     return open_table(inputs[EMBEDDINGS + encoder])
 
 

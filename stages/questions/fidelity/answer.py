@@ -51,7 +51,7 @@ def answer(stage: "Fidelity", inputs: Inputs, out: Output, device: str) -> Summa
     if len(others) < least or len(found.rows) <= stage.neighbours:
         raise InputError(
             f"{least} held-out images or more that are no sources, and more than {stage.neighbours} sources",
-            f"{len(others)} and {len(found.rows)}",
+            f"{len(others)} images and {len(found.rows)} sources",
             "Hold out more images, or lower questions.fidelity.neighbours.",
         )
     images = space(shards.decode(others, found.size))

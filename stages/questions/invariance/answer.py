@@ -66,7 +66,9 @@ def answer(stage: "Invariance", inputs: Inputs, out: Output) -> Summary:
     sources = asks[0].sources
     if any(not np.array_equal(ask.sources, sources) or ask.variants != asks[0].variants for ask in asks):
         raise FormatError(
-            "the same sources under the same transforms in every tap group", "others", "Ask all groups again."
+            "the same sources under the same transforms in every tap group",
+            "other ones in one of them",
+            "Run again with --force for each step ask.invariance.",
         )
     by_group = dict(zip(found.starts, asks, strict=True))
     taps = {tap_id: _tap(inputs, tap_id, by_group[found.groups[tap_id]]) for tap_id in found.tap_ids}

@@ -119,7 +119,7 @@ class _Asked:
     halfway: dict[str, Floats] | None
     """The same at half of the decoder's training."""
     painted: _Painted
-    """The sources in tap_id of samples."""
+    """The sources, with the samples' noise, in the place of samples."""
     readers: dict[str, Interval]
     """How well each attribute is read, by name."""
 

@@ -15,7 +15,7 @@ PASSES = 3.0
 BARE_SECONDS = 1e-4
 """Of a forward pass of an encoder whose step has no estimate."""
 RIGHTLY = "share of images whose {} is read rightly"
-"""Unit of the rows on accuracy, with the attribute."""
+"""Unit of the rows on accuracy, filled in with the attribute: no other column of a row has a name for it."""
 
 
 class Attacked(AskStage):

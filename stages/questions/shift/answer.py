@@ -202,12 +202,8 @@ def _probes(asked: _Asked, inputs: Inputs, tap_id: str) -> dict[str, list[Estima
     """R2 of a linear probe in each of `_Groups.each`, by attribute. It is fitted to train images alone."""
     encoder, tap = split_tap(tap_id)
     table = open_table(inputs[EMBEDDINGS + encoder])
-    statistics = table.statistics(tap)
-    x, sources = (
-        statistics.standardise(table.read(tap, PLAIN, wanted)).astype(np.float64)
-        for wanted in (asked.train.rows, asked.found.rows)
-    )
-    ridges = ridge.Ridges(x)
+    sources = table.standardised(tap, asked.found.rows)
+    ridges = ridge.Ridges(table.standardised(tap, asked.train.rows))
     found: dict[str, list[Estimate]] = {}
     for members in asked.groups.each():
         true = {name: np.where(members, values, np.nan) for name, values in asked.truth.items()}
