@@ -24,7 +24,7 @@ class Dynamics(Question):
     """
 
     name: ClassVar[str] = "dynamics"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads."""
 

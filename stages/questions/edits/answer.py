@@ -262,6 +262,7 @@ def _selectivity(
                 held=held[name].low,
                 selectivity=selectivity[name].low,
                 over_random=over_random[name].low,
+                sources=int(np.isfinite(asked.about.towards[name]).all(axis=1).sum()),
                 # Other directions were painted at one strength alone.
                 step=steps[name] if method == MEANS else 0.0,
             )

@@ -241,9 +241,8 @@ def _recovered(seed: int, inputs: Inputs, tap_id: str, tap: _Tap, ask: AskedTran
         control = at("recovered control", subject, foreign, unit)
         gap = at("recovered - control", subject, score.difference(back, foreign), unit)
         moved = at("r", subject, tap.r(subject), UNIT)
-        yield replace(
-            recovered, verdict=recovery.judge(moved, recovered, gap), why=f"r {moved.low:.2f} to {moved.high:.2f}"
-        )
+        verdict = recovery.judge(moved, recovered, gap, len(wanted) / wanted.shape[1])
+        yield replace(recovered, verdict=verdict, why=f"r {moved.low:.2f} to {moved.high:.2f}")
         yield from (control, gap)
         after = ridge.readable(ridges, seen, attributes, train, truth)
         for attribute in after:

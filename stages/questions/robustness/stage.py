@@ -93,7 +93,7 @@ class Robustness(Question):
     """
 
     name: ClassVar[str] = "robustness"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads."""
 

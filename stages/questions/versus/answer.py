@@ -218,6 +218,7 @@ def _attributes(asked: _Asked, probes: Mapping[str, Mapping[str, Estimate]], a: 
         probe = probed.get(name)
         verdict, why = rules.judge(
             rules.Evidence(
+                sources=int(np.isfinite(asked.truth[name]).sum()),
                 difference=(gaps[name].low, gaps[name].high),
                 shuffled=(shuffled[name].low, shuffled[name].high),
                 probe=None if probe is None else (probe.low, probe.high),

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.attributes import Attribute
+from stages.questions import measures
 from stages.readers import score
 
 SCALAR = Attribute(name="x", kind="scalar")
@@ -303,3 +304,28 @@ def test_a_weighted_median_is_the_median_of_the_drawn_sources() -> None:
     values = np.array([3.0, 1.0, 2.0, 10.0])
     weights = np.array([[0.0, 3.0, 1.0, 0.0], [0.0, 2.0, 2.0, 0.0], [1.0, 0.0, 0.0, 3.0]])
     assert score.median(values)(weights).tolist() == [1.0, 1.5, 10.0]
+
+
+def test_an_interval_that_many_resamples_have_no_value_for_has_no_bounds() -> None:
+    # One image of a class: every third resample misses it, and all that it says is by this one image.
+    truth = np.zeros(64)
+    truth[0] = 1.0
+    perfect = score.kept(CLASS, np.repeat(truth[:, None], 4, axis=1), truth)
+    found = score.interval(perfect, 64, seed=0)
+    assert found.value == pytest.approx(1.0)
+    assert np.isnan([found.low, found.high]).all()
+    assert np.isnan(measures.simultaneous({"perfect": perfect}, 64, seed=0)["perfect"].low)
+    truth[:6] = 1.0
+    found = score.interval(score.kept(CLASS, np.repeat(truth[:, None], 4, axis=1), truth), 64, seed=0)
+    assert (found.low, found.high) == pytest.approx((1.0, 1.0))
+
+
+@each_kind
+def test_attributes_are_the_same_by_more_than_both_being_mostly_alike(attribute: Attribute) -> None:
+    rng = generator(5)
+    rare = {"scalar": rng.random(400) ** 9, "circle": 0.1 * rng.random(400), "class": rng.random(400) > 0.9}
+    a = rare[attribute.kind].astype(np.float64)
+    assert score.association(attribute, a, attribute, a) == pytest.approx(1.0)
+    assert score.association(attribute, a, attribute, rng.permutation(a)) < 0.2
+    assert score.association(attribute, a, attribute, np.full(400, 0.25 if attribute.kind != "class" else 1.0)) == 0.0
+    assert score.association(attribute, a, SCALAR if attribute.kind != "scalar" else CIRCLE, a) == 0.0

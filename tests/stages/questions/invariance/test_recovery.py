@@ -17,23 +17,30 @@ TAPS = ("small:backbone", "oracle:pixels")
 
 
 @pytest.mark.parametrize(
-    ("r", "recovered", "gap", "expected"),
+    ("r", "recovered", "gap", "per_feature", "expected"),
     [
-        ((0.02, 0.1), (0.9, 0.95), 0.9, recovery.INVARIANT),
-        ((0.05, 0.2), (0.9, 0.95), 0.9, recovery.CANNOT_TELL),
-        ((float("nan"), float("nan")), (0.9, 0.95), 0.9, recovery.CANNOT_TELL),
-        ((0.2, 0.3), (0.5, 0.7), 0.4, recovery.RE_ENCODED),
-        ((0.2, 0.3), (0.1, 0.2), 0.1, recovery.LOST),
-        ((0.2, 0.3), (0.4, 0.7), 0.4, recovery.PARTLY),
+        ((0.02, 0.1), (0.9, 0.95), 0.9, 5.0, recovery.INVARIANT),
+        ((0.05, 0.2), (0.9, 0.95), 0.9, 5.0, recovery.CANNOT_TELL),
+        ((float("nan"), float("nan")), (0.9, 0.95), 0.9, 5.0, recovery.CANNOT_TELL),
+        ((0.2, 0.3), (0.5, 0.7), 0.4, 5.0, recovery.RE_ENCODED),
+        ((0.2, 0.3), (0.1, 0.2), 0.1, 3.0, recovery.LOST),
+        ((0.2, 0.3), (0.4, 0.7), 0.4, 5.0, recovery.PARTLY),
         # What the control reaches too is not found in the embedding.
-        ((0.2, 0.3), (0.5, 0.7), 0.04, recovery.PARTLY),
+        ((0.2, 0.3), (0.5, 0.7), 0.04, 5.0, recovery.PARTLY),
+        # A map that few images could not teach may be there; one that they have taught is.
+        ((0.2, 0.3), (0.1, 0.2), 0.1, 2.9, recovery.CANNOT_TELL),
+        ((0.2, 0.3), (0.4, 0.7), 0.4, 1.0, recovery.CANNOT_TELL),
+        ((0.2, 0.3), (0.5, 0.7), 0.4, 1.0, recovery.RE_ENCODED),
     ],
 )
-def test_the_verdict(r: tuple[float, float], recovered: tuple[float, float], gap: float, expected: str) -> None:
-    def row(low: float, high: float) -> Row:
-        return Row("invariance", "", "a", "backbone", "flip 1", low, low, high, 20, "")
+def test_the_verdict(
+    r: tuple[float, float], recovered: tuple[float, float], gap: float, per_feature: float, expected: str
+) -> None:
+    def row(low: float, high: float, sources: int = 20) -> Row:
+        return Row("invariance", "", "a", "backbone", "flip 1", low, low, high, sources, "")
 
-    assert recovery.judge(row(*r), row(*recovered), row(gap, 1.0)) == expected
+    assert recovery.judge(row(*r), row(*recovered), row(gap, 1.0), per_feature) == expected
+    assert recovery.judge(row(*r, 19), row(*recovered), row(gap, 1.0), per_feature) == recovery.CANNOT_TELL
 
 
 @pytest.fixture(scope="module")
