@@ -90,6 +90,7 @@ def test_the_section_shows_it_where_it_was_asked_and_no_word_of_it_elsewhere(ans
     shown = section(whole, {}, styled)
     assert "RE-ENCODED" in shown.parts[0].html
     assert "as it is" in shown.parts[0].html
+    assert shown.parts[0].html.count('href="#invariance/recovered/') == len(whole.where("recovered"))
     unasked = type(whole)("invariance", "", tuple(r for r in whole.rows if r.metric[:4] not in ("reco", "read")), ())
     without = section(unasked, {}, styled)
     assert "RE-ENCODED" not in without.parts[0].html
