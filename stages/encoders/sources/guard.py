@@ -39,7 +39,9 @@ def undisturbed() -> Iterator[None]:
     """
     dtype, device, threads = torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads()
     gradients, deterministic = torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()
-    warn, folder, environment = torch.is_deterministic_algorithms_warn_only_enabled(), os.getcwd(), dict(os.environ)
+    warn, environment = torch.is_deterministic_algorithms_warn_only_enabled(), dict(os.environ)
+    # Open, it can be gone back to even where it was deleted.
+    folder = os.open(".", os.O_RDONLY)
     try:
         yield
     finally:
@@ -51,7 +53,8 @@ def undisturbed() -> Iterator[None]:
             torch.set_num_threads(threads)
         torch.set_grad_enabled(gradients)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn)
-        os.chdir(folder)
+        os.fchdir(folder)
+        os.close(folder)
         if environment != dict(os.environ):
             os.environ.clear()
             os.environ.update(environment)
