@@ -7,9 +7,9 @@ that joins is used and one that leaves is forgotten. CPUs that other jobs hold a
 Every worker is bound to a machine, so that it is counted where it runs. A worker whose pool has ended is
 kept as a spare: the next pool takes it over, with the libraries that it has loaded, unless its room is needed first.
 
-For what has no room, actors that no machine of today may take are asked of Ray (`Demand`). An autoscaler sees them. A
-machine that joins may take one until it is first read; then they are ended. They end with us, as a request to the
-autoscaler itself would not.
+For work that has no room, Ray is asked for actors that fit on no machine of today (`Demand`), so that an autoscaler
+sees them. A machine that joins may take one until it is first read; then they are ended. They end with the driver, as
+a request to the autoscaler itself would not.
 """
 
 import threading
@@ -29,14 +29,14 @@ READ_SECONDS = 2.0
 """How often machines are read anew."""
 
 SOON_SECONDS = 0.25
-"""How often where somebody waits for room that others held when it was last read."""
+"""How often they are read while a pool or a gang has no room."""
 
 START_FAILURES = 3
-"""So many workers in a row that die before their first call mean that none will start."""
+"""After so many workers in a row that have died before their first call, no other is started."""
 
 ASIDE_SECONDS = 5.0
-"""A machine on which a worker has not started is left alone for so long; what else fails there meanwhile is the same
-failure, since a machine that is lost loses all that start on it at once."""
+"""No worker is started for so long on a machine on which one has failed to start. What else fails there meanwhile is
+counted as the same failure, since a machine that is lost takes along all that are starting on it."""
 
 PENDING_SECONDS = 120.0
 """A worker that has not started after so long is started elsewhere."""
@@ -354,7 +354,7 @@ class Allocation:
             raise ConnectError(
                 "a worker to start",
                 f"{failures} in a row that did not: {' '.join(str(error).split())[:600]}",
-                "Install the same version of the project on every machine of the cluster, and look at its memory.",
+                "Install the same version of the project on every machine of the cluster, and check their free memory.",
             ) from error
 
     # For people.

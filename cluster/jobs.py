@@ -5,10 +5,11 @@ name that is running is attached to that attempt.
 """
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,43 +58,53 @@ class Jobs:
     def __init__(self, address: str) -> None:
         """Connects to `http://host:8265`, or to `host:port` of a Ray head. Raises `ConnectError`."""
         self.address = address
-        try:
-            with environment.restored():
-                from ray.job_submission import JobSubmissionClient
+        with environment.restored():
+            from ray.job_submission import JobSubmissionClient
 
-                # They write on standard error. What is sent is said once, by us.
-                for name in REPORTERS:
-                    logging.getLogger(name).setLevel(logging.WARNING)
+            # They write on standard error. What is sent is said once, by us.
+            for name in REPORTERS:
+                logging.getLogger(name).setLevel(logging.WARNING)
+            with self._answers():
                 self._client = JobSubmissionClient(address)
+
+    @contextlib.contextmanager
+    def _answers(self) -> Iterator[None]:
+        """Turns what a server that does not answer as it should makes the client raise into `ConnectError`."""
+        try:
+            yield
         # The client raises ConnectionError, RuntimeError or ValueError, and Ray's own errors below them.
         except Exception as error:
-            found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            found = f"{type(error).__name__}: {' '.join(str(error).split())[:600]}".rstrip(".")
             if type(error).__name__ == "AuthenticationError":
                 # Ray goes on with four sentences for whoever runs the cluster.
                 raise ConnectError(
-                    f"to be let in by the job server of the Ray cluster at {address}",
+                    f"to be let in by the job server of the Ray cluster at {self.address}",
                     found.partition(". ")[0],
                     "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token of that cluster.",
                 ) from error
             raise ConnectError(
-                f"the job server of a Ray cluster at {address}",
+                f"the job server of a Ray cluster at {self.address}",
                 found,
                 "Give the address of its dashboard (http://host:8265).",
             ) from error
 
     def attempts(self, name: str) -> list[Job]:
-        """The attempts of a pattern of names, oldest first."""
+        """The attempts of a pattern of names, oldest first. Raises `ConnectError`."""
         pattern = re.compile(rf"{name}-([0-9]+)")
         found = [
             (int(match[1]), _job(entry))
-            for entry in self._client.list_jobs()
+            for entry in self._list()
             if entry.submission_id and (match := pattern.fullmatch(entry.submission_id))
         ]
         return [job for _, job in sorted(found, key=lambda pair: pair[0])]
 
     def find(self, job_id: str) -> Job | None:
         """The job of an id, or None."""
-        return next((_job(entry) for entry in self._client.list_jobs() if entry.submission_id == job_id), None)
+        return next((_job(entry) for entry in self._list() if entry.submission_id == job_id), None)
+
+    def _list(self) -> list[Any]:
+        with self._answers():
+            return list(self._client.list_jobs())
 
     def start(self, name: str, command: str, runtime_env: Mapping[str, Any]) -> tuple[Job, bool]:
         """Submits the next attempt, or finds the live one; whether it was submitted now. Raises `JobError`."""
@@ -176,8 +187,9 @@ class Jobs:
         raise unwritten
 
     def stop(self, job_id: str) -> Job:
-        """Stops a job and waits for its end. Raises `JobError` where it does not end."""
-        self._client.stop_job(job_id)
+        """Stops a job and waits for its end. Raises `JobError` where it does not end, and `ConnectError`."""
+        with self._answers():
+            self._client.stop_job(job_id)
         until = time.monotonic() + STOP_SECONDS
         while (job := self._job(job_id)).live:
             if time.monotonic() > until:
@@ -186,7 +198,8 @@ class Jobs:
         return job
 
     def _job(self, job_id: str) -> Job:
-        return _job(self._client.get_job_info(job_id))
+        with self._answers():
+            return _job(self._client.get_job_info(job_id))
 
 
 def _job(entry: Any) -> Job:

@@ -33,7 +33,7 @@ def watch(folder: str) -> "subprocess.Popen[bytes]":
 
 
 def dismiss(watchdog: "subprocess.Popen[bytes]") -> None:
-    """Tells a watchdog that Ray has been shut down, and waits for it: it looks once more and goes."""
+    """Tells a watchdog that Ray has been shut down, and waits for it: it checks once more and ends."""
     watchdog.communicate(b"done")
 
 

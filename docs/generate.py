@@ -268,7 +268,8 @@ def _flat(text: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    return re.split(r"(?<=[.:])\s", _flat(text), maxsplit=1)[0]
+    """The first sentence, up to the colon where it has one."""
+    return re.sub(":$", ".", re.split(r"(?<=[.:])\s", _flat(text), maxsplit=1)[0])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from pipeline.errors import StoreError, UsageError
 from pipeline.manifest import Ref, survey
-from pipeline.store import Store
+from pipeline.store import Store, number_in
 
 if TYPE_CHECKING:
     from pipeline.study import Study
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FOLDER = "adopted"
+_RECORD = "{:06d}.json"
 
 
 class Record(BaseModel):
@@ -50,7 +51,7 @@ def adopt(study: "Study", store: Store, name: str, stage: "Adopted") -> Ref:
         raise UsageError(f"a finished run of {study.study} in {store.url}", "none", "Run it first.")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or f"embeddings.{name}" in pointer.steps:
         raise UsageError(
-            "a name of letters, digits, `_` and `-` that no encoder of the study has", repr(name), "Choose."
+            "a name of letters, digits, `_` and `-` that no encoder of the study has", repr(name), "Choose another."
         )
     images = [step for step in graph_of(study) if step.name in ("listing", "shards")]
     adopted = Step(f"embeddings.{name}", stage, {"images": "shards"})
@@ -60,22 +61,30 @@ def adopt(study: "Study", store: Store, name: str, stage: "Adopted") -> Ref:
         raise UsageError("the images of the newest finished run", "others in the study's file", "Run the study first.")
     ref = survey(store, stage.name, made[adopted.name].key).ref(store)
     record = Record(stage=ref.stage, key=ref.key, generation=ref.generation, digest=ref.digest)
-    names = [entry.name for entry in store.entries(f"{FOLDER}/{study.study}/{name}")]
-    number = 1 + max((int(entry.rpartition("/")[2].removesuffix(".json")) for entry in names), default=0)
-    if not names or _read(store, sorted(names)[-1]) != record:
-        store.create(f"{FOLDER}/{study.study}/{name}/{number:06d}.json", record.model_dump_json(indent=1).encode())
+    number, before = _newest(store, study.study).get(name, (0, ""))
+    if not number or _read(store, before) != record:
+        following = f"{FOLDER}/{study.study}/{name}/{_RECORD.format(number + 1)}"
+        store.create(following, record.model_dump_json(indent=1).encode())
     return ref
 
 
 def adopted(store: Store, study: str) -> dict[str, Ref]:
     """The tables that were adopted for a study, by step."""
-    newest: dict[str, str] = {}
-    for entry in store.entries(f"{FOLDER}/{study}"):
-        newest[entry.name.split("/")[2]] = entry.name
     found = {}
-    for name, path in newest.items():
+    for name, (_, path) in _newest(store, study).items():
         found[f"embeddings.{name}"] = Ref(store=store.url, **_read(store, path).model_dump(exclude={"format"}))
     return found
+
+
+def _newest(store: Store, study: str) -> dict[str, tuple[int, str]]:
+    """The newest record of each name, as its number and where it is."""
+    newest: dict[str, tuple[int, str]] = {}
+    for entry in store.entries(f"{FOLDER}/{study}"):
+        _, _, name, label = [*entry.name.split("/", 3), ""][:4]
+        number = number_in(label, _RECORD)
+        if number is not None:
+            newest[name] = max(newest.get(name, (0, "")), (number, entry.name))
+    return newest
 
 
 def _read(store: Store, path: str) -> Record:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import LargeError, MissingError, PipelineError, StepFailedError, StoreError
-from pipeline.manifest import RECORDS, Decision, Manifest, Object, Owner, Receipt, Ref, read_record, write_record
+from pipeline.manifest import Decision, Manifest, Object, Owner, Receipt, Ref, read_record, write_record
 from pipeline.store import Store, open_store
-from stages.contract import RESERVED
+from stages.contract import FOLDERS, RECORDS, RESERVED, is_reserved
 from stages.errors import ConflictError, FormatError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ MANIFESTS = 16
 DELETE = "Delete it alone from the store, then run again: only the part that wrote it is made again."
 """What is to be done with an object whose bytes have changed."""
 
-FOLLOW_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 0.0)
+FOLLOW_SECONDS: Sequence[float] = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 0.0)
 """How long an attempt waits, from try to try, for the next object of the attempt that owns its part."""
 
 KEPT = 2
@@ -250,7 +250,7 @@ class TrainingOutput:
     """Where rank 0 of one attempt of a training puts whole objects. Implements `stages.contract.Output`.
 
     No two attempts give equal bytes, so their files must not mix. Each attempt puts its files into a folder of its own.
-    `decide` then settles by one create-only record whose files count, and those are published under their names.
+    `decide` then says by one create-only record whose files count, and those are published under their names.
     """
 
     def __init__(self, store: Store, folder: str, attempt: str) -> None:
@@ -314,9 +314,9 @@ class TrainingOutput:
 
 def _require_free(name: str) -> None:
     """Raises `StoreError` for a name that is the pipeline's own."""
-    if name in RECORDS or name.partition("/")[0] in ("parts", "train"):
+    if is_reserved(name):
         raise StoreError(
-            f"a name of the stage's own, other than {', '.join(RECORDS)}, parts/… and train/…",
+            f"a name of the stage's own, other than {', '.join((*RECORDS, *(f'{folder}/…' for folder in FOLDERS)))}",
             name,
             "This is a mistake in the stage: rename the object.",
         )
@@ -330,7 +330,7 @@ class StoredCheckpoint:
         self._folder = folder
         self._step = int(state["step"])
         # Older checkpoints have none.
-        self._sha256: Mapping[str, str] = state.get("sha256", {})
+        self._sha256: Mapping[str, str] = dict(state.get("sha256", {}))
 
     @property
     def name(self) -> str:
@@ -377,11 +377,12 @@ class StoredCheckpoints:
                 try:
                     state = self._store.read_json(f"{folder}/{RESERVED}")
                     complete = all(found[folder].get(name) == size for name, size in state["files"].items())
+                    checkpoint = StoredCheckpoint(self._store, folder, state)
                 except (ValueError, KeyError, TypeError, AttributeError):
                     # Damaged, or emptied by a power cut: what it would complete is not complete.
                     continue
                 if complete:
-                    return StoredCheckpoint(self._store, folder, state)
+                    return checkpoint
         return None
 
     def save(self, step: int, files: Mapping[str, bytes]) -> None:

@@ -1,7 +1,8 @@
 """Storage backends: the interface (`Backend`), and the two kinds, buckets and local folders.
 
-Reading and listing go through obstore everywhere, and so does creating, but for local files: there the bytes must be on
-the disk before the name is, which a hard link by obstore, made before any fsync, does not give.
+Reading goes through obstore everywhere, and so do creating and listing, but for local files. There the bytes must be on
+the disk before the name is, which a hard link by obstore, made before any fsync, does not give; and one name that
+obstore cannot read is the end of its listing.
 
 Buckets take address and credentials from the environment: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
 `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL` (a server that is not Amazon's), or from the role of the machine.
@@ -11,6 +12,7 @@ import errno
 import os
 import secrets
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -66,6 +68,9 @@ COPIED_BYTES = 1 << 20
 _METADATA = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
 """Whom a client asks for the credentials of the machine's role, where the environment has none."""
 
+_REFUSED = ("401 Unauthorized", "403 Forbidden", "<Code>ExpiredToken<", "<Code>InvalidToken<")
+"""What the client passes on as any other error where it refuses a listing, or credentials that have expired."""
+
 _CREDENTIALS = {
     "s3": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL for a server that is not Amazon's; "
     'files in ~/.aws are not read: `eval "$(aws configure export-credentials --format env)"` sets them from there.',
@@ -108,7 +113,7 @@ class Backend(Protocol):
         """All objects below a folder, in any order; none where there is no such folder."""
 
     def folders(self, folder: str) -> list[str]:
-        """The names of the folders that stand directly in a folder."""
+        """The names of the folders that stand directly in a folder and hold any object."""
 
     def delete(self, name: str) -> None:
         """Deletes an object; one that is not there is deleted already."""
@@ -116,6 +121,9 @@ class Backend(Protocol):
 
 class ObjectBackend:
     """A backend over any obstore store: S3, GCS, Azure, memory."""
+
+    _medium = "connection"
+    """What may be at fault where there is no answer."""
 
     def __init__(self, objects: "ObjectStore", url: str) -> None:
         self._given = objects
@@ -203,6 +211,13 @@ class ObjectBackend:
         with suppress(MissingError), self._our_errors(name):
             obstore.delete(self._objects, name)
 
+    def _refused(self, error: BaseException) -> AccessError:
+        return AccessError(
+            f"to be allowed to use {self._url}",
+            _first_line(error),
+            "Renew the credentials, or check their rights; what is complete is kept.",
+        )
+
     @contextmanager
     def _our_errors(self, name: str) -> Iterator[None]:
         """Turns obstore's errors into ours."""
@@ -213,11 +228,7 @@ class ObjectBackend:
         except FileNotFoundError:
             raise MissingError(f"object {name} in {self._url}", "no such object", "See `repscope status`.") from None
         except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
-            raise AccessError(
-                f"to be allowed to use {self._url}",
-                _first_line(error),
-                "Renew the credentials, or check their rights; what is complete is kept.",
-            ) from error
+            raise self._refused(error) from error
         except (NotSupportedError, InvalidPathError, UnknownConfigurationKeyError, NotImplementedError) as error:
             raise StoreError(
                 f"{self._url} to do what a store must", _first_line(error), "Use another store."
@@ -227,6 +238,8 @@ class ObjectBackend:
                 raise _full(self._url, error) from error
             if "NoSuchBucket" in str(error):
                 raise _no_bucket(self._url) from error
+            if any(said in str(error) for said in _REFUSED):
+                raise self._refused(error) from error
             if any(asked in str(error) for asked in _METADATA):
                 raise RootError(
                     f"credentials for {self._url} in the environment of this process on {socket.gethostname()}",
@@ -238,12 +251,14 @@ class ObjectBackend:
             raise kind(
                 f"an answer from {self._url} about {name}",
                 _first_line(error),
-                "Check the connection, then run the same command again.",
+                f"Check the {self._medium}, then run the same command again.",
             ) from error
 
 
 class LocalBackend(ObjectBackend):
     """A backend over a folder. An object is on the disk, whole, before its name is: staged, fsynced, hard-linked."""
+
+    _medium = "disk"
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -253,7 +268,9 @@ class LocalBackend(ObjectBackend):
     @property
     def _objects(self) -> "ObjectStore":
         """obstore wants the root to exist, which only a write may bring about: until then everything is missing."""
-        if self._local is None and self._root.is_dir():
+        if self._local is None and self._root.exists():
+            if not self._root.is_dir():
+                raise RootError(f"a folder at {self._root}", "a file", "Move it away or name another store.")
             self._local = LocalStore(self._root)
         return self._local or self._given
 
@@ -296,7 +313,8 @@ class LocalBackend(ObjectBackend):
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """By the system's own call: the store's client takes twice the CPU time for 100 kB of a file."""
         with self._our_errors(name):
-            descriptor = os.open(self._root / name, os.O_RDONLY)
+            # Without waiting for a pipe.
+            descriptor = os.open(self._root / name, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 # Linux reads at most 2 GiB at a time.
                 data = os.pread(descriptor, length, start)
@@ -312,12 +330,66 @@ class LocalBackend(ObjectBackend):
             )
         return data
 
+    def read(self, name: str, most_bytes: int = MAX_OBJECT_BYTES) -> bytes:
+        """As of any backend; a pipe or a device that somebody has put there would never end."""
+        with suppress(OSError):
+            mode = os.stat(self._root / name).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise StoreError(
+                    f"a file at {self._root / name}",
+                    "a pipe or a device",
+                    "It was put there by something else: delete it alone, then run the same command again.",
+                )
+        return super().read(name, most_bytes)
+
+    def entries(self, folder: str) -> list[Entry]:
+        """By the system's own call: the store's client gives a whole listing up where a name is no UTF-8, has a control
+        character, or is that of a link that leads round.
+        """
+        with self._our_errors(folder):
+            return list(self._walk(folder))
+
+    def folders(self, folder: str) -> list[str]:
+        """As in a bucket: a folder without any file, which a killed writer may have left, is none."""
+        with self._our_errors(folder), suppress(FileNotFoundError, NotADirectoryError):
+            names = [entry.name for entry in os.scandir(self._root / folder) if _is_folder(entry)]
+            return [name for name in names if next(self._walk(f"{folder}/{name}"), None) is not None]
+        return []
+
+    def _walk(self, folder: str) -> Iterator[Entry]:
+        """The files below a folder, without links that lead nowhere or to a folder in which they stand."""
+        waiting = [(folder, frozenset[tuple[int, int]]())]
+        while waiting:
+            name, above = waiting.pop()
+            # What is not there, or is deleted meanwhile, has no files.
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._root / name) as inside:
+                status = os.stat(self._root / name)
+                here = above | {(status.st_dev, status.st_ino)}
+                if len(here) == len(above):
+                    continue
+                for entry in inside:
+                    below = f"{name}/{entry.name}"
+                    if _is_folder(entry):
+                        waiting.append((below, here))
+                        continue
+                    with suppress(OSError):
+                        if entry.is_file():
+                            found = entry.stat()
+                            # To the microsecond, as `head` has it.
+                            yield Entry(below, found.st_size, found.st_mtime_ns // 1000 / 1e6)
+
     def _link(self, staged: Path, path: Path, name: str) -> None:
         try:
             os.link(staged, path)
         except FileExistsError:
             raise _exists(name) from None
         except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise RootError(
+                    f"all folders of the store {self._root} on one file system",
+                    f"{path.parent} on another",
+                    "Put the whole store there (a link to the store itself is fine).",
+                ) from error
             if error.errno in _LINKLESS:
                 raise RootError(
                     f"hard links on the file system of {self._root}, so that two writers cannot take one name",
@@ -396,6 +468,14 @@ def endpoint_of(url: str) -> str:
     if urlsplit(url).scheme != "s3":
         return ""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link that leads to itself.
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -63,8 +63,9 @@ def _terminated(number: int, frame: object) -> None:
 def main() -> None:
     """Shows what a representation knows.
 
-    A STUDY is a YAML file, or the name of a recipe that comes with Repscope (see `repscope init --help`).
-    Exit codes: 0 done, 1 internal, 2 usage, 3 a stage failed, 4 stale or drifted, 5 busy, 6 verification failed.
+    A STUDY is a YAML file, or the name of a recipe that comes with Repscope (`repscope init --help` lists them).
+    Exit codes: 0 done, 1 a mistake in Repscope, 2 wrong usage, 3 a step failed, 4 `status --check` found a step that
+    is not up to date, 5 another run is busy, 6 `verify` found damage.
     """
 
 

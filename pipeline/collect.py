@@ -8,7 +8,7 @@ Reached are the newest pointer of every study, the vectors that were adopted for
 a lease or have written anything within the grace period.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -17,8 +17,8 @@ from pipeline.adopt import adopted
 from pipeline.backends import Entry
 from pipeline.events import read_plan
 from pipeline.key import SHORT
-from pipeline.lease import over, server_time
-from pipeline.manifest import close_generation
+from pipeline.lease import holder_of, server_time
+from pipeline.manifest import close_generation, generation_in
 from pipeline.store import Store
 from pipeline.studies import latest
 
@@ -74,8 +74,10 @@ def collectable(store: Store, kinds: Collection[Kind], grace_seconds: float) -> 
     """What of these kinds may go, by folder. Raises `StoreError` where a pointer or a plan cannot be read."""
     now = server_time(store)
     leases = _by_folder(store.entries("leases"))
-    held = {folder for folder, entries in leases.items() if not over(store, entries, now)}
-    roots = _roots(store, held, leases, now - grace_seconds)
+    with ThreadPoolExecutor(AT_ONCE if store.far else 1, "gc") as threads:
+        holders = list(threads.map(lambda entries: holder_of(store, entries, now), leases.values()))
+    held = {folder: holder for folder, holder in zip(leases, holders, strict=True) if holder is not None}
+    roots = _roots(store, {holder.run for holder in held.values()}, now - grace_seconds)
     found: list[Garbage] = []
     if "artifacts" in kinds or "checkpoints" in kinds:
         for generation in _generations(store):
@@ -108,10 +110,8 @@ def collect(store: Store, garbage: Sequence[Garbage], run: str = "gc") -> None:
                 list(threads.map(store.delete, others))
 
 
-def _roots(
-    store: Store, held: Iterable[str], leases: Mapping[str, Sequence[Entry]], since: float
-) -> dict[Artifact, int]:
-    """Artifact -> its oldest generation that is reached."""
+def _roots(store: Store, holding: Set[str], since: float) -> dict[Artifact, int]:
+    """Artifact -> its oldest generation that is reached; `holding` are the runs that hold a lease."""
     roots: dict[Artifact, int] = {}
 
     def reach(stage: str, key: str, number: int) -> None:
@@ -123,17 +123,11 @@ def _roots(
         steps = {} if pointer is None else pointer.steps
         for ref in (*steps.values(), *adopted(store, name).values()):
             reach(ref.stage, ref.key, ref.generation)
-    runs = {_owner_run(store, leases[folder]) for folder in held}
-    runs |= {entry.name.split("/")[1] for entry in store.entries("runs") if entry.modified > since}
+    runs = holding | {entry.name.split("/")[1] for entry in store.entries("runs") if entry.modified > since}
     for run in sorted(runs):
         for step in _planned(store, run):
             reach(step["stage"], step["key"], 0)
     return roots
-
-
-def _owner_run(store: Store, entries: Sequence[Entry]) -> str:
-    newest = max(entry.name for entry in entries if entry.name.endswith(".json"))
-    return str(store.read_json(newest)["run"])
 
 
 def _planned(store: Store, run: str) -> list[dict[str, str]]:
@@ -145,8 +139,9 @@ def _generations(store: Store) -> list[_Generation]:
     inside: dict[tuple[str, str, int], dict[str, Entry]] = {}
     for entry in store.entries("artifacts"):
         _, stage, key, label, name = [*entry.name.split("/", 4), "", "", ""][:5]
-        if name and label[:1] == "g" and label[1:].isdigit():
-            inside.setdefault((stage, key, int(label[1:])), {})[name] = entry
+        number = generation_in(label)
+        if name and number is not None:
+            inside.setdefault((stage, key, number), {})[name] = entry
     return [_Generation(*at, entries) for at, entries in sorted(inside.items())]
 
 

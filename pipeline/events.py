@@ -21,22 +21,29 @@
 
 import json
 import os
+import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.errors import MissingError, PipelineError, StoreError
-from pipeline.store import Store, parse_json
+from pipeline.store import LAST_SECOND, Store, parse_json
 from stages.errors import without_credentials
 
 EVENTS_BYTES = 64 << 20
 """No object of events that is larger is read: it holds what happened in some seconds."""
 
+PLANS_AT_ONCE = 16
+"""How many plans of a remote store are read together."""
+
 FLUSH_SECONDS = 10.0
+
+_NAME = re.compile(r"[0-9]{6,}-[0-9]+\.jsonl")
 
 PROGRESS = "progress"
 """The kind of event that comes every few seconds, whose loss is no loss."""
@@ -44,6 +51,13 @@ KEPT_OF_A_TRAINING = 1000
 """So many reports of a training's progress are kept at most, evenly over its length; all are shown."""
 PROGRESS_FLUSH_SECONDS = 60.0
 """Where nothing else happens, progress is written at most this often."""
+
+_READ: Mapping[str, Mapping[str, type]] = {
+    PROGRESS: {"done": int, "total": int, "metrics": dict},
+    "run_started": {"host": str, "pid": int},
+    "run_failed": {"message": str},
+}
+"""Fields by which whoever follows a run decides, and their types."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +73,14 @@ class Event:
 Listener = Callable[[Event], None]
 
 
-def stamp(seconds: float | None = None) -> str:
-    """A time (since 1970; None: now) as a name that sorts, to the microsecond: two runs may begin in one second."""
-    at = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
-    return at.strftime("%Y%m%dT%H%M%S.%fZ")
+def stamp(seconds: float) -> str:
+    """A time (since 1970) as a name that sorts, to the microsecond: two runs may begin in one second."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
 
 
-def new_run_id() -> str:
-    """A name for a run that sorts by time."""
-    return f"{stamp()}-{secrets.token_hex(3)}"
+def new_run_id(seconds: float) -> str:
+    """A name for a run that begins at a time (since 1970), and sorts by it."""
+    return f"{stamp(seconds)}-{secrets.token_hex(3)}"
 
 
 class EventLog:
@@ -77,21 +90,20 @@ class EventLog:
     threads emit events, one at a time: neither the listener nor the objects need a lock of their own.
     """
 
-    def __init__(self, store: Store, run_id: str, listener: Listener | None) -> None:
+    def __init__(self, store: Store, listener: Listener | None) -> None:
         self._store = store
-        self._run_id = run_id
         self._listener = listener
         self._waiting: list[Event] = []
-        self._kept = False
+        self._run_id = ""
         self._unwritten: list[tuple[str, bytes]] = []
         self._sequence = 0
         self._flushed = time.monotonic()
         self._lock = threading.RLock()
         self._progress: dict[str, tuple[int, int]] = {}
 
-    def keep(self) -> None:
-        """From now on events are written to the store, those before included."""
-        self._kept = True
+    def keep(self, run_id: str) -> None:
+        """From now on events are written to the store as those of a run, those before included."""
+        self._run_id = run_id
 
     def emit(self, kind: str, step: str = "", **fields: Any) -> None:
         """Passes an event on and keeps it, without the credentials of URLs in its fields."""
@@ -103,7 +115,7 @@ class EventLog:
                 return
             self._waiting.append(event)
             pause = PROGRESS_FLUSH_SECONDS if kind == PROGRESS else FLUSH_SECONDS
-            if self._kept and time.monotonic() - self._flushed > pause:
+            if self._run_id and time.monotonic() - self._flushed > pause:
                 self.flush()
 
     def _new(self, step: str, fields: dict[str, Any]) -> bool:
@@ -117,13 +129,14 @@ class EventLog:
 
     def flush(self) -> None:
         """Writes what waits. Where the store refuses, it waits for the next flush: a log must not end a run."""
-        if not self._kept:
+        if not self._run_id:
             return
         with self._lock:
             if self._waiting:
-                lines = "".join(json.dumps(asdict(event)) + "\n" for event in self._waiting)
+                lines = "".join(json.dumps(asdict(event), ensure_ascii=False) + "\n" for event in self._waiting)
                 name = f"runs/{self._run_id}/events/{self._sequence:06d}-{os.getpid()}.jsonl"
-                self._unwritten.append((name, lines.encode()))
+                # Names of files that are no UTF-8 have letters that JSON cannot hold.
+                self._unwritten.append((name, lines.encode(errors="replace")))
                 self._sequence += 1
                 self._waiting = []
             self._flushed = time.monotonic()
@@ -150,8 +163,14 @@ def run_ids(store: Store) -> list[str]:
 
 
 def runs_of(store: Store, study: str) -> Iterator[str]:
-    """The runs of a study that did something, newest first: each read as it is asked for."""
-    return (run_id for run_id in reversed(run_ids(store)) if read_plan(store, run_id).get("study") == study)
+    """The runs of a study that did something, newest first: their plans are read as they are asked for."""
+    newest_first = run_ids(store)[::-1]
+    at_once = PLANS_AT_ONCE if store.far else 1
+    with ThreadPoolExecutor(at_once, "runs") as threads:
+        for first in range(0, len(newest_first), at_once):
+            some = newest_first[first : first + at_once]
+            plans = threads.map(lambda run_id: read_plan(store, run_id), some)
+            yield from (run_id for run_id, plan in zip(some, plans, strict=True) if plan.get("study") == study)
 
 
 def read_plan(store: Store, run_id: str) -> dict[str, Any]:
@@ -159,8 +178,9 @@ def read_plan(store: Store, run_id: str) -> dict[str, Any]:
     name = f"runs/{run_id}/plan.json"
     try:
         found = store.read_json(name)
-        if not all({"stage", "key"} <= step.keys() for step in found["steps"].values()):
-            raise ValueError("a step of it has no stage or no key")
+        for step in found["steps"].values():
+            if not isinstance(step["stage"], str) or not isinstance(step["key"], str):
+                raise ValueError("a step of it has a stage or a key that is no text")
     except MissingError:
         return {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -180,16 +200,30 @@ def read_events(store: Store, run_id: str) -> list[Event]:
 
 def event_objects(store: Store, run_id: str) -> list[str]:
     """The names of the objects that hold a run's events, in order."""
-    return [entry.name for entry in store.entries(f"runs/{run_id}/events") if entry.name.endswith(".jsonl")]
+    names = (entry.name for entry in store.entries(f"runs/{run_id}/events"))
+    return [name for name in names if _NAME.fullmatch(name.rpartition("/")[2])]
 
 
 def events_in(store: Store, name: str) -> list[Event]:
     """The events in one object. Raises `StoreError` where they are damaged, and `MissingError`."""
     try:
-        return [Event(**parse_json(line)) for line in store.read(name, EVENTS_BYTES).splitlines() if line]
+        return [_event(parse_json(line, finite=False)) for line in store.read(name, EVENTS_BYTES).split(b"\n") if line]
     except (ValueError, TypeError) as error:
         raise StoreError(
             f"events of a run in {name}",
             f"damaged ones ({error})",
             "Delete that object alone: nothing but these lines of the log is lost.",
         ) from error
+
+
+def _event(found: dict[str, Any]) -> Event:
+    """An event from its JSON. Raises `ValueError` or `TypeError` for one that its readers could not read."""
+    event = Event(**found)
+    kinds = {"kind": str, "step": str, "time": int | float, "fields": dict}
+    if not (
+        all(isinstance(getattr(event, name), kind) for name, kind in kinds.items())
+        and 0 <= event.time < LAST_SECOND
+        and all(isinstance(event.fields.get(name), kind) for name, kind in _READ.get(event.kind, {}).items())
+    ):
+        raise ValueError("an event with fields of other kinds")
+    return event

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.opening import opened_study
-from pipeline.options import STORE, STUDY
+from pipeline.options import STORE, STUDY, OutFile
 
 if TYPE_CHECKING:
     from pipeline.reading import OpenStudy
@@ -24,17 +24,32 @@ SAMPLES = 6
 @click.command()
 @STUDY
 @STORE
-@click.option("--tap", "taps", multiple=True, metavar="ENCODER:TAP", help="Only this tap [default: all].")
+@click.option(
+    "--tap",
+    "taps",
+    multiple=True,
+    metavar="ENCODER:TAP",
+    help="Only this tap (may be given several times) [default: all].",
+)
 @click.option(
     "--points", type=click.IntRange(3), default=5000, show_default=True, help="Held-out images that are shown, at most."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of t-SNE, and of what is drawn.")
 @click.option(
-    "--tsne/--no-tsne", default=None, help="t-SNE takes minutes for thousands [default: where it takes less than one]."
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of t-SNE, and of the choice of images."
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: STUDY-explore.html]")
+@click.option(
+    "--tsne/--no-tsne",
+    default=None,
+    help="Also map by t-SNE, which takes minutes for thousands of images [default: where it takes less than a minute].",
+)
+@click.option("--out", type=OutFile(), help="The page [default: STUDY-explore.html].")
 @click.option("--serve", is_flag=True, help="Serve the page on this machine instead: it then takes images of yours.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="With --serve [default: one that is free].")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="With --serve: listen on this port [default: one that is free].",
+)
 def explore(
     study: str,
     root: str,
@@ -49,9 +64,9 @@ def explore(
     """Write one page with a map of the held-out images of a finished STUDY at each tap.
 
     The page needs no network. Images are coloured by labels and selected on all maps at once; a press on one shows its
-    neighbours at each tap, and its samples where they are stored. --serve answers on the loopback address alone, to who
-    has the token in the address that it prints; an image of yours is embedded by the study's own encoders,
-    and painted.
+    neighbours at each tap, and its samples where they are stored. With --serve the page also takes images of yours:
+    the study's own encoders embed them, and its decoder paints them. It answers on this machine alone, and only who
+    has the printed address, which has a token in it.
     """
     from pipeline.errors import UsageError, require_run
     from pipeline.progress import size
@@ -60,7 +75,7 @@ def explore(
 
     if serve:
         if out is not None:
-            raise UsageError("--out or --serve", "both", "Say one of both.")
+            raise UsageError("--out or --serve", "both", "Give one of the two.")
         require_run()
     opened = opened_study(study, root)
     content = gather(opened, taps, points, seed, tsne, lambda sentence: click.echo(sentence, err=True))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.options import STORE, STUDY
+from pipeline.options import STORE, STUDY, OutFile
 
 if TYPE_CHECKING:
     from stages.embeddings.export import Kind
@@ -24,7 +24,7 @@ KINDS = ("parquet", "npy", "faiss", "anndata", "atlas")
 @click.option("--images", is_flag=True, help="Add the images as they are stored.")
 @click.option(
     "--bundle",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutFile(),
     help="In place of a tap: the whole study as this tar, which unpacks to a store.",
 )
 @click.option("--without", multiple=True, metavar="STEP", help="With --bundle: leave these steps out, e.g. decoder.")
@@ -71,6 +71,8 @@ def export(
     encoder, _, own = tap.partition(":")
     target = out or Path(f"{opened.name}-{encoder}-{own}{ENDINGS[to]}")
     _free(target)
+    if to != "npy" and not target.parent.is_dir():
+        raise UsageError("a file in a folder that is there", f"no folder {target.parent}", "Make it, or correct --out.")
     named = {"study": opened.name, "step": f"embeddings.{encoder}", "encoder": encoder, "tap": own}
     about = card.read(opened.artifact(named["step"])) | named | {"view": view}
     count = write(table, to, target, named, about | ({"licence": licence} if licence else {}), view, where, images)
@@ -85,16 +87,24 @@ def export(
 @click.argument("vectors")
 @STORE
 @click.option("--rows", help="CSV or Parquet with a row for each vector [default: the Parquet file of the vectors].")
-@click.option("--on", type=click.Choice(("key", "file_name")), default="key", show_default=True, help="Whose it is.")
+@click.option(
+    "--on", type=click.Choice(("key", "file_name")), default="key", show_default=True, help="How a row names its image."
+)
 @click.option("--column", default="embedding", show_default=True, help="Column of the vectors in a Parquet file.")
 @click.option("--tap", default="embedding", show_default=True, help="What the tap is called.")
-@click.option("--missing", type=click.Choice(("error", "null")), default="error", show_default=True)
+@click.option(
+    "--missing",
+    type=click.Choice(("error", "null")),
+    default="error",
+    show_default=True,
+    help="Where an image has no vector: refuse, or leave it without one.",
+)
 def adopt(
     study: str, name: str, vectors: str, root: str, rows: str | None, on: str, column: str, tap: str, missing: str
 ) -> None:
     """Make VECTORS (.npy or Parquet) of a finished STUDY's images its tap NAME:TAP, for reading.
 
-    Rows say whose vector each is, by key or by file name; every key is compared. --missing null: images may have none.
+    The file of --rows says which image each vector is of, by key or by file name.
     """
     from pipeline.adopt import adopt as adopt_vectors
     from pipeline.reading import open

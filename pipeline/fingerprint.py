@@ -19,7 +19,7 @@ import rfc8785
 
 from pipeline import cache
 from stages.contract import External
-from stages.errors import InputError
+from stages.errors import InputError, without_credentials
 from stages.external import code
 from stages.external.files import sha256_of
 
@@ -75,7 +75,7 @@ class Fingerprints:
             return sha256_of(code.here(source.url))
         if source.digest not in ("listing", "content"):
             return f"given:{source.digest}"
-        name = " ".join([source.digest, _absolute(source.url), *source.only])
+        name = self._name(source)
         known = self._known.get(name, {})
         if name not in self._fresh:
             if known and not self._refresh:
@@ -97,6 +97,18 @@ class Fingerprints:
             self._known[name]["digest"] = digest
             self._changed = self._changed or self._known[name] != known
         return self._fresh[name]
+
+    def _name(self, source: External) -> str:
+        """Under what the digest of a source is kept: without the credentials of its URL, and no other source's."""
+        name = " ".join([source.digest, _absolute(source.url), *source.only])
+        if (shown := without_credentials(name)) == name:
+            return name
+        hidden = f"{shown} {hashlib.sha256(name.encode()).hexdigest()}"
+        if name in self._known:
+            # From before, when the file held them.
+            self._known[hidden] = self._known.pop(name)
+            self._changed = True
+        return hidden
 
     def _hashes(self, url: str, files: list[SourceFile], known: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """path -> [size, stamp, sha256], reading only files whose size or stamp is new."""

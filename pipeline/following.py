@@ -5,7 +5,6 @@ events: these are numbered by one process, so the name of the next is known. Onc
 leases are listed: a run at work keeps its leases alive, and one that was killed does not say that it ended.
 """
 
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,8 +22,6 @@ SILENT_SECONDS = 60.0
 """After so long without an event, and again each time, the leases are listed."""
 LOST_SECONDS = 180.0
 """A run with no event and no heartbeat for so long is taken for dead."""
-
-_NAME = re.compile(r"(.*/)([0-9]+)-([0-9]+)\.jsonl")
 
 
 class Follower:
@@ -50,7 +47,7 @@ class Follower:
     def poll(self) -> list[Event]:
         """The events that have come since the last poll."""
         found = self._news()
-        if not self.end and is_dead_neighbour(self._process):
+        if not self.end and is_dead_neighbour(self._process["host"], self._process["pid"]):
             # What it wrote at its very end may have come after what was just read.
             found += self._news()
             if not self.end:
@@ -118,9 +115,9 @@ def follow(follower: Follower, pause: Callable[[float], None] = time.sleep) -> I
 
 def _after(name: str) -> str:
     """The name of the object of events that the same process writes next."""
-    found = _NAME.fullmatch(name)
-    assert found is not None, name
-    return f"{found[1]}{int(found[2]) + 1:06d}-{found[3]}.jsonl"
+    folder, _, label = name.rpartition("/")
+    number, _, ending = label.partition("-")
+    return f"{folder}/{int(number) + 1:06d}-{ending}"
 
 
 class Screen:

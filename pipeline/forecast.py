@@ -24,17 +24,20 @@ class Forecast:
 def after(graph: Sequence[Step], seconds: Mapping[str, float]) -> dict[str, float]:
     """For each step, the seconds of the longest chain that begins with it."""
     found: dict[str, float] = {}
+    behind: dict[str, float] = {}
     for step in reversed(graph):
-        behind = [found[other.name] for other in graph if step.name in other.inputs.values()]
-        found[step.name] = seconds.get(step.name, 0.0) + max(behind, default=0.0)
+        length = found[step.name] = seconds.get(step.name, 0.0) + behind.get(step.name, 0.0)
+        for source in step.inputs.values():
+            behind[source] = max(length, behind.get(source, 0.0))
     return found
 
 
 def order(graph: Sequence[Step], seconds: Mapping[str, float]) -> dict[str, int]:
     """Who goes first where not all have room: 0 for the step with the longest chain behind it."""
     length = after(graph, seconds)
-    place = {step.name: number for number, step in enumerate(graph)}
-    return {name: number for number, name in enumerate(sorted(place, key=lambda name: (-length[name], place[name])))}
+    # Sorting is stable: steps of equal length stay in the order of the graph.
+    names = sorted((step.name for step in graph), key=lambda name: -length[name])
+    return {name: number for number, name in enumerate(names)}
 
 
 def forecast(graph: Sequence[Step], cpu_seconds: Mapping[str, float], cpus: Sequence[int]) -> Forecast:

@@ -9,25 +9,43 @@ measured by the server's clock alone: the time of a probe object just written. T
 the lease, and an owner that sees a higher epoch than its own stops.
 """
 
-import json
 import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
 
 from pipeline.backends import Entry
-from pipeline.errors import BusyError, ExistsError, MissingError, StoreError
-from pipeline.store import RECORD_BYTES, Store, parse_json
+from pipeline.errors import BusyError, ExistsError, MissingError, PipelineError
+from pipeline.store import Store, number_in
 
 TTL_SECONDS = 60.0
+MOST_TTL_SECONDS = 3600.0
+"""No lease is kept for longer without a heartbeat."""
 POLL_SECONDS = 2.0
+
+_EPOCH = "e{:04d}.json"
 
 _held: set[str] = set()
 """Nonces of the leases that runs of this process hold now."""
+
+
+class Holder(BaseModel):
+    """Who took an epoch: what its record says."""
+
+    nonce: str
+    run: str
+    host: str
+    pid: int
+    ttl_seconds: Annotated[float, Field(gt=0, le=MOST_TTL_SECONDS)]
+
+    def __str__(self) -> str:
+        return f"run {self.run} on {self.host} (process {self.pid})"
 
 
 class Lease:
@@ -55,40 +73,36 @@ class Lease:
             if owner is None and self._take(epoch + 1):
                 return
             if owner is not None:
-                who = f"run {owner['run']} on {owner['host']} (process {owner['pid']})"
                 if on_busy == "fail":
                     raise BusyError(
                         f"nobody else at work on {self._folder[7:]}",
-                        f"{who}",
+                        f"{owner}",
                         "Wait for it, or run again with --on-busy wait.",
                     )
-                on_wait(who)
+                on_wait(str(owner))
                 time.sleep(POLL_SECONDS)
 
     def _take(self, epoch: int) -> bool:
-        document = {
-            "nonce": self._nonce,
-            "run": self._run_id,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "ttl_seconds": self._ttl,
-        }
+        ours = Holder(
+            nonce=self._nonce, run=self._run_id, host=socket.gethostname(), pid=os.getpid(), ttl_seconds=self._ttl
+        )
         # Before the record is there, because another thread may read it at once.
         _held.add(self._nonce)
         try:
-            stored, _ = self._store.create_or_read(f"{self._folder}/e{epoch:04d}.json", json.dumps(document).encode())
-            owner = _owner(stored)
-            if owner is not None and owner["nonce"] == self._nonce:
+            name = f"{self._folder}/{_EPOCH.format(epoch)}"
+            data = ours.model_dump_json().encode()
+            stored, _ = self._store.create_or_read(name, data)
+            if stored == data:
                 self._epoch = epoch
         finally:
             if not self._epoch:
                 _held.discard(self._nonce)
         return self._epoch > 0
 
-    def _holder(self) -> tuple[int, dict[str, Any] | None]:
+    def _holder(self) -> tuple[int, Holder | None]:
         """The newest epoch, and its owner unless it is over."""
         entries = self._store.entries(self._folder)
-        return _newest(entries), _owner_of(self._store, entries)
+        return _newest(entries), holder_of(self._store, entries)
 
     def __enter__(self) -> "Lease":
         self._thread = threading.Thread(target=self._live, name="lease", daemon=True)
@@ -100,7 +114,8 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
         _held.discard(self._nonce)
-        with suppress(StoreError):
+        # Where it cannot be released, it runs out.
+        with suppress(PipelineError):
             self._store.create_or_read(f"{self._folder}/e{self._epoch:04d}.released", b"")
             if self._beats:
                 self._store.delete(self._beat(self._beats))
@@ -137,17 +152,12 @@ class Lease:
 
 def server_time(store: Store) -> float:
     """What the store's server takes the time to be, in seconds since 1970."""
-    name = f"leases/clock/{secrets.token_hex(8)}"
+    name = f"probes/clock-{secrets.token_hex(8)}"
     store.create_or_read(name, b"")
     try:
         return store.head(name).modified
     finally:
         store.delete(name)
-
-
-def over(store: Store, entries: Sequence[Entry], now: float) -> bool:
-    """Whether nobody holds a lease, by all objects in its folder; `now` is the server's time."""
-    return _owner_of(store, entries, now) is None
 
 
 def signs_of_life(store: Store, run_id: str, folders: Collection[str]) -> frozenset[str]:
@@ -162,59 +172,61 @@ def signs_of_life(store: Store, run_id: str, folders: Collection[str]) -> frozen
         names = {entry.name for entry in entries if entry.name.startswith(label)}
         if f"{label}json" not in names or f"{label}released" in names:
             continue
-        owner = _owner(store.read(f"{label}json", RECORD_BYTES))
-        if owner is not None and owner["run"] == run_id:
+        owner = _read(store, f"{label}json")
+        if owner is not None and owner.run == run_id:
             found |= names
     return frozenset(found)
 
 
-def _owner_of(store: Store, entries: Sequence[Entry], now: float | None = None) -> dict[str, Any] | None:
-    """Who holds a lease, by all objects in its folder; None where its newest epoch is over."""
+def holder_of(store: Store, entries: Sequence[Entry], now: float | None = None) -> Holder | None:
+    """Who holds a lease, by all objects in its folder; None where its newest epoch is over.
+
+    `now` is the server's time, where it is known.
+    """
     epoch = _newest(entries)
     label = f"/e{epoch:04d}."
     signs = [entry for entry in entries if label in entry.name]
     if epoch == 0 or any(entry.name.endswith(".released") for entry in signs):
         return None
-    owner = _owner(store.read(next(entry.name for entry in signs if entry.name.endswith(".json")), RECORD_BYTES))
+    owner = _read(store, next(entry.name for entry in signs if entry.name.endswith(".json")))
     if owner is None or _has_ended(owner):
         return None
     age = (server_time(store) if now is None else now) - max(entry.modified for entry in signs)
-    return owner if age <= owner["ttl_seconds"] else None
+    return owner if age <= owner.ttl_seconds else None
 
 
 def _newest(entries: Sequence[Entry]) -> int:
-    names = (entry.name.rpartition("/")[2] for entry in entries)
-    return max((int(name[1:5]) for name in names if name.endswith(".json")), default=0)
+    numbers = (number_in(entry.name.rpartition("/")[2], _EPOCH) for entry in entries)
+    return max((number for number in numbers if number is not None), default=0)
 
 
-def _owner(data: bytes) -> dict[str, Any] | None:
-    """Who took an epoch; None where the record is damaged: nothing rests on a lease, so that one is over."""
+def _read(store: Store, name: str) -> Holder | None:
+    """Who took an epoch; None where the record is damaged or gone: nothing rests on a lease, so that one is over."""
     try:
-        found = parse_json(data)
-        return found if {"nonce", "run", "host", "pid", "ttl_seconds"} <= found.keys() else None
-    except (ValueError, AttributeError):
+        return Holder.model_validate(store.read_json(name))
+    except (ValueError, MissingError):
         return None
 
 
-def _has_ended(owner: dict[str, Any]) -> bool:
+def _has_ended(owner: Holder) -> bool:
     """Whether the owner is known to have ended without releasing the lease: then there is no need to wait.
 
     So it is with a process of this host that is gone, and with a run of this process that could not reach the store in
     the end.
     """
-    if owner["host"] == socket.gethostname() and owner["pid"] == os.getpid():
-        return owner["nonce"] not in _held
-    return is_dead_neighbour(owner)
+    if owner.host == socket.gethostname() and owner.pid == os.getpid():
+        return owner.nonce not in _held
+    return is_dead_neighbour(owner.host, owner.pid)
 
 
-def is_dead_neighbour(owner: Mapping[str, Any]) -> bool:
-    """Whether the owner (`host`, `pid`) was a process of this host that is gone."""
-    if owner["host"] != socket.gethostname():
+def is_dead_neighbour(host: str, pid: int) -> bool:
+    """Whether this was a process of this host that is gone."""
+    if host != socket.gethostname():
         return False
     try:
-        os.kill(owner["pid"], 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except OSError:
+    except (OSError, OverflowError):
         return False
     return False

@@ -58,10 +58,12 @@ class Lineage:
         for name, made in self.steps.items():
             for source in made.inputs.values():
                 readers.setdefault(source, set()).add(name)
+        of_one_artifact: dict[Ref, list[str]] = {}
         for name, ref in self._refs.items():
-            for other, same in self._refs.items():
-                if same == ref:
-                    readers[name] |= readers[other]
+            of_one_artifact.setdefault(ref, []).append(name)
+        for names in of_one_artifact.values():
+            every = set[str]().union(*(readers[name] for name in names))
+            readers |= dict.fromkeys(names, every)
         return self._closure(step, readers)
 
     def _closure(self, step: str, edges: Mapping[str, set[str]]) -> list[str]:

@@ -1,6 +1,7 @@
 """The command `log`: what happened in a run. Registered in `pipeline.cli`."""
 
 import json
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -58,7 +59,7 @@ def log(
         raise UsageError(
             f"a run of {read.study} in {root}",
             f"no run {run_id}" if run_id else "none",
-            f"`repscope run {study}` makes one; runs that had nothing to do leave no log.",
+            f"`repscope run {shlex.quote(study)}` makes one; runs that had nothing to do leave no log.",
         )
     if follow:
         _follow(store, found, as_json)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.backends import Entry
 from pipeline.errors import LargeError, MissingError, StoreError
 from pipeline.key import SHORT, Document, Key
-from pipeline.store import RECORD_BYTES, Store, parse_json
+from pipeline.store import LAST_SECOND, RECORD_BYTES, Store, number_in, parse_json
 
 FORMAT = 1
 """Major version of these records. A newer one is refused, an older one is read."""
@@ -40,7 +41,6 @@ MOST_PARTS = 1_000_000
 AT_ONCE = 32
 """How many records of a remote store are read together."""
 
-RECORDS = ("artifact.json", "manifest.json", "tombstone.json")
 Standing: TypeAlias = Literal["none", "open", "closed", "committed", "broken"]
 """How the newest generation stands: not there, unfinished, closed by a tombstone, committed, or damaged."""
 
@@ -120,6 +120,7 @@ class InputRecord(BaseModel):
     digest: str
 
 
+Seconds: TypeAlias = Annotated[float, Field(ge=0, lt=LAST_SECOND, allow_inf_nan=False)]
 Parts: TypeAlias = Annotated[int, Field(ge=0, le=MOST_PARTS)]
 
 
@@ -133,7 +134,7 @@ class Head(_Record):
     inputs: dict[str, InputRecord]
     parts: Parts
     owner: Owner
-    created: float
+    created: Seconds
 
 
 class Receipt(_Record):
@@ -148,12 +149,12 @@ class Receipt(_Record):
     adopted: tuple[str, ...] = ()
     summary: dict[str, Any]
     code: str
-    seconds: float
+    seconds: Seconds
     versions: dict[str, str] = Field(default_factory=dict)
     arithmetic: tuple[str, ...] = ()
     owner: Owner
     executor: str
-    created: float
+    created: Seconds
 
 
 class Decision(_Record):
@@ -178,12 +179,12 @@ class Manifest(_Record):
     parts: Parts
     objects: dict[str, Object]
     summary: dict[str, Any]
-    seconds: float
+    seconds: Seconds
     versions: dict[str, str]
     arithmetic: tuple[str, ...] = ()
     owner: Owner
     executor: str
-    created: float
+    created: Seconds
 
     @property
     def digest(self) -> str:
@@ -211,13 +212,19 @@ class Tombstone(_Record):
     reason: str
     damaged: bool = False
     owner: Owner
-    created: float
+    created: Seconds
 
 
 def folder_of(stage: str, key: str, generation: int | None = None) -> str:
     """The folder of an artifact, or of one of its generations."""
     folder = f"artifacts/{stage}/{key[:SHORT]}"
     return folder if generation is None else f"{folder}/g{generation:04d}"
+
+
+@lru_cache(maxsize=256)
+def generation_in(label: str) -> int | None:
+    """The number of the generation that a folder of this name is; None where it is none."""
+    return number_in(label, "g{:04d}")
 
 
 def receipt_name(part: int) -> str:
@@ -250,8 +257,8 @@ class Survey:
     @property
     def received(self) -> set[int]:
         """The parts that have a receipt."""
-        labels = (name.removeprefix("parts/").removesuffix(".json") for name in self.entries if name[:6] == "parts/")
-        return {int(label) for label in labels if label.isdigit()}
+        found = (number_in(name, "parts/{:05d}.json") for name in self.entries if name[:6] == "parts/")
+        return {number for number in found if number is not None}
 
     def ref(self, store: Store) -> Ref:
         """Its reference, once it is committed."""
@@ -289,8 +296,9 @@ def _newest(store: Store, stage: str, key: str) -> tuple[int, dict[str, Entry]]:
     artifact = folder_of(stage, key)
     for entry in store.entries(artifact):
         label, _, name = entry.name[len(artifact) + 1 :].partition("/")
-        if label[:1] == "g" and label[1:].isdigit() and name:
-            generations.setdefault(int(label[1:]), {})[name] = entry
+        number = generation_in(label)
+        if number is not None and name:
+            generations.setdefault(number, {})[name] = entry
     return max(generations.items(), key=lambda entry: entry[0], default=(-1, {}))
 
 

@@ -1,9 +1,11 @@
 """Options and arguments that several commands have."""
 
 import functools
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import click
@@ -30,6 +32,23 @@ class RanksOption(click.ParamType):  # type: ignore[type-arg]
         """As a person writes it."""
         least, most = ranks
         return str(least) if least == most else f"{least}-{most}"
+
+
+class OutFile(click.Path):
+    """A file that a command writes at its end: refused before its work where its folder cannot be written."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, dir_okay=False, writable=True, readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path."""
+        path = Path(str(super().convert(value, param, ctx)))
+        folder = path.parent
+        if not folder.is_dir():
+            self.fail(f"expected a file in a folder that is there; found no folder {str(folder)!r}.", param, ctx)
+        if not path.exists() and not os.access(folder, os.W_OK):
+            self.fail(f"expected a folder that can be written; found {str(folder)!r}, which cannot.", param, ctx)
+        return path
 
 
 STUDY = click.argument("study", metavar="STUDY")
@@ -59,7 +78,7 @@ ON_BUSY = click.option(
     type=click.Choice(["wait", "fail"]),
     default="wait",
     show_default=True,
-    help="When another run is at it.",
+    help="What to do where another run works on the same artifact.",
 )
 HUNG_AFTER = click.option(
     "--hung-after",
@@ -67,7 +86,7 @@ HUNG_AFTER = click.option(
     default=HUNG_MINUTES,
     show_default=True,
     metavar="MINUTES",
-    help="Try a part again after 10 times the median and so long, a training after so long without report; 0: never.",
+    help="A part or a training that hangs is tried again, after so long at least. 0: never.",
 )
 
 

@@ -1,6 +1,7 @@
 """What a run would do: the state of every step of a study, its reason, and what it is expected to cost."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -8,7 +9,18 @@ from pipeline.drift import Code
 from pipeline.errors import MissingError, UsageError
 from pipeline.fingerprint import Fingerprints
 from pipeline.key import Key, key_of
-from pipeline.manifest import Head, InputRecord, Manifest, Survey, folder_of, read_receipt, read_record, survey, surveys
+from pipeline.manifest import (
+    AT_ONCE,
+    Head,
+    InputRecord,
+    Manifest,
+    Survey,
+    folder_of,
+    read_receipt,
+    read_record,
+    survey,
+    surveys,
+)
 from pipeline.speed import REFERENCE, Speed
 from pipeline.step import Step
 from pipeline.store import Store
@@ -243,17 +255,23 @@ def explain(name: str, graph: Sequence[Step], store: Store) -> list[Difference]:
 
 
 def _documents(store: Store, stage: str, besides: str) -> list[tuple[float, str, dict[str, Any]]]:
-    """When begun, folder and key document of the first generations of a stage's artifacts."""
-    found = []
-    for short in store.folders(f"artifacts/{stage}"):
-        if short != besides:
-            folder = folder_of(stage, short, 0)
-            try:
-                head = read_record(store, f"{folder}/artifact.json", Head)
-            except MissingError:
-                continue
-            found.append((head.created, folder, head.document))
-    return found
+    """When begun, folder and key document of a stage's artifacts, each of its first generation that is left."""
+
+    def found_in(name: str) -> tuple[float, str, dict[str, Any]]:
+        head = read_record(store, name, Head)
+        return head.created, name.removesuffix("/artifact.json"), head.document
+
+    def first(short: str) -> tuple[float, str, dict[str, Any]] | None:
+        try:
+            return found_in(f"{folder_of(stage, short, 0)}/artifact.json")
+        except MissingError:
+            # Deleted as garbage; a later generation may stand beside it.
+            names = (entry.name for entry in store.entries(folder_of(stage, short)))
+            return next((found_in(name) for name in names if name.endswith("/artifact.json")), None)
+
+    others = [short for short in store.folders(f"artifacts/{stage}") if short != besides]
+    with ThreadPoolExecutor(AT_ONCE if store.far else 1, "explain") as threads:
+        return [found for found in threads.map(first, others) if found is not None]
 
 
 def _flat(document: Mapping[str, Any], above: str = "") -> dict[str, Any]:

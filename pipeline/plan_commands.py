@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 @click.argument("recipe")
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 def init(recipe: str, path: Path | None) -> None:
-    """Write the study RECIPE as a file to start from (default: RECIPE.yaml here)."""
+    """Write the study RECIPE as a file to start from (default: RECIPE.yaml here).
+
+    Recipes: ceiling, dose, findings, folder, folder128, full, photos, scenes, scenes64, tiny. The quickstart says what
+    each is.
+    """
     from pipeline.errors import UsageError
     from pipeline.study import RECIPES, recipes
 
@@ -38,7 +42,8 @@ def init(recipe: str, path: Path | None) -> None:
         raise UsageError(f"{target} not to exist", "a file", "Name another path.") from error
     except OSError as error:
         raise UsageError(f"to write {target}", str(error.strerror), "Name a path that can be written.") from error
-    click.echo(f"{target} written. Next: repscope plan {target}; repscope run {target}")
+    quoted = shlex.quote(str(target))
+    click.echo(f"{target} written. Next: repscope plan {quoted}; repscope run {quoted}")
 
 
 @click.command()
@@ -86,7 +91,7 @@ def plan(study: str, root: str, as_json: bool, refresh: bool, address: str | Non
 @JSON
 @click.option("--check", is_flag=True, help="Exit with 4 where something is broken, stale, drifted or missing.")
 @click.option("--refresh", is_flag=True, help="List outside sources again instead of trusting what was seen last.")
-@click.option("--watch", is_flag=True, help="Say it again whenever it changes, until the newest run of STUDY ends.")
+@click.option("--watch", is_flag=True, help="Print it again whenever it changes, until the newest run of STUDY ends.")
 def status(study: str, root: str, as_json: bool, check: bool, refresh: bool, watch: bool) -> None:
     """Say how each step of a study stands."""
     from pipeline.errors import OutdatedError, UsageError

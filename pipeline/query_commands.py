@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.opening import opened_study
-from pipeline.options import JSON, STORE, STUDY
+from pipeline.options import JSON, STORE, STUDY, OutFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,15 +72,17 @@ def list_store(root: str, as_json: bool) -> None:
 @click.option("--near", metavar="IMAGE|KEY", help="In place of SQL: the images nearest to a photograph, or to a key.")
 @click.option("--where", help="With --near: a condition in SQL over the columns of `rows`.")
 @click.option("-k", "count", type=click.IntRange(1), default=10, show_default=True, help="With --near: how many.")
-@click.option("--metric", type=click.Choice(("l2", "cosine")), default="l2", show_default=True, help="With --near.")
+@click.option(
+    "--metric", type=click.Choice(("l2", "cosine")), default="l2", show_default=True, help="With --near: the distance."
+)
 @click.option(
     "--sheet",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutFile(),
     help="With --near: also write the images found to this PNG, with names and distances.",
 )
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
-@click.option("--tap", metavar="ENCODER:TAP", help="Whose vectors are meant [default: the study's first].")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file instead.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="Of the output.")
+@click.option("--tap", metavar="ENCODER:TAP", help="The tap whose vectors are used [default: the study's first].")
+@click.option("--out", type=OutFile(), help="Write to this file instead.")
 def query(
     study: str,
     sql: str | None,
@@ -104,7 +106,7 @@ def query(
 
     if (sql is None) == (near is None):
         found = "neither" if sql is None else "both"
-        raise UsageError("SQL or --near", found, "Say what to ask: one of both.")
+        raise UsageError("SQL or --near", found, "Give one of the two.")
     if near is None and (where is not None or sheet is not None):
         raise UsageError("--where and --sheet with --near", "SQL", "Write the condition into the SQL.")
     opened = opened_study(study, root)

@@ -220,8 +220,8 @@ class OpenStudy:
     def _ref(self, step: str) -> "Ref":
         if step in self._found.missing:
             raise UsageError(
-                f"{step} of {self.name} to be made as its file says",
-                "that it is not",
+                f"{step} of {self.name} with the settings of its file",
+                "none in the store",
                 f"Run the study first. By its name, {self.name}, the newest finished run is read.",
             )
         if step not in self._refs:

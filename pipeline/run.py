@@ -25,12 +25,20 @@ from cluster.errors import StoppedError
 from cluster.executor import Executor
 from pipeline.artifact import StoredInput
 from pipeline.drift import Code
-from pipeline.errors import SeveralFailedError, StepFailedError, UsageError, exit_code
+from pipeline.errors import (
+    AccessError,
+    SeveralFailedError,
+    StepFailedError,
+    StoreError,
+    UnansweredError,
+    UsageError,
+    exit_code,
+)
 from pipeline.events import EventLog, Listener, new_run_id
 from pipeline.fingerprint import Fingerprints
 from pipeline.forecast import order
 from pipeline.key import Key
-from pipeline.lease import Lease
+from pipeline.lease import Lease, server_time
 from pipeline.manifest import Head, InputRecord, Ref, Survey, close_generation, open_generation, survey, surveys
 from pipeline.plan import State, files_of_code, fits, guesses, judge, keys_of
 from pipeline.salvage import salvage
@@ -209,10 +217,11 @@ class _Engine:
         self._ranks, self._least_ranks = ranks, least_ranks
         self._executor: Executor | None = None
         self._working = False
-        self._run_id = new_run_id()
-        self._events = EventLog(store, self._run_id, listener)
+        self._run_id = new_run_id(time.time())
+        self._events = EventLog(store, listener)
         self._code = Code()
         self._plan: dict[str, Any] = {}
+        """`plan.json` but for the run's id."""
         self._surveyed: dict[str, Survey] = {}
         self._code_files: dict[str, str] = {}
 
@@ -225,13 +234,15 @@ class _Engine:
         self._events.emit("run_started", study=study, host=socket.gethostname(), pid=os.getpid())
         fingerprints = Fingerprints(refresh=True)
         wanted = list(graph) if until is None else _needed(graph, until)
+        if unneeded := sorted(force - {step.name for step in wanted}):
+            raise UsageError(f"--force of steps that {until} needs", unneeded[0], "Leave it out, or leave out --until.")
         keys = keys_of(wanted, fingerprints, self._store)
         self._code_files = {path: sha256_of(user_code.here(path)) for path in files_of_code(wanted)}
         fingerprints.save()
-        self._plan = _plan(self._run_id, study, wanted, keys)
-        forced = {keys[name].digest for name in force if name in keys}
+        self._plan = _plan(study, wanted, keys)
+        forced = {keys[name].digest for name in force}
         if self._store.far:
-            self._surveyed = surveys(self._store, [(step.stage.name, keys[step.name].digest) for step in wanted])
+            self._surveyed = self._all_surveyed(wanted, keys)
         # All before the first step: code that is edited during the run counts for none of them.
         codes = {step.name: self._code.digest(type(step.stage)) for step in wanted}
         self._code.save()
@@ -243,6 +254,16 @@ class _Engine:
         self._events.flush()
         results = tuple(replace(done[step.name].result, name=step.name) for step in wanted)
         return RunResult(self._run_id if self._working else None, results)
+
+    def _all_surveyed(self, graph: Sequence[Step], keys: Mapping[str, Key]) -> dict[str, Survey]:
+        """How all artifacts stand, asked for together."""
+        try:
+            return surveys(self._store, [(step.stage.name, keys[step.name].digest) for step in graph])
+        except (AccessError, UnansweredError):
+            raise
+        except StoreError:
+            # A damaged record is the failure of its own step, which is surveyed when its turn comes.
+            return {}
 
     def _others(self, graph: Sequence[Step], study: str, done: Mapping[str, Ref]) -> dict[str, Ref]:
         """The artifacts that a study's other steps had and, by their keys, still have, where only some were wanted."""
@@ -302,12 +323,17 @@ class _Engine:
                 job = _Job(step, key, inputs, codes[step.name], key.digest in forced)
                 # The surveys taken at the start count until something is done; after that they may be hours old.
                 known = None if self._working else self._surveyed.get(key.digest)
-                found, state, _ = self._survey(job, known)
-                if job.forced or state not in ("done", "DRIFT"):
-                    walk.ready.append(job)
-                    waiting.add(key.digest)
+                try:
+                    found, state, _ = self._survey(job, known)
+                except Exception as error:
+                    # As where its work fails: others are at work, and go on.
+                    self._ended(walk, job, self._failed(job, error))
                 else:
-                    walk.done[step.name] = walk.by_key[key.digest] = self._hit(job, found, state)
+                    if job.forced or state not in ("done", "DRIFT"):
+                        walk.ready.append(job)
+                        waiting.add(key.digest)
+                    else:
+                        walk.done[step.name] = walk.by_key[key.digest] = self._hit(job, found, state)
             walk.left.remove(step)
         return len(walk.left) < before
 
@@ -353,13 +379,17 @@ class _Engine:
             self._events.emit("step_left", job.step.name, reason="no further part was to begin")
             return _LeftError(error)
         except Exception as error:
-            self._halt.failed()
-            self._events.emit("step_left", job.step.name, reason=str(error) or type(error).__name__)
-            return error
+            return self._failed(job, error)
         except BaseException as error:
             if not everything:
                 raise
             return error
+
+    def _failed(self, job: _Job, error: Exception) -> Exception:
+        """Records that a step ends with an error, and returns that."""
+        self._halt.failed()
+        self._events.emit("step_left", job.step.name, reason=str(error) or type(error).__name__)
+        return error
 
     def _ended(self, walk: _Walk, job: _Job, ended: "_Done | BaseException") -> None:
         """Takes note of how a step has ended. Raises what is nobody's failure but ours."""
@@ -426,8 +456,11 @@ class _Engine:
         """Once, before the first work: the store is readied for writing and the run recorded."""
         if not self._working:
             self._store.prepare()
-            self._store.create_or_read(f"runs/{self._run_id}/plan.json", json.dumps(self._plan, indent=1).encode())
-            self._events.keep()
+            # Runs sort by the clock of the store: that of a machine may be hours off.
+            self._run_id = new_run_id(server_time(self._store))
+            plan = {"format": 1, "run": self._run_id} | self._plan
+            self._store.create_or_read(f"runs/{self._run_id}/plan.json", json.dumps(plan, indent=1).encode())
+            self._events.keep(self._run_id)
             self._working = True
 
     def _ready_executor(self) -> Executor:
@@ -563,10 +596,10 @@ def _needed(graph: Sequence[Step], until: str) -> list[Step]:
     return [step for step in graph if step.name in needed]
 
 
-def _plan(run_id: str, study: str | None, graph: Sequence[Step], keys: Mapping[str, Key]) -> dict[str, Any]:
+def _plan(study: str | None, graph: Sequence[Step], keys: Mapping[str, Key]) -> dict[str, Any]:
     """`plan.json`: what a run is about to bring to done; a root for whoever collects garbage."""
     steps = {
         step.name: {"stage": step.stage.name, "key": keys[step.name].digest, "inputs": dict(step.inputs)}
         for step in graph
     }
-    return {"format": 1, "run": run_id, "study": study, "created": time.time(), "steps": steps}
+    return {"study": study, "created": time.time(), "steps": steps}

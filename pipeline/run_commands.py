@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.opening import opened_graph, opened_study
-from pipeline.options import JSON, STORE, STUDY, RunOptions, run_options
+from pipeline.options import JSON, STORE, STUDY, OutFile, RunOptions, run_options
 
 if TYPE_CHECKING:
     from cluster.executor import Executor
@@ -105,7 +105,7 @@ def run(
 @click.command()
 @STUDY
 @STORE
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also copy the page to this file.")
+@click.option("--out", type=OutFile(), help="Also copy the page to this file.")
 def report(study: str, root: str, out: Path | None) -> None:
     """Print where the report of a finished STUDY is."""
     page = opened_study(study, root).artifact("report")
@@ -122,7 +122,11 @@ def report(study: str, root: str, out: Path | None) -> None:
 @STORE
 @JSON
 @click.option(
-    "--tap", "taps", multiple=True, metavar="ENCODER:TAP", help="Only this tap [default: all that see pixels]."
+    "--tap",
+    "taps",
+    multiple=True,
+    metavar="ENCODER:TAP",
+    help="Only this tap (may be given several times) [default: all that read pixels].",
 )
 @click.option("--samples", "count", type=click.IntRange(1, 64), default=8, show_default=True, help="Samples per tap.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of their noise.")
@@ -135,7 +139,7 @@ def report(study: str, root: str, out: Path | None) -> None:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutFile(),
     default="shown.png",
     show_default=True,
     help="A picture (.png), or a page with distances and ranks (.html).",
@@ -188,8 +192,8 @@ def show(
         near = f"{tap.attainable.mean():.2f}" if tap.attainable.any() else ""
         click.echo(f"{tap.id:<{width}}  {tap.distances.mean():8.2f}  {near:>10}  {np.median(tap.ranks):g}")
     what = "the image" if len(found) == 1 else f"{len(found)} images"
-    places = f"{len(shown.taps)} tap{'s' * (len(shown.taps) != 1)}"
-    click.echo(f"{out}: {what} and {count} sample{'s' * (count != 1)} each at {places}")
+    taps_shown = f"{len(shown.taps)} tap{'s' * (len(shown.taps) != 1)}"
+    click.echo(f"{out}: {what} and {count} sample{'s' * (count != 1)} each at {taps_shown}")
 
 
 COMMANDS = (run, report, show)

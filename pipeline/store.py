@@ -43,6 +43,9 @@ RECORD_BYTES = 16 << 20
 RECORD_VALUES = 2_000_000
 """No record has more values: a byte of JSON can become a hundred bytes of memory."""
 
+LAST_SECOND = 1e11
+"""No time in a record (in seconds since 1970) is as late as this, and nothing has taken as long."""
+
 TRIES = 4
 PAUSE_SECONDS = 0.05
 """The first pause between two tries; the next are twice as long, and each is cut by up to half at random."""
@@ -51,7 +54,8 @@ BUDGET_SECONDS = 300.0
 
 _Answer = TypeVar("_Answer")
 
-_NAME = re.compile(r"[A-Za-z0-9_.=+@:,-]+(/[A-Za-z0-9_.=+@:,-]+)*")
+_FOLDER = r"(?!\.\.?(?:/|\Z))[A-Za-z0-9_.=+@:,-]+"
+_NAME = re.compile(f"{_FOLDER}(?:/{_FOLDER})*")
 
 
 class Store:
@@ -204,14 +208,15 @@ class Store:
         return self._backend.head(name)
 
     def entries(self, folder: str) -> list[Entry]:
-        """All objects below a folder, sorted by name."""
+        """All objects below a folder, sorted by name. What has a name that no object of ours can have is left out."""
         _check(folder)
-        return sorted(self._backend.entries(folder), key=lambda entry: entry.name)
+        found = (entry for entry in self._backend.entries(folder) if _is_name(entry.name))
+        return sorted(found, key=lambda entry: entry.name)
 
     def folders(self, folder: str) -> list[str]:
-        """The names of the folders directly in a folder, sorted."""
+        """The names of the folders directly in a folder that hold any object, sorted; see `entries`."""
         _check(folder)
-        return sorted(self._backend.folders(folder))
+        return sorted(filter(_is_name, self._backend.folders(folder)))
 
     def delete(self, name: str) -> None:
         """Deletes an object; one that is not there is deleted already."""
@@ -242,12 +247,23 @@ def _pause(attempt: int) -> None:
     time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
 
 
-def parse_json(data: bytes) -> Any:
-    """JSON from its bytes. Raises `ValueError` where it is none, is nested too deeply or has too many values."""
+def parse_json(data: bytes, finite: bool = True) -> Any:
+    """JSON from its bytes. Raises `ValueError` where it is none, is nested too deeply or has too many values.
+
+    With `finite` also where a number is none or infinite, which Python writes as NaN and Infinity.
+    """
     values = sum(data.count(sign) for sign in (b",", b"[", b"{"))
     if values > RECORD_VALUES:
         raise ValueError(f"about {values} values, where at most {RECORD_VALUES} can be")
-    return from_json(data)
+    return from_json(data, allow_inf_nan=not finite)
+
+
+def number_in(name: str, pattern: str) -> int | None:
+    """The number in the name of an object, where the name is just what `pattern` makes of it (`g{:04d}`); else None."""
+    before, _, after = pattern.partition("{")
+    digits = name.removeprefix(before).removesuffix(after.partition("}")[2])
+    number = int(digits) if digits.isascii() and digits.isdigit() else None
+    return number if number is not None and pattern.format(number) == name else None
 
 
 _open: dict[str, Store] = {}
@@ -271,16 +287,34 @@ def share(store: Store) -> None:
 
 
 def canonical_url(url: str) -> str:
-    """One spelling per store: absolute `file://` URLs for folders, no slash at the end."""
+    """One spelling per store: absolute `file://` URLs for folders, no slash at the end.
+
+    Raises `UsageError` for credentials in it: it stands in commands to copy, in tables and in logs.
+    """
+    if not url:
+        raise UsageError("a folder or a URL of a store", "an empty text", "Correct --store.")
     if "://" not in url:
         return Path(url).expanduser().resolve().as_uri()
     if url.startswith("file://"):
         return Path(unquote(urlsplit(url).path)).resolve().as_uri()
+    found = urlsplit(url)
+    # In `abfs://container@account…` the container stands before the `@`.
+    user = found.netloc.rpartition("@")[0]
+    if found.query or (user and (":" in user or not found.scheme.startswith("abfs"))):
+        raise UsageError(
+            "a URL of a store without credentials and without `?`",
+            url,
+            "Set the credentials in the environment (docs/guide/stores.md).",
+        )
     return url if url == "memory://" else url.rstrip("/")
 
 
+def _is_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
 def _check(name: str) -> None:
-    if not _NAME.fullmatch(name) or {".", ".."} & set(name.split("/")):
+    if not _is_name(name):
         raise UsageError(
             "object names of letters, digits and `_.=+@:,-`, with / between folders and no folder . or ..",
             repr(name),

@@ -142,8 +142,8 @@ def collect_garbage(kinds: tuple[str, ...], root: str, as_json: bool, delete: bo
     """Delete from a store what nothing reaches any more, or print what that would be.
 
     KIND is one or more of: artifacts (those that neither the newest run of any study nor a run that is under way
-    reaches), checkpoints (of trainings that are finished), leases (that are over), probes, or all. An artifact is
-    closed first, and deleted by a later `gc` once the grace period is over.
+    reaches), checkpoints (of trainings that are finished), leases (that are over), probes (left by checks of the
+    store), or all. An artifact is closed first, and deleted by a later `gc` once the grace period is over.
     """
     from pipeline.collect import KINDS, collect, collectable
     from pipeline.errors import UsageError

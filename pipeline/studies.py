@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.errors import StoreError
 from pipeline.key import SHORT
 from pipeline.manifest import Ref
-from pipeline.store import Store
+from pipeline.store import Store, number_in
 
 FORMAT = 2
 """Major version of pointers. A newer one is refused, an older one is read."""
@@ -115,8 +115,7 @@ def read_pointer(store: Store, name: str) -> Pointer:
 
 def _number(name: str) -> int:
     """The number that a pointer is named by; 0 for one that is named by its time."""
-    label = name.rpartition("/")[2].removesuffix(".json")
-    return int(label) if label.isdigit() else 0
+    return number_in(name.rpartition("/")[2], "{:06d}.json") or 0
 
 
 def _ref(store: Store, generation: _Generation) -> Ref:

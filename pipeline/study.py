@@ -14,7 +14,6 @@ import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -25,6 +24,7 @@ from pydantic import (
 )
 
 from pipeline.errors import UsageError
+from stages.contract import Settings
 from stages.decoder.extension.stage import Extension
 from stages.decoder.rcdm.published_stage import ReleasedDecoder
 from stages.decoder.rcdm.stage import Rcdm
@@ -45,12 +45,6 @@ RCDM = Override.model_validate(PRESETS["rcdm"])
 """How an encoder sees images as published decoders were trained with."""
 
 RECIPES = Path(__file__).parent / "recipes"
-
-
-class StudyBlock(BaseModel):
-    """Base of the blocks: frozen, and an unknown field is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _by_kind(value: Any) -> Any:
@@ -101,14 +95,14 @@ AnyDecoder = Annotated[
 ]
 
 
-class Dataset(StudyBlock):
+class Dataset(Settings):
     """Where images come from and how they are stored."""
 
     listing: Listing
     shards: Shards = Shards()
 
 
-class AskedQuestions(StudyBlock):
+class AskedQuestions(Settings):
     """What is asked: a field for each question of the catalogue. One that is absent is not asked.
 
     Any other name is a question of your own, with `kind: path/to/file.py:Class`.
@@ -154,7 +148,7 @@ class AskedQuestions(StudyBlock):
         return {name: question for name, question in found.items() if question is not None} | self.own
 
 
-class WrittenStudy(StudyBlock):
+class WrittenStudy(Settings):
     """The fields of a study that do not depend on the catalogue; `Study` has the others too."""
 
     name_pattern: ClassVar[re.Pattern[str]] = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")

@@ -183,7 +183,7 @@ def _deployed(target: str, study: str | None, root: str) -> dict[str, str]:
         click.echo(f"Mount into every pod, at the same path: {', '.join(local)}", err=True)
     command = ["repscope", "run", "/study/study.yaml", "--store", submission.store.url, "--address", "auto"]
     return {
-        "name": re.sub("[^a-z0-9]+", "-", submission.study.study.lower()).strip("-")[:40],
+        "name": re.sub("[^a-z0-9]+", "-", submission.study.study.lower())[:40].strip("-"),
         "study": submission.text,
         "command": shlex.join(command),
         "ray": version("ray"),

@@ -157,6 +157,11 @@ def runtime_env_of(file: Path | None, folder: Path, passed: Sequence[str]) -> di
         if not isinstance(env, dict) or "working_dir" in env:
             found = "working_dir, which is the run's own" if isinstance(env, dict) else type(env).__name__
             raise UsageError(f"fields of a runtime_env in {file}, without working_dir", found, "Take it out.")
+        given = env.get("env_vars", {})
+        pairs = given.items() if isinstance(given, dict) else [("env_vars", given)]
+        # Never the value: it may be a secret.
+        if wrong := [f"{name} of type {type(value).__name__}" for name, value in pairs if not isinstance(value, str)]:
+            raise UsageError(f"names and texts in env_vars of {file}", wrong[0], 'Write a number as a text: "4".')
     if absent := [name for name in passed if name not in os.environ]:
         raise UsageError("the variables of --pass-env to be set here", f"no {', '.join(absent)}", "Set them first.")
     variables = {name: os.environ[name] for name in passed}

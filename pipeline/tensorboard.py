@@ -22,9 +22,11 @@ def export(events: Sequence[Event], folder: Path) -> list[str]:
     trainings: dict[str, list[Event]] = {}
     for event in events:
         if event.kind == PROGRESS:
-            before = trainings.get(event.step, [])
+            reports = trainings.setdefault(event.step, [])
             # A later attempt goes on from a checkpoint: what came after that is reported again.
-            trainings[event.step] = [e for e in before if e.fields["done"] < event.fields["done"]] + [event]
+            while reports and reports[-1].fields["done"] >= event.fields["done"]:
+                reports.pop()
+            reports.append(event)
     for step, reports in trainings.items():
         for old in (folder / step).glob(f"events.out.tfevents.*{SUFFIX}"):
             old.unlink()

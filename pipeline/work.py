@@ -38,7 +38,7 @@ def split(step: Step, inputs: Mapping[str, Input]) -> list[Part]:
         raise StepFailedError(
             f"{step.name} to be split into parts",
             f"{type(error).__name__}: {error}",
-            "This is a mistake in the stage.",
+            "This is a mistake in the stage: correct its `split`.",
             step=step.name,
         ) from error
     indices = [part.index for part in parts]
@@ -46,7 +46,7 @@ def split(step: Step, inputs: Mapping[str, Input]) -> list[Part]:
         raise StepFailedError(
             f"the parts of {step.name} to count from 0",
             f"{indices[:5]}",
-            "This is a mistake in the stage.",
+            "This is a mistake in the stage: correct its `split`.",
             step=step.name,
         )
     if len(parts) > MOST_PARTS:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from cluster.resources import device
 from pipeline.artifact import StoredCheckpoints, StoredInput, StoredOutput, TornPartError, TrainingOutput
 from pipeline.drift import Code, combined_code
-from pipeline.errors import MissingError, PipelineError, StaleCodeError
+from pipeline.errors import MissingError, PipelineError, RootError, StaleCodeError
 from pipeline.key import key_of
 from pipeline.manifest import (
     Head,
@@ -48,6 +48,9 @@ from stages.training.precision import Precision, noted
 
 if TYPE_CHECKING:
     from cluster.executor import GangContext
+
+LOOK_SECONDS = (0.2, 0.4, 0.8, 1.6, 3.2, 0.0)
+"""How long a worker waits, from try to try, for what the driver has just created: a shared folder may be late."""
 
 VERSIONED = {
     "lightly": "lightly",
@@ -276,8 +279,25 @@ def _assignment(payload: dict[str, Any]) -> _Assignment:
     _same("code", _code_digest(cls), task.code)
     store = open_store(task.store)
     folder = folder_of(stage.name, task.key, task.generation)
+    if store.url.startswith("file://"):
+        _require_same_folder(store, f"{folder}/artifact.json", task.opened_by)
     inputs = {name: StoredInput(ref) for name, ref in task.inputs.items()}
     return _Assignment(task, stage, store, folder, inputs)
+
+
+def _require_same_folder(store: Store, name: str, opened_by: Owner) -> None:
+    """Raises `RootError` where the driver's folder is not here: what is written here nobody would find."""
+    for pause in LOOK_SECONDS:
+        try:
+            store.head(name)
+            return
+        except MissingError:
+            time.sleep(pause)
+    raise RootError(
+        f"the store {store.url} of {opened_by} on {Owner.here()}",
+        f"another folder, without {name}",
+        "Name one that every machine reaches with --store: a bucket, or a folder on NFS.",
+    )
 
 
 def _same(what: str, ours: str, theirs: str) -> None:

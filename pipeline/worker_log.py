@@ -27,6 +27,9 @@ from stages.errors import without_credentials
 FIRST, LAST = 16_000, 48_000
 """How many characters of the beginning and of the end are kept."""
 
+MOST_BYTES = 8 * (FIRST + LAST)
+"""No log is larger, whatever letters it has."""
+
 READ_AT_ONCE = 16
 
 _NAME = re.compile(r"([^-]+)-([a-z]+[0-9]*)-(.+)-([0-9]+)\.txt")
@@ -204,7 +207,7 @@ def read_logs(store: Store, run_id: str, step: str) -> Iterator[WorkerLog]:
     """What workers printed during a step of a run, in the order in which they began."""
     names = [entry.name for entry in store.entries(_folder(run_id, step)) if entry.name.endswith(".txt")]
     with ThreadPoolExecutor(READ_AT_ONCE if store.far else 1, "log") as threads:
-        for name, data in zip(names, threads.map(store.read, names), strict=True):
+        for name, data in zip(names, threads.map(lambda name: store.read(name, MOST_BYTES), names), strict=True):
             if found := _NAME.fullmatch(name.rpartition("/")[2]):
                 since, work, host, pid = found.groups()
                 yield WorkerLog(work, host, int(pid), since, data.decode(errors="replace"))

@@ -29,13 +29,15 @@ imports nothing heavy at the top: heavy imports stand inside methods.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
+
+from stages.errors import without_credentials
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
@@ -45,9 +47,14 @@ Summary: TypeAlias = dict[str, Any]
 
 
 class Settings(BaseModel):
-    """Base of settings that several stages share: frozen, and an unknown field is an error."""
+    """Base of settings: frozen, an unknown field is an error, and no `repr` holds the credentials of a URL."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """The fields as `repr` shows them."""
+        for name, value in super().__repr_args__():
+            yield name, without_credentials(value) if isinstance(value, str | dict) else value
 
 
 @dataclass(frozen=True)
@@ -165,12 +172,22 @@ class Input(Protocol):
 
 Inputs: TypeAlias = Mapping[str, Input]
 
+RECORDS = ("artifact.json", "manifest.json", "tombstone.json")
+"""Objects of an artifact that the pipeline itself writes."""
+FOLDERS = ("parts", "train")
+"""Folders of an artifact that hold the pipeline's own: receipts of parts, checkpoints of a training."""
+
+
+def is_reserved(name: str) -> bool:
+    """Whether an object name is the pipeline's own, so that no stage may put an object under it."""
+    return name in RECORDS or name.partition("/")[0] in FOLDERS
+
 
 class Output(Protocol):
     """Where a part puts whole objects. Creating is the only way to write; what exists is adopted."""
 
     def put(self, name: str, data: bytes | Path, check: Callable[[bytes], None] | None = None) -> bytes:
-        """Creates the object and returns the bytes that are in the store under that name.
+        """Creates the object and returns the bytes that are in the store under that name. No name `is_reserved`.
 
         Where the object exists already, it is adopted: for a bitwise stage its sha256 must be equal, else
         `ConflictError`; otherwise it is read back, handed to `check` (which raises `FormatError` where shape, dtype or
@@ -236,10 +253,8 @@ class Context(Protocol):
         """Progress and scalars, for people."""
 
 
-class Stage(BaseModel):
+class Stage(Settings):
     """A kind of work. See the module's docstring."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
     version: ClassVar[int]

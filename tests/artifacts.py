@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.contract import RESERVED, Gang, Input, Inputs, Part, Stage, Summary
+from stages.contract import RESERVED, Gang, Input, Inputs, Part, Stage, Summary, is_reserved
 from stages.errors import ConflictError
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class MemoryArtifact:
         return MemoryStore(inside, read_only=True)
 
     def put(self, name: str, data: bytes | Path, check: Callable[[bytes], None] | None = None) -> bytes:
+        assert not is_reserved(name), f"{name} is a name of the pipeline's own"
         given = data if isinstance(data, bytes) else data.read_bytes()
         if name in self.objects:
             _adopt(name, given, self.objects[name], self.bitwise, check)
@@ -114,6 +115,7 @@ class FolderArtifact:
         return LocalStore(self.folder / folder, read_only=True)
 
     def put(self, name: str, data: bytes | Path, check: Callable[[bytes], None] | None = None) -> bytes:
+        assert not is_reserved(name), f"{name} is a name of the pipeline's own"
         given = data if isinstance(data, bytes) else data.read_bytes()
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from stages.contract import External, Unkeyed
+from stages.contract import External, Settings, Unkeyed
 from stages.datasets.columns import Columns, Declared, Split
 from stages.errors import InputError
 from stages.external.files import absolute
@@ -83,10 +83,8 @@ class FileReader(ABC):
         """The bytes of images that were found before, in the order of the listing."""
 
 
-class FilesSource(BaseModel, ABC):
+class FilesSource(Settings, ABC):
     """Base of the sources whose files hold many images."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Any
     fingerprint: Annotated[str, Unkeyed("it says how the digest is made; the digest is in the key")] = "listing"

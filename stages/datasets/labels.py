@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from stages.attributes import Attribute
-from stages.contract import Unkeyed
+from stages.contract import Settings, Unkeyed
 from stages.datasets.columns import Column, Columns, Declared, Split, in_order, kind_of
 from stages.errors import InputError
 from stages.external.files import absolute
@@ -46,10 +46,8 @@ class TableLabels:
     notes: tuple[str, ...] = ()
 
 
-class LabelTable(BaseModel):
+class LabelTable(Settings):
     """A CSV, a file with a record of JSON in each line, or Parquet, with a row for each image of a folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: Annotated[str, Field(min_length=1), Unkeyed("its content is known by its digest")]
     """`.csv`, `.jsonl` or `.parquet`, by path or fsspec URL."""

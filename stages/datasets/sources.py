@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 from stages.attributes import Attribute
-from stages.contract import Added, External, Unkeyed
+from stages.contract import Added, External, Settings, Unkeyed
 from stages.datasets.cifar import Cifar10Source
 from stages.datasets.labels import LabelTable, TableLabels
 from stages.datasets.parquet import ParquetSource
@@ -123,10 +123,8 @@ class ScenesSource(BaseModel):
             yield encode_png(image)
 
 
-class FolderSource(BaseModel):
+class FolderSource(Settings):
     """Image files under a folder; the folder in which an image stands is its class."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["folder"] = "folder"
     url: Annotated[str, Field(min_length=1), Unkeyed("what stands there is known by its digest")]
@@ -317,10 +315,8 @@ class FolderSource(BaseModel):
         return Attribute(name="class", kind="class", classes=classes), notes
 
 
-class CollageSource(BaseModel):
+class CollageSource(Settings):
     """Cut-outs pasted on crops of photographs, both from folders of yours; every attribute is known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["collage"] = "collage"
     cutouts: FolderSource

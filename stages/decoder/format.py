@@ -117,7 +117,7 @@ class TrainedDecoder:
         return lambda h: self._sketched(self.standardise(tap, h), number)
 
     def free(self) -> Denoiser:
-        """The denoiser without a condition; h is not looked at. InputError where no condition was ever dropped."""
+        """The denoiser without a condition; h is not used. InputError where no condition was ever dropped."""
         # The card of an extension does not say how its trunk was trained; a null that never was is still 0.
         if not self.network.painter.projection.vectors[NULL].any():
             raise InputError(
@@ -210,7 +210,9 @@ def parse_card(data: bytes) -> AnyCard:
     try:
         return kind.model_validate(document)
     except ValidationError as error:
-        raise FormatError(f"{CARD} of format {FORMAT}", str(error), "Train the decoder again.") from error
+        raise FormatError(
+            f"{CARD} of format {FORMAT}", str(error), "Run again with --force for that decoder's step."
+        ) from error
 
 
 def load(inp: Input, device: str, snapshot: Snapshot = "final") -> AnyDecoder:
@@ -230,6 +232,8 @@ def load(inp: Input, device: str, snapshot: Snapshot = "final") -> AnyDecoder:
         means = {tap: standard[f"{STANDARD}{tap}/mean"].to(device) for tap in card.taps}
         scales = {tap: standard[f"{STANDARD}{tap}/scale"].to(device) for tap in card.taps}
     except (RuntimeError, KeyError) as error:
-        raise FormatError(f"tensors that {CARD} describes", str(error), "Train the decoder again.") from error
+        raise FormatError(
+            f"tensors that {CARD} describes", str(error), "Run again with --force for that decoder's step."
+        ) from error
     network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return TrainedDecoder(card, network, means, scales, device)

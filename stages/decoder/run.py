@@ -149,7 +149,7 @@ def read_sets(stage: DecoderStage, inputs: Inputs, rank: int = 0, world: int = 1
             raise InputError(
                 expected=f"at least one {'train' if split == 'train' else 'held-out'} image",
                 found="none",
-                remedy="Give more images: the split is by a hash of each image.",
+                remedy="Give more images, or change `holdout` of the listing.",
             )
     tables: dict[str, Table] = {}
     taps = [tap.split(":") for tap in stage.taps]

@@ -171,7 +171,9 @@ class Given:
                 f"a column {stage.on} in {where}", f"the columns {', '.join(beside.column_names)}", "Correct --on."
             )
         if len(beside) != len(vectors):
-            raise InputError(f"a row in {where} for each of {len(vectors)} vectors", f"{len(beside)}", "Make them fit.")
+            raise InputError(
+                f"a row in {where} for each of {len(vectors)} vectors", f"{len(beside)}", "Name a table of them."
+            )
         own = images.table((stage.on, "status"))
         theirs = beside.column(stage.on).cast(pa.string()).combine_chunks()
         if twice := [entry["values"] for entry in theirs.value_counts().to_pylist() if entry["counts"] > 1]:

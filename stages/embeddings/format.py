@@ -146,6 +146,13 @@ class Table:
                 vectors[indices] = self._block(tap, view, unique)[back]
         return vectors
 
+    def standardised(self, tap: str, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+        """Plain embeddings of `rows`, standardised by the statistics of train images: float64 [N, D].
+
+        Raises what `read` and `statistics` raise.
+        """
+        return self.statistics(tap).standardise(self.read(tap, rows=rows)).astype(np.float64)
+
     def _blocks(self, array: Any, count: int) -> list[tuple[int, int]]:
         """Runs of rows of which `count` are read, at most `BLOCK_BYTES` at once; longer ones are of whole shards."""
         row_bytes = array.shape[1] * array.dtype.itemsize

@@ -121,7 +121,7 @@ class TapTable:
                 raise FormatError(
                     f"the same {column} in each row of {ROWS} and of {INDEX}",
                     f"{self._own.num_rows} and {index.num_rows} rows that differ",
-                    "Embed again: run with --force for that embeddings step.",
+                    "Run again with --force for that embeddings step.",
                 )
         columns = {name: index.column(name) for name in SHOWN if name in index.column_names}
         columns["name"] = index.column("name" if "name" in index.column_names else NAME)

@@ -177,7 +177,9 @@ def _stored(vectors: NDArray[np.float32], dtype: str, tap: str, rows: Rows) -> N
             found=f"values up to {np.abs(first).max():.3g} in row {rows[bad[0]]}, too large for {dtype}"
             if finite
             else f"NaN or infinity in row {rows[bad[0]]}",
-            remedy="Set dtype: float32." if finite else "The encoder is broken: look at its weights and preprocessing.",
+            remedy="Set dtype: float32."
+            if finite
+            else "The encoder is broken: check its weights and its preprocessing.",
         )
     return cast
 

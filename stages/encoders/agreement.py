@@ -81,8 +81,8 @@ def library_embedding(network: Trunk | Tapped, seen: Preprocessing) -> Vectors:
             given = network.eval().library(images.contiguous())
     except InputError:
         raise
-    # The network is the library's or the user's own, and may raise anything.
-    except Exception as error:
+    # The network is the library's or the user's own, and may raise anything; one written for a script exits.
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"a forward pass of the library's own that takes an image of {seen.size} x {seen.size} pixels",
             reason(error),
@@ -99,14 +99,11 @@ def require_agreement(encoder: NetworkEncoder, tapped: Tapped, untapped: Vectors
     seen = encoder.preprocessing
     expected = library_embedding(tapped, seen) | untapped
     found = encoder.embed(fit(photograph(seen), seen.framing)[None])
-    widths = {tap: (found[tap].shape[1], expected[tap].shape[1]) for tap in expected if tap in found}
-    far = [f"{tap}, of {ours} numbers instead of {theirs}" for tap, (ours, theirs) in widths.items() if ours != theirs]
-    alike = {tap: expected[tap] for tap, (ours, theirs) in widths.items() if ours == theirs}
-    far += [text] if (text := distances(alike, found, encoder.tolerance)) else []
+    far = distances({tap: vectors for tap, vectors in expected.items() if tap in found}, found, encoder.tolerance)
     if far:
         raise InputError(
             f"the embedding of an image that the library's own forward pass gives, within {encoder.tolerance:g}",
-            f"a relative difference at {', '.join(far)}",
+            f"a relative difference at {far}",
             "Read the network at a submodule of your choice with `kind: torch`, whose `backbone` is what your code "
             "returns.",
         )

@@ -55,7 +55,8 @@ def zero_unneeded(built: Built, encoder: NetworkEncoder, probe: NDArray[np.uint8
     `unequal` are names whose values two loads do not share, `probe` is uint8 [B, H, W, 3]. Raises InputError where a
     tap depends on one of them, or on weights that the file lacks: they stand at random initialisation.
     """
-    suspects = list(dict.fromkeys([*built.missing, *unequal]))
+    tensors = _tensors(built.trunk.network)
+    suspects = [name for name in dict.fromkeys([*built.missing, *unequal]) if name in tensors]
     if not suspects:
         return []
     at_fault = _depended_on(encoder, built.trunk.network, suspects, probe)
@@ -69,7 +70,6 @@ def zero_unneeded(built: Built, encoder: NetworkEncoder, probe: NDArray[np.uint8
             "; ".join(found),
             "Give a file with all its weights (`inside` says where in it), or code that draws nothing at random.",
         )
-    tensors = _tensors(built.trunk.network)
     for name in suspects:
         tensors[name].data.zero_()
     return suspects
@@ -78,24 +78,33 @@ def zero_unneeded(built: Built, encoder: NetworkEncoder, probe: NDArray[np.uint8
 def _depended_on(
     encoder: NetworkEncoder, network: nn.Module, names: Sequence[str], probe: NDArray[np.uint8]
 ) -> list[str]:
-    """Those of `names` that an embedding depends on: it is no number where they are none."""
+    """Those of `names` that an embedding depends on: it is no number where they are none, or another one where they are
+    other integers.
+    """
     tensors = _tensors(network)
+    first = encoder.embed(probe[:1])
 
     def reach(poisoned: Sequence[str]) -> bool:
         kept = {name: tensors[name].detach().clone() for name in poisoned}
         for name in poisoned:
-            tensors[name].data.fill_(float("nan"))
-        reached = any(np.isnan(vectors).any() for vectors in encoder.embed(probe[:1]).values())
+            data = tensors[name].data
+            if data.is_floating_point() or data.is_complex():
+                data.fill_(float("nan"))
+            else:
+                data.copy_(data == 0)
+        try:
+            reached = bool(distances(first, encoder.embed(probe[:1]), encoder.tolerance))
+        # A network may refuse to go on with what is no number, or no index.
+        except Exception:
+            reached = True
         for name in poisoned:
             tensors[name].data.copy_(kept[name])
         return reached
 
-    counted = [name for name in names if not tensors[name].is_floating_point()]
-    real = [name for name in names if tensors[name].is_floating_point()]
-    if not real or not reach(real):
-        return counted
+    if not reach(names):
+        return []
     # One by one only as many as a message names: each costs a forward pass.
-    return counted + [name for name in real[: 4 * NAMED] if reach([name])] + real[4 * NAMED :]
+    return [name for name in names[: 4 * NAMED] if reach([name])] + list(names[4 * NAMED :])
 
 
 def require_deterministic(
@@ -128,14 +137,20 @@ def require_deterministic(
             f"one embedding of all images at {few(taps)}{f' (zero at {few(zero)})' if zero else ''}",
             "Check that the weights are those of a trained network; leave such a tap out.",
         )
-    for other, which in ((second, "a second time"), (before, "in another load")):
-        if far := distances(first, other, tolerance):
-            raise InputError(
-                f"the same embeddings of the same images {which}, within {tolerance:g}",
-                f"a relative difference at {far}; different outputs for the same input: "
-                f"{few(_nondeterministic(encoder, network, probe)) or 'no submodule alone'}",
-                "Take chance out of the forward pass: dropout that stays on in evaluation, noise, random masks.",
-            )
+    if far := distances(first, second, tolerance):
+        raise InputError(
+            f"the same embeddings of the same images a second time, within {tolerance:g}",
+            f"a relative difference at {far}; different outputs for the same input: "
+            f"{few(_nondeterministic(encoder, network, probe)) or 'no submodule alone'}",
+            "Take chance out of the forward pass: dropout that stays on in evaluation, noise, random masks.",
+        )
+    if far := distances(first, before, tolerance):
+        raise InputError(
+            f"the same embeddings of the same images in another load, within {tolerance:g}",
+            f"a relative difference at {far}, although all parameters and buffers that they depend on are the same",
+            "Register what else the network computes with (register_buffer, submodules outside of lists), and keep "
+            "nothing of the images it has seen.",
+        )
     alone = [encoder.embed(image[None]) for image in probe]
     joined = {tap: np.concatenate([vectors[tap] for vectors in alone]) for tap in first}
     if far := distances({tap: vectors for tap, vectors in first.items() if tap not in windowed}, joined, tolerance):
@@ -191,7 +206,11 @@ def _over_batch(network: nn.Module) -> list[str]:
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    """All parameters and buffers; those that are one under each of their names."""
+    return {
+        **dict(network.named_parameters(remove_duplicate=False)),
+        **dict(network.named_buffers(remove_duplicate=False)),
+    }
 
 
 def _digest_of(value: Any) -> str:

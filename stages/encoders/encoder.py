@@ -121,8 +121,8 @@ class NetworkEncoder(Encoder):
         blank = torch.zeros(1, 3, preprocessing.size, preprocessing.size, device=device)
         try:
             given = self.forward(blank)
-        except RuntimeError:
-            # `view(B, -1)` works in torch's own layout only.
+        # `view(B, -1)` works in torch's own layout only, and code of a user's may insist on it in its own way.
+        except Exception:
             self._layout = torch.contiguous_format
             given = self.forward(blank)
         self.taps = {tap: vectors.shape[1] for tap, vectors in given.items()}
@@ -164,6 +164,9 @@ def distances(expected: Vectors, found: Vectors, tolerance: float) -> str:
     """Taps at which two embeddings differ by more than `tolerance` (relative L2), and by how much; empty: none."""
     far = []
     for tap, reference in expected.items():
+        if found[tap].shape != reference.shape:
+            far.append(f"{tap}, of {found[tap].shape[1]} numbers instead of {reference.shape[1]}")
+            continue
         distance = np.linalg.norm(found[tap] - reference) / max(float(np.linalg.norm(reference)), 1e-12)
         if not distance <= tolerance:
             far.append(f"{tap} by {distance:.2g}")

@@ -74,11 +74,15 @@ def checkpoint(share: float) -> str:
 
 def digest(state: "dict[str, Tensor]") -> str:
     """sha256 over the names, shapes and bytes of a state dict, in the order of the names."""
+    import torch
+
     total = hashlib.sha256()
     for name in sorted(state):
-        array = state[name].detach().cpu().contiguous().numpy()
-        total.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        total.update(array.tobytes())
+        tensor = state[name].detach().cpu().contiguous()
+        kind, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+        total.update(f"{name} {kind} {shape}\n".encode())
+        # NumPy does not have all types of torch, bfloat16 for one.
+        total.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 

@@ -4,13 +4,16 @@
 the last file of weights also holds the embeddings of the probe batch, against which every later load is checked.
 """
 
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from stages.contract import Input, Output, Summary
 from stages.encoders.agreement import library_embedding, pixel_difference, require_agreement
@@ -24,8 +27,8 @@ from stages.encoders.sources.guard import unattended
 from stages.encoders.sources.settings import Hf, Override, PublishedEncoder, Timm, Torch, Torchvision
 from stages.encoders.spec import Preprocessing
 from stages.encoders.taps import Tapped, Trunk
-from stages.encoders.weights import versioned
-from stages.errors import FormatError, InputError, without_credentials
+from stages.encoders.weights import few, versioned
+from stages.errors import FormatError, InputError, StageError, without_credentials
 from stages.training import provenance
 from stages.training.precision import Precision
 
@@ -40,18 +43,9 @@ PIECE_BYTES = 2**28
 
 def run(stage: "Imported", out: Output) -> Summary:
     """Loads the encoder of `stage` twice, compares, checks and writes it; returns the summary."""
-    before, first_digests, seen = _first(stage)
-    with seeded(_seed(stage, SEEDS[1])):
-        built = build(stage)
-    unequal = differing(first_digests, digests(built.trunk.network))
+    with unattended():
+        built, seen, encoder, zeroed, probes = _checked(stage)
     own = stage.source.taps()
-    untapped = library_embedding(built.trunk, seen)
-    tapped = Tapped(built.trunk, own, stage.taps)
-    encoder = encoder_of(tapped, seen, stage.precision, "cpu", UNKNOWN)
-    probe = probe_batch(seen.size)
-    zeroed = zero_unneeded(built, encoder, probe, unequal)
-    probes = require_deterministic(encoder, built.trunk.network, probe, before, tapped.windowed)
-    require_agreement(encoder, tapped, untapped)
     weights = built.trunk.network.state_dict()
     pieces = 0
     for data in _pieces(weights, probes):
@@ -87,20 +81,79 @@ def run(stage: "Imported", out: Output) -> Summary:
     }
 
 
+def _checked(stage: "Imported") -> tuple[Built, Preprocessing, NetworkEncoder, list[str], Vectors]:
+    """The network of `stage` with its weights, how it sees images, the encoder that it becomes, names that were set to
+    zero, and embeddings of the probe batch. Raises InputError where a check fails.
+    """
+    before, first_digests, first_weights, seen = _first(stage)
+    with seeded(_seed(stage, SEEDS[1])):
+        built = build(stage)
+    if _same_objects(first_weights, built.trunk.network):
+        raise InputError(
+            "a new network each time it is built",
+            "the same one: what changes in it for one encoder would change for all",
+            "Build the network inside the function, which may not be cached.",
+        )
+    unequal = differing(first_digests, digests(built.trunk.network))
+    untapped = library_embedding(built.trunk, seen)
+    tapped = Tapped(built.trunk, stage.source.taps(), stage.taps)
+    encoder = encoder_of(tapped, seen, stage.precision, "cpu", UNKNOWN)
+    with _forward_passes(seen):
+        probe = probe_batch(seen.size)
+        zeroed = zero_unneeded(built, encoder, probe, unequal)
+        probes = require_deterministic(encoder, built.trunk.network, probe, before, tapped.windowed)
+        require_agreement(encoder, tapped, untapped)
+    return built, seen, encoder, zeroed, probes
+
+
 def build(stage: "Imported") -> Built:
-    """The network of a stage's source, with its weights, on the CPU."""
+    """The network of a stage's source, with its weights, on the CPU. Raises InputError where it cannot be stored."""
     with unattended():
         match stage.source:
             case Timm() as source:
-                return timm.build(source)
+                built = timm.build(source)
             case Hf() as source:
-                return hf.build(source)
+                built = hf.build(source)
             case Torchvision() as source:
-                return torchvision.build(source)
+                built = torchvision.build(source)
             case Torch() as source:
-                return code.build(source)
+                built = code.build(source)
             case PublishedEncoder() as source:
-                return published.build(source)
+                built = published.build(source)
+    _require_tensors(built.trunk.network)
+    return built
+
+
+def _require_tensors(network: nn.Module) -> None:
+    """Raises InputError where the state of a network is more than tensors with numbers in them, or less than all."""
+    remedy = "Change the network: what it keeps beside its weights is not stored."
+    try:
+        state = dict(network.state_dict())
+    # It may be the user's own.
+    except Exception as error:
+        raise InputError("a network whose `state_dict()` gives its weights", reason(error), remedy) from error
+    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if others:
+        found = ", ".join(f"{name} ({type(state[name]).__name__})" for name in others)
+        raise InputError("a network whose `state_dict()` has tensors alone", found, remedy)
+    if lazy := [name for name, tensor in state.items() if is_lazy(tensor)]:
+        raise InputError(
+            "a network whose weights have their sizes",
+            f"{few(lazy)} without: they are those of lazy layers",
+            "Run it once inside the function, or name a file under `weights`.",
+        )
+    if empty := [name for name, tensor in state.items() if tensor.is_meta]:
+        raise InputError(
+            "a network with numbers in its weights",
+            f"{few(empty)} on the device meta, which have none",
+            "Build it on the CPU, or name a file under `weights`.",
+        )
+
+
+def _same_objects(weights: Sequence["weakref.ref[nn.Parameter]"], network: nn.Module) -> bool:
+    """Whether a network has one of these parameters, as far as they still exist."""
+    known = {id(weight) for reference in weights if (weight := reference()) is not None}
+    return any(id(weight) in known for weight in network.parameters())
 
 
 def rebuild(card: ImportedCard) -> Trunk:
@@ -160,14 +213,22 @@ def encoder_of(
     tapped: Tapped, seen: Preprocessing, precision: Precision, device: str, weights_sha256: str
 ) -> NetworkEncoder:
     """A network as an encoder. Raises InputError for a tap that it has not, and where its forward pass fails."""
-    try:
+    with _forward_passes(seen):
         return NetworkEncoder(tapped, seen, device, precision, weights_sha256)
-    except InputError:
+
+
+@contextmanager
+def _forward_passes(seen: Preprocessing) -> Iterator[None]:
+    """What a network raises in its forward pass as one of our errors."""
+    try:
+        yield
+    except StageError:
         raise
-    # A network of the user's own may raise anything.
-    except Exception as error:
+    # A network of the user's own may raise anything, and one written for a script exits.
+    except (Exception, SystemExit) as error:
         raise InputError(
-            f"a forward pass that takes one tensor of images of {seen.size} x {seen.size} pixels, [B, 3, H, W]",
+            f"a forward pass that takes one tensor of any number of images of {seen.size} x {seen.size} pixels, "
+            "[B, 3, H, W]",
             reason(error),
             "Correct the network or its `options`; where it takes images of another size, `preprocessing: {size: …}`.",
         ) from error
@@ -196,8 +257,9 @@ def read(inp: Input, device: str) -> NetworkEncoder:
     with seeded(SEEDS[0]):
         trunk = rebuild(card)
     try:
-        trunk.network.load_state_dict(versioned(trunk.network, tensors))
-    except RuntimeError as error:
+        nn.Module.load_state_dict(trunk.network, versioned(trunk.network, tensors))
+    # Hooks of a network may raise anything.
+    except Exception as error:
         raise InputError(
             expected="the network that the weights were stored for",
             found=" ".join(str(error).split())[:300],
@@ -219,9 +281,11 @@ def untrained(inp: Input, device: str) -> NetworkEncoder:
     return encoder_of(tapped, card.preprocessing, card.precision, device, UNKNOWN)
 
 
-def _first(stage: "Imported") -> tuple[Vectors, dict[str, str], Preprocessing]:
-    """What the second load is compared with, embeddings of the probe batch and a digest of every weight; and how the
-    network sees images.
+def _first(
+    stage: "Imported",
+) -> tuple[Vectors, dict[str, str], "list[weakref.ref[nn.Parameter]]", Preprocessing]:
+    """What the second load is compared with: embeddings of the probe batch, a digest of every weight, and the
+    parameters as objects; and how the network sees images.
     """
     with seeded(_seed(stage, SEEDS[0])):
         built = build(stage)
@@ -229,7 +293,9 @@ def _first(stage: "Imported") -> tuple[Vectors, dict[str, str], Preprocessing]:
     weight_digests = digests(built.trunk.network)
     tapped = Tapped(built.trunk, stage.source.taps(), stage.taps)
     encoder = encoder_of(tapped, seen, stage.precision, "cpu", UNKNOWN)
-    return encoder.embed(probe_batch(seen.size)), weight_digests, seen
+    weights = [weakref.ref(weight) for weight in built.trunk.network.parameters()]
+    with _forward_passes(seen):
+        return encoder.embed(probe_batch(seen.size)), weight_digests, weights, seen
 
 
 def _seed(stage: "Imported", seed: int) -> int:

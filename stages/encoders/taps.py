@@ -87,6 +87,8 @@ class Tapped(nn.Module):
         for name, tap in self._taps.items():
             found[name] = _combined(name, tap, [self._vectors(name, module, given) for module in tap.modules])
         self._read = {}
+        if empty := [name for name, vectors in found.items() if not vectors.shape[1]]:
+            raise InputError("taps of one number or more", f"none at {', '.join(empty)}", "Leave them out.")
         return found
 
     def library(self, x: Tensor) -> dict[str, Tensor]:
@@ -174,6 +176,8 @@ def pool(
     positions; `channels_last` decides where that leaves it open. Raises InputError where `how` asks for a class token
     or registers that are not there, and where nothing says which sides of a map are its positions.
     """
+    if x.is_complex():
+        raise InputError(f"{where} to give real numbers", f"{x.dtype}", "Return `abs()` or `torch.view_as_real`.")
     if x.ndim == 2:
         # What is kept must not be what the next layer works on in place.
         return x.clone()

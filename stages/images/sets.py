@@ -203,7 +203,9 @@ class _Tars(Images):
         index = _file(artifact, INDEX)
         metadata = index.schema_arrow.metadata or {}
         if PART_ROWS not in metadata:
-            raise FormatError(f"{INDEX} with its rows per tar", "none in its metadata", "Make the shards again.")
+            raise FormatError(
+                f"{INDEX} with its rows per tar", "none in its metadata", "Run again with --force shards."
+            )
         self.part_rows = int(metadata[PART_ROWS])
         self.scaled = DECODE in metadata
         if int(metadata.get(FORMAT, b"1")) > INDEX_FORMAT:
@@ -292,8 +294,8 @@ class _Tars(Images):
         if hashlib.sha256(data).hexdigest()[:DIGITS].encode() != self._sha256[row]:
             raise FormatError(
                 f"the bytes that were listed in {self._named(row)}",
-                f"{len(data)} others",
-                "The tar is damaged: run again with --force for the shards.",
+                f"{len(data)} other bytes",
+                "The tar is damaged: run again with --force shards.",
             )
 
     def _decode(self, row: int, data: bytes, size: int | Framing) -> Pixels:

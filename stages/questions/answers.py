@@ -41,7 +41,9 @@ def read(question: str, artifact: Input) -> Answer:
     names = artifact.names()
     if RESULTS not in names:
         raise FormatError(
-            f"{RESULTS} in the answer to `{question}`", ", ".join(names[:5]) or "nothing", "Answer again."
+            f"{RESULTS} in the answer to `{question}`",
+            ", ".join(names[:5]) or "nothing",
+            f"Run again with --force {question}.",
         )
     figures = [
         figure(json.loads(artifact.read(name)), artifact.read(name.removesuffix(".json") + ".png"))
@@ -61,7 +63,7 @@ def figure(about: dict[str, Any], png: bytes) -> Figure:
         raise FormatError(
             f"figure {about['name']} of {c} x {r} tiles, {c * size} x {r * size} pixels",
             f"{image.shape[1]} x {image.shape[0]} pixels",
-            "Answer again.",
+            "Run again with --force for the step of that question.",
         )
     return Figure(
         name=about["name"],

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from stages.questions.format import AUGMENTATION, BOTH, DUPLICATE, Row, joined
+from stages.readers.score import SOURCES_MIN
 
 INVARIANT_MAX = 0.1
 """Finding i: an r whose upper bound is at most this is invariance."""
@@ -41,8 +42,8 @@ SEEDS_MIN = 3
 TRAINED = "trained"
 """Metric of rows that hold the pretraining seed of an encoder; the subject is its method, with its label."""
 READ_MIN, HELD_MIN = 0.95, 0.5
-"""Finding iv: an attribute is judged where its reader scores at least the first on held-out images, and samples of
-unedited embeddings keep at least the second of it (lower bound)."""
+"""Findings ii and iv: an attribute is judged where its reader scores at least the first on held-out images; finding iv:
+and where samples of unedited embeddings keep at least the second of it (lower bound)."""
 SELECTIVITY, FINAL_EDIT = "selectivity", "means"
 """Metric of rows on the effect of an edit on its attribute minus that on any other, and the edit of finding iv. The
 subject of a row is the edit and the attribute; its verdict is `EDITS`, `NO EDIT` or `CANNOT TELL`."""
@@ -86,9 +87,13 @@ def findings(rows: Iterable[Row]) -> list[Finding]:
         found.append(backbone_moves(backbone, gap))
         changed = augmented(by_name.values(), encoder)
         kept = [
-            r
+            Compared(r, *(_low(by_name.get(("kept", encoder, end, subject))) for end in ("backbone", "projector")))
             for (metric, at, tap, subject), r in by_name.items()
-            if (metric, at, tap) == ("kept difference", encoder, BOTH) and subject in changed
+            if (metric, at, tap) == ("kept difference", encoder, BOTH)
+            and subject in changed
+            and (reader := by_name.get(("reader", "", "", subject))) is not None
+            and reader.value >= READ_MIN
+            and r.n >= SOURCES_MIN
         ]
         found.append(projector_rests(share, specific, kept, same_as))
     gaps = [r for r in by_name.values() if r.metric == f"{GAP}backbone"]
@@ -111,47 +116,85 @@ def augmented(rows: Iterable[Row], encoder: str) -> frozenset[str]:
     return frozenset().union(*own)
 
 
+@dataclass(frozen=True)
+class Compared:
+    """kept of an attribute at both ends of an encoder; NaN where a bound is not known."""
+
+    difference: Row
+    """kept(backbone) - kept(projector), paired."""
+    backbone: float
+    """Lower bound of kept at the backbone."""
+    projector: float
+    """The same at the projector."""
+
+    @property
+    def more(self) -> bool:
+        """Whether the backbone keeps more. Samples that are wrong more often than chance know no less than others."""
+        return self.difference.low > EFFECT_MIN and self.backbone >= EFFECT_MIN
+
+    @property
+    def less(self) -> bool:
+        """Whether the projector keeps more."""
+        return self.difference.high < -EFFECT_MIN and self.projector >= EFFECT_MIN
+
+
+def _few(row: Row) -> str:
+    return f"{row.n} of {SOURCES_MIN} sources."
+
+
+def _low(row: Row | None) -> float:
+    return math.nan if row is None else row.low
+
+
 def backbone_moves(backbone: Row, gap: Row) -> Finding:
     """Finding i from r of the encoder's own augmentations at the backbone, and from r(backbone) - r(projector).
 
     `gap` is how much more that is than of the same network untrained, paired. In an untrained network both ends move,
     and alike.
     """
-    claim = "The backbone is not invariant to the augmentations that the encoder was trained with."
+    claim = (
+        "The backbone is not invariant to the augmentations that the encoder was trained with, and training made the "
+        "projector more so."
+    )
     why = (
         f"r at the backbone is {_range(backbone)}; r(backbone) - r(projector) is {_range(gap)} more than in the same "
         "network untrained."
     )
-    outcome: Literal["shown", "not shown", "opposite"] = "not shown"
-    if backbone.low > INVARIANT_MAX and gap.low > EFFECT_MIN:
+    outcome: Outcome = "not shown"
+    if gap.n < SOURCES_MIN:
+        outcome, why = "cannot tell", f"{_few(gap)} {why}"
+    elif backbone.low > INVARIANT_MAX and gap.low > EFFECT_MIN:
         outcome = "shown"
     elif backbone.high <= INVARIANT_MAX or gap.high < -EFFECT_MIN:
         outcome = "opposite"
     return Finding("i", backbone.encoder, claim, outcome, why)
 
 
-def projector_rests(share: Row, specific: Row, kept: Sequence[Row], same_as: Mapping[str, str] = {}) -> Finding:
-    """Finding ii from r(projector) / r(backbone) and kept(backbone) - kept(projector) of augmented attributes.
+def projector_rests(share: Row, specific: Row, kept: Sequence[Compared], same_as: Mapping[str, str] = {}) -> Finding:
+    """Finding ii from r(projector) / r(backbone) and kept of augmented attributes that are read well.
 
     `specific` is a difference in differences: ln r(projector) / r(backbone) of the encoder's own augmentations minus
-    that of transforms it was not trained with, minus the same of the untrained network. `same_as` has for an attribute
-    that measures the same as an earlier one the name of that.
+    that of transforms it was not trained with, minus the same of the untrained network. Above 0 the projector rests,
+    but not for its training: no opposite. `same_as` has for an attribute that measures the same as an earlier one the
+    name of that.
     """
     claim = "The projector is nearly invariant to them, and keeps less of what they change."
-    more = _once([r.subject for r in kept if r.low > EFFECT_MIN], same_as)
-    less = _once([r.subject for r in kept if r.high < -EFFECT_MIN], same_as)
-    asked = _once([r.subject for r in kept], same_as)
+    more = _once([found.difference.subject for found in kept if found.more], same_as)
+    less = _once([found.difference.subject for found in kept if found.less], same_as)
+    asked = _once([found.difference.subject for found in kept], same_as)
     needed = min(ATTRIBUTES_MIN, max(1, len(asked)))
     why = (
         f"r(projector) / r(backbone) is {_range(share)}; its logarithm is {_range(specific)} more than for other "
-        f"transforms, compared with the same network untrained; of {len(asked)} attributes that they change the "
-        f"backbone keeps more of {joined(more) or 'none'} and less of {joined(less) or 'none'} (by {EFFECT_MIN:g} or "
-        "more)."
+        f"transforms, compared with the same network untrained; of {len(asked)} attributes that they change and that "
+        f"are read well (from {READ_MIN:g}) the backbone keeps more of {joined(more) or 'none'} and less of "
+        f"{joined(less) or 'none'} (by {EFFECT_MIN:g} or more)."
     )
-    outcome: Literal["shown", "not shown", "opposite"] = "not shown"
-    if share.high < PROJECTOR_SHARE and specific.high < -SPECIFIC_MIN and len(more) >= needed and not less:
+    outcome: Outcome = "not shown"
+    if share.n < SOURCES_MIN:
+        outcome, why = "cannot tell", f"{_few(share)} {why}"
+    elif share.high < PROJECTOR_SHARE and specific.high < -SPECIFIC_MIN and len(more) >= needed and not less:
         outcome = "shown"
-    elif share.low > 1.0 or specific.low > SPECIFIC_MIN or (len(less) >= needed and not more):
+    elif share.low > 1.0 or (len(less) >= needed and not more):
         outcome = "opposite"
     return Finding("ii", share.encoder, claim, outcome, why)
 
@@ -188,6 +231,8 @@ def attacks_move(gaps: Sequence[Row], trained: Sequence[Row]) -> Finding:
     if seeds < SEEDS_MIN:
         outcome = "cannot tell"
         why = f"{seeds} of {SEEDS_MIN} seeds of each method. {why}"
+    elif (few := next((gap for _, gap in judged.values() if gap.n < SOURCES_MIN), None)) is not None:
+        outcome, why = "cannot tell", f"{_few(few)} {why}"
     elif above == len(judged):
         outcome = "shown"
     elif below == len(judged):
@@ -220,12 +265,16 @@ class EditEvidence:
     """Lower bound of effect on the attribute - that of random directions, simultaneous over attributes."""
     step: float
     """Smallest lower bound of what a larger strength does more than a smaller one."""
+    sources: int
+    """Those that were edited."""
 
 
 def edit_works(found: EditEvidence) -> tuple[str, str]:
     """The verdict on an edit of one attribute, and why."""
     if not found.reader >= READ_MIN:
         return CANNOT_TELL, f"its reader scores {found.reader:.2f} of {READ_MIN:g}"
+    if found.sources < SOURCES_MIN:
+        return CANNOT_TELL, f"{found.sources} of {SOURCES_MIN} sources were edited"
     if not found.held >= HELD_MIN:
         return CANNOT_TELL, f"unedited samples keep {found.held:.2f} of it at least, of {HELD_MIN:g}"
     if math.isnan(found.selectivity):

@@ -28,6 +28,7 @@ def simultaneous(estimates: Mapping[str, Estimate], count: int, seed: int) -> di
     ones, drawn = np.ones((1, count)), score.resamples(count, seed)
     values = {name: float(estimate(ones)[0]) for name, estimate in estimates.items()}
     draws = {name: estimate(drawn) for name, estimate in estimates.items() if np.isfinite(values[name])}
+    draws = {name: found for name, found in draws.items() if score.often_defined(found)}
     errors = {name: max(float(np.nanstd(found)), 1e-12) for name, found in draws.items()}
     found = {name: Interval(value, float("nan"), float("nan"), count) for name, value in values.items()}
     if draws:

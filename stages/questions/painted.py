@@ -90,7 +90,7 @@ def painting(inputs: Inputs, samples: str = SAMPLES, only: Collection[str] | Non
             raise FormatError(
                 "the same sources, variants and number of samples in every tap group",
                 f"others at {other.tap_ids[0]} than at {first.tap_ids[0]}",
-                "Ask and paint all groups with the same settings.",
+                "Run again with --force for the ask and the samples of one of them.",
             )
     ends = list(accumulate(len(other.images) for other in found))
     starts = dict(zip(groups_of(inputs), [0, *ends[:-1]], strict=True))
@@ -115,7 +115,9 @@ def _group(inputs: Inputs, samples: str, group: int, only: Collection[str] | Non
     images = open_images(inputs[of_group(samples, group)])
     if not asked or images.count == 0 or images.count % len(asked):
         raise FormatError(
-            f"samples of {len(asked)} conditions, equally many of each", f"{images.count} samples", "Paint them again."
+            f"samples of {len(asked)} conditions, equally many of each",
+            f"{images.count} samples",
+            "Run again with --force for that samples step.",
         )
     wanted = [c for c in asked if only is None or c.variant in only]
     tap_ids = tuple(dict.fromkeys(c.tap_id for c in wanted))
@@ -131,7 +133,11 @@ def _group(inputs: Inputs, samples: str, group: int, only: Collection[str] | Non
 def _arranged(asked: list[Condition], tap_id: str, variants: tuple[str, ...], rows: Numbers) -> Numbers:
     number = {(c.variant, c.source_row): i for i, c in enumerate(asked) if c.tap_id == tap_id and c.variant in variants}
     if len(number) != len(variants) * len(rows):
-        raise FormatError(f"every variant of every source at {tap_id}", f"{len(number)} conditions", "Ask again.")
+        raise FormatError(
+            f"every variant of every source at {tap_id}",
+            f"{len(number)} conditions",
+            "Run again with --force for that ask step.",
+        )
     return np.array([[number[v, int(row)] for row in rows] for v in variants], dtype=np.int64)
 
 
@@ -171,7 +177,7 @@ def space(inputs: Inputs, found: Painting, tap_id: str) -> Space:
     table = open_table(inputs[EMBEDDINGS + encoder])
     statistics = table.statistics(tap)
     heldout = rows_of(inputs["shards"], "heldout")
-    gallery = statistics.standardise(table.read(tap, "plain", heldout)).astype(np.float64)
+    gallery = table.standardised(tap, heldout)
     samples = sample_vectors(inputs, found, tap_id, statistics)
     positions = np.searchsorted(heldout, found.rows)
     whole = Space(statistics, gallery, positions, measures.random_pair(gallery), samples)

@@ -3,6 +3,7 @@
 *layers* goes through the taps of one encoder, *dynamics* through one tap of the checkpoints of a training.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +13,7 @@ from stages.contract import Inputs
 from stages.embeddings.format import open_table
 from stages.encoders.augment import Augmentations
 from stages.images.sets import open_images
-from stages.questions import trend
+from stages.questions import measures, trend
 from stages.questions.asks.stage import EMBEDDINGS, INVARIANCE
 from stages.questions.asks.transforms import untaught
 from stages.questions.asks.work import MOVED, chosen
@@ -23,7 +24,7 @@ from stages.questions.question import ASKED
 from stages.readers import format as readers_format
 from stages.readers import ridge, score
 from stages.readers.data import table_attributes
-from stages.readers.score import Estimate
+from stages.readers.score import Estimate, Floats, Interval
 
 KEPT, PROBE, R = "kept", "linear probe", "r"
 TREND, FLOOR = " trend", " trend floor"
@@ -50,10 +51,22 @@ class Measured:
     """The same where there is nothing to be found; empty where that is not known."""
     readers: Mapping[str, float] = field(default_factory=dict)
     """How well each subject is read from real images; those that no reader reads are absent."""
+    known: Mapping[str, int] = field(default_factory=dict)
+    """Sources of which each subject is known, where these may be fewer than all."""
+    score: bool = False
+    """Whether it is a score, of which 0 is nothing and less is no less than that."""
+
+    def sources(self, subject: str) -> int:
+        """How many sources a subject is known of."""
+        return self.known.get(subject, self.count)
 
     def reader(self, subject: str) -> float:
         """How well a subject is read from real images; 1 where nothing has to be read."""
         return self.readers.get(subject, 1.0)
+
+    def largest(self, at_taps: Sequence[Interval]) -> float:
+        """The largest lower bound at any tap, for a score; infinite for a distance, which is always something."""
+        return float(np.fmax.reduce([found.low for found in at_taps])) if self.score else math.inf
 
     def subjects(self, tap_ids: Sequence[str]) -> list[str]:
         """The subjects that all these taps have; none where a tap was not measured."""
@@ -89,19 +102,36 @@ class Series:
         metric, unit = self.metric(measured), f"change from the first {self.point} to the last"
         for subject in measured.subjects(self.tap_ids):
             estimates = measured.of(subject, self.tap_ids)
-            for tap_id, estimate in zip(self.tap_ids, estimates, strict=True):
-                found = score.interval(estimate, measured.count, seed)
-                yield row(self.question, metric, tap_id, subject, found, measured.unit)
+            at_taps = [score.interval(estimate, measured.count, seed) for estimate in estimates]
+            for tap_id, own in zip(self.tap_ids, at_taps, strict=True):
+                yield row(self.question, metric, tap_id, subject, own, measured.unit)
             found = score.interval(trend.trend(estimates), measured.count, seed)
             reader, why = measured.reader(subject), " → ".join(self.names)
             if reader < trend.READER_MIN:
                 why += f"; its reader scores {reader:.2f}"
+            changes = changed(estimates, measured.count, seed)
+            verdict = trend.judge(
+                trend.Evidence(
+                    trend=(found.low, found.high),
+                    changes=[(change.low, change.high) for change in changes],
+                    sources=measured.sources(subject),
+                    reader=reader,
+                    largest=measured.largest(at_taps),
+                )
+            )
             judged = row(self.question, metric + TREND, self.at, subject, found, unit)
-            yield replace(judged, verdict=trend.judge(found.low, found.high, reader), why=why)
+            yield replace(judged, verdict=verdict, why=why)
             if measured.floor:
                 floor = trend.trend([measured.floor[tap_id][subject] for tap_id in self.tap_ids])
                 bottom = score.interval(floor, measured.count, seed)
                 yield row(self.question, metric + FLOOR, self.at, subject, bottom, unit)
+
+
+def changed(estimates: Sequence[Estimate], count: int, seed: int) -> list[Interval]:
+    """Of every estimate but the first the change since the first, paired; the intervals hold for all at once."""
+    first, *later = estimates
+    gaps = {str(number): score.difference(estimate, first) for number, estimate in enumerate(later)}
+    return list(measures.simultaneous(gaps, count, seed).values())
 
 
 def kept(inputs: Inputs, found: Painting, tap_ids: Sequence[str], seed: int, device: str) -> Measured:
@@ -120,7 +150,11 @@ def kept(inputs: Inputs, found: Painting, tap_ids: Sequence[str], seed: int, dev
             for shown in (None, foreign)
         )
     readers = {a.name: reader.card.scores[a.name].value for a in reader.card.network}
-    return Measured(KEPT, SCORE, len(found.rows), at, floor, readers)
+    return Measured(KEPT, SCORE, len(found.rows), at, floor, readers, _known(truth), score=True)
+
+
+def _known(truth: Mapping[str, Floats]) -> dict[str, int]:
+    return {name: int(np.isfinite(values).sum()) for name, values in truth.items()}
 
 
 def probed(inputs: Inputs, found: Painting, tap_ids: Sequence[str], train: int, seed: int) -> Measured:
@@ -138,7 +172,7 @@ def probed(inputs: Inputs, found: Painting, tap_ids: Sequence[str], train: int, 
             statistics.standardise(table.read(tap, "plain", wanted)).astype(np.float64) for wanted in (rows, found.rows)
         )
         at[tap_id] = ridge.readable(ridge.Ridges(x), seen, attributes, taught, truth)
-    return Measured(PROBE, R2, len(found.rows), at)
+    return Measured(PROBE, R2, len(found.rows), at, known=_known(truth), score=True)
 
 
 def moved(inputs: Inputs, tap_ids: Sequence[str]) -> Measured | None:

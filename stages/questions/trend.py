@@ -2,23 +2,46 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
-from stages.readers.score import Estimate
+from stages.readers.score import SOURCES_MIN, Estimate
 
-RISES, FALLS, STAYS, CANNOT_TELL = "RISES", "FALLS", "STAYS", "CANNOT TELL"
+RISES, FALLS, BENDS, STAYS, CANNOT_TELL = "RISES", "FALLS", "BENDS", "STAYS", "CANNOT TELL"
 EFFECT_MIN = 0.05
-"""A trend must change its number by this from the first point to the last."""
+"""A trend must change its number by this from the first point to the last. kept and R2 must be as large somewhere."""
 READER_MIN = 0.95
 """An attribute that is read less well from real images is not judged."""
 POINTS_MIN = 3
 """A trend needs as many points."""
 
 RULE = (
-    f"RISES, FALLS: the interval of the trend lies beyond {EFFECT_MIN:g} or −{EFFECT_MIN:g}. STAYS: it lies between "
-    f"them. CANNOT TELL: all else, and attributes whose reader scores below {READER_MIN:g}."
+    f"RISES, FALLS: the interval of the trend lies beyond {EFFECT_MIN:g} or −{EFFECT_MIN:g}. BENDS: neither, but at "
+    "some point the number differs from that of the first by as much, so that a line does not say it. STAYS: the "
+    f"trend and all these differences lie between −{EFFECT_MIN:g} and {EFFECT_MIN:g}; the intervals of the differences "
+    f"hold for all points at once. CANNOT TELL: all else, attributes whose reader scores below {READER_MIN:g}, "
+    f"those of fewer than {SOURCES_MIN} sources, and numbers that are at no point {EFFECT_MIN:g} or more (lower "
+    "bound): samples that are wrong more often than chance know no less than others."
 )
+
+Bounds: TypeAlias = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the verdict on a trend rests on; bounds are of 95 % intervals."""
+
+    trend: Bounds
+    changes: Sequence[Bounds]
+    """Of each later point - the first, paired, holding for all points at once."""
+    sources: int
+    """Those of which the number is known."""
+    reader: float = 1.0
+    """How well the attribute is read from real images; 1 where nothing is read."""
+    largest: float = math.inf
+    """The largest lower bound of the number at any point; infinite where 0 is not "nothing"."""
 
 
 def trend(estimates: Sequence[Estimate]) -> Estimate:
@@ -32,12 +55,18 @@ def trend(estimates: Sequence[Estimate]) -> Estimate:
     return lambda drawn: weights @ np.stack([estimate(drawn) for estimate in estimates])
 
 
-def judge(low: float, high: float, reader: float = 1.0) -> str:
-    """The verdict on a trend from its interval, and from how well the attribute is read from real images."""
-    if reader < READER_MIN or not (math.isfinite(low) and math.isfinite(high)):
+def judge(found: Evidence) -> str:
+    """The verdict on a trend."""
+    # Written so that a number that is not one (nothing was defined) never passes.
+    read = found.reader >= READER_MIN and found.sources >= SOURCES_MIN
+    if not (read and found.largest >= EFFECT_MIN and all(map(math.isfinite, found.trend))):
         return CANNOT_TELL
+    low, high = found.trend
     if low >= EFFECT_MIN:
         return RISES
     if high <= -EFFECT_MIN:
         return FALLS
-    return STAYS if low > -EFFECT_MIN and high < EFFECT_MIN else CANNOT_TELL
+    if any(change[0] >= EFFECT_MIN or change[1] <= -EFFECT_MIN for change in found.changes):
+        return BENDS
+    level = all(bounds[0] > -EFFECT_MIN and bounds[1] < EFFECT_MIN for bounds in (found.trend, *found.changes))
+    return STAYS if level else CANNOT_TELL

@@ -21,7 +21,7 @@ ISOTROPIC = 0.02
 """Orientation strength (0 to 1) below which no direction dominates."""
 
 BLOCK = 2048
-"""Images that are looked at together, so that memory stays small."""
+"""Images that are read together, so that memory stays small."""
 
 
 def read(images: NDArray[np.uint8]) -> dict[str, Floats]:

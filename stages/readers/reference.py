@@ -47,7 +47,7 @@ class Reference:
         statistics = embeddings.statistics(tap)
         rows = rows_of(shards, "train")
         rows = np.sort(np.random.Generator(np.random.Philox(key=[0, len(rows)])).permutation(rows)[:LIMIT])
-        x = statistics.standardise(embeddings.read(tap, "plain", rows)).astype(np.float64)
+        x = embeddings.standardised(tap, rows)
         means, values = [], open_images(shards).values()
         for a in table_attributes(shards):
             if a.kind == "class":

@@ -30,6 +30,12 @@ DRAWS = 1000
 LEVEL = 0.95
 """Coverage of every interval."""
 
+SOURCES_MIN = 20
+"""Sources below which no verdict is given: the percentile interval of fewer is too narrow."""
+
+UNDEFINED_MAX = 0.5 * (1.0 - LEVEL)
+"""Share of resamples without a value above which an interval has no bounds: they may lie on either side."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -51,7 +57,10 @@ def resamples(num_sources: int, seed: int, draws: int = DRAWS) -> Floats:
 
 
 def interval(estimate: Estimate, num_sources: int, seed: int, n: int | None = None, draws: int = DRAWS) -> Interval:
-    """The estimate with its percentile interval; `n` sources are reported where fewer than all are defined."""
+    """The estimate with its percentile interval; `n` sources are reported where fewer than all are defined.
+
+    Bounds are NaN where more than `UNDEFINED_MAX` of the resamples have no value.
+    """
     return _percentiles(estimate, resamples(num_sources, seed, draws), num_sources if n is None else n)
 
 
@@ -68,10 +77,16 @@ def unpaired(estimate: Estimate, groups: Sequence[int], seed: int) -> Interval:
 def _percentiles(estimate: Estimate, weights: Floats, n: int) -> Interval:
     value = float(estimate(np.ones((1, weights.shape[1])))[0])
     drawn = estimate(weights)
-    drawn = drawn[np.isfinite(drawn)]
     tail = 50.0 * (1.0 - LEVEL)
-    low, high = np.percentile(drawn, [tail, 100.0 - tail]) if drawn.size else (np.nan, np.nan)
+    low, high = np.nan, np.nan
+    if often_defined(drawn):
+        low, high = np.percentile(drawn[np.isfinite(drawn)], [tail, 100.0 - tail])
     return Interval(value, float(low), float(high), n)
+
+
+def often_defined(drawn: Floats) -> bool:
+    """Whether enough resamples [B] have a value for an interval; few sources, or one alone of a class, have too few."""
+    return bool(np.isfinite(drawn).mean() >= 1.0 - UNDEFINED_MAX)
 
 
 def divide(a: Floats, b: Floats) -> Floats:
@@ -204,8 +219,8 @@ def kept(attribute: Attribute, readings: Floats, truth: Floats, shown: Numbers |
 
     `readings`: float64 [N, K], the attribute read from the K samples of each source; `truth`: float64 [N]. A source of
     undefined truth (NaN) is left out; an undefined reading counts as chance, so samples that show nothing keep nothing.
-    `shown` [N] hands source i the samples of source shown[i] (the shuffled
-    control). 0: samples match their source no better than another source's; 1: they match it.
+    `shown` [N] gives source i the samples of source shown[i] (the shuffled control). 0: samples match their source no
+    better than another source's; 1: they match it.
     """
     matched = _matched(attribute, readings, truth, shown)
     known = np.isfinite(truth).astype(np.float64)
@@ -257,8 +272,8 @@ def fixed(attribute: Attribute, readings: Floats) -> Estimate:
 def dispersion(attribute: Attribute, readings: Floats, truth: Floats) -> Estimate:
     """fixed - kept, of defined readings: 0 where samples differ from each other as much as from their source.
 
-    So it is with exact samples.
-    Above 0 they agree with each other more than they are right, and kept is too high for what they know.
+    It is 0 for exact samples. Above 0, samples agree with each other more than with their source, and kept is too high
+    for what they know.
     """
     return difference(fixed(attribute, readings), _matched(attribute, readings, truth))
 
@@ -289,19 +304,20 @@ def clipped(value: float) -> float:
 def association(attribute: Attribute, values: Floats, other: Attribute, others: Floats) -> float:
     """How far two attributes [N] of the same images are the same, 0 to 1; 0 where they are of different kinds.
 
-    Of scalars the size of their correlation, of circles that of the mean direction between them, of classes with the
-    same names the share that is equal.
+    The size of a correlation: of circles that of their points on it as complex numbers. Of classes with the same names
+    the share that is equal, beyond chance (Cohen's kappa). Unrelated values are 0 also where most of them are alike.
     """
     both = np.isfinite(values) & np.isfinite(others)
     a, b = values[both], others[both]
     if attribute.kind != other.kind or attribute.classes != other.classes or len(a) < 2:
         return 0.0
-    if attribute.kind == "circle":
-        return float(np.abs(np.exp(2j * np.pi * (a - b)).mean()))
     if attribute.kind == "class":
-        return float((a == b).mean())
-    spread = float(a.std() * b.std())
-    return abs(float(((a - a.mean()) * (b - b.mean())).mean())) / spread if spread > 0 else 0.0
+        chance = sum(float((a == value).mean() * (b == value).mean()) for value in range(len(attribute.classes)))
+        return max(0.0, (float((a == b).mean()) - chance) / (1.0 - chance)) if chance < 1.0 else 0.0
+    x, y = (np.exp(2j * np.pi * each) if attribute.kind == "circle" else each for each in (a, b))
+    if not all(each.std() > 1e-9 * np.abs(each).max() for each in (x, y)):
+        return 0.0
+    return float(np.abs(((x - x.mean()) * (y - y.mean()).conj()).mean()) / (x.std() * y.std()))
 
 
 def num_defined(truth: Floats, readings: Floats) -> int:

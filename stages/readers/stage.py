@@ -37,7 +37,7 @@ class Readers(Gang):
     learning_rate: PositiveFloat = 4e-3
     """Peak learning rate."""
     limit: PositiveInt = 50_000
-    """Train images, and held-out images, that are looked at at most."""
+    """Train images that it is fitted to, and held-out images that it is scored on, at most."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the initial weights and the order of the images."""
 
@@ -120,7 +120,7 @@ class Probes(Stage):
     epochs: PositiveInt = 16
     """At most; training stops earlier where nothing gets better."""
     limit: PositiveInt = 20_000
-    """Train images, and held-out images, that are looked at at most."""
+    """Train images that probes are fitted to, and held-out images that they are scored on, at most."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the initial weights and the order of the rows."""
     references: Annotated[tuple[str, ...], Added(when_absent=())] = ()

@@ -55,7 +55,9 @@ def read_conditions(inp: Input) -> "pa.Table":
 
     table = table_from(inp.read(CONDITIONS))
     if not np.array_equal(table.column("condition").to_numpy(), np.arange(table.num_rows)):
-        raise FormatError(f"{CONDITIONS} in the order of `condition`", "another order", "Ask again.")
+        raise FormatError(
+            f"{CONDITIONS} in the order of `condition`", "another order", "Run again with --force for that ask step."
+        )
     return table
 
 
@@ -72,7 +74,7 @@ def read_vectors(inp: Input, table: "pa.Table") -> list[NDArray[np.float32]]:
         raise FormatError(
             expected=f"{VECTORS} with a vector for each of {table.num_rows} conditions",
             found=f"{len(found)} vectors",
-            remedy="Ask again.",
+            remedy="Run again with --force for that ask step.",
         )
     return [found[number] for number in range(table.num_rows)]
 

@@ -25,8 +25,8 @@ class Shards(Stage):
     """Packs the sound images of a listing as tars; input `listing`.
 
     Writes `shard-00000.tar` … (webdataset's layout, original bytes for JPEG and PNG), `index.parquet` and
-    `attributes.json`. Rows of bad images stand in the index with offset -1 and in no tar. Both say labels as people
-    write them: `shape` is `disc` and not a number.
+    `attributes.json`. Rows of bad images stand in the index with offset -1 and in no tar. The index and
+    the records in tars name classes: `shape` is `disc` and not a number.
     """
 
     name: ClassVar[str] = "shards"
@@ -96,7 +96,7 @@ class Shards(Stage):
                 raise InputError(
                     f"{member['name']} as it was when it was listed",
                     found,
-                    "The source changed: force its listing to be made anew.",
+                    "The source has changed: run again with --force listing.",
                 )
             ending = member["format"]
             if ending not in KEPT:

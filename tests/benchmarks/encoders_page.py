@@ -10,7 +10,9 @@ import re
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.encoders import FAILED, LARGEST, LIBRARIES, ROWS, WORDS, Row, read_rows
+from tests.benchmarks.encoder_comparison import LARGEST, Row
+from tests.benchmarks.encoder_libraries import LIBRARIES
+from tests.benchmarks.encoders import FAILED, ROWS, WORDS, read_rows
 
 CELL = 240
 """Letters of a reason on the page."""

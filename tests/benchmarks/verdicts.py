@@ -90,6 +90,7 @@ def study(seed: int, strength: float) -> dict[tuple[str, str], str]:
             assert probe.high is not None
             found[attribute.name, name], _ = verdicts.judge(
                 verdicts.Evidence(
+                    sources=SOURCES,
                     low=bounds.low,
                     high=bounds.high,
                     kept_low=bounds.low,

@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 CHANGING = (
     (re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{6}"), "RUN"),
     (re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}"), "ATTEMPT"),
-    (re.compile(r"(clock|probes)/[0-9a-f]{16}"), r"\1/NONCE"),
+    (re.compile(r"probes/(clock-)?[0-9a-f]{16}"), r"probes/\1NONCE"),
 )
 """Parts of names that differ from run to run, and what stands for them."""
 

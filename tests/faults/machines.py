@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.events import Event
-from tests.faults.nodes import NODE, SETTINGS
+from tests.faults.nodes import NODE, SETTINGS, start_head
 from tests.faults.waiting import graph
 
 PATIENCE_SECONDS = 240.0
@@ -27,7 +27,6 @@ def main() -> None:
     """Runs a training and two fan-outs, while machines come and go."""
     os.environ.update(SETTINGS)
     import ray
-    from ray.cluster_utils import Cluster
 
     from cluster.on_ray import OnRay
     from cluster.start import start
@@ -37,16 +36,7 @@ def main() -> None:
     folder = sys.argv[1]
     steps = graph(folder)
 
-    def begin(scratch: Path) -> Cluster:
-        # Ray notes a cluster's address in a folder of the machine's, which it takes for granted: here it gets one.
-        os.environ["RAY_TMPDIR"] = str(scratch)
-        Path(scratch, "ray").mkdir()
-        head = NODE | {"num_cpus": 0, "temp_dir": str(scratch), "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        ray.init(address=cluster.address, log_to_driver=False)
-        return cluster
-
-    first = start(begin, "a cluster to start on this machine", "See what its log says.")
+    first = start_head(num_cpus=0)
     cluster = first.value
     heard: list[Event] = []
     outcome: dict[str, Any] = {}
@@ -107,7 +97,7 @@ def main() -> None:
         (Path(folder) / "outcome.json").write_text(json.dumps(outcome))
     finally:
         ray.shutdown()
-        cluster.shutdown()  # type: ignore[no-untyped-call]
+        cluster.shutdown()
         for one in [*added, first]:
             one.end()
 

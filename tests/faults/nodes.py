@@ -13,10 +13,13 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.events import Event
 from tests.faults.elastic import FIELDS, Watched, graph
+
+if TYPE_CHECKING:
+    from cluster.start import Started
 
 SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -27,6 +30,25 @@ SETTINGS = {
 }
 """Ports on loopback only, and a lost machine is seen within seconds."""
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 1024**2}
+
+
+def start_head(**changes: Any) -> "Started[Any]":
+    """A cluster whose head is a `NODE` with these changes; this process is connected to it."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from cluster.start import start
+
+    def begin(scratch: Path) -> Cluster:
+        # Ray notes a cluster's address in a folder of the machine's, which it takes for granted: here it gets one.
+        os.environ["RAY_TMPDIR"] = str(scratch)
+        Path(scratch, "ray").mkdir()
+        head = NODE | {"temp_dir": str(scratch), "include_dashboard": False} | changes
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        ray.init(address=cluster.address, log_to_driver=False)
+        return cluster
+
+    return start(begin, "a cluster to start on this machine", "See what its log says.")
 
 
 def machines_of_mailboxes() -> list[str]:
@@ -48,7 +70,6 @@ def main() -> None:
     """Trains on one machine, then two, then one."""
     os.environ.update(SETTINGS)
     import ray
-    from ray.cluster_utils import Cluster
 
     from cluster.inline import Inline
     from cluster.on_ray import OnRay
@@ -60,16 +81,7 @@ def main() -> None:
     steps, store = graph(Watched(folder=str(folder), **FIELDS)), open_store(str(folder / "store"))
     run(steps[:3], store, Inline)
 
-    def begin(scratch: Path) -> Cluster:
-        # Ray notes a cluster's address in a folder of the machine's, which it takes for granted: here it gets one.
-        os.environ["RAY_TMPDIR"] = str(scratch)
-        Path(scratch, "ray").mkdir()
-        head = NODE | {"temp_dir": str(scratch), "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        ray.init(address=cluster.address, log_to_driver=False)
-        return cluster
-
-    first = start(begin, "a cluster to start on this machine", "See what its log says.")
+    first = start_head()
     cluster = first.value
     heard: list[Event] = []
     outcome: dict[str, Any] = {}
@@ -103,7 +115,7 @@ def main() -> None:
         (folder / "outcome.json").write_text(json.dumps(outcome))
     finally:
         ray.shutdown()
-        cluster.shutdown()  # type: ignore[no-untyped-call]
+        cluster.shutdown()
         first.end()
 
 

@@ -50,7 +50,7 @@ def calls() -> list[str]:
 
 def test_the_study_goes_through_every_kind_of_call() -> None:
     kinds = {call.split()[0] for call in calls()}
-    assert kinds == {"create", "read", "list", "delete"}
+    assert kinds == {"create", "read", "list", "head", "delete"}
     assert len(calls()) > 80
 
 

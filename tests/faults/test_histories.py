@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.faults.faulty import DeadError
-from tests.faults.history import Death, History
+from tests.faults.history import History
+from tests.faults.model import Death
 
 TestHistory = History.TestCase
 TestHistory.settings = settings(

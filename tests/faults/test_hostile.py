@@ -5,18 +5,25 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.inline import Inline
 from pipeline.artifact import StoredInput
+from pipeline.collect import KINDS, collect, collectable
 from pipeline.errors import StoreError, UsageError
+from pipeline.events import read_events, runs_of
+from pipeline.following import Follower
+from pipeline.lease import Lease
 from pipeline.manifest import Head, Manifest, Ref, read_record, write_record
 from pipeline.plan import plan
+from pipeline.reading import OpenStore
 from pipeline.run import run
 from pipeline.store import RECORD_VALUES, open_store
 from stages.errors import FormatError
 from tests.faults.arithmetic import graph
+from tests.faults.faulty import MemoryRoot
 
 GRAPH = graph(parts=2)[:1]
 SECRET = b"[1, 2, 3, 4]"
@@ -144,6 +151,75 @@ def test_a_record_that_would_become_large_in_memory_is_called_damaged(
     store = open_store(str(tmp_path / "store"))
     with pytest.raises(StoreError, match=rf"a damaged one \(.*{problem}.*Delete that object alone"):
         read_record(store, str((numbers / "artifact.json").relative_to(tmp_path / "store")), Head)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-1.0", "1e300", '"soon"'])
+@pytest.mark.parametrize("field", ["created", "seconds"])
+def test_a_time_that_is_none_is_called_damage(tmp_path: Path, field: str, value: str) -> None:
+    numbers = made(tmp_path)
+    text = (numbers / "manifest.json").read_text()
+    document = json.dumps(json.loads(text) | {field: "VALUE"}).replace('"VALUE"', value)
+    (numbers / "manifest.json").write_text(document)
+    with pytest.raises(StoreError, match=r"a damaged one .*Delete that object alone"):
+        plan(GRAPH, open_store(str(tmp_path / "store")))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        '"run_done"',
+        '{"kind": "run_done", "step": "", "time": NaN}',
+        '{"kind": "run_done", "step": "", "time": "noon"}',
+        '{"kind": "run_done", "step": "", "time": 1, "fields": []}',
+        '{"kind": 5, "step": "", "time": 1}',
+        '{"kind": "progress", "step": "a", "time": 1, "fields": {"done": "1", "total": 2, "metrics": {}}}',
+        '{"kind": "run_started", "step": "", "time": 1, "fields": {"host": "h", "pid": []}}',
+    ],
+)
+def test_events_of_other_kinds_than_their_readers_know_are_called_damaged(line: str) -> None:
+    store, _ = MemoryRoot().process()
+    store.create("runs/r/plan.json", b'{"steps": {}}')
+    store.create("runs/r/events/000000-1.jsonl", line.encode())
+    with pytest.raises(StoreError, match=r"damaged ones .*Delete that object alone"):
+        read_events(store, "r")
+    with pytest.raises(StoreError, match="damaged ones"):
+        Follower(store, "r").poll()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"ttl_seconds": 1e300}, {"ttl_seconds": "long"}, {"pid": "first"}, {"pid": None}, {"run": 7}, {"nonce": []}],
+)
+def test_a_lease_that_says_what_no_run_says_keeps_nobody_out(changed: dict[str, Any]) -> None:
+    store, _ = MemoryRoot().process()
+    record = {"nonce": "n", "run": "r", "host": os.uname().nodename, "pid": 1, "ttl_seconds": 60.0} | changed
+    store.create("leases/numbers/ab/e0001.json", json.dumps(record).encode())
+    Lease(store, "numbers/ab", "mine").acquire("fail", print)
+    assert collectable(store, KINDS, 0.0) is not None
+
+
+def test_what_stands_in_a_store_and_is_not_ours_is_in_nobodys_way(tmp_path: Path) -> None:
+    numbers = made(tmp_path)
+    root = tmp_path / "store"
+    run(GRAPH, open_store(str(root)), Inline, study="one")
+    for name in (
+        *("leases/numbers/notes.json", f"{next((root / 'leases' / 'numbers').iterdir())}/notes.json"),
+        *("studies/one/².json", "studies/one/notes.txt", "studies/of others/x", "adopted/one/mine/notes.json"),
+        *(f"{numbers}/parts/².json", f"{numbers}/copy of it", f"{numbers.parent}/g²/x", f"{numbers.parent}/g7/x"),
+        *("runs/mine/events/notes.jsonl", "runs/mine/notes"),
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("not ours")
+    store = open_store(str(root))
+    assert [state.state for state in plan(GRAPH, store)] == ["done"]
+    assert run(GRAPH, store, Inline, study="one").run_id is None
+    assert run(GRAPH, store, Inline, study="one", force=["numbers"]).steps[0].outcome == "made"
+    assert read_events(store, "mine") == []
+    assert next(runs_of(store, "nobody"), None) is None
+    collect(store, collectable(store, KINDS, 0.0))
+    assert OpenStore(store).studies() == ["one"]
+    assert [state.state for state in plan(GRAPH, store)] == ["done"]
 
 
 def test_a_record_that_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:

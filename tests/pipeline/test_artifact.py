@@ -224,7 +224,10 @@ def test_an_incomplete_checkpoint_is_passed_over() -> None:
         assert found is not None
         assert found.step == 1
         shared.backend.create(f"{folder}/{lost}", data)
-    for damaged in (b"", b"[]", b'{"step": 2}'):
+    for damaged in (
+        *(b"", b"[]", b'{"step": 2}', b'{"step": 2, "files": {}, "sha256": [1]}'),
+        *(b'{"step": "two", "files": {}}', b'{"step": NaN, "files": {}}', b'{"step": 2, "files": []}'),
+    ):
         shared.backend.delete(f"{folder}/state.json")
         shared.backend.create(f"{folder}/state.json", damaged)
         found = checkpoints.latest()

@@ -14,11 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.inline import Inline
+from pipeline.cache import cache_folder
 from pipeline.errors import StepFailedError, UsageError
 from pipeline.events import Event
 from pipeline.graph import graph_of
 from pipeline.run import run
 from pipeline.step import Step
+from pipeline.store import canonical_url, open_store
 from pipeline.study import Study
 from stages.contract import Inputs, Output, Part, Stage, Summary
 from stages.errors import InputError, without_credentials
@@ -43,6 +45,16 @@ SECRETS = (b"TOKEN123", b"SIG456", b"KEY789")
         ("yarl.URL('https://host/w?token=SIG456')", "yarl.URL('https://host/w?token=***')"),
         ("s3://bucket/a@b/c?d", "s3://bucket/a@b/c?d"),
         ("what is this? a = b, me@host", "what is this? a = b, me@host"),
+        ("read https://host/a.tar?TOKEN123, twice", "read https://host/a.tar?***, twice"),
+        ("(see https://host/why?)", "(see https://host/why?)"),
+        ("http://user:it's-TOKEN123@host/x", "http://***@host/x"),
+        ("az://box/a?sig=KEY789,SIG456;(TOKEN123)", "az://box/a?sig=***)"),
+        ("https://host/back#access_token=TOKEN123", "https://host/back#access_token=***"),
+        ("S3FileSystem(anon=False, secret='KEY789/+')", "S3FileSystem(anon=False, secret='***')"),
+        ("AccountName=me;AccountKey=KEY789==;EndpointSuffix=x", "AccountName=me;AccountKey=***;EndpointSuffix=x"),
+        ("AWS_SECRET_ACCESS_KEY=KEY789+", "AWS_SECRET_ACCESS_KEY=***"),
+        ("{'Authorization': 'Bearer TOKEN123'}", "{'Authorization': 'Bearer ***'}"),
+        ("num_tokens=1024, token=None, a secret: nobody knows", "num_tokens=1024, token=None, a secret: nobody knows"),
     ],
 )
 def test_a_text_keeps_all_of_a_url_but_its_credentials(text: str, shown: str | None) -> None:
@@ -52,10 +64,36 @@ def test_a_text_keeps_all_of_a_url_but_its_credentials(text: str, shown: str | N
         assert found == shown
 
 
+def test_no_repr_of_a_study_holds_the_credentials_of_a_url() -> None:
+    study = signed("https://user:TOKEN123@host/a.tar?sig=SIG456")
+    assert "https://***@host/a.tar?sig=***" in f"{study!r}"
+    assert secrets_in({"shown": f"{study!r} {study} {graph_of(study)}".encode()}) == []
+
+
+@pytest.mark.parametrize("url", ["s3://KEY789:TOKEN123@bucket/x", "s3://TOKEN123@bucket", "az://box/x?sig=SIG456"])
+def test_a_store_whose_url_has_credentials_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="without credentials") as caught:
+        open_store(url)
+    assert secrets_in({"shown": f"{caught.value}".encode()}) == []
+    assert canonical_url("abfss://container@account.dfs.core.windows.net/x/").endswith("net/x")
+
+
 @pytest.mark.parametrize("error", [InputError, UsageError])
 def test_no_error_holds_the_credentials_of_a_url(error: type[UsageError]) -> None:
     raised = error("a file at https://user:TOKEN123@host/x", "none", "Check https://host/x?sig=SIG456.")
     assert not any(secret.decode() in f"{raised} {raised!r} {vars(raised)}" for secret in SECRETS)
+
+
+def signed(url: str) -> Study:
+    """A study of the images at a URL."""
+    return Study.model_validate(
+        {
+            "study": "signed",
+            "dataset": {"listing": {"source": {"kind": "webdataset", "url": url}}},
+            "encoders": {"oracle": {"kind": "oracle"}},
+            "decoder": {"taps": ["oracle:pixels"]},
+        }
+    )
 
 
 class Reads(Stage):
@@ -114,20 +152,16 @@ def served(tmp_path: Path) -> Iterator[str]:
 
 
 def test_images_at_a_signed_url_are_packed_and_leave_no_signature_in_the_store(served: str) -> None:
-    study = Study.model_validate(
-        {
-            "study": "signed",
-            "dataset": {"listing": {"source": {"kind": "webdataset", "url": served}}},
-            "encoders": {"oracle": {"kind": "oracle"}},
-            "decoder": {"taps": ["oracle:pixels"]},
-        }
-    )
+    study = signed(served)
     root = MemoryRoot()
     store, _ = root.process()
     result = run(graph_of(study)[:2], store, Inline, study="signed")
     assert result.summary("shards")["rows"] == 12
     objects = {name: data for folder in ("artifacts", "runs", "studies") for name, data in root.objects(folder).items()}
     assert secrets_in(objects) == []
+    caches = {path.name: path.read_bytes() for path in cache_folder().iterdir()}
+    assert caches
+    assert secrets_in(caches) == []
     for name, data in objects.items():
         if name.endswith(".parquet"):
             columns = pq.read_table(io.BytesIO(data)).to_pydict()

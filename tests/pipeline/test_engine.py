@@ -2,7 +2,9 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +13,7 @@ import pytest
 from cluster.executor import ALONE, Call, Claim, OnDone, OnProgress, Outcome
 from cluster.inline import Inline
 from pipeline.errors import StepFailedError, UsageError, exit_code
-from pipeline.events import Event, read_events, run_ids
+from pipeline.events import Event, read_events, run_ids, runs_of
 from pipeline.plan import plan
 from pipeline.run import RunResult, run
 from pipeline.step import Step
@@ -190,6 +192,24 @@ def test_a_generation_without_its_first_record_is_closed(store: Store) -> None:
     assert artifact(store, "numbers", graph()).name == "g0001"
 
 
+class Elsewhere(Inline):
+    """Works on another machine, where the path of the store is another folder."""
+
+    def run(self, calls: Iterable[Call], on_done: OnDone, gpu: bool = False, claim: Claim = ALONE) -> None:
+        there = (
+            replace(call, payload=call.payload | {"store": f"{call.payload['store']}-of-another"}) for call in calls
+        )
+        super().run(there, on_done, gpu, claim)
+
+
+def test_a_worker_that_has_another_folder_than_the_driver_says_so(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.worker.LOOK_SECONDS", (0.0,))
+    with pytest.raises(StepFailedError, match=r"expected the store .*; found another folder.*every machine reaches"):
+        run(graph(), store, Elsewhere)
+
+
 class Failing(Stage):
     """Fails as its fields say."""
 
@@ -274,6 +294,15 @@ def test_a_run_is_recorded_with_what_it_did(store: Store) -> None:
     assert {"host", "pid", "seconds", "size_bytes", "adopted"} <= done.fields.keys()
     recorded = json.loads(store.read(f"runs/{result.run_id}/plan.json"))
     assert recorded["steps"]["squares"]["inputs"] == {"numbers": "numbers"}
+
+
+def test_the_newest_run_is_that_by_the_clock_of_the_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = time.time
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: right() + 7200)
+        run(graph(), store, Inline, study="s")
+    last = run(graph(power=3), store, Inline, study="s")
+    assert next(runs_of(store, "s")) == run_ids(store)[-1] == last.run_id
 
 
 def test_receipts_and_manifest_say_who_made_what(store: Store) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.explore_commands import _painter
 from pipeline.reading import OpenStudy, open
 from pipeline.showing import material, shower
 from pipeline.study import load
@@ -160,6 +161,13 @@ def test_networks_are_loaded_once_and_only_those_of_the_taps_that_are_shown(
     for _, photograph in files:
         assert list(asked.near(photograph)) == list(painted(show({"image": photograph}, ()))) == [TAP]
     assert loaded == ["load", "load_decoder"]
+
+
+def test_an_image_is_not_painted_where_no_shown_tap_reads_pixels(finished: Finished, study: OpenStudy) -> None:
+    content = gather(study, ["oracle:attributes"], limit=20, neighbour_maps=False)
+    ((_, photograph),) = open_images(study.artifact("shards")).files([3])
+    paint = _painter(str(finished.study), study, [tap.id for tap in content.taps], Asked(study, content))
+    assert paint(photograph) == {}
 
 
 def test_the_command_writes_one_page(finished: Finished, tmp_path: Path) -> None:

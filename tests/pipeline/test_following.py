@@ -39,8 +39,8 @@ class Clock:
 def begun(store: Store) -> EventLog:
     """The log of a run on another host that has just begun."""
     store.create("runs/r/plan.json", PLAN)
-    events = EventLog(store, "r", None)
-    events.keep()
+    events = EventLog(store, None)
+    events.keep("r")
     events.emit("run_started", study="micro", host="another-host", pid=1)
     return events
 
@@ -97,8 +97,8 @@ def test_a_run_whose_process_was_here_and_is_gone_is_lost_at_once() -> None:
     store, _ = MemoryRoot().process()
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    events = EventLog(store, "r", None)
-    events.keep()
+    events = EventLog(store, None)
+    events.keep("r")
     events.emit("run_started", study="micro", host=os.uname().nodename, pid=ended.pid)
     events.flush()
     follower = Follower(store, "r")

@@ -105,7 +105,7 @@ def test_a_beat_is_a_sign_of_life_and_leaves_one_object(store: Store, tmp_path: 
         second.acquire("fail", nobody)
     names = sorted(entry.name.rpartition("/")[2] for entry in store.entries("leases/numbers"))
     assert names == ["e0001.beat-000003", "e0001.json"]
-    assert store.entries("leases/clock") == []
+    assert store.entries("probes") == []
 
 
 def test_an_owner_beats_while_it_holds(store: Store) -> None:

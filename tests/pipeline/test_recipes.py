@@ -1,10 +1,13 @@
 """The recipes are studies that can be planned."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from pipeline.cli import main
 from pipeline.errors import UsageError
 from pipeline.graph import graph_of, samples_of
 from pipeline.plan import plan
@@ -27,6 +30,11 @@ def test_a_recipe_becomes_a_graph_with_sizes_that_fit(name: str) -> None:
     assert isinstance(decoder, Decoder)
     assert decoder.size % decoder.network.multiple == 0
     assert decoder.estimate({}).cpu_seconds > 0
+
+
+def test_the_help_of_init_names_every_recipe() -> None:
+    text = CliRunner().invoke(main, ["init", "--help"]).output
+    assert set(recipes()) <= set(re.findall(r"\w+", text))
 
 
 def referring(tmp_path: Path, tap: str) -> Study:

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.executor import ALONE, Call, Claim, OnDone, OnProgress, Outcome
 from cluster.inline import Inline
-from pipeline.errors import BusyError, SeveralFailedError, StepFailedError, UsageError, exit_code
+from pipeline.errors import BusyError, SeveralFailedError, StepFailedError, StoreError, UsageError, exit_code
 from pipeline.events import Event, read_events
 from pipeline.lease import Lease
 from pipeline.plan import plan
@@ -242,6 +242,21 @@ def test_keep_going_means_the_same_where_one_step_runs_at_a_time(store: Store) -
     assert plan(steps, store)[0].parts_done == 3
 
 
+@pytest.mark.parametrize("executor", [Inline, Several])
+def test_a_damaged_record_is_the_failure_of_its_step_alone(executor: type[Inline], root: MemoryRoot) -> None:
+    store, _ = root.process()
+    run(graph()[4:5], store, Inline)
+    [manifest] = [name for name in root.objects("artifacts") if name.endswith("manifest.json")]
+    root.backend.delete(manifest)
+    root.backend.create(manifest, b"{")
+    heard: list[Event] = []
+    with pytest.raises(StoreError, match=rf"{manifest}; found a damaged one .*Delete that object alone"):
+        run(graph(), store, executor, keep_going=True, listener=heard.append)
+    assert set(states(graph()[:4], store).values()) == {"done"}
+    assert kinds(heard, "other.numbers") == ["step_left"]
+    assert kinds(heard, "other.squares") == ["step_skipped"]
+
+
 def test_several_failures_have_the_exit_code_that_they_share() -> None:
     busy = BusyError("nobody", "somebody", "Wait.")
     assert exit_code(SeveralFailedError([busy, busy])) == 5
@@ -297,6 +312,8 @@ def test_until_a_step_makes_it_and_what_it_needs(executor: type[Inline], store: 
     result = run(graph(), store, executor, study="both", until="squares")
     assert [step.name for step in result.steps] == ["numbers", "squares"]
     assert {name for name, state in states(graph(), store).items() if state == "done"} == {"numbers", "squares"}
+    with pytest.raises(UsageError, match="--force of steps that squares needs; found counting"):
+        run(graph(), store, executor, force=["counting"], until="squares")
     with pytest.raises(UsageError, match="--until to name a step"):
         run(graph(), store, executor, until="square")
 

@@ -6,12 +6,15 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.backends import MAX_OBJECT_BYTES, LocalBackend
-from pipeline.errors import FullError, RootError, StoreError, UnansweredError, UsageError, exit_code
+from pipeline.backends import MAX_OBJECT_BYTES, LocalBackend, backend_at
+from pipeline.errors import AccessError, FullError, RootError, StoreError, UnansweredError, UsageError, exit_code
 from pipeline.store import Store, canonical_url, open_store
 from tests.faults.faulty import FaultyBackend, MemoryRoot
 
@@ -36,10 +39,34 @@ def test_spellings_of_one_place_are_one_store(tmp_path: Path, monkeypatch: pytes
 def test_an_unknown_kind_of_place_is_refused() -> None:
     with pytest.raises(UsageError, match="s3://"):
         open_store("gopher://hole")
+    with pytest.raises(UsageError, match="an empty text"):
+        open_store("")
+
+
+def test_what_has_no_name_of_ours_and_folders_without_objects_are_not_listed(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.create("studies/one/000001.json", b"{}")
+    (tmp_path / "studies" / "a writer was killed here").mkdir()
+    (tmp_path / "studies" / "and-here" / "below").mkdir(parents=True)
+    (tmp_path / "studies" / "old copy").mkdir()
+    (tmp_path / "studies" / "old copy" / "000001.json").touch()
+    for name in (b"000001 (2).json", b"caf\xe9", b"new\nline"):
+        (tmp_path / "studies" / "one" / os.fsdecode(name)).touch()
+    for link, target in (("round", ".."), ("itself", "itself"), ("nowhere", "nothing")):
+        (tmp_path / "studies" / "one" / link).symlink_to(target)
+    os.mkfifo(tmp_path / "studies" / "one" / "pipe")
+    with pytest.raises(StoreError, match="a pipe or a device"):
+        store.read("studies/one/pipe")
+    with pytest.raises(StoreError):
+        store.read_range("studies/one/pipe", 0, 1)
+    assert store.folders("studies") == ["one"]
+    assert [entry.name for entry in store.entries("studies")] == ["studies/one/000001.json"]
 
 
 def test_a_root_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    with pytest.raises(RootError, match=r"a folder at .*; found a file"):
+        open_store(str(tmp_path / "file")).recognise()
     for root in ("file", "file/store"):
         with pytest.raises(RootError, match="name another store") as caught:
             open_store(str(tmp_path / root)).prepare()
@@ -74,14 +101,69 @@ def test_a_root_that_may_not_be_written_is_refused(tmp_path: Path, root: str) ->
     assert "Change the folder's rights or name another store." in output
 
 
-def test_a_file_system_without_hard_links_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "message"), [(errno.EPERM, r"hard links.*local disk"), (errno.EXDEV, r"on one file system; found")]
+)
+def test_a_file_system_without_hard_links_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str
+) -> None:
     def no_links(source: object, target: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", no_links)
-    with pytest.raises(RootError, match=r"hard links.*local disk"):
+    with pytest.raises(RootError, match=message):
         open_store(str(tmp_path / "store")).prepare()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A bucket's server that takes no credentials; `status` and `content` are its answer."""
+
+    status, content = 403, b""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing."""
+
+    def do_GET(self) -> None:
+        """Refuses."""
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content)
+
+    def do_PUT(self) -> None:
+        """Refuses."""
+        self.do_GET()
+
+    def do_POST(self) -> None:
+        """Refuses."""
+        self.do_GET()
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (401, "Unauthorized"), (400, "ExpiredToken")])
+def test_credentials_that_a_server_refuses_are_named_whatever_it_was_asked(
+    monkeypatch: pytest.MonkeyPatch, status: int, code: str
+) -> None:
+    monkeypatch.setattr(Refusing, "status", status)
+    monkeypatch.setattr(Refusing, "content", f"<Error><Code>{code}</Code></Error>".encode())
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        for name, value in (
+            *(("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key"), ("AWS_REGION", "here")),
+            ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}"),
+        ):
+            monkeypatch.setenv(name, value)
+        backend = backend_at("s3://bucket/store")
+        for ask in (
+            lambda: backend.read("a"),
+            lambda: backend.create("a", b""),
+            lambda: backend.entries("a"),
+            lambda: backend.folders("a"),
+            lambda: backend.delete("a"),
+        ):
+            with pytest.raises(AccessError, match=r"Renew the credentials"):
+                ask()
+        server.shutdown()
 
 
 class Overwriting(FaultyBackend):

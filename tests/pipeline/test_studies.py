@@ -132,7 +132,9 @@ def test_a_file_that_was_not_run_opens_what_is_made_and_names_what_is_not(finish
     assert study.missing() == ("faithfulness", "report")
     assert "faithfulness, report differ" in study.notice
     assert study["simclr:backbone"].width == 16
-    with pytest.raises(UsageError, match=r"report of micro to be made as its file says; found that it is not\. Run"):
+    with pytest.raises(
+        UsageError, match=r"report of micro with the settings of its file; found none in the store\. Run"
+    ):
         study.artifact("report")
 
 

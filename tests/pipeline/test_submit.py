@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import UsageError
 from pipeline.node_checks import code_digest, missing_here
-from pipeline.submitting import packed, submission_of
+from pipeline.submitting import packed, runtime_env_of, submission_of
 from tests.finished import repscope
 
 STUDY = """
@@ -187,6 +188,20 @@ def test_credentials_of_the_shell_alone_are_named_and_never_sent(
     [problem] = missing_here(json.loads(text))
     assert "AWS_ENDPOINT_URL is set only in the shell that submitted" in problem
     assert "--pass-env AWS_SECRET_ACCESS_KEY" in problem
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [("[A]", "env_vars of type list"), ("", "env_vars of type NoneType"), ("{SECRET: 123456}", "SECRET of type int")],
+)
+def test_a_runtime_env_whose_variables_are_no_texts_is_refused_without_their_values(
+    tmp_path: Path, written: str, found: str
+) -> None:
+    env = tmp_path / "env.yaml"
+    env.write_text(f"env_vars: {written}")
+    with pytest.raises(UsageError, match=f"names and texts in env_vars of {env}; found {found}") as caught:
+        runtime_env_of(env, tmp_path, ())
+    assert "123456" not in str(caught.value)
 
 
 def test_a_cluster_that_is_not_there_is_named_with_the_remedy(tmp_path: Path) -> None:

@@ -65,8 +65,8 @@ def test_an_export_replaces_the_one_before_and_leaves_other_files_alone(tmp_path
 def test_long_trainings_are_kept_thinned_and_to_the_end(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     store.prepare()
-    log = EventLog(store, "run", None)
-    log.keep()
+    log = EventLog(store, None)
+    log.keep("run")
     total = 5 * KEPT_OF_A_TRAINING - 1
     for done in range(1, total + 1):
         log.emit("progress", "decoder", done=done, total=total, metrics={}, attempt=1)

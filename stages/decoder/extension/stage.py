@@ -36,9 +36,10 @@ class Extension(Gang):
     sketch_images: PositiveInt | None = None
     """Embeddings shown to the sketch before that. None: for each new tap 0.6 of what the decoder's sketch was shown."""
     learning_rate: PositiveFloat = 3e-4
-    """Of how taps enter the U-Net: low, since few steps from a good start lose more than they win with a high one."""
+    """Of the new taps' projections at the U-Net. It is low: from a good start, a high rate loses more in few steps than
+    it wins."""
     sketch_learning_rate: PositiveFloat = 3e-3
-    """Of how taps enter the sketch."""
+    """Of the new taps' projections at the sketch."""
     checkpoint_images: Annotated[PositiveInt, Unkeyed("resuming gives the same training")] = 32_768
     """Images between two checkpoints."""
     micro_batch: Annotated[PositiveInt | None, Unkeyed("gradients are summed: the same training up to rounding")] = None

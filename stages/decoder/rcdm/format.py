@@ -172,6 +172,8 @@ def load(inp: Input, card: AdmCard, device: str, snapshot: Snapshot) -> AdmDecod
     try:
         network = assembled(card.network, width, tensors)
     except InputError as error:
-        raise FormatError(f"tensors that {CARD} describes", error.found, "Make the decoder again.") from error
+        raise FormatError(
+            f"tensors that {CARD} describes", error.found, "Run again with --force for that decoder's step."
+        ) from error
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return AdmDecoder(card, network, device)

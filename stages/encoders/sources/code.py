@@ -1,15 +1,18 @@
 """Networks that the user's own code builds."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.encoders.sources.build import Built, reason
+from stages.encoders.sources.guard import undisturbed
 from stages.encoders.sources.settings import IMAGENET
 from stages.encoders.taps import Trunk, pool
 from stages.encoders.weights import Filled, fill, read, state_of
@@ -42,13 +45,16 @@ class CodeTrunk(Trunk):
         given = dict(output) if isinstance(output, Mapping) else {"backbone": output}
         if "backbone" not in given or not all(isinstance(value, Tensor) for value in given.values()):
             what = ", ".join(map(str, given)) if isinstance(output, Mapping) else type(output).__name__
-            raise InputError("the network to return a tensor, or a dict of tensors with `backbone`", what, "Change it.")
+            raise InputError(
+                "the network to return a tensor, or a dict of tensors with `backbone`", what, "Change its code."
+            )
         return {name: pool(value, self._how, None, self.prefix_tokens, name, False) for name, value in given.items()}
 
 
 def build(source: "Torch") -> Built:
     """The network that the user's code builds. Raises InputError where it cannot, or the weights do not fit."""
-    network, file = _created(source.factory, source.options, source.weights is not None)
+    with nullcontext() if source.weights is not None else OwnChance():
+        network, file = _created(source.factory, source.options)
     files = {} if file is None else {file.name: file.sha256}
     filled = Filled()
     if source.weights is not None:
@@ -63,7 +69,7 @@ def build(source: "Torch") -> Built:
 
 def rebuild(recipe: dict[str, Any]) -> Trunk:
     """The same network with whatever weights the code gives it. Raises InputError where its file is not here."""
-    network, _ = _created(recipe["factory"], recipe["options"], True, recipe.get("code"))
+    network, _ = _created(recipe["factory"], recipe["options"], recipe.get("code"))
     return CodeTrunk(network, recipe["pool"], recipe["prefix_tokens"])
 
 
@@ -75,12 +81,38 @@ class _File:
     sha256: str
 
 
-def _created(
-    factory: str, options: Mapping[str, Any], weights: bool, sha256: str | None = None
-) -> tuple[nn.Module, _File | None]:
+class OwnChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """What torch draws at random inside comes from a stream of its own, whatever seeds or generators the code sets.
+
+    The stream begins where torch's stands. So weights that are left to chance differ between two loads, also where the
+    code seeds itself, and those that it reads from a file do not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._generator = torch.Generator().manual_seed(torch.initial_seed())
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Runs an operation of torch, with another generator where it draws."""
+        given = dict(kwargs or {})
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **given)
+        if given.get("generator") is not None:
+            given["generator"] = self._generator
+            return func(*args, **given)
+        with torch.random.fork_rng(devices=()):
+            torch.set_rng_state(self._generator.get_state())
+            found = func(*args, **given)
+            self._generator.set_state(torch.get_rng_state())
+        return found
+
+
+def _created(factory: str, options: Mapping[str, Any], sha256: str | None = None) -> tuple[nn.Module, _File | None]:
     """What the function returns, and its file where it was named by one: that with this sha256, if it is given.
 
-    Raises InputError where it sets the seed although no file gives `weights`, and where its file is not here.
+    Raises InputError where it fails or returns no module, and where its file is not here.
     """
     location, _, name = factory.rpartition(":")
     file, path = None, Path(location)
@@ -89,7 +121,8 @@ def _created(
         path = code.here(location) if sha256 is None else code.found(location, sha256)
         file = _File(path.name, sha256 or sha256_of(path))
     try:
-        module = importlib.import_module(location) if file is None else code.module(path, file.sha256)
+        with undisturbed():
+            module = importlib.import_module(location) if file is None else code.module(path, file.sha256)
         function = getattr(module, name)
     # A module of the user's may raise anything when it is imported, and one written as a script exits.
     except (Exception, SystemExit) as error:
@@ -98,11 +131,11 @@ def _created(
             reason(error),
             "Write `path/to/file.py:function`, or install the module wherever parts are worked on.",
         ) from error
-    seed = torch.initial_seed()
     try:
-        network = function(**options)
-    # The function is the user's own and may raise anything.
-    except Exception as error:
+        with undisturbed():
+            network = function(**options)
+    # The function is the user's own and may raise anything; one written for a script exits.
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"{factory} to build a network with options {dict(options)}",
             reason(error),
@@ -110,10 +143,4 @@ def _created(
         ) from error
     if not isinstance(network, nn.Module):
         raise InputError(f"{factory} to return a torch.nn.Module", type(network).__name__, "Change that function.")
-    if not weights and torch.initial_seed() != seed:
-        raise InputError(
-            f"{factory} to load weights, or `weights` to name a file of them",
-            "a function that sets torch's seed itself: weights left to chance would be the same in every load",
-            "Take the seeding out, and give `weights` where the function loads none.",
-        )
     return network, file

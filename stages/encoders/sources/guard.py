@@ -10,19 +10,54 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """Environment variable with which every `torch.load` reads tensors and plain data only."""
 
 
 @contextmanager
 def unattended() -> Iterator[None]:
-    """Standard input is empty inside: a question on the terminal is an EOFError, so nothing waits for an answer."""
-    terminal = sys.stdin
-    sys.stdin = io.StringIO()
+    """Standard input is empty inside: a question on the terminal is an EOFError, so nothing waits for an answer.
+
+    Nor are there arguments of a command line: those of this process are not for the code of an encoder.
+    """
+    terminal, arguments = sys.stdin, sys.argv
+    sys.stdin, sys.argv = io.TextIOWrapper(io.BytesIO()), arguments[:1]
     try:
         yield
     finally:
-        sys.stdin = terminal
+        sys.stdin, sys.argv = terminal, arguments
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """What code of a user's changes in this process is as it was afterwards: other work goes on in it.
+
+    That is torch's default dtype and device, its threads, gradients and deterministic algorithms, the working folder
+    and the environment.
+    """
+    dtype, device, threads = torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads()
+    gradients, deterministic = torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()
+    warn, environment = torch.is_deterministic_algorithms_warn_only_enabled(), dict(os.environ)
+    # Open, it can be gone back to even where it was deleted.
+    folder = os.open(".", os.O_RDONLY)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            # To set the CPU by name would have every call of torch pass through Python.
+            torch.set_default_device(None if device.type == "cpu" else device)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        torch.set_grad_enabled(gradients)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn)
+        os.fchdir(folder)
+        os.close(folder)
+        if environment != dict(os.environ):
+            os.environ.clear()
+            os.environ.update(environment)
 
 
 @contextmanager

@@ -16,9 +16,9 @@ from stages.encoders.sources.build import Built, library, reason
 from stages.encoders.sources.guard import confined
 from stages.encoders.spec import Preprocessing
 from stages.encoders.taps import Trunk, pool
-from stages.encoders.weights import LFS, few, require_weights
+from stages.encoders.weights import LFS, few, read, require_real, require_weights
 from stages.errors import InputError
-from stages.external.files import fetched_folder
+from stages.external.files import Fetched, fetched_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 
 FILES = ("config.json", ".safetensors", ".safetensors.index.json", "pytorch_model.bin", ".bin.index.json")
 """Endings of what is fetched of a folder; transformers reads `.bin` files without unpickling code."""
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Files of weights, in the order in which transformers looks for them; the index of several files follows each."""
+INDEX = ".index.json"
+ADAPTER = "adapter_config.json"
+"""What peft writes beside weights that change those of another model."""
+DISTRIBUTED = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors")
+"""Files that transformers prefers to all others."""
+ATTENTIONS = (None, "eager", "sdpa")
+"""Ways to compute attention that torch has itself."""
 CONVNEXT_SQUASHES = 384
 """Side from which ConvNeXt's image processor resizes without cutting."""
 LEVIT_MARGIN = 256 / 224
@@ -69,6 +78,8 @@ class HfTrunk(Trunk):
         self.network = network
         self._how = how
         self._projected = projected and hasattr(network, WITH_PROJECTION)
+        # Outputs are read by name, whatever the configuration asks for.
+        network.config.return_dict = True
         if network.config.model_type == "vit_mae":
             network.config.mask_ratio = 0.0
 
@@ -138,14 +149,64 @@ def build(source: "Hf") -> Built:
                     ", ".join(folder.sha256) or "no such file",
                     "Name the folder that holds them.",
                 )
+            used = [] if source.untrained else _used(source.path, folder)
             for name in folder.sha256:
                 if not name.endswith(".json"):
                     require_weights(folder.path / name)
                 elif (folder.path / name).read_bytes().startswith(LFS):
                     raise InputError(f"{name} in {source.path}", "a pointer of Git LFS", "Fetch it: `git lfs pull`.")
             built, _ = _built(transformers, source, folder.path)
+            require_real(_dtypes([folder.path / name for name in used]), built.unused)
             built.files = dict(folder.sha256)
             return built
+
+
+def _used(path: str, folder: Fetched) -> list[str]:
+    """Names of the files of weights that transformers reads. Raises InputError where they are not all in the folder,
+    whose files are known by their digests.
+    """
+    if ADAPTER in folder.sha256:
+        raise InputError(
+            f"a whole model in {path}",
+            f"an adapter ({ADAPTER}), whose weights change those of another model",
+            "Merge them: `merge_and_unload()` of peft, then save_pretrained.",
+        )
+    if distributed := [name for name in folder.sha256 if DISTRIBUTED.match(name)]:
+        raise InputError(
+            f"a model in {path} as save_pretrained writes it",
+            f"files of a distributed checkpoint, which would be read in its place: {few(distributed)}",
+            "Load it yourself, and save it with save_pretrained.",
+        )
+    # As transformers looks for them.
+    used = next((name for whole in WEIGHTS for name in (whole, f"{whole}{INDEX}") if name in folder.sha256), "")
+    if not used.endswith(INDEX):
+        return [used] if used else []
+    try:
+        named = set(map(str, json.loads((folder.path / used).read_text())["weight_map"].values()))
+    # Anything may stand in a damaged file.
+    except Exception as error:
+        raise InputError(f"an index of weights in {used} of {path}", reason(error), "Bring it here again.") from error
+    if lost := sorted(named - set(folder.sha256)):
+        raise InputError(
+            f"the files that {used} names, in {path} itself",
+            f"none of these: {few(lost)}",
+            "Bring all of them into the folder, and name none outside of it.",
+        )
+    return sorted(named)
+
+
+def _dtypes(files: Sequence[Path]) -> dict[str, str]:
+    """Types of the numbers in files of weights, by name."""
+    from safetensors import safe_open
+
+    found: dict[str, str] = {}
+    for file in files:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as tensors:
+                found |= {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+        else:
+            found |= {name: str(value.dtype) for name, value in read(file).items() if isinstance(value, Tensor)}
+    return found
 
 
 def rebuild(recipe: dict[str, Any]) -> Trunk:
@@ -162,13 +223,20 @@ def _built(transformers: Any, source: "Hf", location: str | Path) -> tuple[Built
     offline, revision = not source.pretrained, source.revision if source.pretrained else None
     missing: list[str] = []
     unused: list[str] = []
+    misfits: list[str] = []
     with confined(download=source.pretrained):
         with _one_message(source.path):
             config = transformers.AutoConfig.from_pretrained(
                 location, revision=revision, local_files_only=offline, trust_remote_code=False
             )
+        if offline and "/" in str(named := getattr(config, "transformers_weights", None)):
+            raise InputError(f"weights in {source.path} itself", f"config.json, which names {named}", "Move it there.")
         commit = getattr(config, "_commit_hash", None)
         cls, config = _class(transformers, source.path, config)
+        for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+            if part is not None and part._attn_implementation not in ATTENTIONS:
+                # Others may be code from the hub. All give the same numbers up to rounding.
+                part._attn_implementation = None
         with _one_message(source.path):
             if source.untrained:
                 network = cls(config)
@@ -182,8 +250,16 @@ def _built(transformers: Any, source: "Hf", location: str | Path) -> tuple[Built
                     local_files_only=offline,
                     trust_remote_code=False,
                     weights_only=True,
+                    ignore_mismatched_sizes=True,
                 )
                 missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+                misfits = [f"{name} {list(file)} instead of {list(own)}" for name, file, own in info["mismatched_keys"]]
+        if misfits:
+            raise InputError(
+                f"weights in {source.path} of the shapes that its config.json has",
+                few(sorted(misfits)),
+                "Bring back the config.json that was saved with these weights.",
+            )
         _require_all_layers(source.path, network, unused)
         found, unknown, transform = _preprocessing(transformers, source, location)
     recipe = {

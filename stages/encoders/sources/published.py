@@ -1,7 +1,7 @@
 """Published checkpoints of self-supervised methods: a ResNet and its projector, each in the layout of its authors.
 
     simclr, barlow   classy_state_dict.base_model.model (VISSL): trunk `_feature_blocks.`, heads `0.clf.0.`, `1.clf.0.`
-    vicreg           model: `module.backbone.`, `module.projector.`
+    barlow, vicreg   model: `module.backbone.`, `module.projector.`; `bn` of Barlow Twins is dropped
     dino             teacher: `module.backbone.`, `module.head.mlp.`; `head.last_layer` is dropped
     swav             `module.`, `module.projection_head.`; `prototypes` is dropped
     supervised       torchvision's own state dict; `fc` is dropped
@@ -34,13 +34,15 @@ ACTIVATIONS = {"dino": nn.GELU}
 VISSL = ("classy_state_dict", "base_model", "model")
 FILES = {
     "simclr": "VISSL's simclr_rn50_1000ep… model_final_checkpoint_phase999.torch",
-    "barlow": "VISSL's barlow_twins_32gpus_4node_imagenet1k_1000ep_resnet50.torch",
+    "barlow": "VISSL's barlow_twins_32gpus_4node_imagenet1k_1000ep_resnet50.torch, or checkpoint.pth of their own code",
     "vicreg": "resnet50_fullckpt.pth",
     "dino": "dino_resnet50_pretrain_full_checkpoint.pth",
     "swav": "swav_800ep_pretrain.pth.tar",
     "supervised": "torchvision's resnet50-0676ba61.pth",
 }
 """A published file of each layout, for messages; docs/guide/published.md says where they are."""
+DROPPED: Mapping[str, tuple[str, ...]] = {"barlow": ("bn.",), "vicreg": (), "dino": ("head.last_layer.",)}
+"""What a loss has of its own: Barlow Twins normalises the last embeddings, DINO compares them with prototypes."""
 DINO_RESIZES = "bicubic"
 """DINO's evaluation resizes so; that of the others bilinearly."""
 
@@ -106,7 +108,8 @@ def separated(method: str, document: Any) -> tuple[State, State, list[str]]:
     Names of the trunk are torchvision's; those of the head `<number of a module>.<weight>`, where the modules are
     counted as the authors did. Raises InputError for another layout.
     """
-    if method in ("simclr", "barlow"):
+    vissl = isinstance(document, Mapping) and VISSL[0] in document
+    if method == "simclr" or (method == "barlow" and vissl):
         model = _at(method, document, VISSL)
         trunk = {name.replace("_feature_blocks.", ""): t for name, t in _tensors(method, model, "trunk").items()}
         head = {}
@@ -117,12 +120,12 @@ def separated(method: str, document: Any) -> tuple[State, State, list[str]]:
             # A head is a list of small stacks; far apart, their numbers keep the order.
             head[f"{int(found[1]) * 100 + int(found[2])}.{found[3]}"] = tensor
         return trunk, head, []
-    if method in ("vicreg", "dino"):
-        entry, beginning = ("model", "projector.") if method == "vicreg" else ("teacher", "head.mlp.")
+    if method in ("barlow", "vicreg", "dino"):
+        entry, beginning = ("teacher", "head.mlp.") if method == "dino" else ("model", "projector.")
         state = unwrapped(_tensors(method, document, entry))
         if method == "dino":
             state = unwrapped({name.replace("module.", ""): tensor for name, tensor in state.items()})
-        return _split(method, state, "backbone.", beginning, ("head.last_layer.",))
+        return _split(method, state, "backbone.", beginning, DROPPED[method])
     inner = document.get("state_dict", document) if isinstance(document, Mapping) else document
     state = unwrapped(_tensors(method, {"file": inner}, "file"))
     if method == "swav":

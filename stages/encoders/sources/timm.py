@@ -15,7 +15,7 @@ from stages.encoders.sources.build import Built, library, reason
 from stages.encoders.sources.guard import confined
 from stages.encoders.spec import Preprocessing
 from stages.encoders.taps import Trunk, pool
-from stages.encoders.weights import Filled, fill, read, state_of
+from stages.encoders.weights import Filled, by_own_names, fill, read, state_of
 from stages.errors import InputError
 from stages.external.files import fetched
 from stages.images.framing import Interpolation
@@ -98,6 +98,7 @@ def build(source: "Timm") -> Built:
         with fetched(source.weights, source.sha256) as file:
             state, files = state_of(read(file.path), source.inside), file.sha256
         plain = _created(timm, source.name, False, dict(source.options))
+        state = by_own_names(plain, state)
         heads = _classifiers(plain)
         classes = next((len(state[f"{head}.weight"]) for head in heads if f"{head}.weight" in state), 0)
         options = {"num_classes": classes} | source.options

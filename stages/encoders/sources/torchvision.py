@@ -17,7 +17,7 @@ from stages.encoders.sources.guard import confined
 from stages.encoders.sources.settings import IMAGENET
 from stages.encoders.spec import Preprocessing, require
 from stages.encoders.taps import Trunk, pool
-from stages.encoders.weights import Filled, fill, read, state_of
+from stages.encoders.weights import Filled, by_own_names, fill, read, state_of
 from stages.errors import InputError
 from stages.external.files import fetched
 
@@ -97,6 +97,7 @@ def build(source: "Torchvision") -> Built:
     if source.weights is not None:
         with fetched(source.weights, source.sha256) as file:
             state, files = state_of(read(file.path), source.inside), file.sha256
+        state = by_own_names(_outline(source.name), state)
         classes, image_size = _classes(source.name, state), _image_size(source.name, state)
         network = _created(source.name, classes, image_size)
         filled = fill(network, state, source.ignore)

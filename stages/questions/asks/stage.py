@@ -26,6 +26,12 @@ def painted_rows(upstream: Mapping[str, Estimate]) -> int:
     return sum(estimate.rows for name, estimate in upstream.items() if name.split(".")[0] == "samples")
 
 
+def reading_seconds(upstream: Mapping[str, Estimate]) -> float:
+    """CPU seconds to read attributes from all samples, and to fit a linear map to each table of embeddings."""
+    tables = sum(name.startswith(EMBEDDINGS) for name in upstream)
+    return 5 + painted_rows(upstream) * 2e-3 + 2 * tables
+
+
 def of_group(name: str, group: int) -> str:
     """Name of an input of a tap group: `samples` of the decoder's own taps, `samples.1` of its first extension."""
     return f"{name}.{group}" if group else name
@@ -38,7 +44,7 @@ class Sources(AskStage):
     (without it, that encoder has no light-crop control). Beside the conditions it writes `crops.safetensors`: per
     `encoder:tap` float32 [count, D], a light crop of each source, embedded; these are not painted. Where an encoder
     sees images larger than a decoder paints them, held-out images are also embedded as the decoder could show them at
-    best, downsized to `size`: `downsized/<encoder>/<tap>.safetensors` (see `DOWNSIZED`).
+    best, downsized to `size`: `downsized/<encoder>/<tap>.safetensors`.
     """
 
     name: ClassVar[str] = "sources"
@@ -80,7 +86,7 @@ class Transformed(AskStage):
     Conditions are the embeddings of a few sources, as they are and under each transform at its middle strength; beside
     them `moved/<encoder>/<tap>.safetensors` holds the embeddings of all sources under every transform, and, where it is
     known what an encoder was trained with, those by its network before any training. With `train`,
-    `train/<encoder>/<tap>/<transform>.safetensors` holds the embeddings of train images, transformed.
+    `moved-train/<encoder>/<tap>/<transform>.safetensors` holds the embeddings of train images, transformed.
     """
 
     name: ClassVar[str] = "transformed"

@@ -48,9 +48,9 @@ MOVED, SHOWN, TRANSFORMED = "moved", "shown.safetensors", "transforms.json"
 """Embeddings of transformed images stand in `moved/<encoder>/<tap>.safetensors`, the transformed pixels of the painted
 sources in `shown.safetensors`, and rows, variants and the augmentations that encoders were trained with in the last."""
 
-TRAIN = "train"
-"""Embeddings of transformed train images stand in `train/<encoder>/<tap>/<transform>.safetensors` as `VECTORS`, their
-rows in `transforms.json`."""
+TRAIN, MOVED_TRAIN = "train", "moved-train"
+"""Rows of train images stand in `transforms.json` as the first, their embeddings, transformed, in
+`moved-train/<encoder>/<tap>/<transform>.safetensors` as `VECTORS`."""
 VECTORS = "embeddings"
 
 UNTRAINED = "untrained."
@@ -153,7 +153,9 @@ def ask_transformed(stage: "Transformed", inputs: Inputs, out: Output, device: s
         shown[encoder] = np.stack([from_unit(x) for x in (pixels, *middles, own.draw(pixels, painted, 0))])
     if not conditions:
         raise InputError(
-            "at least one tap that reads pixels", ", ".join(stage.taps) or "no taps", "Ask this question of an encoder."
+            "at least one tap that reads pixels",
+            ", ".join(stage.taps) or "no taps",
+            "Add such a tap to decoder.taps, or leave out this question.",
         )
     put_conditions(out, conditions, vectors, digits(stage, inputs))
     _put_trained(stage.taps, inputs, out)
@@ -171,7 +173,7 @@ def _put_train(
     from safetensors.numpy import save
 
     for tap in taps:
-        out.put(f"{TRAIN}/{encoder}/{tap}/{name}.safetensors", save({VECTORS: found[tap]}))
+        out.put(f"{MOVED_TRAIN}/{encoder}/{tap}/{name}.safetensors", save({VECTORS: found[tap]}))
 
 
 def chosen(shards: Input, count: int, seed: int, split: Literal["train", "heldout"] = "heldout") -> Numbers:
@@ -196,7 +198,9 @@ def table_of(inputs: Inputs, encoder: str) -> Table:
     """The table of embeddings of an encoder; InputError where it is not among the inputs."""
     if EMBEDDINGS + encoder not in inputs:
         available = ", ".join(sorted(name.removeprefix(EMBEDDINGS) for name in inputs if name.startswith(EMBEDDINGS)))
-        raise InputError(f"embeddings of {encoder!r}", f"those of {available or 'nothing'}", "Wire them to the ask.")
+        raise InputError(
+            f"embeddings of {encoder!r}", f"those of {available or 'nothing'}", "Give them to the ask as an input."
+        )
     return open_table(inputs[EMBEDDINGS + encoder])
 
 

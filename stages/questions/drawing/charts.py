@@ -105,13 +105,13 @@ def dots(
     return _svg(parts, height, "dots", ", ".join(mark.label for lane in lanes for mark in lane))
 
 
-def scale(axis: Axis, height: int = 18) -> Markup:
+def scale(axis: Axis) -> Markup:
     """The labels of a horizontal axis."""
     parts = [
         Markup('<text x="{}" y="12" text-anchor="middle">{}</text>').format(_per_cent(axis.fraction(value)), label)
         for value, label in axis.ticks
     ]
-    return _svg(parts, height, "scale", "")
+    return _svg(parts, 18, "scale", "")
 
 
 def lines(curves: Sequence[Line], across: Axis, up: Axis, height: int, name: str) -> Markup:

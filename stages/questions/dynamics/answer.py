@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stages.contract import Inputs, Output, Summary
 from stages.encoders.format import CARD, IMAGES_SEEN, read_card
 from stages.encoders.spec import require
-from stages.questions import measures, series, trend
+from stages.questions import series, trend
 from stages.questions.asks.stage import ENCODER
 from stages.questions.dynamics.rules import RULE, lasting
 from stages.questions.format import Row, note, put_rows, row, split_tap
@@ -137,15 +137,17 @@ def runs_of(stage: "Dynamics", inputs: Inputs, tap_ids: Sequence[str]) -> list[R
 def _changes(seed: int, run: Run, course: Series, measured: Measured, unit: str) -> Iterator[Row]:
     """Of every subject the change at each checkpoint since the first, paired, and from which position on it lasts."""
     metric = course.metric(measured)
-    first, *later = course.tap_ids
+    later = course.tap_ids[1:]
     for subject in measured.subjects(course.tap_ids):
-        gaps = {tap_id: score.difference(measured.at[tap_id][subject], measured.at[first][subject]) for tap_id in later}
-        found = measures.simultaneous(gaps, measured.count, seed)
-        for tap_id in later:
-            yield row(QUESTION, metric + CHANGE, tap_id, subject, found[tap_id], measured.unit)
-        index = lasting([found[tap_id] for tap_id in later])
-        read = measured.reader(subject) >= trend.READER_MIN
-        at = run.positions[split_tap(later[index])[0]] if read and index is not None else float("nan")
+        estimates = measured.of(subject, course.tap_ids)
+        changes = series.changed(estimates, measured.count, seed)
+        for tap_id, change in zip(later, changes, strict=True):
+            yield row(QUESTION, metric + CHANGE, tap_id, subject, change, measured.unit)
+        index, why = lasting(changes), ""
+        if not measured.reader(subject) >= trend.READER_MIN:
+            index, why = None, f"its reader scores {measured.reader(subject):.2f}"
+        elif not measured.largest([score.interval(e, measured.count, seed) for e in estimates]) >= trend.EFFECT_MIN:
+            index, why = None, f"at no checkpoint it is {trend.EFFECT_MIN:g} or more"
+        at = float("nan") if index is None else run.positions[split_tap(later[index])[0]]
         alone = Interval(at, float("nan"), float("nan"), measured.count)
-        why = "" if read else f"its reader scores {measured.reader(subject):.2f}"
         yield replace(row(QUESTION, metric + SINCE, course.at, subject, alone, unit), why=why)

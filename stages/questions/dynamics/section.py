@@ -18,7 +18,7 @@ from stages.questions.dynamics.answer import FIRST, KEPT, POSITION, PROBE, SINCE
 from stages.questions.dynamics.rules import RULE as SINCE_RULE
 from stages.questions.format import Row, joined
 from stages.questions.series import FLOOR, OTHERS, TREND
-from stages.questions.trend import FALLS, RISES, RULE
+from stages.questions.trend import BENDS, FALLS, RISES, RULE
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 DASHED = "control-1"
@@ -146,17 +146,17 @@ class _Course:
         ]
 
     def text(self, tap: StyledTap) -> str:
-        """What rises and what falls at a tap, in words."""
+        """What rises, falls and bends at a tap, in words."""
         said = []
         for metric, what in ((KEPT, "kept"), (R, "r")):
-            for verdict, verb in ((RISES, "rises"), (FALLS, "falls")):
+            for verdict, verb in ((RISES, "rises"), (FALLS, "falls"), (BENDS, "bends")):
                 named = [
                     self._named(metric, tap, subject)
                     for subject in self._subjects(metric, tap)
                     if self._judged(metric + TREND, tap, subject).verdict == verdict
                 ]
                 said += [f"{what} {verb} for {joined(named)}"] if named else []
-        return "; ".join(said).capitalize() + "." if said else "Nothing that is judged rises or falls."
+        return "; ".join(said).capitalize() + "." if said else "Nothing that is judged rises, falls or bends."
 
     def attributes(self, tap: StyledTap) -> PageTable:
         """The trends of kept and of the linear probe at a tap, attribute by attribute."""

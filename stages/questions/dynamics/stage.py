@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
 
 from stages.contract import Estimate, Inputs, Output, Part, Summary
-from stages.questions.asks.stage import EMBEDDINGS, INVARIANCE, SOURCES, painted_rows
+from stages.questions.asks.stage import INVARIANCE, SOURCES, reading_seconds
 from stages.questions.question import ENCODERS, READERS, Ask, Question
 
 Run = Annotated[dict[str, NonNegativeFloat], Field(min_length=1)]
@@ -24,7 +24,7 @@ class Dynamics(Question):
     """
 
     name: ClassVar[str] = "dynamics"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads."""
 
@@ -44,7 +44,7 @@ class Dynamics(Question):
 
     @field_validator("runs")
     @classmethod
-    def _told_apart(cls, value: tuple[dict[str, float], ...]) -> tuple[dict[str, float], ...]:
+    def _distinct(cls, value: tuple[dict[str, float], ...]) -> tuple[dict[str, float], ...]:
         """Rows have the names of encoders alone."""
         seen: set[str] = set()
         for run in value:
@@ -58,8 +58,7 @@ class Dynamics(Question):
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Reading the samples, and a linear map from each tap."""
-        tables = sum(name.startswith(EMBEDDINGS) for name in upstream)
-        return Estimate(rows=400, size_bytes=40_000, cpu_seconds=5 + painted_rows(upstream) * 2e-3 + 2 * tables)
+        return Estimate(rows=400, size_bytes=40_000, cpu_seconds=reading_seconds(upstream))
 
     def setup(self, inputs: Inputs, device: str) -> str:
         """The device, on which samples are read."""

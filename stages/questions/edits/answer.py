@@ -141,7 +141,11 @@ def answer(stage: "Edits", inputs: Inputs, out: Output, device: str) -> Summary:
     found = painting(inputs)
     asks = [inputs[of_group(CONDITIONS, group)].read(ABOUT) for group in found.starts]
     if any(json.loads(ask) != json.loads(asks[0]) for ask in asks):
-        raise FormatError("the same edits of the same sources in every tap group", "others", "Ask all groups again.")
+        raise FormatError(
+            "the same edits of the same sources in every tap group",
+            "other ones in one of them",
+            "Run again with --force for each step ask.edits.",
+        )
     shards = inputs["shards"]
     reader = readers_format.load(inputs["readers"], device)
     own = {attribute.name: attribute for attribute in table_attributes(shards)}
@@ -258,6 +262,7 @@ def _selectivity(
                 held=held[name].low,
                 selectivity=selectivity[name].low,
                 over_random=over_random[name].low,
+                sources=int(np.isfinite(asked.about.towards[name]).all(axis=1).sum()),
                 # Other directions were painted at one strength alone.
                 step=steps[name] if method == MEANS else 0.0,
             )

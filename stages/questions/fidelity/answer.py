@@ -51,7 +51,7 @@ def answer(stage: "Fidelity", inputs: Inputs, out: Output, device: str) -> Summa
     if len(others) < least or len(found.rows) <= stage.neighbours:
         raise InputError(
             f"{least} held-out images or more that are no sources, and more than {stage.neighbours} sources",
-            f"{len(others)} and {len(found.rows)}",
+            f"{len(others)} images and {len(found.rows)} sources",
             "Hold out more images, or lower questions.fidelity.neighbours.",
         )
     images = space(shards.decode(others, found.size))
@@ -68,8 +68,8 @@ def answer(stage: "Fidelity", inputs: Inputs, out: Output, device: str) -> Summa
     return {"reference": stage.reference, "images": len(others), KID: kids}
 
 
-def _measured(stage: "Fidelity", samples: Floats, images: Floats) -> dict[str, tuple[Estimate, int]]:
-    """Estimates by metric, each over so many sources or images, of samples [N, K, D] against images [M, D].
+def _measured(stage: "Fidelity", samples: Floats, images: Floats) -> dict[str, tuple[Estimate, tuple[int, ...]]]:
+    """Estimates by metric, each over so many sources, and images, of samples [N, K, D] against images [M, D].
 
     Recall takes the first sample of each source, so that it is that of equally many samples and sources.
     """
@@ -77,25 +77,25 @@ def _measured(stage: "Fidelity", samples: Floats, images: Floats) -> dict[str, t
     first = samples[:, 0]
     flat = samples.reshape(-1, samples.shape[2])
     precise = quality.covered(flat, images, quality.radii(images, k)).reshape(samples.shape[:2]).mean(axis=1)
-    recalled = quality.covered(images, first, quality.radii(first, k))
     return {
-        KID: (quality.kid(samples, images), len(samples)),
-        PRECISION: (score.mean(precise), len(samples)),
-        RECALL: (score.mean(recalled), len(images)),
+        KID: (quality.kid(samples, images), (len(samples),)),
+        PRECISION: (score.mean(precise), (len(samples),)),
+        RECALL: (quality.recall(images, first, k), (len(samples), len(images))),
     }
 
 
 def _rows(
     stage: "Fidelity",
     tap_id: str,
-    measured: dict[str, tuple[Estimate, int]],
-    floors: dict[str, tuple[Estimate, int]],
+    measured: dict[str, tuple[Estimate, tuple[int, ...]]],
+    floors: dict[str, tuple[Estimate, tuple[int, ...]]],
 ) -> Iterator[Row]:
     """A tap's numbers, those of the sources themselves, and the paired differences with their verdicts."""
-    for metric, (estimate, count) in measured.items():
+    for metric, (estimate, counts) in measured.items():
         floor, _ = floors[metric]
         own, real, gap = (
-            score.interval(one, count, stage.seed) for one in (estimate, floor, score.difference(estimate, floor))
+            replace(score.unpaired(one, counts, stage.seed), n=counts[0])
+            for one in (estimate, floor, score.difference(estimate, floor))
         )
         subject, unit = stage.reference, UNITS[metric]
         verdict = "" if metric == KID else verdicts.judge(gap.low, gap.high, real.value)

@@ -20,7 +20,7 @@ class Fidelity(Question):
     """
 
     name: ClassVar[str] = "fidelity"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads."""
 

@@ -207,7 +207,11 @@ def _tap(stage: "Health", table: Table, tap_id: str, rows: Numbers) -> _Tap:
 def _finite(x: NDArray[np.float32], tap_id: str) -> NDArray[np.float32]:
     """The vectors [N, D]; InputError where one holds a number that is none."""
     if wrong := int((~np.isfinite(x)).any(axis=1).sum()):
-        raise InputError(f"finite vectors at {tap_id}", f"{wrong} of {len(x)} with NaN or infinity", "Embed again.")
+        raise InputError(
+            f"finite vectors at {tap_id}",
+            f"{wrong} of {len(x)} with NaN or infinity",
+            "Run again with --force for that embeddings step, or leave out the tap.",
+        )
     return x
 
 

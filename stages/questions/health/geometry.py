@@ -1,4 +1,4 @@
-"""What embeddings [N, D] tell without labels: rank, alignment, uniformity, dead features, and likeness of two spaces.
+"""Measures of embeddings [N, D] without labels: rank, alignment, uniformity, dead features, likeness of two spaces.
 
 Measures of pairs of images are averaged within blocks of images. With the unbiased estimator of HSIC the mean over
 blocks is unbiased too (Nguyen, Raghu & Kornblith 2021, arXiv 2010.15327), memory grows with N instead of its square,

@@ -15,7 +15,7 @@ from stages.images.sets import open_images
 from stages.questions import doses, measures
 from stages.questions.asks.stage import EMBEDDINGS, of_group
 from stages.questions.asks.transforms import RELATED, TRANSFORMS, untaught
-from stages.questions.asks.work import MOVED, OWN, PLAIN, SHOWN, TRAIN, UNTRAINED, VECTORS
+from stages.questions.asks.work import MOVED, MOVED_TRAIN, OWN, PLAIN, SHOWN, UNTRAINED, VECTORS
 from stages.questions.format import AUGMENTATION, BOTH, Figure, Row, note, put_rows, row, split_tap
 from stages.questions.invariance import recovery
 from stages.questions.moves import UNIT, AskedTransforms, Moves, middle, moves_at
@@ -66,7 +66,9 @@ def answer(stage: "Invariance", inputs: Inputs, out: Output) -> Summary:
     sources = asks[0].sources
     if any(not np.array_equal(ask.sources, sources) or ask.variants != asks[0].variants for ask in asks):
         raise FormatError(
-            "the same sources under the same transforms in every tap group", "others", "Ask all groups again."
+            "the same sources under the same transforms in every tap group",
+            "other ones in one of them",
+            "Run again with --force for each step ask.invariance.",
         )
     by_group = dict(zip(found.starts, asks, strict=True))
     taps = {tap_id: _tap(inputs, tap_id, by_group[found.groups[tap_id]]) for tap_id in found.tap_ids}
@@ -229,7 +231,7 @@ def _recovered(seed: int, inputs: Inputs, tap_id: str, tap: _Tap, ask: AskedTran
     for transform in (*TRANSFORMS, OWN):
         subject = own if transform == OWN else middle(transform)
         seen = standardised(seen_as[subject])
-        stored = load(ask.conditions.read(f"{TRAIN}/{encoder}/{name}/{transform}.safetensors"))
+        stored = load(ask.conditions.read(f"{MOVED_TRAIN}/{encoder}/{name}/{transform}.safetensors"))
         ridges = ridge.Ridges(standardised(stored[VECTORS]))
         back, foreign = (
             ridge.explained(ridges.fit(y).predict(seen), plain, wanted.mean(axis=0)) for y in (wanted, wanted[order])
@@ -239,9 +241,8 @@ def _recovered(seed: int, inputs: Inputs, tap_id: str, tap: _Tap, ask: AskedTran
         control = at("recovered control", subject, foreign, unit)
         gap = at("recovered - control", subject, score.difference(back, foreign), unit)
         moved = at("r", subject, tap.r(subject), UNIT)
-        yield replace(
-            recovered, verdict=recovery.judge(moved, recovered, gap), why=f"r {moved.low:.2f} to {moved.high:.2f}"
-        )
+        verdict = recovery.judge(moved, recovered, gap, len(wanted) / wanted.shape[1])
+        yield replace(recovered, verdict=verdict, why=f"r {moved.low:.2f} to {moved.high:.2f}")
         yield from (control, gap)
         after = ridge.readable(ridges, seen, attributes, train, truth)
         for attribute in after:

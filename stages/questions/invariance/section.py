@@ -12,17 +12,36 @@ from stages.questions.asks.transforms import TRANSFORMS
 from stages.questions.drawing import charts
 from stages.questions.drawing.charts import Axis, Line, Mark, nice_axis
 from stages.questions.drawing.markup import anchor, fill
-from stages.questions.drawing.numbers import LabelledChart, PageTable, TableRow, interval, number, plain, span
+from stages.questions.drawing.numbers import (
+    Crossed,
+    CrossedCell,
+    CrossedLine,
+    LabelledChart,
+    PageTable,
+    TableRow,
+    interval,
+    number,
+    plain,
+    span,
+)
 from stages.questions.drawing.pictures import Sheet, Strip, by_tap, strip
 from stages.questions.drawing.section import Remark, Section, SectionPart
 from stages.questions.drawing.taps import StyledTap, by_family
 from stages.questions.findings import ATTRIBUTES_MIN, EFFECT_MIN, INVARIANT_MAX, PROJECTOR_SHARE, SPECIFIC_MIN
 from stages.questions.format import BOTH, Figure, Row, joined
-from stages.questions.invariance.recovery import RULE
+from stages.questions.invariance.recovery import CANNOT_TELL, INVARIANT, LOST, PARTLY, RE_ENCODED, RULE
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 OWN = "own"
 """Subject of the rows on the encoder's own training augmentations."""
+VERDICTS = {
+    RE_ENCODED: ("v-kept", "v-kept", "re-encoded"),
+    PARTLY: ("v-partly", "v-partly", "partly"),
+    LOST: ("v-lost", "v-lost", "lost"),
+    INVARIANT: ("v-none", "f-not-shown", "invariant: it hardly moves"),
+    CANNOT_TELL: ("v-cannot", "v-cannot", "cannot tell"),
+}
+"""Class of the colour, symbol and word of each verdict on what has moved."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +55,8 @@ class InvarianceContent:
     taps: tuple[tuple[Markup, str], ...]
     differences: PageTable
     recovered: PageTable
+    crossed: Crossed
+    verdicts: tuple[tuple[str, str, str], ...]
     read: PageTable
     painted: tuple[Sheet, ...]
 
@@ -123,6 +144,8 @@ def _content(answer: Answer, taps: Sequence[StyledTap]) -> InvarianceContent:
         taps=tuple((tap.key, tap.id) for tap in taps if any(tap_id_of(row) == tap.id for row in rows)),
         differences=_differences(answer),
         recovered=_recovered(answer, taps),
+        crossed=_crossed(answer, taps),
+        verdicts=tuple(VERDICTS.values()),
         read=_read(answer, taps),
         painted=tuple(transformed_sheets(answer.figures, taps)),
     )
@@ -154,6 +177,26 @@ def _recovered(answer: Answer, taps: Sequence[StyledTap]) -> PageTable:
             cells = ("" if entry is None else interval(entry) for entry in found)
             lines.append(TableRow(tap, tap.id, (_named(row.subject), *cells, row.verdict)))
     return PageTable("", ("tap", "transform", "r", "R2 back", "R2 of the control", "verdict"), tuple(lines))
+
+
+def _crossed(answer: Answer, taps: Sequence[StyledTap]) -> Crossed:
+    """R2 of the map back with its verdict, taps against transforms."""
+    rows = {(tap_id_of(row), row.subject): row for row in answer.where("recovered")}
+    subjects = list(dict.fromkeys(subject for _, subject in rows))
+    lines: list[CrossedLine] = []
+    for tap in (tap for tap in taps if any(at == tap.id for at, _ in rows)):
+        cells = tuple(_verdict_cell(rows[tap.id, name], tap) if (tap.id, name) in rows else None for name in subjects)
+        leads = not lines or lines[-1].tap is None or lines[-1].tap.family != tap.family
+        lines.append(CrossedLine(tap.id, tap, leads, cells))
+    return Crossed("Lost or re-encoded", tuple(map(_named, subjects)), tuple(lines))
+
+
+def _verdict_cell(row: Row, tap: StyledTap) -> CrossedCell:
+    style, glyph, word = VERDICTS[row.verdict]
+    title = f"{_named(row.subject)} at {tap.id}: R2 {interval(row)}, {word}; {row.why}"
+    return CrossedCell(
+        anchor("invariance", "recovered", tap.id, row.subject), number(row.value), style, glyph, word, title
+    )
 
 
 def _read(answer: Answer, taps: Sequence[StyledTap]) -> PageTable:

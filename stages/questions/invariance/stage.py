@@ -22,7 +22,7 @@ class Invariance(Question):
     """
 
     name: ClassVar[str] = "invariance"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads."""
 

@@ -111,8 +111,7 @@ def answer(stage: "Inversion", inputs: Inputs, out: Output, device: str) -> Summ
         if not isinstance(encoder, NetworkEncoder):
             rows.append(note(QUESTION, DISTANCE, tap_id, "This tap has no gradient."))
             continue
-        statistics = table.statistics(tap)
-        at = _Tap(encoder, tap, statistics, statistics.standardise(table.read(tap, "plain", taken)).astype(np.float64))
+        at = _Tap(encoder, tap, table.statistics(tap), table.standardised(tap, taken))
         weight = _weight(stage, inputs, at, judge, found.size)
         begun = time.monotonic()
         fitted, reduced = _fitted(stage, at, at.sources, taken, weight, found.size)
@@ -125,7 +124,11 @@ def answer(stage: "Inversion", inputs: Inputs, out: Output, device: str) -> Summ
             rows.append(row(QUESTION, metric, tap_id, FITTED, Interval(value, np.nan, np.nan, len(taken)), unit))
         _figure(stage, tap_id, order, shown, reduced, samples, taken, first).put(out)
     if not any(r.metric == GAP for r in rows):
-        raise InputError("at least one tap of a network", ", ".join(found.tap_ids), "Ask this question of an encoder.")
+        raise InputError(
+            "at least one tap of a network",
+            ", ".join(found.tap_ids),
+            "Add a tap of an encoder with a network to decoder.taps, or leave out this question.",
+        )
     rows = put_rows(out, rows)
     return {
         "reference": stage.reference,

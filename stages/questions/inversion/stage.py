@@ -29,7 +29,7 @@ class Inversion(Question):
     """
 
     name: ClassVar[str] = "inversion"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads, and seconds are measured."""
 

@@ -119,7 +119,7 @@ class _Asked:
     halfway: dict[str, Floats] | None
     """The same at half of the decoder's training."""
     painted: _Painted
-    """The sources in tap_id of samples."""
+    """The sources, with the samples' noise, in the place of samples."""
     readers: dict[str, Interval]
     """How well each attribute is read, by name."""
 
@@ -219,7 +219,8 @@ def answer(stage: "Kept", inputs: Inputs, out: Output, device: str) -> Summary:
         both = f"{encoder}:{BOTH}"
         for attribute in attributes:
             gap = score.difference(asked.kept(attribute, backbone), asked.kept(attribute, projector))
-            rows.append(row(QUESTION, "kept difference", both, attribute.name, asked.interval(gap), SCORE))
+            n = int(np.isfinite(true_values[attribute.name]).sum())
+            rows.append(row(QUESTION, "kept difference", both, attribute.name, asked.interval(gap, n), SCORE))
     rows += _slopes(asked, attributes, doses.asked_about(inputs, list(found.starts)), probes)
     rows = put_rows(out, rows)
     for figure in _figures(stage, found, sources, distances, in_turns(inputs["shards"], found.rows)):
@@ -340,6 +341,7 @@ def _tap_rows(
         first = row(QUESTION, "kept", tap_id, name, asked.interval(kept, n), SCORE)
         verdict, why = verdicts.judge(
             verdicts.Evidence(
+                sources=n,
                 low=bounds.low,
                 high=bounds.high,
                 kept_low=first.low,

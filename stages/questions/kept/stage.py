@@ -23,7 +23,7 @@ class Kept(Question):
     """
 
     name: ClassVar[str] = "kept"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads."""
 

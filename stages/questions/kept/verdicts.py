@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from stages.questions.format import joined
+from stages.readers.score import SOURCES_MIN
 
 READER_MIN = 0.95
 """A reader below this score on held-out images measures nothing. Of a function of the pixels, or of another encoder's
@@ -28,8 +29,9 @@ EFFECT_MIN = 0.05
 
 THRESHOLDS = (
     "Kept and the probe are on one scale, and samples know nothing but the embedding. "
-    f"CANNOT TELL: the reader scores below {READER_MIN:g}, kept at the ceiling is below {CEILING_MIN:g}, or the probe "
-    "reads less than the samples show. "
+    f"CANNOT TELL: the attribute is defined for fewer than {SOURCES_MIN} sources, the reader scores below "
+    f"{READER_MIN:g}, kept at the ceiling is below {CEILING_MIN:g}, the probe reads less than the samples show, or the "
+    f"bounds of kept / ceiling hold both {LOST_MAX:g} and {KEPT_MIN:g}. "
     f"KEPT: lower bound of kept / ceiling at least {KEPT_MIN:g}; where samples agree with each other more than with "
     f"their source (fixed - kept above {EFFECT_MIN:g}), kept is too high, and the probe must confirm it. "
     f"LOST: upper bounds of kept / ceiling and of the probe at most {LOST_MAX:g}, the probe finds at least "
@@ -48,6 +50,8 @@ Verdict: TypeAlias = Literal["KEPT", "LOST", "DECODER LIMIT", "CANNOT TELL", "PA
 class Evidence:
     """What a verdict rests on. None: not known."""
 
+    sources: int
+    """Those of which the attribute is known."""
     low: float
     """Lower bound of kept / ceiling, paired; of kept where no ceiling is known."""
     high: float
@@ -80,8 +84,8 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
         return "CANNOT TELL", f"The reader scores {_two(e.reader)} on real images, below {READER_MIN:g}."
     if e.ceiling is not None and not e.ceiling >= CEILING_MIN:
         return "CANNOT TELL", f"Given the truth, the decoder keeps {_two(e.ceiling)}, below {CEILING_MIN:g}."
-    if not (math.isfinite(e.low) and math.isfinite(e.high)):
-        return "CANNOT TELL", "The attribute is defined for too few sources."
+    if e.sources < SOURCES_MIN or not (math.isfinite(e.low) and math.isfinite(e.high)):
+        return "CANNOT TELL", f"The attribute is defined for too few sources ({e.sources}), or varies in too few."
     crowded = e.dispersion is not None and e.dispersion[0] > EFFECT_MIN
     probe_low, probe_high = e.probe or (math.nan, math.nan)
     weak = probe_high < e.kept_low
@@ -92,6 +96,8 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
     if probe_low >= KEPT_MIN and e.high < KEPT_MIN:
         shown = "do not show it" if e.high <= LOST_MAX else "show less than half of it"
         return "DECODER LIMIT", f"The probe reads {_between(e.probe)}, but {bounds}: the samples {shown}."
+    if e.low <= LOST_MAX and e.high >= KEPT_MIN:
+        return "CANNOT TELL", f"{_capital(bounds)}: kept or lost, more sources would tell."
     if e.high > LOST_MAX:
         return "PARTLY", f"{_capital(bounds)}: neither kept (from {KEPT_MIN:g}) nor lost (to {LOST_MAX:g})."
     if broken := _broken(e):

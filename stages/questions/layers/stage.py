@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, PositiveInt
 
 from stages.contract import Estimate, Inputs, Output, Part, Summary
-from stages.questions.asks.stage import EMBEDDINGS, INVARIANCE, SOURCES, painted_rows
+from stages.questions.asks.stage import INVARIANCE, SOURCES, reading_seconds
 from stages.questions.question import ENCODERS, READERS, Ask, Question
 
 
@@ -20,7 +20,7 @@ class Layers(Question):
     """
 
     name: ClassVar[str] = "layers"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads."""
 
@@ -40,8 +40,7 @@ class Layers(Question):
 
     def estimate(self, upstream: Mapping[str, Estimate]) -> Estimate:
         """Reading the samples, and a linear map from each tap."""
-        tables = sum(name.startswith(EMBEDDINGS) for name in upstream)
-        return Estimate(rows=200, size_bytes=20_000, cpu_seconds=5 + painted_rows(upstream) * 2e-3 + 2 * tables)
+        return Estimate(rows=200, size_bytes=20_000, cpu_seconds=reading_seconds(upstream))
 
     def setup(self, inputs: Inputs, device: str) -> str:
         """The device, on which samples are read."""

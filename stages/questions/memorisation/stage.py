@@ -19,7 +19,7 @@ class Memorisation(Question):
     """
 
     name: ClassVar[str] = "memorisation"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
     """Matrix products round differently with other numbers of threads."""
 

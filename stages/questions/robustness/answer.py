@@ -73,7 +73,9 @@ def answer(stage: "Robustness", inputs: Inputs, out: Output) -> Summary:
     asks = [_Ask.read(inputs[of_group(CONDITIONS, group)]) for group in found.starts]
     if any(ask.same != asks[0].same for ask in asks):
         raise FormatError(
-            "the same sources under the same attacks in every tap group", "others", "Ask all groups again."
+            "the same sources under the same attacks in every tap group",
+            "other ones in one of them",
+            "Run again with --force for each step ask.robustness.",
         )
     levels: list[float] = asks[0].about["eps"]
     attribute: str | None = asks[0].about["attribute"]

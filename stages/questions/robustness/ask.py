@@ -133,7 +133,9 @@ def ask_attacked(stage: "Attacked", inputs: Inputs, out: Output, device: str) ->
                 under[tap_id].tensors[TRANSFER] = moved
     if not taps:
         raise InputError(
-            "at least one tap of a network", ", ".join(stage.taps) or "no taps", "Ask this question of an encoder."
+            "at least one tap of a network",
+            ", ".join(stage.taps) or "no taps",
+            "Add a tap of an encoder with a network to decoder.taps, or leave out this question.",
         )
     first = in_turns(inputs["shards"], rows)[: stage.paint]
     conditions: list[Condition] = []

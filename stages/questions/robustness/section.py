@@ -1,6 +1,5 @@
 """What the page shows of robustness: movement by eps, differences of encoders, the probe's accuracy, the checks."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +45,9 @@ class RobustnessContent:
     notes: tuple[str, ...]
     transfers: PageTable
     read: str
-    """The attribute that the probes read."""
+    """What the numbers of the probes are, in words, with the attribute that they read."""
     trained_on_it: tuple[str, ...]
-    """Encoders whose own label that is."""
+    """Encoders that were trained with this attribute as their label."""
     accuracy: PageTable
     failed: tuple[str, ...]
     checks: PageTable
@@ -105,8 +104,7 @@ def _content(answer: Answer, taps: Sequence[StyledTap]) -> RobustnessContent:
     checks = answer.where("check")
     accuracy = [row for row in answer.where("accuracy") if row.subject]
     columns = list(dict.fromkeys(row.subject for row in accuracy))
-    parsed = re.fullmatch(RIGHTLY.format("(.+)"), accuracy[0].unit) if accuracy else None
-    read = "" if parsed is None else parsed[1]
+    unit = accuracy[0].unit if accuracy else ""
     return RobustnessContent(
         movement=tuple(_movement(moved, taps)),
         key=tuple((tap.key, tap.id) for tap in taps if any(tap_id_of(row) == tap.id for row in moved)),
@@ -114,8 +112,8 @@ def _content(answer: Answer, taps: Sequence[StyledTap]) -> RobustnessContent:
         gaps=_gaps(answer.rows),
         notes=tuple(dict.fromkeys(row.why for row in answer.rows if row.why)),
         transfers=_listed("movement", [row for row in moved if _attack(row)[0] not in ATTACKS], taps),
-        read=plain(read),
-        trained_on_it=tuple(row.encoder for row in answer.where(TRAINED) if read and row.subject.endswith(f" {read}")),
+        read=plain(unit),
+        trained_on_it=tuple(row.encoder for row in answer.where(TRAINED) if RIGHTLY.format(_label(row)) == unit),
         accuracy=PageTable(
             "",
             ("tap", *columns),
@@ -129,6 +127,11 @@ def _content(answer: Answer, taps: Sequence[StyledTap]) -> RobustnessContent:
         checks=_listed("must not be below 0", checks, taps),
         painted=tuple(_sheets(answer, taps)),
     )
+
+
+def _label(row: Row) -> str:
+    """The label that an encoder was trained with: it stands behind the method."""
+    return row.subject.partition(" ")[2]
 
 
 def _listed(value: str, rows: Sequence[Row], taps: Sequence[StyledTap]) -> PageTable:

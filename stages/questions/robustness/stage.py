@@ -15,7 +15,7 @@ PASSES = 3.0
 BARE_SECONDS = 1e-4
 """Of a forward pass of an encoder whose step has no estimate."""
 RIGHTLY = "share of images whose {} is read rightly"
-"""Unit of the rows on accuracy, with the attribute."""
+"""Unit of the rows on accuracy, filled in with the attribute: no other column of a row has a name for it."""
 
 
 class Attacked(AskStage):
@@ -93,7 +93,7 @@ class Robustness(Question):
     """
 
     name: ClassVar[str] = "robustness"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads."""
 

@@ -36,6 +36,7 @@ SEEN, UNSEEN, GAP, HALVES = ", seen", ", unseen", ", seen - unseen", ", half - h
 WALK, WALK_GAP, WALK_CONTROL = "walk distance", "walk distance - images", "walk control - walk"
 FARTHER = ", unseen - seen"
 """Of distances, of which more is worse."""
+NEARER = "distance to another source - to its own"
 LEFT_OUT = "left out"
 SCORE = "1 - d / d of other images"
 R2 = "R2 of the attribute from the embedding"
@@ -202,12 +203,8 @@ def _probes(asked: _Asked, inputs: Inputs, tap_id: str) -> dict[str, list[Estima
     """R2 of a linear probe in each of `_Groups.each`, by attribute. It is fitted to train images alone."""
     encoder, tap = split_tap(tap_id)
     table = open_table(inputs[EMBEDDINGS + encoder])
-    statistics = table.statistics(tap)
-    x, sources = (
-        statistics.standardise(table.read(tap, PLAIN, wanted)).astype(np.float64)
-        for wanted in (asked.train.rows, asked.found.rows)
-    )
-    ridges = ridge.Ridges(x)
+    sources = table.standardised(tap, asked.found.rows)
+    ridges = ridge.Ridges(table.standardised(tap, asked.train.rows))
     found: dict[str, list[Estimate]] = {}
     for members in asked.groups.each():
         true = {name: np.where(members, values, np.nan) for name, values in asked.truth.items()}
@@ -232,18 +229,22 @@ def _distances(asked: _Asked, inputs: Inputs, tap_id: str) -> Iterator[Row]:
     gallery = statistics.standardise(table.read(tap, PLAIN, listed)).astype(np.float64)
     positions = np.searchsorted(listed, rows)
     unit = measures.random_pair(gallery[np.searchsorted(listed, heldout)])
-    apart = measures.l2(samples[0], gallery[positions][:, None]).mean(axis=1) / unit
+    others = positions[score.derangement(len(rows), groups.seed)]
+    apart, foreign = (measures.l2(samples[0], gallery[at][:, None]).mean(axis=1) / unit for at in (positions, others))
     each = samples.shape[2]
     ranks = measures.ranks(samples[0].reshape(-1, samples.shape[3]), gallery, positions.repeat(each))
     known = np.ones(len(rows), dtype=np.bool_)
     means = groups.means(apart)
     near, far, _, control = groups.rows(DISTANCE, tap_id, "", UNIT, means, known)
     farther = groups.interval(score.difference(means[1], means[0]))
-    verdict, why = rules.judge_distance((farther.low, farther.high), (control.low, control.high), groups.smaller)
+    nearer = groups.interval(groups.means(foreign - apart)[0], groups.seen)
+    verdict, why = rules.judge_distance(
+        (farther.low, farther.high), (control.low, control.high), nearer.low, groups.smaller
+    )
     judged = replace(row(QUESTION, DISTANCE + FARTHER, tap_id, "", farther, UNIT), verdict=verdict, why=why)
     reciprocal = (1.0 / ranks).reshape(-1, each).mean(axis=1)
     ranked = groups.rows(MRR, tap_id, "", f"mean of 1 / rank among {len(listed)}", groups.means(reciprocal), known)
-    yield from (near, far, judged, control, *ranked)
+    yield from (near, far, judged, control, row(QUESTION, NEARER + SEEN, tap_id, "", nearer, UNIT), *ranked)
 
 
 def _grid(stage: "Shift", inputs: Inputs, asked: _Asked, tap_id: str, number: int) -> Figure:

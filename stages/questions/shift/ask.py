@@ -73,8 +73,7 @@ def _halves(table: Table, tap: str, walks: Numbers, seed: int) -> dict[str, NDAr
 
 def _walk(table: Table, tap: str, heldout: Numbers, starts: Numbers, steps: int) -> Numbers:
     """The rows that walks from `starts` [W] meet: int64 [W, steps + 1]. No walk meets an image twice."""
-    statistics = table.statistics(tap)
-    gallery: Floats = statistics.standardise(table.read(tap, PLAIN, heldout)).astype(np.float64)
+    gallery: Floats = table.standardised(tap, heldout)
     at = np.searchsorted(heldout, starts)
     met = [at]
     lines = np.arange(len(at))

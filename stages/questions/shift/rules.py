@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from stages.questions.findings import Outcome
+from stages.readers.score import SOURCES_MIN
 
 HOLDS, EMBEDDING, DECODER, FAILS = "HOLDS", "EMBEDDING FAILS", "DECODER FAILS", "FAILS"
 CANNOT_TELL = "CANNOT TELL"
@@ -15,8 +16,6 @@ READER_MIN = 0.9
 """What an attribute's reader must keep of real images, on the scale of kept, of both groups."""
 HELD_MIN = 0.2
 """What samples must keep of an attribute where combinations are seen (lower bound)."""
-SOURCES_MIN = 20
-"""Sources of each group with a value of the attribute."""
 
 RULE = (
     f"{HOLDS}: samples keep less of unseen combinations than of seen ones by less than {EFFECT_MIN:g} (upper bound). "
@@ -30,8 +29,9 @@ RULE = (
 DISTANCE_RULE = (
     f"{HOLDS}: embeddings of samples of unseen combinations lie farther from their source than those of seen ones by "
     f"less than {EFFECT_MIN:g} of the distance of two random images (upper bound). {FAILS}: by {EFFECT_MIN:g} or more "
-    f"(lower bound). {CANNOT_TELL}: all else, where two random halves of the seen combinations differ as much, and "
-    f"groups of fewer than {SOURCES_MIN} sources."
+    f"(lower bound). {CANNOT_TELL}: all else; where samples of seen combinations do not lie nearer to their own source "
+    f"than to another by {EFFECT_MIN:g} or more (lower bound), so that there is nothing that could hold; where two "
+    f"random halves of the seen combinations differ as much; and groups of fewer than {SOURCES_MIN} sources."
 )
 WALK_RULE = (
     f"{HOLDS}: samples of vectors halfway between two neighbours lie farther from their vector than samples of images "
@@ -90,12 +90,17 @@ def judge(found: Evidence) -> tuple[str, str]:
     return (DECODER if found.probe[1] < EFFECT_MIN else FAILS), why
 
 
-def judge_distance(gap: Bounds, control: Bounds, sources: int) -> tuple[str, str]:
-    """The verdict on distances and why: from the bounds of unseen - seen, and of one random half - the other."""
+def judge_distance(gap: Bounds, control: Bounds, nearer: float, sources: int) -> tuple[str, str]:
+    """The verdict on distances and why: from the bounds of unseen - seen, and of one random half - the other.
+
+    `nearer`: lower bound of how much nearer samples of seen combinations lie to their own source than to another.
+    """
     if sources < SOURCES_MIN:
         return CANNOT_TELL, f"A group has {sources} of {SOURCES_MIN} sources."
-    if not all(map(math.isfinite, (*gap, *control))):
+    if not all(map(math.isfinite, (*gap, *control, nearer))):
         return CANNOT_TELL, "A number is undefined."
+    if nearer < EFFECT_MIN:
+        return CANNOT_TELL, f"Samples of seen combinations lie nearer to their source than to another by {nearer:.2f}."
     if _differs(control):
         return CANNOT_TELL, f"Two halves of the seen combinations differ by {_range(control)}."
     return _farther(gap), f"Samples of unseen combinations lie {_range(gap)} farther from their source."

@@ -57,7 +57,7 @@ class Shift(Question):
     """
 
     name: ClassVar[str] = "shift"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads."""
 

@@ -194,11 +194,7 @@ def _probes(stage: "Versus", inputs: Inputs, asked: _Asked, tap_ids: Sequence[st
     for tap_id in tap_ids:
         encoder, tap = split_tap(tap_id)
         table = open_table(inputs[EMBEDDINGS + encoder])
-        statistics = table.statistics(tap)
-        x, seen = (
-            statistics.standardise(table.read(tap, "plain", wanted)).astype(np.float64)
-            for wanted in (rows, asked.found.rows)
-        )
+        x, seen = table.standardised(tap, rows), table.standardised(tap, asked.found.rows)
         found[tap_id] = ridge.readable(ridge.Ridges(x), seen, asked.attributes, train, asked.truth)
     return found
 
@@ -222,6 +218,7 @@ def _attributes(asked: _Asked, probes: Mapping[str, Mapping[str, Estimate]], a: 
         probe = probed.get(name)
         verdict, why = rules.judge(
             rules.Evidence(
+                sources=int(np.isfinite(asked.truth[name]).sum()),
                 difference=(gaps[name].low, gaps[name].high),
                 shuffled=(shuffled[name].low, shuffled[name].high),
                 probe=None if probe is None else (probe.low, probe.high),
@@ -243,8 +240,7 @@ def _real(stage: "Versus", inputs: Inputs, a: str, b: str, size: int) -> tuple[l
     vectors = {}
     for tap_id in (a, b):
         encoder, tap = split_tap(tap_id)
-        table = open_table(inputs[EMBEDDINGS + encoder])
-        vectors[tap_id] = table.statistics(tap).standardise(table.read(tap, "plain", rows)).astype(np.float64)
+        vectors[tap_id] = open_table(inputs[EMBEDDINGS + encoder]).standardised(tap, rows)
     every = np.arange(len(rows), dtype=np.int64)
     nearest = {tap_id: measures.nearest_other(x, every) for tap_id, x in vectors.items()}
 

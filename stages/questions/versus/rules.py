@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from stages.questions.findings import Outcome
+from stages.readers.score import SOURCES_MIN
 
 MORE, LESS, EQUAL, CANNOT_TELL = "B KNOWS MORE", "A KNOWS MORE", "EQUAL", "CANNOT TELL"
 SEPARATED, NOT_SEPARATED = "SEPARATED", "NOT SEPARATED"
@@ -25,9 +26,10 @@ RULE = (
     f"above, and so does that of kept(B). {LESS}: the same with A and B exchanged. {EQUAL}: it lies between "
     f"−{EFFECT_MIN:g} and {EFFECT_MIN:g}, and the decoder can show the attribute: given the truth it keeps at least "
     f"{CEILING_MIN:g}, or at least {KEPT_MIN:g} at both taps. {CANNOT_TELL}: all else, and where the reader scores "
-    f"below {READER_MIN:g}, where samples of other sources differ as much, where a linear probe finds a difference of "
-    f"{EFFECT_MIN:g} that says otherwise, or where samples of the tap that keeps more agree with each other more than "
-    f"with their source (fixed − kept above {EFFECT_MIN:g}) and the probe does not find the difference too."
+    f"below {READER_MIN:g}, where the attribute is known of fewer than {SOURCES_MIN} sources, where samples of other "
+    f"sources differ as much, where a linear probe finds a difference of {EFFECT_MIN:g} that says otherwise, or where "
+    "samples of the tap that keeps more agree with each other more than with their source (fixed − kept above "
+    f"{EFFECT_MIN:g}) and the probe does not find the difference too."
 )
 TWINS_RULE = (
     f"{SEPARATED}: samples of A's vector spread more in B, in distances of two random images, than in A, by "
@@ -51,6 +53,8 @@ Bounds: TypeAlias = tuple[float, float]
 class Evidence:
     """What the verdict on an attribute rests on; bounds are of 95 % intervals, None is not known."""
 
+    sources: int
+    """Those of which the attribute is known."""
     difference: Bounds
     """Of kept(B) - kept(A), paired, holding for all attributes at once."""
     shuffled: Bounds
@@ -73,8 +77,8 @@ def judge(e: Evidence) -> tuple[str, str]:
     # Written so that a number that is not one (nothing was defined) never passes.
     if not e.reader >= READER_MIN:
         return CANNOT_TELL, f"The reader scores {e.reader:.2f}, below {READER_MIN:g}."
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return CANNOT_TELL, "The attribute is defined for too few sources."
+    if e.sources < SOURCES_MIN or not (math.isfinite(low) and math.isfinite(high)):
+        return CANNOT_TELL, f"The attribute is defined for too few sources ({e.sources}), or varies in too few."
     if not (e.shuffled[0] < EFFECT_MIN and e.shuffled[1] > -EFFECT_MIN):
         return CANNOT_TELL, f"Samples of other sources differ too, by {_between(e.shuffled)}."
     found = f"kept(B) − kept(A) is {_between(e.difference)}"

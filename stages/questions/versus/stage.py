@@ -23,7 +23,7 @@ class Versus(Question):
     """
 
     name: ClassVar[str] = "versus"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     bitwise: ClassVar[bool] = False
     """Networks and matrix products round differently with other numbers of threads."""
 

@@ -1,7 +1,9 @@
 """Encoders from every ecosystem's own files give what that ecosystem's own code gives, and keep giving it."""
 
 import json
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,18 @@ import timm
 import torch
 import transformers
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torchvision import models
 
 from stages.encoders.card import CARD
 from stages.encoders.encoder import probe_batch
-from stages.encoders.imported import PIECE_BYTES
+from stages.encoders.imported import PIECE_BYTES, build
 from stages.encoders.sources.hf import rebuild
 from stages.encoders.sources.timm import TimmTrunk
 from stages.encoders.sources.torchvision import IMAGE_SIZE, POSITIONS, _image_size
 from stages.encoders.sources.torchvision import rebuild as rebuilt
+from stages.encoders.stage import Imported
 from stages.errors import FormatError, InputError
 from stages.images.framing import Framing
 from tests.artifacts import FolderArtifact, MemoryArtifact
@@ -153,7 +156,7 @@ def test_how_tokens_become_a_vector_can_be_set(vit: tuple[str, Any]) -> None:
     np.testing.assert_allclose(token.embed(IMAGES)["backbone"], features[:, 0].numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("wrapped", ["plain", "trainer", "pieces"])
+@pytest.mark.parametrize("wrapped", ["plain", "trainer", "lightning", "pieces"])
 def test_weights_are_found_wherever_trainers_put_them(
     vit: tuple[str, Any], wrapped: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +166,8 @@ def test_weights_are_found_wherever_trainers_put_them(
         torch.save(state, folder / "vit.pth")
     elif wrapped == "trainer":
         torch.save({"epoch": 3, "state_dict": {f"module.{n}": t for n, t in state.items()}}, folder / "vit.pth")
+    elif wrapped == "lightning":
+        torch.save({"state_dict": {f"model._orig_mod.{n}": t for n, t in state.items()}}, folder / "vit.pth")
     else:
         lightning = {f"student.encoder.{n}": t for n, t in state.items()} | {"student.head.weight": torch.zeros(2)}
         torch.save({"state_dict": lightning}, folder / "vit.pth")
@@ -292,6 +297,67 @@ def test_a_configuration_with_fewer_layers_than_the_weights_is_refused(tmp_path:
     (path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
     with pytest.raises(InputError, match=r"config\.json in .* found weights of layers that it does not have: .*\.1\."):
         imported(kind="hf", path=str(path))
+
+
+def change(path: Path, name: str, **fields: Any) -> None:
+    found = json.loads((path / name).read_text())
+    (path / name).write_text(json.dumps(found | fields))
+
+
+def shards(path: Path, *names: str) -> None:
+    """Names in the index the files of weights of a folder, the first of which holds all of them."""
+    (path / "model.safetensors").rename(path / "model-1.safetensors")
+    index = {"metadata": {}, "weight_map": {str(number): name for number, name in enumerate(names)}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def damaged(path: Path) -> None:
+    shards(path)
+    (path / "model.safetensors.index.json").write_text("[]")
+
+
+def integers(path: Path, scaled: bool) -> None:
+    state = load_file(path / "model.safetensors")
+    kind = torch.float8_e4m3fn if scaled else torch.int8
+    more = {"layernorm.weight_scale_inv": torch.ones(1)} if scaled else {}
+    save_file({name: tensor.to(kind) for name, tensor in state.items()} | more, path / "model.safetensors")
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "lost": (lambda path: shards(path, "model-1.safetensors", "model-2.safetensors"), r"none of these: model-2\.safe"),
+    "outside": (lambda path: shards(path, "../other.safetensors"), r"none of these: \.\./other\.safetensors\. Bring"),
+    "index": (lambda path: damaged(path), r"an index of weights in .*found TypeError"),
+    "adapter": (lambda path: (path / "adapter_config.json").write_text("{}"), r"found an adapter .*Merge them"),
+    "distributed": (
+        lambda path: shutil.copy(path / "model.safetensors", path / "shard-00001-model-00001-of-00001.safetensors"),
+        "found files of a distributed checkpoint",
+    ),
+    "elsewhere": (
+        lambda path: change(path, "config.json", transformers_weights="a/b.safetensors"),
+        r"names a/b\.safetensors",
+    ),
+    "shapes": (
+        lambda path: change(path, "config.json", num_channels=1),
+        r"projection\.weight \[16, 3, 8, 8\] instead of \[16, 1, 8, 8\]",
+    ),
+    "integers": (lambda path: integers(path, scaled=False), r"weights that are real numbers; found I8 for .*weight"),
+    "float8": (lambda path: integers(path, scaled=True), r"float8, which layernorm\.weight_scale_inv multiply"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_folder_of_transformers_that_holds_other_weights_than_meant_is_refused(kind: str, tmp_path: Path) -> None:
+    breaks, found = BROKEN[kind]
+    path, _ = hf_folder(tmp_path, "vit", VIT_PROCESSOR)
+    breaks(path)
+    with pytest.raises(InputError, match=found):
+        build(Imported.model_validate({"kind": "hf", "path": str(path)}))
+
+
+def test_a_configuration_chooses_neither_code_of_the_hub_nor_the_form_of_outputs(tmp_path: Path) -> None:
+    path, _ = hf_folder(tmp_path, "vit", VIT_PROCESSOR)
+    change(path, "config.json", attn_implementation="somebody/attention", return_dict=False)
+    assert encoder(imported(kind="hf", path=str(path))).taps == {"backbone": 16}
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])

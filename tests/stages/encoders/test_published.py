@@ -33,6 +33,14 @@ def vicreg(trunk: State, head: nn.Sequential) -> dict[str, Any]:
     return {"epoch": 1000, "model": state | {f"module.projector.{n}": t for n, t in head.state_dict().items()}}
 
 
+def barlow(trunk: State, head: nn.Sequential) -> dict[str, Any]:
+    """As the authors' own code writes it: the loss normalises the last embeddings."""
+    document = vicreg(trunk, head)
+    statistics = nn.BatchNorm1d(4, affine=False).state_dict()
+    document["model"] |= {f"module.bn.{n}": t for n, t in statistics.items()}
+    return document
+
+
 def swav(trunk: State, head: nn.Sequential) -> dict[str, Any]:
     state = trunk | {f"projection_head.{n}": t for n, t in head.state_dict().items()}
     return {f"module.{n}": t for n, t in (state | {"prototypes.weight": torch.ones(9, 4)}).items()}
@@ -119,13 +127,21 @@ def test_the_published_resnet50_is_mapped_name_for_name(method: str) -> None:
     assert all(name.startswith(("head.last_layer.", "prototypes.", "fc.")) for name in dropped)
 
 
+def test_a_checkpoint_of_barlow_twins_own_code_is_read_as_well() -> None:
+    head = mlp([8, 4, 4, 4], True, nn.ReLU, bias=False, last_bias=False)
+    trunk, heads, dropped = separated("barlow", barlow({"conv1.weight": torch.ones(1)}, head))
+    assert (list(trunk), len(heads)) == (["conv1.weight"], len(head.state_dict()))
+    assert [layer["width"] for layer in layers_of("barlow", heads)] == [4, 4, 4]
+    assert dropped == ["bn.running_mean", "bn.running_var", "bn.num_batches_tracked"]
+
+
 def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:
     backbone = models.resnet18()
     backbone.fc = nn.Identity()
     torch.save(backbone.state_dict(), tmp_path / "plain.pth")
     for method, file, why in (
         ("simclr", "simclr_rn50_1000ep.*phase999.torch", "no entry classy_state_dict"),
-        ("barlow", "barlow_twins_32gpus_4node.*torch", "no entry classy_state_dict"),
+        ("barlow", "barlow_twins_32gpus_4node.*torch", "no entry model"),
         ("vicreg", "resnet50_fullckpt.pth", "no entry model"),
         ("dino", "dino_resnet50_pretrain_full_checkpoint.pth", "no entry teacher"),
         ("swav", "swav_800ep_pretrain.pth.tar", "no projection"),

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,11 @@ def test_finding_one_has_three_outcomes(backbone: tuple[float, float], gap: tupl
     assert f"[{backbone[0]:.2f}, {backbone[1]:.2f}]" in found.why
 
 
+def compared(subject: str, low: float, high: float, backbone: float = 0.4, projector: float = 0.2) -> findings.Compared:
+    """kept(backbone) - kept(projector) of an attribute, and the lower bounds of both."""
+    return findings.Compared(row("kept difference", BOTH, subject, low, high), backbone, projector)
+
+
 SPECIFIC = row("difference in differences", BOTH, "own", -0.8, -0.2)
 
 
@@ -53,26 +59,25 @@ SPECIFIC = row("difference in differences", BOTH, "own", -0.8, -0.2)
 def test_finding_two_has_three_outcomes(
     share: tuple[float, float], differences: list[tuple[float, float]], outcome: str
 ) -> None:
-    kept = [row("kept difference", BOTH, f"a{i}", *d) for i, d in enumerate(differences)]
+    kept = [compared(f"a{i}", *d) for i, d in enumerate(differences)]
     found = findings.projector_rests(row("r ratio", BOTH, "own", *share), SPECIFIC, kept)
     assert (found.number, found.outcome) == ("ii", outcome)
 
 
 @pytest.mark.parametrize(
     ("specific", "outcome"),
-    [((-0.8, -0.2), "shown"), ((-0.8, -0.04), "not shown"), ((-0.1, 0.1), "not shown"), ((0.06, 0.2), "opposite")],
+    [((-0.8, -0.2), "shown"), ((-0.8, -0.04), "not shown"), ((-0.1, 0.1), "not shown"), ((0.06, 0.2), "not shown")],
 )
 def test_a_projector_that_rests_under_everything_alike_does_not_show_finding_two(
     specific: tuple[float, float], outcome: str
 ) -> None:
-    kept = [row("kept difference", BOTH, name, 0.1, 0.3) for name in ("hue", "x")]
+    kept = [compared(name, 0.1, 0.3) for name in ("hue", "x")]
     taught = row("difference in differences", BOTH, "own", *specific)
     assert findings.projector_rests(row("r ratio", BOTH, "own", 0.2, 0.4), taught, kept).outcome == outcome
 
 
 def test_attributes_that_measure_the_same_count_once() -> None:
-    kept = [row("kept difference", BOTH, "x", 0.1, 0.3), row("kept difference", BOTH, "centre_x", 0.1, 0.3)]
-    kept += [row("kept difference", BOTH, "hue", -0.1, 0.1)]
+    kept = [compared("x", 0.1, 0.3), compared("centre_x", 0.1, 0.3), compared("hue", -0.1, 0.1)]
     share = row("r ratio", BOTH, "own", 0.2, 0.4)
     assert findings.projector_rests(share, SPECIFIC, kept).outcome == "shown"
     once = findings.projector_rests(share, SPECIFIC, kept, {"centre_x": "x"})
@@ -80,8 +85,33 @@ def test_attributes_that_measure_the_same_count_once() -> None:
     assert "of 2 attributes" in once.why
 
 
+def test_what_the_backbone_keeps_more_of_than_a_projector_that_is_wrong_does_not_count() -> None:
+    share = row("r ratio", BOTH, "own", 0.2, 0.4)
+    nothing = [compared(name, 0.1, 0.3, backbone=0.04, projector=-0.3) for name in ("hue", "x")]
+    found = findings.projector_rests(share, SPECIFIC, nothing)
+    assert (found.outcome, "keeps more of none" in found.why) == ("not shown", True)
+    nothing = [compared(name, -0.3, -0.1, backbone=-0.3, projector=0.04) for name in ("hue", "x")]
+    assert findings.projector_rests(share, SPECIFIC, nothing).outcome == "not shown"
+    unknown = [compared(name, 0.1, 0.3, backbone=math.nan) for name in ("hue", "x")]
+    assert findings.projector_rests(share, SPECIFIC, unknown).outcome == "not shown"
+
+
+def test_findings_of_few_sources_are_open() -> None:
+    gap, share = row("r difference - untrained", BOTH, "own", 0.1, 0.2), row("r ratio", BOTH, "own", 0.2, 0.4)
+    kept = [compared(name, 0.1, 0.3) for name in ("hue", "x")]
+    found = [
+        findings.backbone_moves(row("r", "backbone", "own", 0.3, 0.4), replace(gap, n=19)),
+        findings.projector_rests(replace(share, n=19), SPECIFIC, kept),
+        findings.attacks_move([replace(each, n=19) for each in gaps((0.1, 0.2), (0.1, 0.2))], seeds(3, 3)),
+    ]
+    assert [(each.outcome, "19 of 20 sources" in each.why) for each in found] == [("cannot tell", True)] * 3
+
+
 def augmentation(name: str) -> Row:
     return row("augmentation", "", name, float("nan"), float("nan"))
+
+
+READ = {"hue": 0.99, "x": 0.95, "y": 0.99, "scale": 0.94, "brightness": 0.99}
 
 
 def test_findings_are_written_for_encoders_whose_rows_are_there() -> None:
@@ -95,6 +125,11 @@ def test_findings_are_written_for_encoders_whose_rows_are_there() -> None:
         augmentation("hue"),
         row("kept difference", BOTH, "hue", 0.1, 0.2),
         row("kept difference", BOTH, "x", 0.1, 0.2),
+        *(row("kept", "backbone", name, 0.8, 0.9) for name in ("hue", "x", "y", "scale")),
+        *(Row("q", "reader", "", "", name, score, math.nan, math.nan, 9, "") for name, score in READ.items()),
+        # The reader of scale is weak, and few images have a y.
+        row("kept difference", BOTH, "scale", -0.3, -0.2),
+        replace(row("kept difference", BOTH, "y", -0.3, -0.2), n=19),
         row("kept difference", BOTH, "pattern", -0.2, -0.1),
         row("kept difference", BOTH, "brightness", -0.2, -0.1),
         Row("q", "r", "oracle", "pixels", "own", 0.5, 0.4, 0.6, 128, ""),
@@ -102,6 +137,7 @@ def test_findings_are_written_for_encoders_whose_rows_are_there() -> None:
     found = findings.findings(rows)
     assert [(f.number, f.encoder, f.outcome) for f in found] == [("i", "simclr", "shown"), ("ii", "simclr", "shown")]
     assert "hue and x" in found[1].why
+    assert "of 2 attributes" in found[1].why
     assert findings.findings(rows[:2]) == []
 
 
@@ -177,7 +213,7 @@ def test_seeds_of_encoders_that_are_in_no_pair_do_not_count() -> None:
     assert "0 of 3 seeds" in findings.attacks_move(pair, []).why
 
 
-WORKS = findings.EditEvidence(reader=0.99, held=0.9, selectivity=0.3, over_random=0.4, step=0.1)
+WORKS = findings.EditEvidence(reader=0.99, held=0.9, selectivity=0.3, over_random=0.4, step=0.1, sources=24)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +223,7 @@ WORKS = findings.EditEvidence(reader=0.99, held=0.9, selectivity=0.3, over_rando
         ({"step": -0.04}, "EDITS", "exceeds that on others"),
         ({"reader": 0.9}, "CANNOT TELL", "reader scores 0.90"),
         ({"reader": math.nan}, "CANNOT TELL", "reader"),
+        ({"sources": 19}, "CANNOT TELL", "19 of 20 sources"),
         ({"held": 0.4}, "CANNOT TELL", "unedited samples keep 0.40"),
         ({"held": math.nan}, "CANNOT TELL", "unedited samples"),
         ({"selectivity": math.nan}, "CANNOT TELL", "no other attribute"),
@@ -196,7 +233,7 @@ WORKS = findings.EditEvidence(reader=0.99, held=0.9, selectivity=0.3, over_rando
         ({"step": -0.2}, "NO EDIT", "less effect, by 0.20"),
     ],
 )
-def test_an_edit_of_one_attribute_has_three_verdicts(changed: dict[str, float], verdict: str, why: str) -> None:
+def test_an_edit_of_one_attribute_has_three_verdicts(changed: dict[str, Any], verdict: str, why: str) -> None:
     found = findings.edit_works(replace(WORKS, **changed))
     assert found[0] == verdict
     assert why in found[1]

@@ -1,11 +1,14 @@
 """Scores and intervals against their definitions, closed forms and synthetic data of known truth."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.attributes import Attribute
+from stages.questions import measures
 from stages.readers import score
 
 SCALAR = Attribute(name="x", kind="scalar")
@@ -29,11 +32,34 @@ def value(estimate: score.Estimate, n: int) -> float:
     return float(estimate(np.ones((1, n)))[0])
 
 
+def half_width(found: score.Interval) -> float:
+    return (found.high - found.low) / 2
+
+
 def one_minus_ratio(near: list[score.Floats], far: list[score.Floats]) -> float:
     """1 - mean / mean over all defined entries, NaN where there are none or nothing differs."""
     a, b = (np.concatenate([np.ravel(x) for x in parts]) for parts in (near, far))
     a, b = a[np.isfinite(a)], b[np.isfinite(b)]
     return 1.0 - float(a.mean() / b.mean()) if a.size and b.size and b.mean() > 0 else float("nan")
+
+
+def with_holes(attribute: Attribute, seed: int, n: int, k: int, holes: float) -> tuple[score.Floats, score.Floats]:
+    """Readings [n, k] and the truth [n], of which a share is undefined."""
+    rng = generator(seed)
+    truth, readings = draw(attribute, rng, n), draw(attribute, rng, n, k)
+    readings[rng.random((n, k)) < holes] = np.nan
+    truth[rng.random(n) < holes] = np.nan
+    return readings, truth
+
+
+def kept_pair_by_pair(
+    attribute: Attribute, readings: score.Floats, truth: score.Floats, own: Sequence[int], others: Sequence[int]
+) -> float:
+    """kept of the sources `own` beside samples of `others`, summed as it is defined."""
+    near = [attribute.difference(readings[i], truth[i]) for i in own]
+    far = [attribute.difference(readings[j], truth[i]) for i in own for j in others if i != j]
+    defined = np.isfinite(readings[[i for i in own if np.isfinite(truth[i])]])
+    return one_minus_ratio(near, far) * (float(defined.mean()) if defined.size else float("nan"))
 
 
 @each_kind
@@ -42,14 +68,8 @@ def one_minus_ratio(near: list[score.Floats], far: list[score.Floats]) -> float:
 def test_kept_equals_its_definition_summed_pair_by_pair(
     attribute: Attribute, seed: int, n: int, k: int, holes: float
 ) -> None:
-    rng = generator(seed)
-    truth, readings = draw(attribute, rng, n), draw(attribute, rng, n, k)
-    readings[rng.random((n, k)) < holes] = np.nan
-    truth[rng.random(n) < holes] = np.nan
-    near = [attribute.difference(readings[i], truth[i]) for i in range(n)]
-    far = [attribute.difference(readings[j], truth[i]) for i in range(n) for j in range(n) if i != j]
-    defined = np.isfinite(readings[np.isfinite(truth)])
-    wanted = one_minus_ratio(near, far) * (defined.mean() if defined.size else np.nan)
+    readings, truth = with_holes(attribute, seed, n, k, holes)
+    wanted = kept_pair_by_pair(attribute, readings, truth, range(n), range(n))
     np.testing.assert_allclose(value(score.kept(attribute, readings, truth), n), wanted, atol=1e-9)
 
 
@@ -59,16 +79,9 @@ def test_kept_equals_its_definition_summed_pair_by_pair(
 def test_kept_of_a_group_is_scored_beside_samples_of_another(
     attribute: Attribute, seed: int, n: int, k: int, holes: float
 ) -> None:
-    rng = generator(seed)
-    truth, readings = draw(attribute, rng, n), draw(attribute, rng, n, k)
-    readings[rng.random((n, k)) < holes] = np.nan
-    truth[rng.random(n) < holes] = np.nan
+    readings, truth = with_holes(attribute, seed, n, k, holes)
     members, others = np.arange(n) < n // 2, np.arange(n) > 0
-    own, across = np.flatnonzero(members), np.flatnonzero(others)
-    near = [attribute.difference(readings[i], truth[i]) for i in own]
-    far = [attribute.difference(readings[j], truth[i]) for i in own for j in across if i != j]
-    defined = np.isfinite(readings[members & np.isfinite(truth)])
-    wanted = one_minus_ratio(near, far) * (defined.mean() if defined.size else np.nan)
+    wanted = kept_pair_by_pair(attribute, readings, truth, range(n // 2), range(1, n))
     found = value(score.kept_of(attribute, readings, truth, members, others), n)
     np.testing.assert_allclose(found, wanted, atol=1e-9)
     everyone = np.ones(n, dtype=np.bool_)
@@ -82,9 +95,7 @@ def test_kept_of_a_group_is_scored_beside_samples_of_another(
 def test_fixed_equals_its_definition_summed_pair_by_pair(
     attribute: Attribute, seed: int, n: int, k: int, holes: float
 ) -> None:
-    rng = generator(seed)
-    readings = draw(attribute, rng, n, k)
-    readings[rng.random((n, k)) < holes] = np.nan
+    readings, _ = with_holes(attribute, seed, n, k, holes)
     other = ~np.eye(k, dtype=bool)
     gap = [[attribute.difference(readings[i][:, None], readings[j][None, :]) for j in range(n)] for i in range(n)]
     near = [gap[i][i][other] for i in range(n)]
@@ -218,7 +229,7 @@ def test_resamples_are_seeded_and_keep_the_number_of_sources() -> None:
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_law() -> None:
     found = score.interval(score.mean(generator(6).normal(size=400)), 400, seed=0, draws=4000)
-    assert (found.high - found.low) / 2 == pytest.approx(1.96 / np.sqrt(400), rel=0.1)
+    assert half_width(found) == pytest.approx(1.96 / np.sqrt(400), rel=0.1)
 
 
 def test_a_paired_difference_is_tighter_than_its_two_sides() -> None:
@@ -239,7 +250,7 @@ def test_an_unpaired_difference_is_that_of_two_samples_of_their_own_sizes() -> N
     found = score.unpaired(gap, (400, 100), seed=0)
     assert found.value == pytest.approx(values[first].mean() - values[~first].mean())
     expected = 1.96 * np.sqrt(values[first].var() / 400 + values[~first].var() / 100)
-    assert (found.high - found.low) / 2 == pytest.approx(expected, rel=0.1)
+    assert half_width(found) == pytest.approx(expected, rel=0.1)
 
 
 def test_an_interval_over_trainings_includes_what_differs_between_them() -> None:
@@ -293,3 +304,28 @@ def test_a_weighted_median_is_the_median_of_the_drawn_sources() -> None:
     values = np.array([3.0, 1.0, 2.0, 10.0])
     weights = np.array([[0.0, 3.0, 1.0, 0.0], [0.0, 2.0, 2.0, 0.0], [1.0, 0.0, 0.0, 3.0]])
     assert score.median(values)(weights).tolist() == [1.0, 1.5, 10.0]
+
+
+def test_an_interval_that_many_resamples_have_no_value_for_has_no_bounds() -> None:
+    # One image of a class: every third resample misses it, and all that it says is by this one image.
+    truth = np.zeros(64)
+    truth[0] = 1.0
+    perfect = score.kept(CLASS, np.repeat(truth[:, None], 4, axis=1), truth)
+    found = score.interval(perfect, 64, seed=0)
+    assert found.value == pytest.approx(1.0)
+    assert np.isnan([found.low, found.high]).all()
+    assert np.isnan(measures.simultaneous({"perfect": perfect}, 64, seed=0)["perfect"].low)
+    truth[:6] = 1.0
+    found = score.interval(score.kept(CLASS, np.repeat(truth[:, None], 4, axis=1), truth), 64, seed=0)
+    assert (found.low, found.high) == pytest.approx((1.0, 1.0))
+
+
+@each_kind
+def test_attributes_are_the_same_by_more_than_both_being_mostly_alike(attribute: Attribute) -> None:
+    rng = generator(5)
+    rare = {"scalar": rng.random(400) ** 9, "circle": 0.1 * rng.random(400), "class": rng.random(400) > 0.9}
+    a = rare[attribute.kind].astype(np.float64)
+    assert score.association(attribute, a, attribute, a) == pytest.approx(1.0)
+    assert score.association(attribute, a, attribute, rng.permutation(a)) < 0.2
+    assert score.association(attribute, a, attribute, np.full(400, 0.25 if attribute.kind != "class" else 1.0)) == 0.0
+    assert score.association(attribute, a, SCALAR if attribute.kind != "scalar" else CIRCLE, a) == 0.0

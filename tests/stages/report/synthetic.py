@@ -152,6 +152,7 @@ def kept(
             share = value / (ceiling or 1.0)
             verdict, why = verdicts.judge(
                 verdicts.Evidence(
+                    sources=192,
                     low=share - half,
                     high=share + half,
                     kept_low=value - half,

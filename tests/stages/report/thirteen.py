@@ -146,7 +146,7 @@ def edits() -> MemoryArtifact:
             for place, other in enumerate(others):
                 rows.append(_bounded(f"{edited.ON}{other}", tap_id, f"{FINAL_EDIT} {name}", 0.1 + 0.05 * place, 0.02))
             selectivity = 1.1 * held[name] - 0.2
-            verdict, why = edit_works(EditEvidence(0.99, held[name] - 0.05, selectivity - 0.1, held[name], 0.02))
+            verdict, why = edit_works(EditEvidence(0.99, held[name] - 0.05, selectivity - 0.1, held[name], 0.02, 24))
             judged = {"verdict": verdict, "why": why}
             rows.append(_bounded(SELECTIVITY, tap_id, f"{FINAL_EDIT} {name}", selectivity, 0.1, **judged))
             rows.append(_bounded("over random", tap_id, f"{FINAL_EDIT} {name}", held[name], 0.1))

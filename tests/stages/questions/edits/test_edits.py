@@ -34,7 +34,8 @@ from tests.stages.questions.painters import SEED, SIZE, SPECS, World, encoder, s
 Values = dict[str, NDArray[np.float64]]
 ORACLE, BACKBONE = "oracle:attributes", "small:backbone"
 EDITED = ("pattern", "hue", "x")
-SMALL = {"count": 16, "attributes": EDITED, "strengths": (0.5, 1.0, 2.0), "ratios": (0.5,), "seed": 1}
+COUNT = 24
+SMALL = {"count": COUNT, "attributes": EDITED, "strengths": (0.5, 1.0, 2.0), "ratios": (0.5,), "seed": 1}
 PER_SOURCE = 2
 
 
@@ -140,21 +141,21 @@ def exact(drawn: Drawn) -> MemoryArtifact:
 def test_every_variant_of_every_source_is_a_condition_and_the_first_is_the_embedding_as_it_is(drawn: Drawn) -> None:
     stage = Edited(taps=(ORACLE, BACKBONE), **SMALL)
     conditions = read_conditions(drawn.conditions)
-    assert len(conditions) == 2 * 16 * stage.variants
+    assert len(conditions) == 2 * COUNT * stage.variants
     assert len({c.variant for c in conditions}) == stage.variants
     assert stage.estimate({}).rows == len(conditions)
     vectors = read_vectors(drawn.conditions, read_table(drawn.conditions))
     table = load(drawn.conditions.objects["conditions.safetensors"])[BACKBONE]
-    np.testing.assert_array_equal(table[:16], np.stack(vectors[:16]))
+    np.testing.assert_array_equal(table[:COUNT], np.stack(vectors[:COUNT]))
     about = json.loads(drawn.conditions.objects["edits.json"])
-    assert about["rows"] == [c.source_row for c in conditions[:16]]
+    assert about["rows"] == [c.source_row for c in conditions[:COUNT]]
     assert list(about["goals"]) == list(EDITED)
 
 
 def test_edits_of_one_attribute_have_the_length_of_the_difference_of_means_and_the_strength(drawn: Drawn) -> None:
-    vectors = np.stack(read_vectors(drawn.conditions, read_table(drawn.conditions))[: 16 * 25])
+    vectors = np.stack(read_vectors(drawn.conditions, read_table(drawn.conditions))[: COUNT * 25])
     names = list(dict.fromkeys(c.variant for c in read_conditions(drawn.conditions)))
-    by = dict(zip(names, vectors.reshape(-1, 16, 8), strict=False))
+    by = dict(zip(names, vectors.reshape(-1, COUNT, 8), strict=False))
     half, whole, double = (by[f"means {s} hue"] - by["plain"] for s in ("0.5", "1", "2"))
     np.testing.assert_allclose(2 * half, whole, atol=1e-4)
     np.testing.assert_allclose(double, 2 * whole, atol=1e-4)

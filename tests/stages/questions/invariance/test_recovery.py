@@ -17,23 +17,30 @@ TAPS = ("small:backbone", "oracle:pixels")
 
 
 @pytest.mark.parametrize(
-    ("r", "recovered", "gap", "expected"),
+    ("r", "recovered", "gap", "per_feature", "expected"),
     [
-        ((0.02, 0.1), (0.9, 0.95), 0.9, recovery.INVARIANT),
-        ((0.05, 0.2), (0.9, 0.95), 0.9, recovery.CANNOT_TELL),
-        ((float("nan"), float("nan")), (0.9, 0.95), 0.9, recovery.CANNOT_TELL),
-        ((0.2, 0.3), (0.5, 0.7), 0.4, recovery.RE_ENCODED),
-        ((0.2, 0.3), (0.1, 0.2), 0.1, recovery.LOST),
-        ((0.2, 0.3), (0.4, 0.7), 0.4, recovery.PARTLY),
+        ((0.02, 0.1), (0.9, 0.95), 0.9, 5.0, recovery.INVARIANT),
+        ((0.05, 0.2), (0.9, 0.95), 0.9, 5.0, recovery.CANNOT_TELL),
+        ((float("nan"), float("nan")), (0.9, 0.95), 0.9, 5.0, recovery.CANNOT_TELL),
+        ((0.2, 0.3), (0.5, 0.7), 0.4, 5.0, recovery.RE_ENCODED),
+        ((0.2, 0.3), (0.1, 0.2), 0.1, 3.0, recovery.LOST),
+        ((0.2, 0.3), (0.4, 0.7), 0.4, 5.0, recovery.PARTLY),
         # What the control reaches too is not found in the embedding.
-        ((0.2, 0.3), (0.5, 0.7), 0.04, recovery.PARTLY),
+        ((0.2, 0.3), (0.5, 0.7), 0.04, 5.0, recovery.PARTLY),
+        # A map that few images could not teach may be there; one that they have taught is.
+        ((0.2, 0.3), (0.1, 0.2), 0.1, 2.9, recovery.CANNOT_TELL),
+        ((0.2, 0.3), (0.4, 0.7), 0.4, 1.0, recovery.CANNOT_TELL),
+        ((0.2, 0.3), (0.5, 0.7), 0.4, 1.0, recovery.RE_ENCODED),
     ],
 )
-def test_the_verdict(r: tuple[float, float], recovered: tuple[float, float], gap: float, expected: str) -> None:
-    def row(low: float, high: float) -> Row:
-        return Row("invariance", "", "a", "backbone", "flip 1", low, low, high, 20, "")
+def test_the_verdict(
+    r: tuple[float, float], recovered: tuple[float, float], gap: float, per_feature: float, expected: str
+) -> None:
+    def row(low: float, high: float, sources: int = 20) -> Row:
+        return Row("invariance", "", "a", "backbone", "flip 1", low, low, high, sources, "")
 
-    assert recovery.judge(row(*r), row(*recovered), row(gap, 1.0)) == expected
+    assert recovery.judge(row(*r), row(*recovered), row(gap, 1.0), per_feature) == expected
+    assert recovery.judge(row(*r, 19), row(*recovered), row(gap, 1.0), per_feature) == recovery.CANNOT_TELL
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +90,7 @@ def test_the_section_shows_it_where_it_was_asked_and_no_word_of_it_elsewhere(ans
     shown = section(whole, {}, styled)
     assert "RE-ENCODED" in shown.parts[0].html
     assert "as it is" in shown.parts[0].html
+    assert shown.parts[0].html.count('href="#invariance/recovered/') == len(whole.where("recovered"))
     unasked = type(whole)("invariance", "", tuple(r for r in whole.rows if r.metric[:4] not in ("reco", "read")), ())
     without = section(unasked, {}, styled)
     assert "RE-ENCODED" not in without.parts[0].html
@@ -92,7 +100,7 @@ def test_the_section_shows_it_where_it_was_asked_and_no_word_of_it_elsewhere(ans
 def test_without_train_images_the_ask_and_its_key_are_what_they_were(study: World) -> None:
     plain, more = (study.ask(Transformed(taps=TAPS[:1], count=5, paint=1, draws=1, train=n)) for n in (0, 9))
     assert {name for name in more.objects if name not in plain.objects} == {
-        f"train/small/backbone/{name}.safetensors" for name in (*TRANSFORMS, "own")
+        f"moved-train/small/backbone/{name}.safetensors" for name in (*TRANSFORMS, "own")
     }
     different = {name for name in plain.objects if plain.objects[name] != more.objects[name]}
     assert different - {"conditions.parquet"} == {"transforms.json"}

@@ -50,6 +50,10 @@ def test_a_fit_reaches_its_target_and_with_a_weight_gives_up_some_of_that_for_sm
         (0.1, 0.3, -0.2, verdicts.SAMPLES),
         (-0.3, -0.1, -0.2, verdicts.INVERSION),
         (-0.1, 0.3, -0.2, verdicts.CANNOT_TELL),
+        # With many sources an interval excludes 0 by any difference.
+        (0.004, 0.006, -0.2, verdicts.CANNOT_TELL),
+        (-0.006, -0.004, -0.2, verdicts.CANNOT_TELL),
+        (0.1, 0.3, -0.04, verdicts.CANNOT_TELL),
         (0.1, 0.3, 0.0, verdicts.CANNOT_TELL),
         (float("nan"), float("nan"), -0.2, verdicts.CANNOT_TELL),
         (0.1, 0.3, float("nan"), verdicts.CANNOT_TELL),

@@ -9,6 +9,7 @@ from stages.questions.kept import verdicts
 from stages.questions.kept.verdicts import Evidence
 
 GONE = Evidence(
+    sources=192,
     low=-0.05,
     high=0.15,
     kept_low=-0.05,
@@ -65,6 +66,12 @@ HALF = replace(GONE, low=0.55, high=0.7, kept_low=0.5, probe=(0.55, 0.6))
         (HALF, {"ceiling": None}, "KEPT", "Kept is 0.55"),
         (GONE, {"ceiling": None}, "LOST", "Kept is -0.05 to 0.15"),
         (GONE, {"low": float("nan")}, "CANNOT TELL", "too few"),
+        (GONE, {"sources": 19}, "CANNOT TELL", "too few sources (19)"),
+        (HALF, {"sources": 2, "low": 0.9, "high": 0.9}, "CANNOT TELL", "too few sources (2)"),
+        # An interval that holds both thresholds is no statement that the attribute stands between them.
+        (GONE, {"low": 0.2, "high": 0.5}, "CANNOT TELL", "kept or lost"),
+        (GONE, {"low": 0.21, "high": 0.5}, "PARTLY", "neither kept"),
+        (GONE, {"low": 0.2, "high": 0.49}, "PARTLY", "neither kept"),
         (GONE, {"reader": float("nan")}, "CANNOT TELL", "reader"),
         (GONE, {"ceiling": float("nan")}, "CANNOT TELL", "truth"),
     ],

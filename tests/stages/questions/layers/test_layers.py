@@ -1,5 +1,8 @@
 """Layers: the trend and its rule, the order of taps, and an answer on samples that are painted by hand."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -33,19 +36,33 @@ def test_a_trend_is_paired_so_that_what_sources_have_in_common_does_not_widen_it
     assert (found.low, found.high) == pytest.approx((0.2, 0.2))
 
 
+FLAT, NAN = (-0.04, 0.04), float("nan")
+LEVEL = trend.Evidence(trend=FLAT, changes=[FLAT, FLAT], sources=64, reader=0.99, largest=0.5)
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "reader", "expected"),
+    ("changed", "expected"),
     [
-        (0.05, 0.3, 0.99, trend.RISES),
-        (-0.3, -0.05, 0.99, trend.FALLS),
-        (-0.04, 0.04, 0.99, trend.STAYS),
-        (-0.1, 0.2, 0.99, trend.CANNOT_TELL),
-        (0.05, 0.3, 0.94, trend.CANNOT_TELL),
-        (float("nan"), float("nan"), 0.99, trend.CANNOT_TELL),
+        ({"trend": (0.05, 0.3)}, trend.RISES),
+        ({"trend": (-0.3, -0.05)}, trend.FALLS),
+        ({}, trend.STAYS),
+        # The middle tap keeps far more than both ends, which no line shows.
+        ({"changes": [(0.3, 0.6), FLAT]}, trend.BENDS),
+        ({"trend": (-0.1, 0.2), "changes": [(-0.6, -0.05), FLAT]}, trend.BENDS),
+        ({"changes": [(0.04, 0.6), FLAT]}, trend.CANNOT_TELL),
+        ({"trend": (-0.1, 0.2)}, trend.CANNOT_TELL),
+        ({"trend": (0.05, 0.3), "reader": 0.94}, trend.CANNOT_TELL),
+        ({"trend": (0.05, 0.3), "reader": NAN}, trend.CANNOT_TELL),
+        ({"trend": (0.05, 0.3), "sources": 19}, trend.CANNOT_TELL),
+        # From samples that are wrong to samples that know nothing.
+        ({"trend": (0.05, 0.3), "largest": 0.04}, trend.CANNOT_TELL),
+        ({"largest": NAN}, trend.CANNOT_TELL),
+        ({"trend": (NAN, NAN)}, trend.CANNOT_TELL),
+        ({"changes": [(NAN, NAN), FLAT]}, trend.CANNOT_TELL),
     ],
 )
-def test_the_verdict(low: float, high: float, reader: float, expected: str) -> None:
-    assert trend.judge(low, high, reader) == expected
+def test_the_verdict(changed: dict[str, Any], expected: str) -> None:
+    assert trend.judge(replace(LEVEL, **changed)) == expected
 
 
 @pytest.fixture(scope="module")

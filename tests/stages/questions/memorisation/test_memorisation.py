@@ -27,6 +27,9 @@ COPIES, FREE = "oracle:attributes", "oracle:pixels"
         (0.95, 1.05, (0.95, 1.05), 1.0, rules.NOT_MEMORISED),
         (1.05, 1.2, (0.95, 1.05), 1.0, rules.NOT_MEMORISED),
         (0.85, 1.05, (0.95, 1.05), 1.0, rules.CANNOT_TELL),
+        (0.9, 0.95, (0.95, 1.05), 1.0, rules.MEMORISED),
+        # With many sources an interval excludes 1 by what the draw of the images alone does.
+        (0.97, 0.99, (0.95, 1.05), 1.0, rules.CANNOT_TELL),
         # Half of the train images were not searched, where as many copies may have gone unseen.
         (0.94, 1.05, (0.95, 1.05), 0.5, rules.CANNOT_TELL),
         (0.7, 0.9, (0.6, 0.89), 1.0, rules.CANNOT_TELL),

@@ -210,7 +210,8 @@ def test_the_section_shows_movement_differences_accuracy_and_samples(asked: Aske
         "labelled − small",
         "transfer from small 1",
         "no attack",
-        "Accuracy of a linear probe of pattern",
+        "Accuracy of a linear probe",
+        "share of images whose pattern is read rightly",
         "eps none less",
     ):
         assert text in part.html
@@ -223,7 +224,7 @@ def test_the_page_names_encoders_that_learned_what_the_probe_reads(asked: Asked)
     styled = styles.assign_styles(list(TAPS[:3]), {"small", "labelled"}, {})
     before, after = (section(one, {}, styled).parts[0].html for one in (answer, replace(answer, rows=tuple(learned))))
     assert "Trained with" not in before
-    assert "Trained with pattern as their label: labelled, small." in after
+    assert "Trained with this attribute as their label: labelled, small." in after
 
 
 def test_a_check_that_fails_stands_on_the_page(asked: Asked) -> None:

@@ -54,20 +54,23 @@ def test_the_verdict_on_an_attribute(changes: dict[str, object], verdict: str) -
 
 
 @pytest.mark.parametrize(
-    ("gap", "control", "sources", "verdict"),
+    ("gap", "control", "nearer", "sources", "verdict"),
     [
-        ((-0.1, 0.04), (-0.01, 0.01), 20, rules.HOLDS),
-        ((0.05, 0.1), (-0.01, 0.01), 20, rules.FAILS),
-        ((0.04, 0.1), (-0.01, 0.01), 20, rules.CANNOT_TELL),
-        ((0.05, 0.1), (0.06, 0.1), 20, rules.CANNOT_TELL),
-        ((0.05, 0.1), (-0.01, 0.01), 19, rules.CANNOT_TELL),
-        (UNDEFINED, (-0.01, 0.01), 20, rules.CANNOT_TELL),
+        ((-0.1, 0.04), (-0.01, 0.01), 0.05, 20, rules.HOLDS),
+        ((0.05, 0.1), (-0.01, 0.01), 0.3, 20, rules.FAILS),
+        ((0.04, 0.1), (-0.01, 0.01), 0.3, 20, rules.CANNOT_TELL),
+        ((0.05, 0.1), (0.06, 0.1), 0.3, 20, rules.CANNOT_TELL),
+        ((0.05, 0.1), (-0.01, 0.01), 0.3, 19, rules.CANNOT_TELL),
+        (UNDEFINED, (-0.01, 0.01), 0.3, 20, rules.CANNOT_TELL),
+        # A decoder that ignores its condition paints all sources equally far.
+        ((-0.01, 0.01), (-0.01, 0.01), 0.04, 20, rules.CANNOT_TELL),
+        ((-0.1, 0.04), (-0.01, 0.01), NAN, 20, rules.CANNOT_TELL),
     ],
 )
 def test_the_verdict_on_distances(
-    gap: tuple[float, float], control: tuple[float, float], sources: int, verdict: str
+    gap: tuple[float, float], control: tuple[float, float], nearer: float, sources: int, verdict: str
 ) -> None:
-    assert rules.judge_distance(gap, control, sources)[0] == verdict
+    assert rules.judge_distance(gap, control, nearer, sources)[0] == verdict
 
 
 @pytest.mark.parametrize(
@@ -175,6 +178,7 @@ def test_the_linear_probe_and_the_distances_have_both_groups(answer: MemoryArtif
     assert near.value < 0.01
     assert far.value > 0.2
     assert rows(answer, "distance, unseen - seen")["small:backbone", ""].verdict == rules.FAILS
+    assert rows(answer, "distance to another source - to its own, seen")["small:backbone", ""].low > 0.5
     assert ("oracle:attributes", "") not in rows(answer, "distance, seen")
 
 

@@ -25,6 +25,7 @@ A, B = "small:projector", "small:backbone"
 OTHER = "other:backbone"
 NAN = float("nan")
 SOUND = Evidence(
+    sources=192,
     difference=(0.1, 0.3),
     shuffled=(-0.1, 0.1),
     probe=(0.1, 0.2),
@@ -48,6 +49,7 @@ SOUND = Evidence(
         ({"reader": 0.94}, CANNOT_TELL, "reader scores 0.94"),
         ({"reader": NAN}, CANNOT_TELL, "reader"),
         ({"difference": (NAN, NAN)}, CANNOT_TELL, "too few sources"),
+        ({"sources": 19}, CANNOT_TELL, "too few sources (19)"),
         ({"shuffled": (0.05, 0.2)}, CANNOT_TELL, "other sources differ too"),
         ({"shuffled": (NAN, NAN)}, CANNOT_TELL, "other sources differ too"),
         ({"probe": (-0.3, -0.05)}, CANNOT_TELL, "but the linear probe's difference is −0.30 to −0.05"),
