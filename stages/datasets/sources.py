@@ -245,8 +245,11 @@ class FolderSource(Settings):
             if "file" in _protocols(files):
                 for name, kind in _walk(root or "/", "", frozenset()):
                     if kind == "file":
-                        found = _no_image(name, lambda name: _first_bytes(f"{root}/{name}"))
-                        yield name, _size(f"{root}/{name}"), found
+                        yield (
+                            name,
+                            _size(f"{root}/{name}"),
+                            _no_image(name, lambda name: _first_bytes(f"{root}/{name}")),
+                        )
                     else:
                         yield name, 0, hidden(name) or kind
                 return

@@ -173,7 +173,8 @@ def test_the_plan_counts_that_collages_are_drawn_to_be_listed_and_again_to_be_pa
     assert shards.cpu_seconds == pytest.approx(3072 * 11e-3, rel=0.2)
     assert shards.size_bytes == pytest.approx(3072 * 23_000, rel=0.2)
     read = Listing(source=FolderSource(url=f"{tmp_path}/cutouts")).estimate({})
-    assert (read.drawing_seconds, read.image_bytes) == (0.0, pytest.approx(500, rel=0.9))
+    assert read.drawing_seconds == 0.0
+    assert read.image_bytes == pytest.approx(500, rel=0.9)
 
 
 def test_a_grey_cutout_has_no_hue(tmp_path: Path) -> None:
