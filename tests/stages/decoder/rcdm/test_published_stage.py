@@ -197,7 +197,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     for content in (b"", b"<html>not found</html>", pickle.dumps(3)):
         path = tmp_path / "page.pt"
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"torch\.save writes|plain state dict|a web page"):
+        with pytest.raises(InputError, match=r"torch\.save writes|plain state dict|a web page|an empty file"):
             run_stage(stage_of(path, hashlib.sha256(content).hexdigest()))
 
 
